@@ -1,0 +1,1 @@
+"""Fit a neural network to a video and write it as a small bitstream."""

@@ -1,0 +1,147 @@
+"""What the three command lines share: one-line errors with exit code 2, progress, JSON, files written whole or not at all."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn, Protocol
+
+from encoder.codec.errors import CodecError, SettingsError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes."""
+PLAIN_SECONDS = 5.0
+"""Time between two lines of progress where there is no terminal."""
+
+logger = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose commands are functions."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line and exit code 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+Command = Callable[[argparse.Namespace], None]
+
+
+class Commands:
+    """A command line of several commands."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        self._parser = Parser(prog=prog, description=description)
+        self._commands = self._parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(self, name: str, run: Command, *, summary: str, example: str) -> argparse.ArgumentParser:
+        """Add a command and return its parser, for its arguments."""
+        parser = self._commands.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
+        parser.set_defaults(run=run)
+        return parser
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command that the arguments name; return the exit code."""
+        arguments = self._parser.parse_args(argv)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        for package in ("encoder", "export", "player"):
+            logging.getLogger(package).setLevel(logging.INFO)
+        try:
+            arguments.run(arguments)
+        except CodecError as error:
+            return _fail(str(error))
+        except BrokenPipeError:
+            # Whoever read the output has enough; nothing is left to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def show(figures: Mapping[str, object], *, as_json: bool) -> None:
+    """Print figures on stdout: as one JSON object, or as lines for people."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' '):{width}}  {text}")
+
+
+class Update(Protocol):
+    """Tell how far a job has come, and what it has to say."""
+
+    def __call__(self, done: float, text: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def progress(title: str, *, total: float = 1.0, stream: IO[str] | None = None) -> Iterator[Update]:
+    """Show progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield _Lines(title, total, stream)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=stream)) as bar:
+        task = bar.add_task(title, total=total, text="")
+
+        def update(done: float, text: str = "") -> None:
+            bar.update(task, completed=done, text=text)
+
+        yield update
+
+
+class _Lines:
+    def __init__(self, title: str, total: float, stream: IO[str]) -> None:
+        self._title, self._total, self._stream = title, total, stream
+        self._next = time.monotonic() + PLAIN_SECONDS
+
+    def __call__(self, done: float, text: str = "") -> None:
+        now = time.monotonic()
+        if now < self._next and done < self._total:
+            return
+        self._next = now + PLAIN_SECONDS
+        print(f"{self._title}: {done / self._total:4.0%} {text}".rstrip(), file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file to write to; it takes the file's place at the end, or vanishes on an error."""
+    if path.is_dir():
+        raise SettingsError(f"output {path} is a folder")
+    if not path.parent.is_dir():
+        raise SettingsError(f"no such folder: {path.parent}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def newest_clip() -> Path:
+    """Return the `.nerv` file of the current folder that was written last; raises SettingsError if there is none."""
+    clips = sorted(Path().glob("*.nerv"), key=lambda path: path.stat().st_mtime)
+    if not clips:
+        raise SettingsError("no .nerv file in the current folder: name one, or make one with python -m encoder fit")
+    return clips[-1]

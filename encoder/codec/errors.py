@@ -1,0 +1,33 @@
+"""The errors that a user can cause; a command line prints them as one line.
+
+CodecError
+├── BitstreamError            a file that is no clip, or a damaged one
+│   └── UnsupportedVersionError
+├── SourceError               a video that cannot be read (encoder)
+├── SettingsError             arguments that do not go together
+└── EngineError               a decoder that is not installed or refuses a graph (export, player)
+"""
+
+
+class CodecError(Exception):
+    """Something that the user gave cannot be used."""
+
+
+class BitstreamError(CodecError):
+    """A bitstream breaks the rules of its format."""
+
+
+class UnsupportedVersionError(BitstreamError):
+    """A bitstream is of a version that this decoder does not know."""
+
+
+class SourceError(CodecError):
+    """A video or folder of images cannot be read."""
+
+
+class SettingsError(CodecError):
+    """An argument is out of range, or two do not go together."""
+
+
+class EngineError(CodecError):
+    """An engine is not installed, or cannot run a graph."""

@@ -1,0 +1,53 @@
+"""ONNX Runtime behind one function, so that its errors and its untyped names stay here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+from encoder.codec.errors import EngineError
+
+ERRORS: tuple[type[Exception], ...] = (
+    states.EPFail,
+    states.Fail,
+    states.InvalidArgument,
+    states.InvalidGraph,
+    states.InvalidProtobuf,
+    states.ModelLoadCanceled,
+    states.NoModel,
+    states.NotImplemented,
+    states.RuntimeException,
+)
+"""What ONNX Runtime raises; the classes have no base of their own."""
+ERRORS_ONLY = 3
+"""Severity from which ONNX Runtime writes to stderr."""
+
+Provider = str | tuple[str, dict[str, Any]]
+
+
+class Session:
+    """A loaded graph."""
+
+    def __init__(self, model: onnx.ModelProto, providers: Sequence[Provider] = ("CPUExecutionProvider",)) -> None:
+        """Load a model; raises EngineError if it cannot be run."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        try:
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, list(providers))
+        except ERRORS as error:
+            raise EngineError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Return the first output; raises EngineError."""
+        try:
+            return np.asarray(self._session.run(None, dict(inputs))[0])
+        except ERRORS as error:
+            raise EngineError(f"ONNX Runtime cannot run the network: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

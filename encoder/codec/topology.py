@@ -1,0 +1,150 @@
+"""The topology of a clip: the ONNX graph of its network, whose coded tensors are inputs beside the time.
+
+Input `t`: float32 (N,), the time in frames since the segment's start. Output `rgb`: float32 (N, 3, H, W) in 0..1, H and W at
+least the frame's. Each further input is a coded tensor, float32 and of fixed shape.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Self
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from encoder.codec.errors import BitstreamError
+
+TIME, FRAMES = "t", "rgb"
+"""Names of the graph's input and output."""
+MAX_BYTES = 1 << 20
+"""Largest unpacked topology."""
+MAX_NODES = 4096
+MAX_TENSORS = 1024
+"""Largest number of coded tensors."""
+MAX_WEIGHTS = 1 << 28
+"""Largest number of weights of a segment."""
+OPERATORS = frozenset(
+    "Add Cast Clip Concat Constant Conv Cos DepthToSpace Div Floor Gather Gelu Gemm Min Mul Reshape Resize Sigmoid Sin Sub Tanh"
+    " Unsqueeze".split()
+)
+"""What a graph may do: what the networks of the encoder need. None has a subgraph, reads a file or keeps state."""
+OPSETS = range(18, 24)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A checked graph."""
+
+    model: onnx.ModelProto
+    tensors: Mapping[str, Shape]
+    """Name and shape of each coded tensor, in the order of the bitstream."""
+
+    @classmethod
+    def check(cls, model: onnx.ModelProto) -> Self:
+        """Take a graph that keeps the rules; raises BitstreamError for one that does not."""
+        _check_model(model)
+        for node in model.graph.node:
+            _check_node(node)
+        return cls(model, _tensors(model.graph))
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the payload of a topology chunk; raises BitstreamError."""
+        unpacker = zlib.decompressobj(wbits=-15)
+        try:
+            unpacked = unpacker.decompress(data, MAX_BYTES)
+        except zlib.error as error:
+            raise BitstreamError(f"topology cannot be unpacked: {error}") from None
+        if not unpacker.eof:
+            raise BitstreamError(f"topology is cut off or larger than {MAX_BYTES} bytes")
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(unpacked)
+        except DecodeError:
+            raise BitstreamError("topology is not an ONNX model") from None
+        return cls.check(model)
+
+    def __bytes__(self) -> bytes:
+        """Return the payload of the topology chunk."""
+        packer = zlib.compressobj(9, wbits=-15)
+        return packer.compress(self.model.SerializeToString(deterministic=True)) + packer.flush()
+
+    @property
+    def weights(self) -> int:
+        """Number of coded weights of a segment."""
+        return sum(prod(shape) for shape in self.tensors.values())
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Height and width of the frames that the graph declares, at least those of the clip."""
+        *_, height, width = self.model.graph.output[0].type.tensor_type.shape.dim
+        return height.dim_value, width.dim_value
+
+    def bind(self, weights: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
+        """Return the model with the coded tensors as initialisers and `t` as its only input."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.input[1:]
+        model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in self.tensors)
+        return model
+
+
+def _check_model(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    if len(model.opset_import) != 1 or model.opset_import[0].domain or model.opset_import[0].version not in OPSETS:
+        raise BitstreamError(f"topology must use ONNX's own operators, of version {OPSETS[0]} to {OPSETS[-1]}")
+    if model.functions or model.training_info or graph.sparse_initializer:
+        raise BitstreamError("topology has functions, training steps or sparse tensors")
+    if len(graph.node) > MAX_NODES:
+        raise BitstreamError(f"topology has {len(graph.node)} nodes, over {MAX_NODES}")
+    for constant in graph.initializer:
+        _check_constant(constant)
+    if [x.name for x in graph.output] != [FRAMES] or [x.name for x in graph.input[:1]] != [TIME]:
+        raise BitstreamError(f"topology must map {TIME!r} to {FRAMES!r}")
+    time, frames = graph.input[0].type.tensor_type, graph.output[0].type.tensor_type
+    if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1:
+        raise BitstreamError(f"{TIME!r} must be float32 of shape (N,)")
+    sizes = [dim.dim_value for dim in frames.shape.dim[1:]]
+    if frames.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 3 or sizes[0] != 3:
+        raise BitstreamError(f"{FRAMES!r} must be float32 of shape (N, 3, H, W)")
+
+
+def _check_node(node: onnx.NodeProto) -> None:
+    if node.domain or node.op_type not in OPERATORS:
+        raise BitstreamError(f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed")
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise BitstreamError(f"operator {node.op_type} has a graph of its own")
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            _check_constant(attribute.t)
+
+
+def _check_constant(tensor: onnx.TensorProto) -> None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise BitstreamError(f"constant {tensor.name!r} lies outside the clip")
+    if prod(tensor.dims) > MAX_BYTES:
+        raise BitstreamError(f"constant {tensor.name!r} has more than {MAX_BYTES} elements")
+
+
+def _tensors(graph: onnx.GraphProto) -> dict[str, Shape]:
+    inputs = graph.input[1:]
+    if len(inputs) > MAX_TENSORS:
+        raise BitstreamError(f"topology has {len(inputs)} coded tensors, over {MAX_TENSORS}")
+    tensors: dict[str, Shape] = {}
+    for value in inputs:
+        kind = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in kind.shape.dim)
+        if kind.elem_type != onnx.TensorProto.FLOAT or not shape or min(shape) < 1:
+            raise BitstreamError(f"coded tensor {value.name!r} must be float32 of fixed shape, got {shape}")
+        tensors[value.name] = shape
+    if len(tensors) != len(inputs) or TIME in tensors:
+        raise BitstreamError("two coded tensors have the same name")
+    if sum(prod(shape) for shape in tensors.values()) > MAX_WEIGHTS:
+        raise BitstreamError(f"topology has over {MAX_WEIGHTS} weights")
+    return tensors

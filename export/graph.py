@@ -1,0 +1,98 @@
+"""ONNX graphs of a clip's segments: the network with its weights, and a tail that makes 8-bit pictures of its output."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from encoder.codec.clip import Clip
+from encoder.codec.topology import FRAMES
+from export.half import half_precision
+
+PixelFormat = Literal["i420", "rgb"]
+Precision = Literal["fp32", "fp16"]
+OUTPUT = "frames"
+"""Name of the output of an exported graph."""
+
+# BT.601, limited range, for RGB in 0..1: what FFmpeg and browsers assume of video that does not say, VP8 among it.
+LUMA = np.array([[65.481, 128.553, 24.966]], np.float32)
+CHROMA = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32)
+LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
+
+
+def build_graph(
+    clip: Clip, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32"
+) -> onnx.ModelProto:
+    """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
+
+    Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
+    the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Raises BitstreamError for damaged weights.
+    """
+    model = clip.model(segment)
+    tail = _Tail(model.graph)
+    height, width = clip.header.height, clip.header.width
+    if pixels == "i420":
+        tail.i420(height + height % 2, width + width % 2)
+    else:
+        tail.rgb(height, width)
+    return model if precision == "fp32" else half_precision(model)
+
+
+class _Tail:
+    """Appends nodes to a graph, and replaces its output by the last."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+
+    def i420(self, height: int, width: int) -> None:
+        x = self._crop(height, width)
+        y = self._convert("y", x, LUMA, LUMA_OFFSET)  # (N, 1, H, W)
+        halves = self._node("AveragePool", "halves", [x], kernel_shape=[2, 2], strides=[2, 2])
+        uv = self._convert("uv", halves, CHROMA, CHROMA_OFFSET)  # (N, 2, H/2, W/2)
+        y = self._node("Reshape", "luma", [y, self._constant("luma_shape", np.array([0, height, width]))])
+        uv = self._node("Reshape", "chroma", [uv, self._constant("chroma_shape", np.array([0, height // 2, width]))])
+        self._finish(self._node("Concat", "planes", [y, uv], axis=1), (height * 3 // 2, width))
+
+    def rgb(self, height: int, width: int) -> None:
+        x = self._crop(height, width)
+        scaled = self._node("Mul", "scaled", [x, self._constant("white", np.array(255, np.float32))])
+        self._finish(scaled, (3, height, width))
+
+    def _crop(self, height: int, width: int) -> str:
+        size = self._graph.output[0].type.tensor_type.shape.dim[2:]
+        x = FRAMES
+        if [dim.dim_value for dim in size] != [height, width]:
+            bounds = [
+                self._constant(name, np.array(values))
+                for name, values in (("crop_from", [0, 0]), ("crop_to", [height, width]), ("crop_axes", [2, 3]))
+            ]
+            x = self._node("Slice", "cropped", [x, *bounds])
+        limits = [self._constant(name, np.array(value, np.float32)) for name, value in (("black", 0), ("one", 1))]
+        return self._node("Clip", "clipped", [x, *limits])
+
+    def _convert(self, name: str, x: str, matrix: NDArray[np.float32], offset: float) -> str:
+        weight = self._constant(f"{name}_matrix", matrix[:, :, None, None])
+        bias = self._constant(f"{name}_offset", np.full(len(matrix), offset, np.float32))
+        return self._node("Conv", name, [x, weight, bias])
+
+    def _finish(self, x: str, shape: Sequence[int]) -> None:
+        # TensorRT has uint8 at its borders only: the cast comes last.
+        rounded = self._node("Round", "rounded", [x])
+        self._graph.node.append(
+            helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8)
+        )
+        del self._graph.output[:]
+        self._graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, ["N", *shape]))
+
+    def _node(self, kind: str, name: str, inputs: Sequence[str], **attributes: object) -> str:
+        name = f"tail_{name}"
+        self._graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+        name = f"tail_{name}"
+        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
