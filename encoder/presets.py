@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(
         network=_fast,
         recipe=Recipe(
-            loss=l1_mse, batch=2, learning_rate=8e-3, latent_rate=10.0, beta2=0.99, warmup=0.04, rate=0.02
+            loss=l1_mse, batch=2, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, rate=0.013
         ),
         continuous=True,
     ),

@@ -1,0 +1,179 @@
+"""Engines: run a clip's graphs in batches, each behind the same small interface.
+
+A segment's network is loaded in the background before it is needed, so that going from one to the next does not wait.
+"""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from encoder.codec.clip import Clip
+from encoder.codec.errors import EngineError, SettingsError
+from encoder.codec.runtime import Provider, Session
+from encoder.codec.topology import TIME
+from export.graph import PixelFormat, Precision, build_graph
+
+DEFAULT_BATCH = 8
+MAX_BATCH = 256
+
+Frames = NDArray[np.uint8]
+Run = Callable[[NDArray[np.float32]], Frames]
+"""Map times (N,) in frames since the segment's start to pictures, (N, H * 3 / 2, W) or (N, 3, H, W)."""
+
+
+class Engine(ABC):
+    """Decodes batches of frames of one clip."""
+
+    name: str
+    precision: Precision = "fp32"
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
+        if not 1 <= batch <= MAX_BATCH:
+            raise SettingsError(f"batch must be in 1..{MAX_BATCH}, got {batch}")
+        self.clip, self.batch, self.pixels = clip, batch, pixels
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
+        self._loaded: dict[int, Future[Run]] = {}
+
+    @abstractmethod
+    def load(self, model: onnx.ModelProto) -> Run:
+        """Make a graph ready to be run with up to `batch` times; raises EngineError."""
+
+    def frames(self, times: NDArray[np.float64]) -> Frames:
+        """Return the pictures at times in frames since the clip's start, in their order.
+
+        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Raises BitstreamError for damaged weights, EngineError.
+        """
+        located = [self.clip.locate(float(time)) for time in times]
+        parts: list[Frames] = []
+        start = 0
+        while start < len(located):
+            segment = located[start][0]
+            stop = start
+            while stop < len(located) and located[stop][0] == segment and stop - start < self.batch:
+                stop += 1
+            local = np.array([time for _, time in located[start:stop]], np.float32)
+            parts.append(self._network(segment)(local))
+            start = stop
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Release the networks and the loader's thread."""
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._loaded.clear()
+
+    def _network(self, segment: int) -> Run:
+        following = (segment + 1) % len(self.clip.segments)
+        for index in (segment, following):
+            if index not in self._loaded:
+                self._loaded[index] = self._loader.submit(self._load_segment, index)
+        for index in self._loaded.keys() - {segment, following}:
+            del self._loaded[index]
+        return self._loaded[segment].result()
+
+    def _load_segment(self, index: int) -> Run:
+        return self.load(build_graph(self.clip, index, pixels=self.pixels, precision=self.precision))
+
+
+class OnnxRuntimeCpu(Engine):
+    """ONNX Runtime on the CPU."""
+
+    name = "onnxruntime-cpu"
+    providers: tuple[Provider, ...] = ("CPUExecutionProvider",)
+
+    def load(self, model: onnx.ModelProto) -> Run:
+        """Open a session."""
+        session = Session(model, self.providers)
+        return lambda times: session.run({TIME: times})
+
+
+class OnnxRuntimeCuda(OnnxRuntimeCpu):
+    """ONNX Runtime on an NVIDIA GPU, in half precision."""
+
+    name = "onnxruntime-cuda"
+    precision: Precision = "fp16"
+    providers = ("CUDAExecutionProvider",)
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
+        if not has_cuda():
+            raise EngineError("no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9")
+        super().__init__(clip, batch=batch, pixels=pixels)
+
+
+class OpenVino(Engine):
+    """Intel's OpenVINO, the fastest on x86 CPUs."""
+
+    name = "openvino"
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise EngineError where OpenVINO is not installed."""
+        if importlib.util.find_spec("openvino") is None:
+            raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
+        super().__init__(clip, batch=batch, pixels=pixels)
+        import openvino
+
+        self._core = openvino.Core()
+
+    def load(self, model: onnx.ModelProto) -> Run:
+        """Compile for the batch size: fixed shapes run faster than variable ones."""
+        try:
+            network = self._core.read_model(model.SerializeToString())
+            network.reshape({TIME: [self.batch]})
+            # By itself it would take bfloat16 on CPUs that have it, which is visible.
+            compiled = self._core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load the network: {error}") from None
+        request = compiled.create_infer_request()
+
+        def run(times: NDArray[np.float32]) -> Frames:
+            padded = np.pad(times, (0, self.batch - len(times)), mode="edge")
+            return request.infer({TIME: padded}, share_inputs=True)[0][: len(times)].copy()
+
+        return run
+
+
+def has_cuda() -> bool:
+    """Tell whether ONNX Runtime was built for CUDA and the driver sees a GPU."""
+    from export.device import gpu_count
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and gpu_count() > 0
+
+
+def _tensorrt(clip: Clip, **options: Any) -> Engine:
+    from export.tensorrt_engine import TensorRt
+
+    return TensorRt(clip, **options)
+
+
+ENGINES: Mapping[str, Callable[..., Engine]] = {
+    "tensorrt": _tensorrt,
+    "onnxruntime-cuda": OnnxRuntimeCuda,
+    "openvino": OpenVino,
+    "onnxruntime-cpu": OnnxRuntimeCpu,
+}
+"""Engines by name, the fastest first."""
+
+
+def open_engine(clip: Clip, name: str = "auto", *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> Engine:
+    """Open an engine by name, or the first of ENGINES that runs here.
+
+    Raises SettingsError for an unknown name, EngineError for an engine that is not installed or lacks its device.
+    """
+    if name != "auto":
+        if name not in ENGINES:
+            raise SettingsError(f"unknown engine {name!r}, known are: auto, {', '.join(ENGINES)}")
+        return ENGINES[name](clip, batch=batch, pixels=pixels)
+    for make in list(ENGINES.values())[:-1]:
+        try:
+            return make(clip, batch=batch, pixels=pixels)
+        except EngineError:
+            continue
+    return OnnxRuntimeCpu(clip, batch=batch, pixels=pixels)

@@ -1,0 +1,1 @@
+"""Decode clips in batches and stream them to browsers over WebRTC. Imports no torch."""

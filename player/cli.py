@@ -1,0 +1,153 @@
+"""Serve clips to browsers, decode them to files, and measure how fast that is."""
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder.codec.clip import Clip
+from encoder.codec.console import Commands, progress, show
+from encoder.codec.errors import BitstreamError, SettingsError
+
+if TYPE_CHECKING:
+    from export.engine import Engine
+
+SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
+"""What `serve` shows where there is nothing else."""
+DEFAULT_BATCH = 8
+MAX_PORT = 65535
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code."""
+    commands = Commands("python -m player", __doc__)
+    serve = commands.add(
+        "serve", _serve, summary="stream clips to browsers over WebRTC", example="python -m player serve bunny.nerv --port 8080"
+    )
+    serve.add_argument(
+        "clips",
+        nargs="*",
+        type=Path,
+        metavar="CLIP",
+        help=".nerv files (default: all of the current folder, or else a bundled sample)",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serve.add_argument("--port", type=int, default=8080, help="port to listen on; 0 takes a free one (default: 8080)")
+    serve.add_argument("--stun", metavar="URL", help="STUN server for viewers behind NAT, like stun:example.org:3478")
+    decode = commands.add(
+        "decode",
+        _decode,
+        summary="decode a clip to a video file or PNG images",
+        example="python -m player decode bunny.nerv bunny.mp4 --fps 50",
+    )
+    decode.add_argument("clip", type=Path, help="a .nerv file")
+    decode.add_argument("output", help="OUT.mp4, OUT.y4m or a new FOLDER/ for PNG images")
+    decode.add_argument("--fps", type=Fraction, help="frames per second; other than the clip's, times in between are decoded")
+    bench = commands.add(
+        "bench", _bench, summary="measure how fast a clip decodes", example="python -m player bench bunny.nerv --engine openvino"
+    )
+    bench.add_argument("clip", type=Path, help="a .nerv file")
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+    for command in (serve, decode, bench):
+        command.add_argument(
+            "--engine",
+            default="auto",
+            help="tensorrt, onnxruntime-cuda, openvino, onnxruntime-cpu, or auto: the first that runs here (default: auto)",
+        )
+        command.add_argument(
+            "--batch", type=int, default=DEFAULT_BATCH, metavar="N", help=f"frames per call (default: {DEFAULT_BATCH})"
+        )
+    return commands.main(argv)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from export.engine import open_engine
+    from player.server import make_app, serve
+    from player.sessions import Sessions
+    from player.stream import Stream
+
+    host = _address(args.host)
+    if not 0 <= args.port <= MAX_PORT:
+        raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
+    clips = _read_clips(args.clips)
+
+    def engine_of(clip: Clip) -> Callable[[], "Engine"]:
+        return lambda: open_engine(clip, args.engine, batch=args.batch)
+
+    streams = {name: Stream(clip, engine_of(clip)) for name, clip in clips.items()}
+    # An engine that is not there is an error now, not when somebody watches.
+    engine = engine_of(next(iter(clips.values())))()
+    engine.close()
+
+    def announce(url: str) -> None:
+        logger.info("serving %s on %s at %s (Ctrl-C stops)", ", ".join(streams), engine.name, url)
+
+    async def run() -> None:
+        await serve(make_app(streams, Sessions(host=host, stun=args.stun)), host, args.port, announce=announce)
+
+    asyncio.run(run())
+
+
+def _address(host: str) -> str:
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise SettingsError(f"host must be an IP address of this machine, got {host!r}") from None
+
+
+def _read_clips(paths: Sequence[Path]) -> dict[str, Clip]:
+    """Return the clips named, or else the readable ones of the current folder, or else the sample, by unique names."""
+    found = {path: Clip.read(path) for path in paths}
+    if not paths:
+        for path in sorted(Path().glob("*.nerv")):
+            try:
+                found[path] = Clip.read(path)
+            except BitstreamError as error:
+                logger.warning("%s is left out: %s", path, error)
+    if not found:
+        found[SAMPLE] = Clip.read(SAMPLE)
+    clips: dict[str, Clip] = {}
+    for path, clip in found.items():
+        name, number = path.stem, 2
+        while name in clips:
+            name, number = f"{path.stem}-{number}", number + 1
+        clips[name] = clip
+    return clips
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from export.engine import open_engine
+    from player.output import frame_times, pick_writer
+
+    clip = Clip.read(args.clip)
+    times = frame_times(clip.header, args.fps)
+    writer = pick_writer(args.output)
+    engine = open_engine(clip, args.engine, batch=args.batch, pixels=writer.pixels)
+    with (
+        contextlib.closing(engine),
+        writer.open(Path(args.output), clip.header, args.fps or clip.header.rate) as write,
+        progress(f"decoding on {engine.name}", total=len(times)) as update,
+    ):
+        for start in range(0, len(times), args.batch):
+            write(engine.frames(times[start : start + args.batch]))
+            update(min(start + args.batch, len(times)))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from export.engine import open_engine
+    from player.bench import measure
+
+    engine = open_engine(Clip.read(args.clip), args.engine, batch=args.batch)
+    with contextlib.closing(engine), progress(f"measuring {engine.name}") as update:
+        result = measure(engine, report=update)
+    show(asdict(result), as_json=args.json)

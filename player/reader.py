@@ -1,0 +1,100 @@
+"""The decoder thread: decodes a clip in batches, ahead of its use, round and round, into a bounded queue."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from encoder.codec.errors import CodecError
+from export.engine import Engine, Frames
+from player.meter import Meter
+
+READ_AHEAD_BATCHES = 3
+"""Batches that are decoded before they are needed."""
+
+Picture = tuple[int, Frames]
+"""Number of a frame in the clip, and its I420 picture (H * 3 / 2, W)."""
+
+
+class Reader:
+    """Hands out the frames of a clip in order, the first again after the last."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        """Start the thread, which opens the engine."""
+        self.meter = Meter()
+        self.engine_name: str | None = None
+        self._open = open_engine
+        self._ready: deque[Picture] = deque()
+        self._changed = threading.Condition()
+        self._next, self._generation, self._closed = 0, 0, False
+        self._error: CodecError | None = None
+        self._thread = threading.Thread(target=self._run, name="decoder")
+        self._thread.start()
+
+    def read(self, timeout_seconds: float = 0.0) -> Picture | None:
+        """Return the next frame, or None if it is not decoded in time; raises what the engine raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._error or self._closed, timeout_seconds)
+            if self._error is not None:
+                raise self._error
+            self._changed.notify_all()
+            return self._ready.popleft() if self._ready else None
+
+    def seek(self, frame: int) -> None:
+        """Go on from a frame; what was decoded ahead is dropped."""
+        with self._changed:
+            self._ready.clear()
+            self._next = frame
+            self._generation += 1
+            self._changed.notify_all()
+
+    @property
+    def ahead(self) -> int:
+        """Number of frames that are decoded and wait."""
+        return len(self._ready)
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            engine = self._open()
+        except CodecError as error:
+            self._fail(error)
+            return
+        self.engine_name = engine.name
+        try:
+            # The first run of a network also allocates; it says nothing about its speed.
+            engine.frames(np.zeros(engine.batch))
+            while not self._closed:
+                self._decode_batch(engine)
+        except CodecError as error:
+            self._fail(error)
+        finally:
+            engine.close()
+
+    def _decode_batch(self, engine: Engine) -> None:
+        frames = engine.clip.header.frames
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._ready) <= (READ_AHEAD_BATCHES - 1) * engine.batch)
+            numbers = (self._next + np.arange(engine.batch)) % frames
+            generation = self._generation
+        if self._closed:
+            return
+        with self.meter.measure(len(numbers)):
+            pictures = engine.frames(numbers.astype(np.float64))
+        with self._changed:
+            if generation == self._generation:
+                self._ready.extend(zip(numbers.tolist(), pictures, strict=True))
+                self._next = int(numbers[-1] + 1) % frames
+                self._changed.notify_all()
+
+    def _fail(self, error: CodecError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
