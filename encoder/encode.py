@@ -57,7 +57,7 @@ class Encoder:
             fit = Fit(self._network().to(self._device), self._preset.recipe, replace(limit, seconds=seconds))
             frames = torch.from_numpy(_even(self._video.frames[run.start : run.stop])).to(self._device)
             for epoch in fit.epochs(frames):
-                done = (run.start + min(epoch.progress, 1.0) * len(run)) / total
+                done = (run.start + epoch.progress * len(run)) / total
                 yield Progress(done=done, segment=index, psnr_db=epoch.psnr_db)
             tensors = quantize(fit.network, fit.quantizer)
             names = dict(zip(self.topology.tensors, tensors.values(), strict=True))

@@ -34,6 +34,7 @@ class Limit:
     """Passes over the frames; with a seed, the result is reproducible."""
 
     def __post_init__(self) -> None:
+        """Raise SettingsError unless just one limit is given, and is positive."""
         if (self.seconds is None) == (self.epochs is None):
             raise SettingsError("give either a budget or a number of epochs")
         if self.seconds is not None and not (isfinite(self.seconds) and self.seconds > 0):
@@ -85,9 +86,9 @@ class Fit:
                 mean = error.item() / seen  # the epoch's one synchronisation
                 if not isfinite(mean):
                     raise SettingsError("the loss is no longer finite; fit again with another --seed")
-                yield Epoch(index=index, progress=progress, psnr_db=-10 * log10(max(mean, 1e-10)))
+                progress = self._progress(start, index + 1)
+                yield Epoch(index=index, progress=min(progress, 1.0), psnr_db=-10 * log10(max(mean, 1e-10)))
             index += 1
-            progress = self._progress(start, index)
         self.network.eval()
 
     def _progress(self, start: float, epochs: float) -> float:

@@ -10,6 +10,7 @@ from encoder.losses import l1_mse, l1_ssim
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.nervpp import NervPP, NervPPConfig
 
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is fitted."""
@@ -52,9 +53,7 @@ def _nervpp(height: int, width: int, frames: int) -> nn.Module:
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
         network=_fast,
-        recipe=Recipe(
-            loss=l1_mse, batch=2, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, rate=0.013
-        ),
+        recipe=Recipe(loss=l1_mse, batch=2, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, rate=0.013),
         continuous=True,
     ),
     # The paper's recipe.

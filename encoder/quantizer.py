@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
+HALF = 0.5
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
 
@@ -28,8 +29,7 @@ class Quantizer(nn.Module):
     def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with uniform noise of one step in place of rounding."""
         return {
-            name: tensors[name] + step * (torch.rand_like(tensors[name]) - 0.5)
-            for name, step in self.steps(tensors).items()
+            name: tensors[name] + step * (torch.rand_like(tensors[name]) - 0.5) for name, step in self.steps(tensors).items()
         }
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,7 +53,8 @@ def _laplace_bits(y: Tensor) -> Tensor:
     """
     size = y.abs()
     scale = size.mean().detach().clamp(min=MIN_SCALE)
-    inside = 1 - (-(size + 0.5) / scale).exp() / 2 - ((size - 0.5).clamp(max=0) / scale).exp() / 2
+    # A bin reaches half a step to each side of its value.
+    inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
     # Far outside, the logarithm is taken of the formula, not of its vanishing value.
-    outside = (size - 0.5) / scale - torch.log(-torch.expm1(-1 / scale) / 2)
-    return torch.where(size < 0.5, -inside.clamp(min=1e-9).log(), outside).sum() / log(2)
+    outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)
+    return torch.where(size < HALF, -inside.clamp(min=1e-9).log(), outside).sum() / log(2)

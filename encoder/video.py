@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import sqrt
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -26,7 +26,7 @@ MAX_BYTES = 16 << 30
 """Frames are held in memory; a longer clip is refused before it fills it."""
 IMAGE_RATE = Fraction(25)
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-TRUNCATION_SECONDS = 1.0
+TRUNCATION_SECONDS = 0.3
 """A stream that ends this much before its declared end is truncated."""
 
 Size = tuple[int, int]
@@ -57,11 +57,10 @@ def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False)
     pictures = _read_folder(path) if path.is_dir() else _read_file(path)
     frames: list[NDArray[np.uint8]] = []
     scaler = VideoReformatter()
-    rate, tick = IMAGE_RATE, 0
-    for index, (frame, rate, tick) in enumerate(pictures):
-        if index == 0:
-            size = size or _default_size(_upright_size(frame), keep_size=keep_size)
-        assert size is not None  # set with the first frame
+    rate = IMAGE_RATE
+    for frame, video_rate, tick in pictures:
+        size = size or _default_size(_upright_size(frame), keep_size=keep_size)
+        rate = video_rate
         _check_memory(size, tick + 1)
         frames.extend(frames[-1:] * (tick - len(frames)))
         if tick == len(frames):
@@ -97,7 +96,7 @@ def _read_file(path: Path) -> Iterator[Picture]:
             if container.format.name == "tty" or not container.streams.video:
                 raise SourceError(f"not a video: {path}")
             yield from _decode(container, path)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise SourceError(f"cannot read {path} as a video: {error.strerror}") from None
 
 
@@ -108,7 +107,7 @@ def _decode(container: InputContainer, path: Path) -> Iterator[Picture]:
     packets, frames, first, end = 0, 0, None, 0.0
     for packet in container.demux(stream):
         packets += packet.size > 0
-        for frame in cast("list[VideoFrame]", packet.decode()):
+        for frame in packet.decode():
             time = frames / rate if frame.pts is None or stream.time_base is None else frame.pts * stream.time_base
             first = time if first is None else first
             yield frame, rate, round((time - first) * rate)
@@ -117,9 +116,7 @@ def _decode(container: InputContainer, path: Path) -> Iterator[Picture]:
     _check_complete(container, stream, path, packets=packets, end_seconds=end)
 
 
-def _check_complete(
-    container: InputContainer, stream: VideoStream, path: Path, *, packets: int, end_seconds: float
-) -> None:
+def _check_complete(container: InputContainer, stream: VideoStream, path: Path, *, packets: int, end_seconds: float) -> None:
     if packets < stream.frames:
         raise SourceError(f"truncated video: {path} holds {packets} of its {stream.frames} frames")
     declared = 0.0
@@ -153,7 +150,7 @@ def _pixels(frame: VideoFrame, size: Size, scaler: VideoReformatter) -> NDArray[
     turns = round(frame.rotation / 90) % 4
     width, height = size[::-1] if turns % 2 else size
     converted = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=RESAMPLING)
-    return np.rot90(converted.to_ndarray(), turns).transpose(2, 0, 1)
+    return np.rot90(converted.to_ndarray().astype(np.uint8, copy=False), turns).transpose(2, 0, 1)
 
 
 def parse_size(text: str) -> Size:

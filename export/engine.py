@@ -33,6 +33,7 @@ class Engine(ABC):
 
     name: str
     precision: Precision = "fp32"
+    pixels: PixelFormat
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""

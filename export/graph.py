@@ -1,7 +1,7 @@
 """ONNX graphs of a clip's segments: the network with its weights, and a tail that makes 8-bit pictures of its output."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -23,9 +23,7 @@ CHROMA = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.flo
 LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
 
 
-def build_graph(
-    clip: Clip, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32"
-) -> onnx.ModelProto:
+def build_graph(clip: Clip, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32") -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
@@ -81,13 +79,11 @@ class _Tail:
     def _finish(self, x: str, shape: Sequence[int]) -> None:
         # TensorRT has uint8 at its borders only: the cast comes last.
         rounded = self._node("Round", "rounded", [x])
-        self._graph.node.append(
-            helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8)
-        )
+        self._graph.node.append(helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8))
         del self._graph.output[:]
         self._graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, ["N", *shape]))
 
-    def _node(self, kind: str, name: str, inputs: Sequence[str], **attributes: object) -> str:
+    def _node(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         name = f"tail_{name}"
         self._graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name

@@ -51,7 +51,7 @@ class _Network:
     """An engine with its buffers on the GPU, and the way there and back."""
 
     def __init__(self, engine: Any, batch: int, picture: Sequence[int]) -> None:
-        from cuda.bindings import runtime
+        from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
 
         self._cuda = runtime
         self._picture = tuple(picture)

@@ -28,7 +28,7 @@ def import_tensorrt() -> Any:
     if missing:
         raise EngineError(f"TensorRT lacks {' and '.join(missing)}")
     try:
-        import tensorrt
+        import tensorrt  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:
         raise EngineError(f"TensorRT cannot be loaded: {error} (pip install 'nervcast[tensorrt]')") from None
     return tensorrt

@@ -25,9 +25,7 @@ class Result:
     """Decoding speed over the speed at which the clip is shown."""
 
 
-def measure(
-    engine: Engine, *, report: Callable[[float], None], clock: Callable[[], float] = time.perf_counter
-) -> Result:
+def measure(engine: Engine, *, report: Callable[[float], None], clock: Callable[[], float] = time.perf_counter) -> Result:
     """Decode the clip over and over for MEASURE_SECONDS, after a first pass that loads it; report the share done."""
     header = engine.clip.header
     start, passes = None, list[float]()
@@ -41,6 +39,4 @@ def measure(
         passes.append(header.frames / (clock() - before))
         report(min((clock() - start) / MEASURE_SECONDS, 1.0))
     fps = median(passes)
-    return Result(
-        engine=engine.name, batch=engine.batch, decode_fps=fps, realtime_factor=fps / float(header.rate)
-    )
+    return Result(engine=engine.name, batch=engine.batch, decode_fps=fps, realtime_factor=fps / float(header.rate))

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable
 from fractions import Fraction
 
-import av
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from export.engine import Frames
 from player.meter import Meter
-from player.video_encoder import CLOCK_RATE, CodecName, VideoEncoder
+from player.video_encoder import CLOCK_RATE, CodecName, Packet, VideoEncoder
 
 KEYFRAME_TICKS = CLOCK_RATE // 2
 """Least time from one key frame to the next, however many viewers ask."""
@@ -29,10 +28,10 @@ class Viewer(MediaStreamTrack):
         """Packets that this viewer was too slow for."""
         self.request_keyframe = request_keyframe
         self._limit = limit
-        self._packets: asyncio.Queue[av.Packet | None] = asyncio.Queue()
+        self._packets: asyncio.Queue[Packet | None] = asyncio.Queue()
         self._needs_keyframe = True
 
-    def push(self, packet: av.Packet) -> None:
+    def push(self, packet: Packet) -> None:
         """Queue a packet. A viewer who falls behind loses what waits and goes on at the next key frame."""
         if self._needs_keyframe and not packet.is_keyframe:
             return
@@ -46,7 +45,7 @@ class Viewer(MediaStreamTrack):
         self._needs_keyframe = False
         self._packets.put_nowait(packet)
 
-    async def recv(self) -> av.Packet:
+    async def recv(self) -> Packet:
         """Return the next packet: aiortc calls it, and sends packets as they are."""
         packet = await self._packets.get()
         if packet is None:
@@ -90,7 +89,7 @@ class Broadcast:
         self.bits.add(8 * sum(packet.size for packet in packets))
         events.call_soon_threadsafe(self._push, packets)
 
-    def _push(self, packets: list[av.Packet]) -> None:
+    def _push(self, packets: list[Packet]) -> None:
         for packet in packets:
             for viewer in self.viewers:
                 viewer.push(packet)

@@ -52,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     decode.add_argument("output", help="OUT.mp4, OUT.y4m or a new FOLDER/ for PNG images")
     decode.add_argument("--fps", type=Fraction, help="frames per second; other than the clip's, times in between are decoded")
     bench = commands.add(
-        "bench", _bench, summary="measure how fast a clip decodes", example="python -m player bench bunny.nerv --engine openvino"
+        "bench",
+        _bench,
+        summary="measure how fast a clip decodes",
+        example="python -m player bench bunny.nerv --engine openvino",
     )
     bench.add_argument("clip", type=Path, help="a .nerv file")
     bench.add_argument("--json", action="store_true", help="print one JSON object")

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 WINDOW_SECONDS = 2.0
@@ -25,7 +25,7 @@ class Meter:
             self._forget()
 
     @contextmanager
-    def measure(self, amount: float) -> Iterator[None]:
+    def measure(self, amount: float) -> Generator[None]:
         """Add an amount with the time that the body takes."""
         start = self._clock()
         yield

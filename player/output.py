@@ -1,7 +1,7 @@
 """Write decoded frames to a video file or to PNG images."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -47,7 +47,7 @@ def frame_times(header: Header, rate: Fraction | None) -> NDArray[np.float64]:
     if not header.continuous:
         raise SettingsError("this clip has no pictures between its frames: leave --fps out")
     step = header.rate / rate
-    return np.arange(max(round(header.frames / step), 1)) * float(step)
+    return float(step) * np.arange(max(round(header.frames / step), 1), dtype=np.float64)
 
 
 def pick_writer(output: str) -> Writer:
@@ -63,7 +63,7 @@ def pick_writer(output: str) -> Writer:
 
 
 @contextmanager
-def _mp4(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
+def _mp4(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
     with replacing(path) as part, av.open(part, "w") as container:
         stream = container.add_stream("libx264", rate, options={"crf": CONSTANT_RATE_FACTOR})
         stream.width, stream.height = _even_size(header)
@@ -80,7 +80,7 @@ def _mp4(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
 
 
 @contextmanager
-def _y4m(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
+def _y4m(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
     width, height = _even_size(header)
     with replacing(path) as part, part.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A1:1 C420jpeg\n".encode())
@@ -93,7 +93,7 @@ def _y4m(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
 
 
 @contextmanager
-def _pngs(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
+def _pngs(path: Path, _header: Header, _rate: Fraction) -> Generator[Write]:
     if not path.parent.is_dir():
         raise SettingsError(f"no such folder: {path.parent}")
     part = path.with_name(f".{path.name}.part")
@@ -119,7 +119,7 @@ def _pngs(path: Path, header: Header, rate: Fraction) -> Iterator[Write]:
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture (3, H, W)."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
-    context = av.video.codeccontext.VideoCodecContext.create("png", "w")
+    context = av.CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt = frame.width, frame.height, "rgb24"
     context.time_base = Fraction(1)
     path.write_bytes(b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None))))

@@ -107,7 +107,7 @@ async def _answer(connection: RTCPeerConnection, viewer: Viewer, codec: CodecNam
     known = RTCRtpSender.getCapabilities("video").codecs
     transceiver.setCodecPreferences([c for c in known if c.mimeType in (f"video/{codec}", "video/rtx")])
     # aiortc forgets a receiver's request for a key frame where packets come encoded already.
-    transceiver.sender._send_keyframe = viewer.request_keyframe  # noqa: SLF001
+    transceiver.sender._send_keyframe = viewer.request_keyframe  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     await connection.setRemoteDescription(RTCSessionDescription(_reachable(offer), "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     return connection.localDescription.sdp
@@ -125,15 +125,17 @@ def _reachable(offer: str) -> str:
 
     The end of candidates goes too: with no candidate left it would count as a failure, before the browser's own checks come.
     """
-    return "\r\n".join(line for line in offer.splitlines() if ".local " not in line and "end-of-candidates" not in line) + "\r\n"
+    return (
+        "\r\n".join(line for line in offer.splitlines() if ".local " not in line and "end-of-candidates" not in line) + "\r\n"
+    )
 
 
 def _offer_addresses(host: str) -> None:
     """Make aioice offer the addresses that the server is bound to; by itself it never offers loopback."""
     every = ipaddress.ip_address(host).is_unspecified
 
-    def addresses(use_ipv4: bool, use_ipv6: bool) -> Sequence[str]:
-        return ["127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4, use_ipv6)] if every else [host]
+    def addresses(**families: bool) -> Sequence[str]:
+        return ["127.0.0.1", *INTERFACE_ADDRESSES(**families)] if every else [host]
 
     aioice.ice.get_host_addresses = addresses
 

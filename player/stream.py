@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import av
+from av.error import FFmpegError
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError
@@ -134,13 +134,11 @@ class Stream:
                     pacer.take()  # nobody missed the ticks that passed
                 elif not self._wake.wait(pacer.wait_seconds()):
                     self._send_next(reader, pacer, watched, events)
-        except (CodecError, av.FFmpegError) as error:
+        except (CodecError, FFmpegError) as error:
             self.error = str(error)
-            logger.error("streaming ended: %s", error)
+            logger.error("streaming ended: %s", error)  # noqa: TRY400 - one line, no traceback
 
-    def _send_next(
-        self, reader: Reader, pacer: Pacer, watched: list[Broadcast], events: asyncio.AbstractEventLoop
-    ) -> None:
+    def _send_next(self, reader: Reader, pacer: Pacer, watched: list[Broadcast], events: asyncio.AbstractEventLoop) -> None:
         pts, left_out = pacer.take()
         picture = self._next_picture(reader)
         if picture is None:

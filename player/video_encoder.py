@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypeAlias, cast
 
 import av
 import numpy as np
@@ -12,6 +12,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
+Packet: TypeAlias = "av.Packet[av.VideoStream]"
 CodecName = Literal["H264", "VP8"]
 CLOCK_RATE = 90_000
 """Ticks per second of a presentation timestamp, RTP's for video."""
@@ -43,7 +44,7 @@ class VideoEncoder:
     def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction) -> None:
         spec = CODECS[codec]
         bitrate = int(min(max(BITS_PER_PIXEL * width * height * rate, MIN_BITRATE), MAX_BITRATE))
-        context = VideoCodecContext.create(spec.encoder, "w")
+        context = cast("VideoCodecContext", av.CodecContext.create(spec.encoder, "w"))
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base, context.framerate = Fraction(1, CLOCK_RATE), rate
         context.bit_rate, context.gop_size, context.thread_count = bitrate, GROUP_FRAMES, 1
@@ -54,7 +55,7 @@ class VideoEncoder:
         context.options = {**spec.options, "maxrate": str(bitrate), "bufsize": str(buffer)}
         self._context = context
 
-    def encode(self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[av.Packet]:
+    def encode(self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[Packet]:
         """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks."""
         frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
         frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
@@ -86,23 +86,25 @@ def show(figures: Mapping[str, object], *, as_json: bool) -> None:
 
 
 class Update(Protocol):
-    """Tell how far a job has come, and what it has to say."""
+    """Takes how far a job has come."""
 
-    def __call__(self, done: float, text: str = "") -> None: ...
+    def __call__(self, done: float, text: str = "") -> None:
+        """Show the part of the total that is done, and a text."""
+        ...
 
 
 @contextlib.contextmanager
-def progress(title: str, *, total: float = 1.0, stream: IO[str] | None = None) -> Iterator[Update]:
+def progress(title: str, *, total: float = 1.0, stream: IO[str] | None = None) -> Generator[Update]:
     """Show progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
-    stream = stream or sys.stderr
-    if not stream.isatty():
-        yield _Lines(title, total, stream)
+    output: IO[str] = stream or sys.stderr
+    if not output.isatty():
+        yield _Lines(title, total, output)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=stream)) as bar:
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=output)) as bar:
         task = bar.add_task(title, total=total, text="")
 
         def update(done: float, text: str = "") -> None:
@@ -125,7 +127,7 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a temporary name beside a file to write to; it takes the file's place at the end, or vanishes on an error."""
     if path.is_dir():
         raise SettingsError(f"output {path} is a folder")

@@ -5,9 +5,10 @@ machine; exp and log do not.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-import constriction
 import numpy as np
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from numpy.typing import NDArray
 
 from encoder.codec.errors import BitstreamError
@@ -44,7 +45,7 @@ def best_decay(codes: Codes) -> int:
 
 def encode(tensors: Iterable[tuple[Codes, int, int]]) -> bytes:
     """Return the code of tensors one after the other, each with its decay and bound, as little-endian 32-bit words."""
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = stream.queue.RangeEncoder()
     for codes, decay, bound in tensors:
         coder.encode((codes + bound).ravel().astype(np.int32), _model(decay, bound))
     return coder.get_compressed().astype("<u4").tobytes()
@@ -55,12 +56,12 @@ def decode(data: bytes, tensors: Sequence[tuple[int, int, int]]) -> list[Codes]:
 
     Raises BitstreamError for data that is no code.
     """
-    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+    coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
     try:
         return [coder.decode(_model(decay, bound), size) - bound for size, decay, bound in tensors]
     except (AssertionError, ValueError) as error:
         raise BitstreamError(f"weights cannot be decoded: {error}") from None
 
 
-def _model(decay: int, bound: int) -> constriction.stream.model.Categorical:
-    return constriction.stream.model.Categorical(laplace_probabilities(decay, bound), perfect=False)
+def _model(decay: int, bound: int) -> Any:
+    return stream.model.Categorical(laplace_probabilities(decay, bound), perfect=False)

@@ -20,6 +20,8 @@ from encoder.codec.errors import BitstreamError
 
 TIME, FRAMES = "t", "rgb"
 """Names of the graph's input and output."""
+RGB = 3
+"""Channels of a frame."""
 MAX_BYTES = 1 << 20
 """Largest unpacked topology."""
 MAX_NODES = 4096
@@ -28,8 +30,23 @@ MAX_TENSORS = 1024
 MAX_WEIGHTS = 1 << 28
 """Largest number of weights of a segment."""
 OPERATORS = frozenset(
-    "Add Cast Clip Concat Constant Conv Cos DepthToSpace Div Floor Gather Gelu Gemm Min Mul Reshape Resize Sigmoid Sin Sub Tanh"
-    " Unsqueeze".split()
+    {
+        "Add",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Cos",
+        "DepthToSpace",
+        "Div",
+        "Floor",
+        "Gather",
+        "Gelu",
+        "Gemm",
+        "Min",
+    }
+    | {"Mul", "Reshape", "Resize", "Sigmoid", "Sin", "Sub", "Tanh", "Unsqueeze"}
 )
 """What a graph may do: what the networks of the encoder need. None has a subgraph, reads a file or keeps state."""
 OPSETS = range(18, 24)
@@ -110,8 +127,8 @@ def _check_model(model: onnx.ModelProto) -> None:
     time, frames = graph.input[0].type.tensor_type, graph.output[0].type.tensor_type
     if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1:
         raise BitstreamError(f"{TIME!r} must be float32 of shape (N,)")
-    sizes = [dim.dim_value for dim in frames.shape.dim[1:]]
-    if frames.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 3 or sizes[0] != 3:
+    channels = [dim.dim_value for dim in frames.shape.dim[1:-2]]
+    if frames.elem_type != onnx.TensorProto.FLOAT or channels != [RGB]:
         raise BitstreamError(f"{FRAMES!r} must be float32 of shape (N, 3, H, W)")
 
 

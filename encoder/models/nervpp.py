@@ -17,6 +17,8 @@ from encoder.models.layers import PositionalEncoding, UpsamplingBlock
 STRIDES = ((5, 2), (5, 2, 2), (5, 2, 2, 2), (5, 2, 2, 2, 2), (5, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2))
 """Strides of the stages, of which the one whose stem has about 16 cells on its long side is taken."""
 
+MIN_CHANNELS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class NervPPConfig:
@@ -51,12 +53,12 @@ class NervPPConfig:
     @property
     def stem_widths(self) -> tuple[int, int]:
         """Hidden units of the stem, and channels of its feature map."""
-        return round(512 * self.scale), round(26 * sqrt(self.scale))
+        return max(round(512 * self.scale), MIN_CHANNELS), max(round(26 * sqrt(self.scale)), MIN_CHANNELS)
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each stage: halved from one to the next, with a floor."""
-        first, floor = self.stem_widths[1], round(80 * self.scale)
+        first, floor = self.stem_widths[1], max(round(80 * self.scale), MIN_CHANNELS)
         return first, *(max(first // 2**stage, floor) for stage in range(1, len(self.strides)))
 
 

@@ -1,0 +1,38 @@
+# make install | demo | test | check
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+PORT := 8080
+
+.PHONY: install demo test check browser clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+# Fits the bundled sample (about two minutes on two cores), exports it and serves it.
+demo: bunny.nerv
+	$(PYTHON) -m export onnx bunny.nerv
+	$(PYTHON) -m player serve bunny.nerv --port $(PORT)
+
+bunny.nerv: $(INSTALLED)
+	$(PYTHON) -m encoder fit
+
+test: install browser
+	$(PYTHON) -m pytest
+
+# The browser test needs Chromium and its driver.
+browser:
+	sh tests/install_browser.sh
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) bunny.nerv bunny.onnx

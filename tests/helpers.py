@@ -1,0 +1,36 @@
+"""What several tests need to make."""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoder.codec.clip import Clip
+from encoder.encode import Encoder
+from encoder.fit import Limit
+from encoder.presets import PRESETS
+from encoder.video import Video
+
+Pixels = NDArray[np.uint8]
+
+
+def moving_square(frames: int, height: int, width: int) -> Pixels:
+    """Return RGB frames (T, 3, H, W) of a bright square that moves over a gradient."""
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([rows * 200 // height, columns * 200 // width, np.full((height, width), 60)])
+    video = np.repeat(picture[None].astype(np.uint8), frames, 0)
+    for index in range(frames):
+        left = index * max(width - width // 4, 1) // max(frames, 1)
+        video[index, :, height // 3 : height // 2, left : left + width // 4] = 250
+    return video
+
+
+def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
+    """Fit a preset for two epochs and return the clip as it is read from its bytes."""
+    torch.manual_seed(0)
+    video = Video(moving_square(frames, height, width), Fraction(25))
+    encoder = Encoder(video, PRESETS[preset], segment_frames=segment_frames, device=torch.device("cpu"))
+    for _ in encoder.run(Limit(epochs=2)):
+        pass
+    return Clip.parse(bytes(encoder.clip("--preset test")))

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from encoder.codec.decoder import ReferenceDecoder
+from encoder.codec.errors import EngineError, SettingsError
+from export.engine import ENGINES, has_cuda, open_engine
+
+HERE = ["openvino", "onnxruntime-cpu"]
+
+
+@pytest.fixture
+def engine(request, tiny_clip):
+    engine = open_engine(tiny_clip, request.param, batch=2, pixels="rgb")
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("engine", HERE, indirect=True)
+def test_engine_matches_the_reference_decoder(engine, tiny_clip):
+    # Across both segments, in no order, between frames, and not a multiple of the batch.
+    times = np.array([0, 1, 2, 3, 4, 5, 1.5, 5, 0])
+    frames = engine.frames(times)
+    expected = np.stack([ReferenceDecoder(tiny_clip).frame(time) for time in times])
+    assert frames.dtype == np.uint8
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("engine", HERE, indirect=True)
+def test_frames_are_not_overwritten_by_the_next_batch(engine):
+    first = engine.frames(np.array([0.0, 1.0]))
+    copy = first.copy()
+    engine.frames(np.array([4.0, 5.0]))
+    assert np.array_equal(first, copy)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_engines_agree_on_i420(sample_clip, name):
+    engine = open_engine(sample_clip, name)
+    reference = open_engine(sample_clip, "onnxruntime-cpu")
+    times = np.arange(10.0)
+    difference = np.abs(engine.frames(times).astype(int) - reference.frames(times))
+    engine.close()
+    reference.close()
+    assert difference.max() <= 1
+
+
+def test_next_segment_is_loaded_ahead(tiny_clip):
+    engine = open_engine(tiny_clip, "onnxruntime-cpu")
+    loaded = []
+    load = engine.load
+    engine.load = lambda model: loaded.append(model) or load(model)
+    engine.frames(np.zeros(1))
+    engine.close()
+    assert len(loaded) == 2
+
+
+def test_auto_takes_the_first_that_runs_here(tiny_clip):
+    engine = open_engine(tiny_clip)
+    engine.close()
+    assert engine.name == ("onnxruntime-cuda" if has_cuda() else "openvino")
+
+
+def test_auto_falls_back_to_onnx_runtime(tiny_clip, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("export.engine.has_cuda", lambda: False)
+    engine = open_engine(tiny_clip)
+    engine.close()
+    assert engine.name == "onnxruntime-cpu"
+
+
+def test_unknown_engine_lists_the_known_ones(tiny_clip):
+    with pytest.raises(SettingsError, match=f"unknown engine 'x', known are: auto, {', '.join(ENGINES)}"):
+        open_engine(tiny_clip, "x")
+
+
+@pytest.mark.parametrize("batch", [0, -1, 257])
+def test_batch_out_of_range(tiny_clip, batch):
+    with pytest.raises(SettingsError, match=rf"batch must be in 1\.\.256, got {batch}"):
+        open_engine(tiny_clip, batch=batch)
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU")
+def test_no_gpu(tiny_clip):
+    with pytest.raises(EngineError, match="no CUDA device"):
+        open_engine(tiny_clip, "onnxruntime-cuda")

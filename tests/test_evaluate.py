@@ -1,0 +1,43 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from encoder.codec.decoder import ReferenceDecoder
+from encoder.codec.errors import SettingsError
+from encoder.evaluate import MAX_PSNR_DB, evaluation, psnr_db, qualities
+from encoder.video import Video
+
+
+def test_psnr_of_an_error_of_one():
+    picture = np.full((3, 4, 5), 100, np.uint8)
+    assert psnr_db(picture, picture + 1) == pytest.approx(48.1308, abs=1e-4)
+
+
+def test_psnr_without_error_is_finite():
+    picture = np.zeros((3, 4, 5), np.uint8)
+    assert psnr_db(picture, picture) == MAX_PSNR_DB
+
+
+def test_evaluation_counts_every_byte_and_frame(tiny_clip, tiny_file):
+    source = Video(np.stack(list(ReferenceDecoder(tiny_clip).frames())), Fraction(25))
+    source.frames[0] += 1
+    result = evaluation(tiny_file, tiny_clip, list(qualities(tiny_clip, source)))
+    assert result.psnr_db == pytest.approx((48.1308 + 5 * MAX_PSNR_DB) / 6, abs=1e-4)
+    assert result.file_bytes == tiny_file.stat().st_size
+    assert result.bits_per_pixel == 8 * result.file_bytes / (6 * 26 * 19)
+    assert (result.frames, result.width, result.height, result.fps) == (6, 26, 19, 25.0)
+    assert result.ms_ssim is None  # too small for four halvings
+
+
+def test_ms_ssim_of_the_sample_against_itself_is_one(sample_clip):
+    frame = ReferenceDecoder(sample_clip).frame(0)
+    clip = replace(sample_clip, header=replace(sample_clip.header, frames=1))
+    quality = next(qualities(clip, Video(frame[None], Fraction(25))))
+    assert quality.ms_ssim == pytest.approx(1.0, abs=1e-5)
+
+
+def test_source_of_another_length(tiny_clip):
+    with pytest.raises(SettingsError, match="the clip has 6 frames, the source 2"):
+        next(qualities(tiny_clip, Video(np.zeros((2, 3, 19, 26), np.uint8), Fraction(25))))

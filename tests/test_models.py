@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from encoder.models.fast import Fast, FastConfig
+from encoder.models.layers import PositionalEncoding, SeparableBlock, TemporalGrid, UpsamplingBlock
+from encoder.models.nervpp import NervPP, NervPPConfig
+from encoder.presets import PRESETS
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_positional_encoding_is_that_of_the_paper():
+    encoding = PositionalEncoding(base=1.25, levels=40)(torch.tensor([0.25]))
+    assert encoding.shape == (1, 80)
+    assert encoding[0, 2].item() == pytest.approx(torch.sin(torch.tensor(1.25**2 * torch.pi * 0.25)).item())
+    assert encoding[0, 42].item() == pytest.approx(torch.cos(torch.tensor(1.25**2 * torch.pi * 0.25)).item())
+
+
+def test_temporal_grid_interpolates_between_its_rows():
+    grid = TemporalGrid(frames=9, period=4, channels=2, grid=(3, 5))
+    assert grid.values.shape == (3, 2, 3, 5)
+    latents = grid(torch.tensor([0.0, 4.0, 5.0, 8.0, 99.0]))
+    expected = torch.stack([grid.values[0], grid.values[1], grid.values[1].lerp(grid.values[2], 0.25), *[grid.values[2]] * 2])
+    torch.testing.assert_close(latents, expected)
+
+
+def test_temporal_grid_of_a_single_frame():
+    grid = TemporalGrid(frames=1, period=1, channels=1, grid=(1, 1))
+    torch.testing.assert_close(grid(torch.zeros(1)), grid.values[:1])
+
+
+def test_separable_block_is_a_residual():
+    block = SeparableBlock(4, torch.sin)
+    torch.nn.init.zeros_(block.pointwise2.weight)
+    torch.nn.init.zeros_(block.pointwise2.bias)
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.equal(block(x), x)
+
+
+def test_upsampling_block_adds_the_upsampled_projection():
+    block = UpsamplingBlock(6, 4, 3, activation=torch.sin, shuffle_activation=torch.sin)
+    for part in (block.expand, block.after.pointwise2):
+        torch.nn.init.zeros_(part.weight)
+        torch.nn.init.zeros_(part.bias)
+    x = torch.randn(2, 6, 5, 7)
+    expected = torch.nn.functional.interpolate(block.project(x), scale_factor=3.0, mode="bilinear")
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_nervpp_has_the_size_of_the_paper():
+    # 3.17 M weights at 1280x720 (size S: a stem of 9x16x26, strides 5 2 2 2 2).
+    config = NervPPConfig(height=720, width=1280, frames=132)
+    assert (config.strides, config.grid, config.stem_widths) == ((5, 2, 2, 2, 2), (9, 16), (512, 26))
+    assert count(NervPP(config)) == pytest.approx(3.17e6, rel=0.005)
+
+
+@pytest.mark.parametrize(("size", "strides"), [((1080, 1920), (5, 3, 2, 2, 2)), ((180, 320), (5, 2, 2)), ((144, 176), (5, 2))])
+def test_nervpp_strides_follow_the_frame(size, strides):
+    assert NervPPConfig(height=size[0], width=size[1], frames=1).strides == strides
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "grid"), [((180, 320), 5, (9, 16)), ((144, 176), 4, (9, 11)), ((120, 168), 6, (5, 7))]
+)
+def test_fast_takes_the_stride_that_pads_least(size, stride, grid):
+    config = FastConfig(height=size[0], width=size[1], frames=1)
+    assert (config.stride, config.grid) == (stride, grid)
+
+
+def test_fast_does_its_work_at_a_quarter_of_the_resolution():
+    network = Fast(FastConfig(height=180, width=320, frames=132))
+    assert 340_000 < count(network) < 380_000
+    assert network.head(torch.zeros(1, 32, 45, 80)).shape == (1, 48, 45, 80)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("height", "width"), [(18, 32), (19, 33), (50, 20), (1, 1)])
+def test_frames_cover_any_size_in_the_range_of_colours(preset, height, width):
+    network = PRESETS[preset].network(height, width, 5)
+    frames = network(torch.tensor([0.0, 1.5, 4.0]))
+    assert frames.shape[:2] == (3, 3)
+    # 4:2:0 pictures need even sizes.
+    assert frames.shape[2] >= height + height % 2
+    assert frames.shape[3] >= width + width % 2
+    assert 0 <= frames.min() <= frames.max() <= 1

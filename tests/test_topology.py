@@ -1,0 +1,120 @@
+import contextlib
+import zlib
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from encoder.codec.errors import BitstreamError
+from encoder.codec.runtime import Session
+from encoder.codec.topology import MAX_BYTES, OPERATORS, Topology
+from encoder.presets import PRESETS
+from encoder.trace import trace
+
+
+def make_model(**changes) -> onnx.ModelProto:
+    """Return a graph that makes every pixel of a 2x2 frame t times a coded weight."""
+    parts = {
+        "time": helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N"]),
+        "weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, [1, 3, 2, 2]),
+        "frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, 2, 2]),
+        "nodes": [
+            helper.make_node("Reshape", ["t", "shape"], ["time"]),
+            helper.make_node("Mul", ["time", "0"], ["rgb"]),
+        ],
+        "constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")],
+        "opset": helper.make_opsetid("", 20),
+    } | changes
+    graph = helper.make_graph(parts["nodes"], "g", [parts["time"], parts["weight"]], [parts["frames"]], parts["constants"])
+    return helper.make_model(graph, opset_imports=[parts["opset"]], ir_version=10)
+
+
+def pack(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+def test_round_trip():
+    topology = Topology.check(make_model())
+    again = Topology.parse(bytes(topology))
+    assert again.model == topology.model
+    assert again.tensors == {"0": (1, 3, 2, 2)}
+    assert (again.weights, again.frame_shape) == (12, (2, 2))
+
+
+def test_bound_model_runs():
+    weights = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
+    model = Topology.check(make_model()).bind({"0": weights})
+    onnx.checker.check_model(model, full_check=True)
+    frames = Session(model).run({"t": np.array([0, 2], np.float32)})
+    assert np.array_equal(frames, np.concatenate([0 * weights, 2 * weights]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_topologies_of_the_presets_are_small_and_allowed(preset):
+    topology = trace(PRESETS[preset].network(180, 320, 132))
+    assert Topology.parse(bytes(topology)).tensors == topology.tensors
+    assert len(bytes(topology)) < 2200
+    assert {node.op_type for node in topology.model.graph.node} <= OPERATORS
+    onnx.checker.check_model(topology.model, full_check=True)
+
+
+EXTERNAL = numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")
+EXTERNAL.data_location = TensorProto.EXTERNAL
+EXTERNAL.external_data.add(key="location", value="/etc/passwd")
+BRANCH = helper.make_graph([], "branch", [], [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nodes": [helper.make_node("Loop", ["t"], ["rgb"])]}, "operator Loop is not allowed"),
+        ({"nodes": [helper.make_node("Mul", ["t", "0"], ["rgb"], domain="evil")]}, r"operator evil\.Mul"),
+        ({"nodes": [helper.make_node("Add", ["t", "0"], ["rgb"], body=BRANCH)]}, "a graph of its own"),
+        ({"nodes": [helper.make_node("Constant", [], ["rgb"], value=EXTERNAL)]}, "outside the clip"),
+        ({"constants": [EXTERNAL]}, "outside the clip"),
+        ({"constants": [TensorProto(name="big", dims=[1 << 40])]}, "more than 1048576 elements"),
+        ({"opset": helper.make_opsetid("", 99)}, "ONNX's own operators"),
+        ({"opset": helper.make_opsetid("com.microsoft", 1)}, "ONNX's own operators"),
+        ({"time": helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])}, "must map 't' to 'rgb'"),
+        ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 1])}, "float32 of shape"),
+        ({"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 4, 2, 2])}, "float32 of shape"),
+        ({"weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, ["K", 3])}, "fixed shape"),
+        ({"weight": helper.make_tensor_value_info("0", TensorProto.INT64, [3])}, "fixed shape"),
+        ({"weight": helper.make_tensor_value_info("t", TensorProto.FLOAT, [3])}, "the same name"),
+        ({"weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, [1 << 30])}, "weights"),
+    ],
+)
+def test_forbidden(changes, message):
+    data = make_model(**changes).SerializeToString()
+    with pytest.raises(BitstreamError, match=message):
+        Topology.parse(pack(data))
+
+
+def test_functions_are_forbidden():
+    model = make_model()
+    model.functions.add(name="f")
+    with pytest.raises(BitstreamError, match="functions"):
+        Topology.check(model)
+
+
+def test_bomb_is_not_unpacked():
+    with pytest.raises(BitstreamError, match=f"larger than {MAX_BYTES}"):
+        Topology.parse(pack(bytes(100 * MAX_BYTES)))
+
+
+def test_truncated():
+    data = bytes(Topology.check(make_model()))
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            Topology.parse(data[:length])
+
+
+@given(st.binary(max_size=200))
+def test_garbage_never_crashes(data):
+    for payload in (data, pack(data)):
+        with contextlib.suppress(BitstreamError):
+            Topology.parse(payload)

@@ -1,0 +1,172 @@
+import av
+import numpy as np
+import pytest
+from helpers import moving_square
+
+from encoder.cli import SAMPLE
+from encoder.codec.errors import SettingsError, SourceError
+from encoder.evaluate import psnr_db
+from encoder.video import parse_size, read_video
+
+FRAMES = moving_square(6, 36, 64)
+IDENTITY = bytes.fromhex(
+    "0001 0000 0000 0000 0000 0000 0000 0000 0001 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(" ", "")
+)
+QUARTER_TURN = bytes.fromhex(
+    "0000 0000 0001 0000 0000 0000 FFFF 0000 0000 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(" ", "")
+)
+
+
+def close(a, b):
+    assert a.shape == b.shape
+    assert min(psnr_db(x, y) for x, y in zip(a, b, strict=True)) > 38
+
+
+def test_sample():
+    video = read_video(SAMPLE)
+    assert video.frames.shape == (132, 3, 180, 320)
+    assert video.rate == 25
+
+
+def test_frames_are_read_as_they_are(write_video):
+    video = read_video(write_video(FRAMES))
+    assert video.frames.dtype == np.uint8
+    close(video.frames, FRAMES)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p10le"])
+def test_ten_bits(write_video, pix_fmt):
+    gradient = np.repeat(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 36, 0)[None, None], 3, 1)
+    close(read_video(write_video(gradient, pix_fmt=pix_fmt)).frames, gradient)
+
+
+def test_odd_size(write_video):
+    frames = moving_square(3, 35, 63)
+    close(read_video(write_video(frames)).frames, frames)
+
+
+def test_vertical(write_video):
+    frames = moving_square(3, 64, 36)
+    close(read_video(write_video(frames)).frames, frames)
+
+
+def test_rotation_flag_is_applied(write_video):
+    path = write_video(FRAMES)
+    data = path.read_bytes()
+    at = data.rindex(IDENTITY)  # the track's, after that of the movie
+    path.write_bytes(data[:at] + QUARTER_TURN + data[at + len(IDENTITY) :])
+    close(read_video(path).frames, np.rot90(FRAMES, -1, axes=(2, 3)))
+
+
+def test_variable_rate_becomes_constant(write_video):
+    video = read_video(write_video(FRAMES[:4], pts=[0, 1, 4, 5]))
+    shown = [int(np.argmin([np.abs(frame.astype(int) - original).mean() for original in FRAMES])) for frame in video.frames]
+    # Four frames in 6 / 25 s: on average 16 2/3 a second, so a tick each 0.06 s; frame 2 appears at 0.16 s.
+    assert float(video.rate) == pytest.approx(25 * 4 / 6)
+    assert shown == [0, 1, 1, 2]
+
+
+def test_a_gap_repeats_the_frame_before(write_video):
+    pts = [*range(30), *range(40, 50)]
+    video = read_video(write_video(np.repeat(FRAMES[:1], 40, 0), pts=pts))
+    assert len(video.frames) == round(50 * float(video.rate) / 25)
+
+
+@pytest.mark.parametrize("size", [(32, 18), (128, 72), (20, 40)])
+def test_resize(write_video, size):
+    assert read_video(write_video(FRAMES), size=size).frames.shape == (6, 3, size[1], size[0])
+
+
+def test_large_frames_become_small_unless_told_otherwise(write_video):
+    path = write_video(np.zeros((2, 3, 720, 480), np.uint8))
+    assert read_video(path).frames.shape[2:] == (294, 196)
+    assert read_video(path, keep_size=True).frames.shape[2:] == (720, 480)
+
+
+@pytest.mark.parametrize("text", ["320", "0x10", "10x0", "axb", "-1x5", "99999x1", "320x180x3"])
+def test_sizes_that_are_none(text):
+    with pytest.raises(SettingsError, match="a size is two numbers"):
+        parse_size(text)
+
+
+def test_parse_size():
+    assert parse_size("640x360") == (640, 360)
+
+
+def write_images(folder, frames):
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
+        with av.open(folder / f"{index:03}.png", "w", format="image2") as container:
+            stream = container.add_stream("png", 1)
+            stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "rgb24"
+            container.mux(stream.encode(picture))
+
+
+def test_folder_of_images(tmp_path):
+    write_images(tmp_path / "images", FRAMES)
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    video = read_video(tmp_path / "images")
+    assert np.array_equal(video.frames, FRAMES)
+
+
+def test_images_of_different_sizes(tmp_path):
+    write_images(tmp_path / "images", [FRAMES[0], FRAMES[1, :, :20]])
+    with pytest.raises(SourceError, match=r"images differ in size: .*001\.png is 64x20, not 64x36"):
+        read_video(tmp_path / "images")
+
+
+def test_folder_without_images(tmp_path):
+    with pytest.raises(SourceError, match="no images in folder"):
+        read_video(tmp_path)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(SourceError, match="no such file or folder"):
+        read_video(tmp_path / "nope.mp4")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n" * 100, bytes(5000)])
+@pytest.mark.parametrize("name", ["file.mp4", "file.txt", "file.png"])
+def test_not_a_video(tmp_path, content, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError):
+        read_video(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("name", ["video.mp4", "video.mov", "video.mkv"])
+def test_truncated(write_video, name, share):
+    frames = np.random.default_rng(0).integers(0, 255, (60, 3, 36, 64), np.uint8)
+    path = write_video(frames, name)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(SourceError):
+        read_video(path)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_truncated_with_the_index_first(write_video, share):
+    frames = np.random.default_rng(0).integers(0, 255, (60, 3, 36, 64), np.uint8)
+    path = write_video(frames, options={"movflags": "faststart"})
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(SourceError, match=r"truncated video: .* of its 60 frames"):
+        read_video(path)
+
+
+def test_video_without_frames(tmp_path):
+    path = tmp_path / "empty.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 36, "yuv420p"
+    with pytest.raises(SourceError):
+        read_video(path)
+
+
+def test_too_long_for_memory(write_video, monkeypatch):
+    monkeypatch.setattr("encoder.video.MAX_BYTES", 3 * 64 * 36 * 4)
+    with pytest.raises(SourceError, match="do not fit"):
+        read_video(write_video(FRAMES))
