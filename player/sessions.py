@@ -16,6 +16,18 @@ from player.stream import Stream
 from player.video_encoder import CODECS, CodecName
 
 MAX_VIEWERS = 32
+OFFER_ERRORS = (
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What aiortc raises for offers that are none: it takes them apart without looking first."""
 CONNECT_SECONDS = 15.0
 """Time for a viewer to connect after his offer."""
 
@@ -70,14 +82,14 @@ class Sessions:
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
 
-        try:
-            answer = await _answer(connection, viewer, codec, offer)
-        except (OperationError, InvalidAccessError, InvalidStateError, ValueError) as error:
-            await self.close(name)
-            raise OfferError(f"offer cannot be answered: {error}") from None
         expiry = asyncio.create_task(self._expire(name, connection))
         self._expiries.add(expiry)
         expiry.add_done_callback(self._expiries.discard)
+        try:
+            answer = await _answer(connection, viewer, codec, offer)
+        except OFFER_ERRORS as error:
+            await self.close(name)
+            raise OfferError(f"offer cannot be answered: {error}") from None
         return name, answer
 
     async def close(self, name: str) -> bool:

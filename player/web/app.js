@@ -37,6 +37,7 @@ function choose(name) {
     `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
   previous = null;
   viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
+  window.nervcast = viewer;  // for the curious, and for tests
 }
 
 const number = (value) => value.toFixed(value >= 100 || Number.isInteger(value) ? 0 : 1);

@@ -1,0 +1,149 @@
+"""The whole way in a real browser: fit, export, serve, watch, seek, stop."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import moving_square
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1120,800",
+]
+STATISTICS = """
+const done = arguments[arguments.length - 1];
+window.nervcast.statistics().then((inbound) => {
+  const panel = Object.fromEntries([...document.querySelectorAll('dd b')].map((b) => [b.id, Number(b.textContent)]));
+  done({decoded: inbound.framesDecoded, freezes: inbound.freezeCount, at: performance.now(), panel});
+});
+"""
+
+
+def test_there_is_a_browser_in_ci():
+    assert os.environ.get("CI") != "true" or (CHROMIUM and DRIVER), "install chromium and chromium-driver"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium: sudo apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+    return value
+
+
+def test_from_video_to_browser(browser, tmp_path, write_video):
+    write_video(np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4")
+    for command in ("encoder fit clip.mp4 --budget 5", "export onnx"):
+        done = start(*command.split(), cwd=tmp_path)
+        assert done.wait(100) == 0, done.stderr.read()
+        done.stderr.close()
+    server = start("player", "serve", "--port", "0", cwd=tmp_path)
+    try:
+        url = wait_for(server.stderr.readline).split(" at ")[1].split()[0]
+        browser.get(url)
+        wait_for(lambda: browser.execute_script("return document.getElementById('video').videoWidth"))
+        plays_at_the_clips_rate(browser)
+        seeks(browser)
+        pauses(browser)
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+        assert children(server.pid) == []
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+        assert server.stderr.read() == ""
+    finally:
+        server.kill()
+        server.stderr.close()
+
+
+def plays_at_the_clips_rate(browser):
+    time.sleep(1)
+    first = browser.execute_async_script(STATISTICS)
+    time.sleep(5)
+    last = browser.execute_async_script(STATISTICS)
+    rate = 1000 * (last["decoded"] - first["decoded"]) / (last["at"] - first["at"])
+    assert last["decoded"] - first["decoded"] >= 100
+    assert rate == pytest.approx(25, rel=0.05)
+    assert last["freezes"] == 0
+    panel = last["panel"]
+    assert panel["sent-fps"] == pytest.approx(25, rel=0.1)
+    assert panel["received-fps"] == pytest.approx(25, rel=0.1)
+    assert panel["decode-fps"] > 25
+    assert panel["encode-fps"] > 25
+    assert panel["bitrate"] > 0
+    time.sleep(1.5)
+    moved = browser.execute_async_script(STATISTICS)["panel"]
+    assert moved["decode-fps"] != panel["decode-fps"]
+    assert moved["bitrate"] != panel["bitrate"]
+
+
+def seeks(browser):
+    """The second half of the clip is the negative of the first: seeking changes the brightness of a corner."""
+    browser.find_element("id", "play").click()
+    corners = []
+    for frame in (10, 70):
+        browser.execute_script(
+            "const s = document.getElementById('seek'); s.value = arguments[0];"
+            "for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind));",
+            frame,
+        )
+        wait_for(lambda frame=frame: browser.execute_script("return document.getElementById('seek').value") == str(frame))
+        time.sleep(1)
+        corners.append(brightness(browser))
+        assert browser.execute_script("return document.getElementById('seek').value") == str(frame)
+    assert corners[1] - corners[0] > 80
+
+
+def pauses(browser):
+    position = "return document.getElementById('time').textContent"
+    before = browser.execute_script(position)
+    time.sleep(1)
+    assert browser.execute_script(position) == before
+    browser.find_element("id", "play").click()
+    wait_for(lambda: browser.execute_script(position) != before)
+
+
+def brightness(browser):
+    """Return the red of the top left corner of the picture that is shown."""
+    return browser.execute_script(
+        "const c = document.createElement('canvas'); c.width = c.height = 8;"
+        "const g = c.getContext('2d'); g.drawImage(document.getElementById('video'), 0, 0, 8, 8, 0, 0, 8, 8);"
+        "return g.getImageData(4, 4, 1, 1).data[0]"
+    )

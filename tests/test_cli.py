@@ -1,0 +1,233 @@
+"""The command lines as a user runs them: in a process of their own."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoder.presets import PRESETS
+from export.engine import ENGINES
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = [
+    "encoder",
+    "encoder fit",
+    "encoder info",
+    "encoder evaluate",
+    "export",
+    "export onnx",
+    "export trt",
+    "player",
+    "player serve",
+    "player decode",
+    "player bench",
+]
+
+
+def run(command, cwd, **options):
+    return subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
+        **options,
+    )
+
+
+@pytest.fixture
+def folder(tiny_file):
+    """A folder with a clip in it, to run commands in."""
+    (tiny_file.parent / "empty").mkdir()
+    (tiny_file.parent / "empty.mp4").touch()
+    (tiny_file.parent / "text.mp4").write_text("not a video\n" * 10)
+    (tiny_file.parent / "damaged.nerv").write_bytes(tiny_file.read_bytes()[:-1])
+    return tiny_file.parent
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_every_option_and_an_example(command, tmp_path):
+    done = run(f"{command} --help", tmp_path)
+    assert done.returncode == 0
+    if " " in command:
+        assert f"python -m {command}" in done.stdout.split("example:")[1]
+
+
+def test_help_takes_under_half_a_second(tmp_path):
+    for command in COMMANDS[:1] + COMMANDS[4:5] + COMMANDS[7:8]:
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            run(f"{command} --help", tmp_path)
+            seconds.append(time.perf_counter() - start)
+        assert min(seconds) < 0.5, command
+
+
+def test_help_names_the_presets_and_engines(tmp_path):
+    assert all(name in run("encoder fit --help", tmp_path).stdout for name in PRESETS)
+    assert all(name in run("player bench --help", tmp_path).stdout for name in ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("encoder fit nope.mp4", "no such file or folder: nope.mp4"),
+        ("encoder fit text.mp4", "cannot read text.mp4 as a video"),
+        ("encoder fit empty.mp4", "cannot read empty.mp4 as a video"),
+        ("encoder fit empty", "no images in folder empty"),
+        ("encoder fit --budget 0", "the budget must be over 0 seconds, got 0"),
+        ("encoder fit --epochs 0", "the number of epochs must be at least 1, got 0"),
+        ("encoder fit --segment-frames 0", "a segment needs at least 1 frame, got 0"),
+        ("encoder fit --preset x", "unknown preset 'x', known are: fast, nerv++"),
+        ("encoder fit --resize big", "a size is two numbers of 1 to 8192 like 640x360, got 'big'"),
+        ("encoder fit -o nowhere/a.nerv", "no such folder: nowhere"),
+        ("encoder fit -o empty", "output empty is a folder"),
+        ("encoder fit --budget 1 --epochs 1", "not allowed with argument"),
+        ("encoder fit --budget soon", "invalid float value: 'soon'"),
+        ("encoder fit --bogus", "unrecognized arguments: --bogus"),
+        ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
+        ("encoder info text.mp4", "not a nervcast clip: starts with b'not '"),
+        ("encoder info damaged.nerv", "clip ends inside chunk"),
+        ("encoder evaluate tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
+        ("encoder", "the following arguments are required: COMMAND"),
+        ("export onnx nope.nerv", "cannot read nope.nerv"),
+        ("export trt tiny.nerv", "TensorRT lacks the package"),
+        ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
+        ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.y4m or FOLDER/, got out.avi"),
+        ("player decode tiny.nerv out.mp4 --fps 0", "fps must be over 0"),
+        ("player decode tiny.nerv nowhere/out.mp4", "no such folder: nowhere"),
+        ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
+        ("player bench tiny.nerv --batch 0", "batch must be in 1..256, got 0"),
+        ("player bench tiny.nerv --engine tensorrt", "TensorRT lacks the package"),
+        ("player serve tiny.nerv --engine tensorrt", "TensorRT lacks the package"),
+        ("player serve nope.nerv", "cannot read nope.nerv"),
+        ("player serve tiny.nerv --host example.org", "host must be an IP address of this machine"),
+        ("player serve tiny.nerv --port 70000", "port must be in 0..65535, got 70000"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(folder, command, line):
+    before = sorted(folder.rglob("*"))
+    done = run(command, folder)
+    assert done.returncode == 2
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_busy_port(folder):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        done = run(f"player serve tiny.nerv --port {busy.getsockname()[1]}", folder)
+    assert done.returncode == 2
+    assert "cannot listen on 127.0.0.1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_from_video_to_files(tmp_path, write_video):
+    frames = np.repeat(np.arange(40, 240, 20, dtype=np.uint8), 3 * 36 * 64).reshape(10, 3, 36, 64)
+    write_video(frames, "video.mp4")
+    done = run("encoder fit video.mp4 --epochs 30 --segment-frames 5 --seed 3 --device cpu", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert re.search(r"video\.nerv: \d+\.\d\d dB in \d+ bytes", done.stderr)
+
+    info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
+    assert (info["frames"], info["segments"], info["width"]) == (10, 2, 64)
+    assert info["settings"] == "--preset fast --resize 64x36 --epochs 30 --segment-frames 5 --seed 3"
+
+    result = json.loads(run("encoder evaluate video.nerv video.mp4 --json", tmp_path).stdout)
+    assert list(result) == ["psnr_db", "ms_ssim", "bits_per_pixel", "file_bytes", "frames", "width", "height", "fps"]
+    assert result["file_bytes"] == (tmp_path / "video.nerv").stat().st_size
+    assert result["psnr_db"] > 20
+
+    assert run("export onnx", tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {"video-000.onnx", "video-001.onnx"}
+
+    bench = json.loads(run("player bench video.nerv --json --batch 4 --engine onnxruntime-cpu", tmp_path).stdout)
+    assert list(bench) == ["engine", "batch", "decode_fps", "realtime_factor"]
+    assert (bench["engine"], bench["batch"]) == ("onnxruntime-cpu", 4)
+
+
+def test_export_takes_the_newest_clip_and_names_are_free(folder):
+    newer = folder / "newer.nerv"
+    newer.write_bytes((folder / "tiny.nerv").read_bytes())
+    os.utime(newer, (time.time() + 10, time.time() + 10))
+    assert run("export onnx --pixels rgb --precision fp16", folder).returncode == 0
+    assert (folder / "newer-000.onnx").exists()
+    assert run("export onnx tiny.nerv -o graph.onnx", folder).returncode == 0
+    assert (folder / "graph-001.onnx").exists()
+
+
+def test_export_without_any_clip(tmp_path):
+    done = run("export onnx", tmp_path)
+    assert done.returncode == 2
+    assert "no .nerv file in the current folder" in done.stderr
+
+
+def test_figures_for_people(folder):
+    text = run("encoder info tiny.nerv", folder).stdout
+    assert re.search(r"^frames +6$", text, re.MULTILINE)
+
+
+@contextlib.contextmanager
+def serving(arguments, cwd):
+    """Start a server; give its process and the lines it printed up to that with its address."""
+    command = [sys.executable, "-m", "player", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
+        lines = []
+        while not lines or "serving" not in lines[-1]:
+            lines.append(server.stderr.readline())
+            assert lines[-1], lines
+        yield server, lines
+        if server.poll() is None:
+            server.terminate()
+        assert server.wait(10) == 0
+        assert server.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_cleanly(folder, number):
+    with serving(["tiny.nerv"], folder) as (server, lines):
+        assert re.fullmatch(r"serving tiny on [a-z-]+ at http://127\.0\.0\.1:\d+ \(Ctrl-C stops\)\n", lines[-1])
+        server.send_signal(number)
+
+
+def test_serve_takes_the_folders_clips_and_leaves_damaged_ones_out(folder):
+    with serving([], folder) as (_, lines):
+        assert "damaged.nerv is left out: clip ends inside" in lines[0]
+        assert "serving tiny on" in lines[1]
+
+
+def test_serve_without_clips_shows_the_sample(tmp_path):
+    with serving([], tmp_path) as (_, lines):
+        assert "serving bunny on" in lines[-1]
+
+
+def test_clips_of_the_same_name_are_told_apart(folder):
+    with serving(["tiny.nerv", "empty/../tiny.nerv"], folder) as (_, lines):
+        assert "serving tiny, tiny-2 on" in lines[-1]
+
+
+def test_interrupted_fit_leaves_nothing(tmp_path):
+    fit = subprocess.Popen(
+        [sys.executable, "-m", "encoder", "fit", "--budget", "100"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert "fitting 132 frames of 320x180" in fit.stderr.readline()
+    time.sleep(1)
+    fit.send_signal(signal.SIGINT)
+    assert fit.wait(30) == 130
+    assert fit.stderr.read().splitlines()[-1] == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+    fit.stderr.close()

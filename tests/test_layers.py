@@ -1,0 +1,30 @@
+"""The arrow of imports: player -> export -> encoder.codec, and no torch in any of them."""
+
+import subprocess
+import sys
+
+import pytest
+
+MODULES = """
+import importlib, pkgutil, sys
+for name in {packages}:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("packages", "absent"),
+    [
+        (["encoder.codec"], {"torch", "av", "aiohttp", "aiortc", "export", "player"}),
+        (["encoder.codec", "export"], {"torch", "av", "aiohttp", "aiortc", "player"}),
+        (["encoder.codec", "export", "player"], {"torch"}),
+    ],
+)
+def test_modules_load_without(packages, absent):
+    code = MODULES.format(packages=packages)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert absent & set(done.stdout.split()) == set()
