@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
-    commands = Commands("python -m encoder", __doc__)
+    commands = Commands("encoder", __doc__, install="nervcast[encoder]")
     fit = commands.add(
         "fit",
         _fit,

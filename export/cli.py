@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
-    commands = Commands("python -m export", __doc__)
+    commands = Commands("export", __doc__, install="nervcast")
     to_onnx = commands.add(
         "onnx", _onnx, summary="write the clip's ONNX graphs", example="python -m export onnx bunny.nerv -o bunny.onnx"
     )

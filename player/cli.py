@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
-    commands = Commands("python -m player", __doc__)
+    commands = Commands("player", __doc__, install="nervcast[player]")
     serve = commands.add(
         "serve", _serve, summary="stream clips to browsers over WebRTC", example="python -m player serve bunny.nerv --port 8080"
     )

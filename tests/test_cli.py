@@ -127,6 +127,16 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, command, line):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("package", "absent", "command", "extra"),
+    [("encoder", "torch", "fit", "nervcast[encoder]"), ("player", "aiohttp", "serve", "nervcast[player]")],
+)
+def test_what_is_not_installed_is_named(tmp_path, package, absent, command, extra):
+    code = f"import sys; sys.modules['{absent}'] = None; from {package}.cli import main; sys.exit(main(['{command}']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, f"error: {absent} is not installed: pip install '{extra}'\n")
+
+
 def test_busy_port(folder):
     with socket.create_server(("127.0.0.1", 0)) as busy:
         done = run(f"player serve tiny.nerv --port {busy.getsockname()[1]}", folder)

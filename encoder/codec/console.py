@@ -15,6 +15,7 @@ from encoder.codec.errors import CodecError, SettingsError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes."""
+OWN_PACKAGES = ("encoder", "export", "player")
 PLAIN_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
 
@@ -38,8 +39,10 @@ Command = Callable[[argparse.Namespace], None]
 class Commands:
     """A command line of several commands."""
 
-    def __init__(self, prog: str, description: str | None) -> None:
-        self._parser = Parser(prog=prog, description=description)
+    def __init__(self, package: str, description: str | None, *, install: str) -> None:
+        """Name the package that is run, and what pip installs for all of its commands."""
+        self._install = install
+        self._parser = Parser(prog=f"python -m {package}", description=description)
         self._commands = self._parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(self, name: str, run: Command, *, summary: str, example: str) -> argparse.ArgumentParser:
@@ -52,7 +55,7 @@ class Commands:
         """Run the command that the arguments name; return the exit code."""
         arguments = self._parser.parse_args(argv)
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        for package in ("encoder", "export", "player"):
+        for package in OWN_PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
         try:
             arguments.run(arguments)
@@ -63,6 +66,10 @@ class Commands:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
             return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] in OWN_PACKAGES:
+                raise
+            return _fail(f"{error.name} is not installed: pip install '{self._install}'")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED

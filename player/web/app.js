@@ -32,6 +32,7 @@ function choose(name) {
   viewer?.close();
   clip = clips.find((candidate) => candidate.name === name);
   seek.max = clip.frames - 1;
+  video.style.aspectRatio = `${clip.width} / ${clip.height}`;
   const size = clip.file_bytes < 1e6 ? `${(clip.file_bytes / 1e3).toFixed(0)} kB` : `${(clip.file_bytes / 1e6).toFixed(1)} MB`;
   find("facts").textContent =
     `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
