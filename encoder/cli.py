@@ -96,9 +96,9 @@ def _fit(args: argparse.Namespace) -> None:
         settings = f"--preset {args.preset} --resize {width}x{height} {_limit_text(limit)}"
         part.write_bytes(bytes(encoder.clip(f"{settings} --segment-frames {args.segment_frames} --seed {args.seed}")))
         result = _measure(part, video)
-    logger.info(
-        "%s: %.2f dB in %d bytes, %.4f bits per pixel", output, result.psnr_db, result.file_bytes, result.bits_per_pixel
-    )
+    similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
+    size = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
+    logger.info("%s: %.2f dB%s in %s", output, result.psnr_db, similarity, size)
 
 
 def _limit_text(limit: "Limit") -> str:
