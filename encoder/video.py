@@ -1,7 +1,8 @@
 """Read videos and folders of images into memory: upright, resized, at a constant rate, as 8-bit RGB."""
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import sqrt
@@ -18,16 +19,18 @@ from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_SIDE
 from encoder.codec.errors import SettingsError, SourceError
+from encoder.truncation import is_truncated
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DEFAULT_PIXELS = 320 * 180
 """Frames larger than this are made smaller unless the user names a size: two CPU cores fit them in minutes."""
-MAX_BYTES = 16 << 30
-"""Frames are held in memory; a longer clip is refused before it fills it."""
 IMAGE_RATE = Fraction(25)
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-TRUNCATION_SECONDS = 0.3
-"""A stream that ends this much before its declared end is truncated."""
+GRID_TOLERANCE = Fraction(1, 5)
+"""How far from a tick a frame may be shown, in ticks: containers round times to milliseconds."""
+MIN_FRAMES_FOR_AVERAGE = 3
+MAX_DENOMINATOR = 100_000
+"""Of an average rate: the containers' fields have 32 bits."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -47,85 +50,124 @@ def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False)
     """Read a video file or a folder of images.
 
     Frames have the given width and height, or the source's own if `keep_size`, or else at most DEFAULT_PIXELS.
-    Videos of variable frame rate come out at their average rate: a frame for each tick, repeated or left out.
+    Videos of variable frame rate come out at a constant one: a frame for each tick, repeated or left out.
     Colours are converted as FFmpeg does it (untagged YUV is BT.601), which is how the field extracts its test frames.
 
     Raises SourceError.
     """
     if not path.exists():
         raise SourceError(f"no such file or folder: {path}")
-    pictures = _read_folder(path) if path.is_dir() else _read_file(path)
-    frames: list[NDArray[np.uint8]] = []
-    scaler = VideoReformatter()
-    rate = IMAGE_RATE
-    for frame, video_rate, tick in pictures:
-        size = size or _default_size(_upright_size(frame), keep_size=keep_size)
-        rate = video_rate
-        _check_memory(size, tick + 1)
-        frames.extend(frames[-1:] * (tick - len(frames)))
-        if tick == len(frames):
-            frames.append(_pixels(frame, size, scaler))
-    if not frames:
+    timeline, pictures = _open_folder(path) if path.is_dir() else _open_file(path)
+    frames: NDArray[np.uint8] | None = None
+    scaler, filled = VideoReformatter(), 0
+    for frame, tick in pictures:
+        if frames is None:
+            size = size or _default_size(_upright_size(frame), keep_size=keep_size)
+            frames = _allocate(size, timeline.ticks)
+        if filled <= tick < len(frames):
+            frames[filled:tick] = frames[max(filled - 1, 0)]
+            _convert(frame, scaler, frames[tick])
+            filled = tick + 1
+    if frames is None:
         raise SourceError(f"no frames in {path}")
-    return Video(np.stack(frames), rate)
+    if filled < timeline.last_tick:
+        raise SourceError(f"damaged video: {path} decodes to {filled} of {timeline.ticks} frames")
+    frames[filled:] = frames[filled - 1]
+    return Video(frames, timeline.rate)
 
 
-Picture = tuple[VideoFrame, Fraction, int]
-"""A decoded frame, the rate of its video, and the tick at which it is shown."""
+@dataclass(frozen=True)
+class _Timeline:
+    """When the frames of a source are shown."""
+
+    rate: Fraction
+    ticks: int
+    """Frames that come out."""
+    last_tick: int
+    """Tick at which the last picture appears; it may stay for longer than one."""
+    start_seconds: Fraction | None = None
+    """When the first appears; None if the frames carry no times and just follow one another."""
 
 
-def _read_folder(path: Path) -> Iterator[Picture]:
-    names = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+Pictures = Iterator[tuple[VideoFrame, int]]
+"""Decoded frames, and the tick at which each is shown."""
+
+
+def _open_folder(path: Path) -> tuple[_Timeline, Pictures]:
+    names = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
     if not names:
         raise SourceError(f"no images in folder {path} (known: {' '.join(sorted(IMAGE_SUFFIXES))})")
+    return _Timeline(IMAGE_RATE, len(names), len(names) - 1), _read_images(names)
+
+
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    """Sort 2.png before 10.png."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _read_images(names: Sequence[Path]) -> Pictures:
     first: Size | None = None
     for index, name in enumerate(names):
-        frame, _, _ = next(_read_file(name), (None, None, None))
+        frame, _ = next(_open_file(name)[1], (None, 0))
         if frame is None:
             raise SourceError(f"cannot read image {name}")
         first = first or _upright_size(frame)
         if _upright_size(frame) != first:
             raise SourceError(f"images differ in size: {name} is {_times(_upright_size(frame))}, not {_times(first)}")
-        yield frame, IMAGE_RATE, index
+        yield frame, index
 
 
-def _read_file(path: Path) -> Iterator[Picture]:
+def _open_file(path: Path) -> tuple[_Timeline, Pictures]:
     try:
         with av.open(path) as container:
             # FFmpeg takes any text file for the recording of a terminal.
             if container.format.name == "tty" or not container.streams.video:
                 raise SourceError(f"not a video: {path}")
-            yield from _decode(container, path)
+            timeline = _measure(container, container.streams.video[0])
     except FFmpegError as error:
         raise SourceError(f"cannot read {path} as a video: {error.strerror}") from None
+    if is_truncated(path):
+        raise SourceError(f"truncated video: {path}")
+    return timeline, _decode(path, timeline)
 
 
-def _decode(container: InputContainer, path: Path) -> Iterator[Picture]:
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    rate = Fraction(stream.average_rate or stream.guessed_rate or IMAGE_RATE)
-    packets, frames, first, end = 0, 0, None, 0.0
-    for packet in container.demux(stream):
-        packets += packet.size > 0
-        for frame in packet.decode():
-            time = frames / rate if frame.pts is None or stream.time_base is None else frame.pts * stream.time_base
-            first = time if first is None else first
-            yield frame, rate, round((time - first) * rate)
-            frames += 1
-            end = float(time - first + 1 / rate)
-    _check_complete(container, stream, path, packets=packets, end_seconds=end)
+def _measure(container: InputContainer, stream: VideoStream) -> _Timeline:
+    """Look at all packets for the times of the frames, without decoding any."""
+    declared = Fraction(stream.guessed_rate or stream.average_rate or IMAGE_RATE)
+    unit = stream.time_base or Fraction(0)
+    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    shown = sorted((packet.pts * unit, (packet.duration or 0) * unit) for packet in packets if packet.pts is not None)
+    if not unit or not packets or len(shown) < len(packets):
+        return _Timeline(declared, len(packets), len(packets) - 1)
+    times = [time for time, _ in shown]
+    rate = _constant_rate(times, declared)
+    last_tick = round((times[-1] - times[0]) * rate)
+    stays = max(round(shown[-1][1] * rate), 1)
+    return _Timeline(rate, last_tick + stays, last_tick, times[0])
 
 
-def _check_complete(container: InputContainer, stream: VideoStream, path: Path, *, packets: int, end_seconds: float) -> None:
-    if packets < stream.frames:
-        raise SourceError(f"truncated video: {path} holds {packets} of its {stream.frames} frames")
-    declared = 0.0
-    if stream.duration and stream.time_base:
-        declared = float(stream.duration * stream.time_base)
-    elif container.duration and len(container.streams) == 1:
-        declared = container.duration / av.time_base
-    if packets and end_seconds < declared - TRUNCATION_SECONDS:
-        raise SourceError(f"truncated video: {path} ends after {end_seconds:.1f} of its {declared:.1f} seconds")
+def _constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction:
+    """Return the declared rate if every frame is shown at one of its ticks, and most ticks show one; else the average."""
+    if len(times) < MIN_FRAMES_FOR_AVERAGE or times[-1] == times[0]:
+        return declared
+    average = (len(times) - 1) / (times[-1] - times[0])
+    ticks = [(time - times[0]) * declared for time in times]
+    on_grid = all(abs(tick - round(tick)) < GRID_TOLERANCE for tick in ticks)
+    return declared if on_grid and declared <= 2 * average else average.limit_denominator(MAX_DENOMINATOR)
+
+
+def _decode(path: Path, timeline: _Timeline) -> Pictures:
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for index, frame in enumerate(container.decode(stream)):
+                tick = index
+                if timeline.start_seconds is not None and frame.pts is not None and stream.time_base is not None:
+                    tick = round((frame.pts * stream.time_base - timeline.start_seconds) * timeline.rate)
+                yield frame, tick
+    except FFmpegError as error:
+        raise SourceError(f"cannot decode {path}: {error.strerror}") from None
 
 
 def _upright_size(frame: VideoFrame) -> Size:
@@ -140,17 +182,20 @@ def _default_size(size: Size, *, keep_size: bool) -> Size:
     return max(2, 2 * round(width * scale)), max(2, 2 * round(height * scale))
 
 
-def _check_memory(size: Size, frames: int) -> None:
-    if 3 * size[0] * size[1] * frames > MAX_BYTES:
-        raise SourceError(f"{frames} or more frames of {_times(size)} do not fit in {MAX_BYTES >> 30} GiB: use --resize")
+def _allocate(size: Size, ticks: int) -> NDArray[np.uint8]:
+    width, height = size
+    half_of_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if 3 * width * height * ticks > half_of_memory:
+        raise SourceError(f"{ticks} frames of {_times(size)} do not fit in half of the memory: use --resize")
+    return np.empty((ticks, 3, height, width), np.uint8)
 
 
-def _pixels(frame: VideoFrame, size: Size, scaler: VideoReformatter) -> NDArray[np.uint8]:
-    """Return the upright RGB pixels (3, H, W) of a frame at the given width and height."""
+def _convert(frame: VideoFrame, scaler: VideoReformatter, target: NDArray[np.uint8]) -> None:
+    """Write the upright RGB pixels of a frame into an array (3, H, W), scaled to its size."""
     turns = round(frame.rotation / 90) % 4
-    width, height = size[::-1] if turns % 2 else size
+    height, width = target.shape[:0:-1] if turns % 2 else target.shape[1:]
     converted = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=RESAMPLING)
-    return np.rot90(converted.to_ndarray().astype(np.uint8, copy=False), turns).transpose(2, 0, 1)
+    target[:] = np.rot90(converted.to_ndarray(), turns).transpose(2, 0, 1)
 
 
 def parse_size(text: str) -> Size:

@@ -4,6 +4,7 @@ A segment's network is loaded in the background before it is needed, so that goi
 """
 
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +16,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.codec.errors import EngineError, SettingsError
+from encoder.codec.errors import CodecError, EngineError, SettingsError
 from encoder.codec.runtime import Provider, Session
 from encoder.codec.topology import TIME
 from export.graph import PixelFormat, Precision, build_graph
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 8
 MAX_BATCH = 256
@@ -42,6 +45,10 @@ class Engine(ABC):
         self.clip, self.batch, self.pixels = clip, batch, pixels
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Run]] = {}
+
+    def warm_up(self) -> None:
+        """Load the first segment, as `frames` would; raises EngineError if this engine cannot run here."""
+        self._network(0)
 
     @abstractmethod
     def load(self, model: onnx.ModelProto) -> Run:
@@ -72,11 +79,12 @@ class Engine(ABC):
 
     def _network(self, segment: int) -> Run:
         following = (segment + 1) % len(self.clip.segments)
+        # What a seek left behind goes first, so that nobody waits for it.
+        for index in self._loaded.keys() - {segment, following}:
+            self._loaded.pop(index).cancel()
         for index in (segment, following):
             if index not in self._loaded:
                 self._loaded[index] = self._loader.submit(self._load_segment, index)
-        for index in self._loaded.keys() - {segment, following}:
-            del self._loaded[index]
         return self._loaded[segment].result()
 
     def _load_segment(self, index: int) -> Run:
@@ -106,6 +114,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
         """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
         if not has_cuda():
             raise EngineError("no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9")
+        onnxruntime.preload_dlls()  # those that pip installed, which the loader does not find by itself
         super().__init__(clip, batch=batch, pixels=pixels)
 
 
@@ -136,7 +145,10 @@ class OpenVino(Engine):
 
         def run(times: NDArray[np.float32]) -> Frames:
             padded = np.pad(times, (0, self.batch - len(times)), mode="edge")
-            return request.infer({TIME: padded}, share_inputs=True)[0][: len(times)].copy()
+            try:
+                return request.infer({TIME: padded}, share_inputs=True)[0][: len(times)].copy()
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO cannot run the network: {error}") from None
 
         return run
 
@@ -164,17 +176,24 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 
 
 def open_engine(clip: Clip, name: str = "auto", *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> Engine:
-    """Open an engine by name, or the first of ENGINES that runs here.
+    """Open an engine by name, or the first of ENGINES that runs the clip here; its first segment is loaded.
 
-    Raises SettingsError for an unknown name, EngineError for an engine that is not installed or lacks its device.
+    Raises SettingsError for an unknown name, EngineError for an engine that is not installed, lacks its device or refuses
+    the clip.
     """
-    if name != "auto":
-        if name not in ENGINES:
-            raise SettingsError(f"unknown engine {name!r}, known are: auto, {', '.join(ENGINES)}")
-        return ENGINES[name](clip, batch=batch, pixels=pixels)
-    for make in list(ENGINES.values())[:-1]:
-        try:
-            return make(clip, batch=batch, pixels=pixels)
-        except EngineError:
-            continue
-    return OnnxRuntimeCpu(clip, batch=batch, pixels=pixels)
+    if name == "auto":
+        for candidate in list(ENGINES)[:-1]:
+            try:
+                return open_engine(clip, candidate, batch=batch, pixels=pixels)
+            except EngineError as error:
+                logger.debug("%s is left out: %s", candidate, error)
+        name = OnnxRuntimeCpu.name
+    if name not in ENGINES:
+        raise SettingsError(f"unknown engine {name!r}, known are: auto, {', '.join(ENGINES)}")
+    engine = ENGINES[name](clip, batch=batch, pixels=pixels)
+    try:
+        engine.warm_up()
+    except CodecError:
+        engine.close()
+        raise
+    return engine

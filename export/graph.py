@@ -31,11 +31,10 @@ def build_graph(clip: Clip, segment: int, *, pixels: PixelFormat = "i420", preci
     """
     model = clip.model(segment)
     tail = _Tail(model.graph)
-    height, width = clip.header.height, clip.header.width
     if pixels == "i420":
-        tail.i420(height + height % 2, width + width % 2)
+        tail.i420(*clip.header.even_size)
     else:
-        tail.rgb(height, width)
+        tail.rgb(clip.header.height, clip.header.width)
     return model if precision == "fp32" else half_precision(model)
 
 

@@ -1,6 +1,7 @@
 """Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import prod
 from typing import Any
 
@@ -54,11 +55,12 @@ class _Network:
         from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
 
         self._cuda = runtime
+        self._release = ExitStack()
         self._picture = tuple(picture)
         self._context = engine.create_execution_context()
-        self._times = self._call("cudaMalloc", batch * np.dtype(np.float32).itemsize)
-        self._frames = self._call("cudaMalloc", batch * prod(picture))
-        self._stream = self._call("cudaStreamCreate")
+        self._times = self._allocate("cudaFree", "cudaMalloc", batch * np.dtype(np.float32).itemsize)
+        self._frames = self._allocate("cudaFree", "cudaMalloc", batch * prod(picture))
+        self._stream = self._allocate("cudaStreamDestroy", "cudaStreamCreate")
         self._context.set_tensor_address(TIME, int(self._times))
         self._context.set_tensor_address(OUTPUT, int(self._frames))
 
@@ -77,9 +79,12 @@ class _Network:
 
     def __del__(self) -> None:
         """Give the GPU's memory back once no thread uses the segment any more."""
-        for buffer in (self._times, self._frames):
-            self._cuda.cudaFree(buffer)
-        self._cuda.cudaStreamDestroy(self._stream)
+        self._release.close()
+
+    def _allocate(self, release: str, name: str, *arguments: object) -> Any:
+        resource = self._call(name, *arguments)
+        self._release.callback(getattr(self._cuda, release), resource)
+        return resource
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
         self._call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)

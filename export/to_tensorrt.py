@@ -1,15 +1,19 @@
 """Build TensorRT engines of graphs, for TensorRT 10 and 11: strongly typed, refittable, with a profile for the batch."""
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from encoder.codec.console import replacing
 from encoder.codec.errors import EngineError
 from encoder.codec.topology import TIME
 from export.device import gpu_count
+
+logger = logging.getLogger(__name__)
 
 
 def timing_cache_path() -> Path:
@@ -19,10 +23,10 @@ def timing_cache_path() -> Path:
 
 
 def import_tensorrt() -> Any:
-    """Return the tensorrt module; raises EngineError that says what is missing: the package, a GPU, or both."""
+    """Return the tensorrt module; raises EngineError that says what is missing: the packages, a GPU, or both."""
     missing: list[str] = []
-    if importlib.util.find_spec("tensorrt") is None:
-        missing.append("the package (pip install 'nervcast[tensorrt]')")
+    if not (_installed("tensorrt") and _installed("cuda.bindings")):
+        missing.append("its packages (pip install 'nervcast[tensorrt]')")
     if gpu_count() == 0:
         missing.append("an NVIDIA GPU with its driver")
     if missing:
@@ -32,6 +36,13 @@ def import_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         raise EngineError(f"TensorRT cannot be loaded: {error} (pip install 'nervcast[tensorrt]')") from None
     return tensorrt
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module is in
+        return False
 
 
 def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) -> bytes:
@@ -58,6 +69,10 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError("TensorRT could not build an engine; its log above has the reason")
-    timing_cache.parent.mkdir(parents=True, exist_ok=True)
-    timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    try:
+        timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(timing_cache) as part:
+            part.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    except OSError as error:
+        logger.warning("the next build starts from nothing: cannot write %s: %s", timing_cache, error.strerror)
     return bytes(memoryview(plan))

@@ -9,19 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show
 from encoder.codec.errors import BitstreamError, SettingsError
-
-if TYPE_CHECKING:
-    from export.engine import Engine
+from export.engine import DEFAULT_BATCH, Engine, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
-DEFAULT_BATCH = 8
 MAX_PORT = 65535
+MAX_DENOMINATOR = 100_000
+"""Of a frame rate: the containers' fields have 32 bits."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
     commands = Commands("player", __doc__, install="nervcast[player]")
     serve = commands.add(
-        "serve", _serve, summary="stream clips to browsers over WebRTC", example="python -m player serve bunny.nerv --port 8080"
+        "serve", _serve, summary="stream clips to browsers over WebRTC", example="python -m player serve --port 8080"
     )
     serve.add_argument(
         "clips",
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     decode.add_argument("clip", type=Path, help="a .nerv file")
     decode.add_argument("output", help="OUT.mp4, OUT.y4m or a new FOLDER/ for PNG images")
-    decode.add_argument("--fps", type=Fraction, help="frames per second; other than the clip's, times in between are decoded")
+    decode.add_argument("--fps", type=_rate, help="frames per second; other than the clip's, times in between are decoded")
     bench = commands.add(
         "bench",
         _bench,
@@ -72,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from export.engine import open_engine
     from player.server import make_app, serve
     from player.sessions import Sessions
     from player.stream import Stream
@@ -82,12 +79,13 @@ def _serve(args: argparse.Namespace) -> None:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
     clips = _read_clips(args.clips)
 
-    def engine_of(clip: Clip) -> Callable[[], "Engine"]:
+    def engine_of(clip: Clip) -> Callable[[], Engine]:
         return lambda: open_engine(clip, args.engine, batch=args.batch)
 
-    streams = {name: Stream(clip, engine_of(clip)) for name, clip in clips.items()}
+    streams = {name: Stream(clip, engine_of(clip), file_bytes=size) for name, (clip, size) in clips.items()}
     # An engine that is not there is an error now, not when somebody watches.
-    engine = engine_of(next(iter(clips.values())))()
+    first, _ = next(iter(clips.values()))
+    engine = engine_of(first)()
     engine.close()
 
     def announce(url: str) -> None:
@@ -99,6 +97,13 @@ def _serve(args: argparse.Namespace) -> None:
     asyncio.run(run())
 
 
+def _rate(text: str) -> Fraction:
+    try:
+        return Fraction(text).limit_denominator(MAX_DENOMINATOR)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"not a rate like 50 or 30000/1001: {text!r}") from None
+
+
 def _address(host: str) -> str:
     if host == "localhost":
         return "127.0.0.1"
@@ -108,8 +113,11 @@ def _address(host: str) -> str:
         raise SettingsError(f"host must be an IP address of this machine, got {host!r}") from None
 
 
-def _read_clips(paths: Sequence[Path]) -> dict[str, Clip]:
-    """Return the clips named, or else the readable ones of the current folder, or else the sample, by unique names."""
+def _read_clips(paths: Sequence[Path]) -> dict[str, tuple[Clip, int]]:
+    """Return the clips named, or else the readable ones of the current folder, or else the sample, and their sizes in bytes.
+
+    The keys are unique names.
+    """
     found = {path: Clip.read(path) for path in paths}
     if not paths:
         for path in sorted(Path().glob("*.nerv")):
@@ -119,17 +127,16 @@ def _read_clips(paths: Sequence[Path]) -> dict[str, Clip]:
                 logger.warning("%s is left out: %s", path, error)
     if not found:
         found[SAMPLE] = Clip.read(SAMPLE)
-    clips: dict[str, Clip] = {}
+    clips: dict[str, tuple[Clip, int]] = {}
     for path, clip in found.items():
         name, number = path.stem, 2
         while name in clips:
             name, number = f"{path.stem}-{number}", number + 1
-        clips[name] = clip
+        clips[name] = clip, path.stat().st_size
     return clips
 
 
 def _decode(args: argparse.Namespace) -> None:
-    from export.engine import open_engine
     from player.output import frame_times, pick_writer
 
     clip = Clip.read(args.clip)
@@ -147,7 +154,6 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from export.engine import open_engine
     from player.bench import measure
 
     engine = open_engine(Clip.read(args.clip), args.engine, batch=args.batch)

@@ -52,7 +52,7 @@ def frame_times(header: Header, rate: Fraction | None) -> NDArray[np.float64]:
 
 def pick_writer(output: str) -> Writer:
     """Return the writer for an output; raises SettingsError, also for a folder that is not empty."""
-    path = Path(output)
+    path = Path(output).resolve()
     if output.endswith("/") or path.is_dir() or not path.suffix:
         if path.is_dir() and any(path.iterdir()):
             raise SettingsError(f"folder {path} is not empty")
@@ -66,7 +66,7 @@ def pick_writer(output: str) -> Writer:
 def _mp4(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
     with replacing(path) as part, av.open(part, "w") as container:
         stream = container.add_stream("libx264", rate, options={"crf": CONSTANT_RATE_FACTOR})
-        stream.width, stream.height = _even_size(header)
+        stream.height, stream.width = header.even_size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = Colorspace.ITU601
         stream.codec_context.color_range = ColorRange.MPEG
@@ -81,7 +81,7 @@ def _mp4(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
 
 @contextmanager
 def _y4m(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
-    width, height = _even_size(header)
+    height, width = header.even_size
     with replacing(path) as part, part.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A1:1 C420jpeg\n".encode())
 
@@ -94,6 +94,7 @@ def _y4m(path: Path, header: Header, rate: Fraction) -> Generator[Write]:
 
 @contextmanager
 def _pngs(path: Path, _header: Header, _rate: Fraction) -> Generator[Write]:
+    path = path.resolve()
     if not path.parent.is_dir():
         raise SettingsError(f"no such folder: {path.parent}")
     part = path.with_name(f".{path.name}.part")
@@ -123,10 +124,6 @@ def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     context.width, context.height, context.pix_fmt = frame.width, frame.height, "rgb24"
     context.time_base = Fraction(1)
     path.write_bytes(b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None))))
-
-
-def _even_size(header: Header) -> tuple[int, int]:
-    return header.width + header.width % 2, header.height + header.height % 2
 
 
 VIDEOS: Mapping[str, Writer] = {".mp4": Writer("i420", _mp4), ".y4m": Writer("i420", _y4m)}

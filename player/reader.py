@@ -1,19 +1,19 @@
 """The decoder thread: decodes a clip in batches, ahead of its use, round and round, into a bounded queue."""
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
-from encoder.codec.errors import CodecError
 from export.engine import Engine, Frames
 from player.meter import Meter
 
 READ_AHEAD_BATCHES = 3
 """Batches that are decoded before they are needed."""
 
-Picture = tuple[int, Frames]
+Numbered = tuple[int, Frames]
 """Number of a frame in the clip, and its I420 picture (H * 3 / 2, W)."""
 
 
@@ -25,15 +25,15 @@ class Reader:
         self.meter = Meter()
         self.engine_name: str | None = None
         self._open = open_engine
-        self._ready: deque[Picture] = deque()
+        self._ready: deque[Numbered] = deque()
         self._changed = threading.Condition()
         self._next, self._generation, self._closed = 0, 0, False
-        self._error: CodecError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="decoder")
         self._thread.start()
 
-    def read(self, timeout_seconds: float = 0.0) -> Picture | None:
-        """Return the next frame, or None if it is not decoded in time; raises what the engine raised."""
+    def read(self, timeout_seconds: float = 0.0) -> Numbered | None:
+        """Return the next frame, or None if it is not decoded in time; raises what ended the thread."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._error or self._closed, timeout_seconds)
             if self._error is not None:
@@ -63,20 +63,16 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            engine = self._open()
-        except CodecError as error:
-            self._fail(error)
-            return
-        self.engine_name = engine.name
-        try:
-            # The first run of a network also allocates; it says nothing about its speed.
-            engine.frames(np.zeros(engine.batch))
-            while not self._closed:
-                self._decode_batch(engine)
-        except CodecError as error:
-            self._fail(error)
-        finally:
-            engine.close()
+            with contextlib.closing(self._open()) as engine:
+                self.engine_name = engine.name
+                # The first run of a network also allocates; it says nothing about its speed.
+                engine.frames(np.zeros(engine.batch))
+                while not self._closed:
+                    self._decode_batch(engine)
+        except Exception as error:  # noqa: BLE001 - whoever reads raises it: a thread of its own would end in silence
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _decode_batch(self, engine: Engine) -> None:
         frames = engine.clip.header.frames
@@ -93,8 +89,3 @@ class Reader:
                 self._ready.extend(zip(numbers.tolist(), pictures, strict=True))
                 self._next = int(numbers[-1] + 1) % frames
                 self._changed.notify_all()
-
-    def _fail(self, error: CodecError) -> None:
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()

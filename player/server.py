@@ -1,15 +1,16 @@
 """The web server: the page, the clips' state and controls as JSON, and a WHEP endpoint for each clip."""
 
 import asyncio
-import logging
+import ipaddress
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
-from json import JSONDecodeError
 from pathlib import Path
 
 from aiohttp import web
+from yarl import URL
 
 from encoder.codec.errors import SettingsError
 from player.sessions import FullError, OfferError, Sessions
@@ -23,7 +24,6 @@ RETRY_SECONDS = 10
 STREAMS = web.AppKey("streams", Mapping[str, Stream])
 SESSIONS = web.AppKey("sessions", Sessions)
 
-logger = logging.getLogger(__name__)
 routes = web.RouteTableDef()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,8 +42,14 @@ def make_app(streams: Mapping[str, Stream], sessions: Sessions) -> web.Applicati
 async def serve(app: web.Application, host: str, port: int, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `announce` is told the URL once it is open. Raises SettingsError for a busy port."""
     stop = asyncio.Event()
+
+    def interrupt() -> None:
+        if stop.is_set():
+            os._exit(1)  # the second time: an engine that takes minutes to build need not be waited for
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -52,17 +58,26 @@ async def serve(app: web.Application, host: str, port: int, *, announce: Callabl
             await site.start()
         except OSError as error:
             raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
-        address, open_port = runner.addresses[0][:2]
-        announce(f"http://{address}:{open_port}")
+        announce(str(_url(*runner.addresses[0][:2])))
         await stop.wait()
     finally:
         await runner.cleanup()
 
 
+def _url(address: str, port: int) -> URL:
+    """Return where a browser on this machine finds the server."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified:
+        address = "127.0.0.1" if isinstance(parsed, ipaddress.IPv4Address) else "::1"
+    return URL.build(scheme="http", host=address, port=port)
+
+
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     yield
-    await app[SESSIONS].close_all()
-    await asyncio.gather(*(asyncio.to_thread(stream.close) for stream in app[STREAMS].values()))
+    try:
+        await app[SESSIONS].close_all()
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(stream.close) for stream in app[STREAMS].values()))
 
 
 @web.middleware
@@ -70,7 +85,8 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _error(error.status, error.reason)
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _error(error.status, error.reason, allowed)
 
 
 def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -104,7 +120,7 @@ async def control(request: web.Request) -> web.Response:
         return _error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
     try:
         wishes = await request.json()
-    except (JSONDecodeError, UnicodeDecodeError):
+    except (LookupError, RecursionError, ValueError):  # not JSON, not text, of an unknown charset, or absurd
         return _error(HTTPStatus.BAD_REQUEST, "the body is not JSON")
     problem = _check(wishes, stream)
     if problem is not None:
@@ -124,13 +140,13 @@ async def watch(request: web.Request) -> web.Response:
         return _error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the offer must be {SDP}")
     try:
         name, answer = await request.app[SESSIONS].open(await request.text(), stream)
-    except UnicodeDecodeError:
+    except (LookupError, UnicodeDecodeError):
         return _error(HTTPStatus.BAD_REQUEST, "the offer is not text")
     except OfferError as error:
         return _error(HTTPStatus.BAD_REQUEST, str(error))
     except FullError:
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "too many viewers", {"Retry-After": str(RETRY_SECONDS)})
-    headers = {"Location": f"{request.path}/{name}"}
+    headers = {"Location": f"{request.rel_url.raw_path}/{name}"}
     return web.Response(status=HTTPStatus.CREATED, text=answer, content_type=SDP, headers=headers)
 
 
@@ -173,8 +189,8 @@ def _describe(name: str, stream: Stream) -> dict[str, object]:
         "height": header.height,
         "frames": header.frames,
         "fps": float(header.rate),
-        "bits_per_pixel": 8 * len(bytes(stream.clip)) / header.pixels,
-        "file_bytes": len(bytes(stream.clip)),
+        "bits_per_pixel": 8 * stream.file_bytes / header.pixels,
+        "file_bytes": stream.file_bytes,
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import aioice.ice
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from encoder.codec.errors import SettingsError
 from player.broadcast import Viewer
@@ -54,8 +55,13 @@ class Sessions:
     """All viewers of a server."""
 
     def __init__(self, *, host: str, stun: str | None = None) -> None:
-        """Offer candidates for the addresses that the server is bound to; contact no STUN server unless one is given."""
+        """Offer candidates for the addresses that the server is bound to; contact no STUN server unless one is given.
+
+        Raises SettingsError for what is no STUN server's URL.
+        """
         _check_hooks()
+        if stun is not None:
+            _check_stun(stun)
         _offer_addresses(host)
         self._servers = [RTCIceServer(stun)] if stun else []
         self._sessions: dict[str, _Session] = {}
@@ -69,7 +75,18 @@ class Sessions:
         """Return the session's name and the answer to an offer (SDP); raises OfferError or FullError."""
         if len(self._sessions) >= MAX_VIEWERS:
             raise FullError
-        codec = _pick_codec(offer)
+        problem = f"offer has none of the codecs {', '.join(CODECS)}"
+        for codec in CODECS:
+            if f" {codec}/90000" not in offer:
+                continue
+            try:
+                return await self._open(offer, stream, codec)
+            except OFFER_ERRORS as error:
+                # An offer of a codec in a profile that aiortc lacks may still name another codec.
+                problem = f"offer cannot be answered: {error}"
+        raise OfferError(problem)
+
+    async def _open(self, offer: str, stream: Stream, codec: CodecName) -> tuple[str, str]:
         connection = RTCPeerConnection(RTCConfiguration(iceServers=self._servers))
         viewer = stream.viewer(codec)
         name = secrets.token_urlsafe(16)
@@ -82,14 +99,14 @@ class Sessions:
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
 
+        try:
+            answer = await _answer(connection, viewer, codec, offer)
+        except BaseException:
+            await self.close(name)
+            raise
         expiry = asyncio.create_task(self._expire(name, connection))
         self._expiries.add(expiry)
         expiry.add_done_callback(self._expiries.discard)
-        try:
-            answer = await _answer(connection, viewer, codec, offer)
-        except OFFER_ERRORS as error:
-            await self.close(name)
-            raise OfferError(f"offer cannot be answered: {error}") from None
         return name, answer
 
     async def close(self, name: str) -> bool:
@@ -106,7 +123,7 @@ class Sessions:
         """End all sessions."""
         for expiry in self._expiries:
             expiry.cancel()
-        await asyncio.gather(*(self.close(name) for name in list(self._sessions)))
+        await asyncio.gather(*(self.close(name) for name in list(self._sessions)), return_exceptions=True)
 
     async def _expire(self, name: str, connection: RTCPeerConnection) -> None:
         await asyncio.sleep(CONNECT_SECONDS)
@@ -123,13 +140,6 @@ async def _answer(connection: RTCPeerConnection, viewer: Viewer, codec: CodecNam
     await connection.setRemoteDescription(RTCSessionDescription(_reachable(offer), "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     return connection.localDescription.sdp
-
-
-def _pick_codec(offer: str) -> CodecName:
-    for codec in CODECS:
-        if f" {codec}/90000" in offer:
-            return codec
-    raise OfferError(f"offer has none of the codecs {', '.join(CODECS)}")
 
 
 def _reachable(offer: str) -> str:
@@ -150,6 +160,13 @@ def _offer_addresses(host: str) -> None:
         return ["127.0.0.1", *INTERFACE_ADDRESSES(**families)] if every else [host]
 
     aioice.ice.get_host_addresses = addresses
+
+
+def _check_stun(url: str) -> None:
+    try:
+        parse_stun_turn_uri(url)
+    except ValueError:
+        raise SettingsError(f"a STUN server is named like stun:example.org:3478, got {url!r}") from None
 
 
 def _check_hooks() -> None:

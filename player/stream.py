@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from av.error import FFmpegError
-
 from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError
 from export.engine import Engine, Frames
@@ -49,8 +47,10 @@ class Figures:
 class Stream:
     """Streams a clip to its viewers, who share one timeline. The threads start with the first viewer."""
 
-    def __init__(self, clip: Clip, open_engine: Callable[[], Engine]) -> None:
+    def __init__(self, clip: Clip, open_engine: Callable[[], Engine], *, file_bytes: int) -> None:
         self.clip = clip
+        self.file_bytes = file_bytes
+        """Size of the clip's file."""
         self.error: str | None = None
         """What ended the stream, if something did."""
         self.frame = 0
@@ -58,7 +58,7 @@ class Stream:
         self.playing = True
         self.loop = True
         self._open = open_engine
-        height, width = (side + side % 2 for side in (clip.header.height, clip.header.width))
+        height, width = clip.header.even_size
         self._broadcasts: Mapping[CodecName, Broadcast] = {
             codec: Broadcast(codec, width, height, clip.header.rate) for codec in CODECS
         }
@@ -97,7 +97,10 @@ class Stream:
             return
         self._broadcasts[codec].viewers.add(viewer)
         viewer.request_keyframe()
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
+            if self._reader is not None:  # of a stream that ended with an error
+                self._reader.close()
+            self.error, self._picture = None, None
             self._reader = Reader(self._open)
             arguments = (self._reader, asyncio.get_running_loop())
             self._thread = threading.Thread(target=self._run, args=arguments, name="encoder")
@@ -126,17 +129,23 @@ class Stream:
     def _run(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
         pacer = Pacer(self.clip.header.rate)
         try:
-            while not self._closed:
+            while True:
                 self._wake.clear()
+                if self._closed:
+                    break
                 watched = [broadcast for broadcast in self._broadcasts.values() if broadcast.viewers]
                 if not watched:
                     self._wake.wait()
                     pacer.take()  # nobody missed the ticks that passed
                 elif not self._wake.wait(pacer.wait_seconds()):
                     self._send_next(reader, pacer, watched, events)
-        except (CodecError, FFmpegError) as error:
+        except CodecError as error:
             self.error = str(error)
             logger.error("streaming ended: %s", error)  # noqa: TRY400 - one line, no traceback
+        except Exception:
+            # Our bug or a library's: the log gets all of it, and the page says that it is over.
+            self.error = "internal error, see the server's log"
+            logger.exception("streaming ended")
 
     def _send_next(self, reader: Reader, pacer: Pacer, watched: list[Broadcast], events: asyncio.AbstractEventLoop) -> None:
         pts, left_out = pacer.take()

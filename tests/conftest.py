@@ -39,19 +39,31 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes RGB frames (T, 3, H, W) as a lossless video."""
 
     def write(
-        frames: Pixels, name: str = "video.mp4", *, pix_fmt: str = "yuv444p", pts: list[int] | None = None, options=None
+        frames: Pixels,
+        name: str = "video.mp4",
+        *,
+        pix_fmt: str = "yuv444p",
+        pts: list[int] | None = None,
+        unit: Fraction = Fraction(1, 25),
+        last_duration: int = 1,
+        options: dict[str, str] | None = None,
     ) -> Path:
         path = tmp_path / name
         with av.open(path, "w", options=options) as container:
-            stream = container.add_stream("libx264", 25, options={"qp": "0", "bf": "0"})
+            webm = path.suffix == ".webm"
+            stream = container.add_stream("libvpx-vp9" if webm else "libx264", 25)
+            stream.options = {"lossless": "1"} if webm else {"qp": "0", "bf": "0"}
             stream.height, stream.width = frames.shape[2:]
             stream.pix_fmt = pix_fmt
+            stream.codec_context.time_base = unit
+            packets = []
             for index, frame in enumerate(frames):
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
-                picture.pts = index if pts is None else pts[index]
-                picture.time_base = Fraction(1, 25)
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode(None))
+                picture.pts, picture.time_base = index if pts is None else pts[index], unit
+                packets += stream.encode(picture)
+            packets += stream.encode(None)
+            packets[-1].duration = round(last_duration * Fraction(1, 25) / packets[-1].time_base)
+            container.mux(packets)
         return path
 
     return write

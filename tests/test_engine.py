@@ -3,7 +3,7 @@ import pytest
 
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import EngineError, SettingsError
-from export.engine import ENGINES, has_cuda, open_engine
+from export.engine import ENGINES, OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda, open_engine
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -46,7 +46,7 @@ def test_engines_agree_on_i420(sample_clip, name):
 
 
 def test_next_segment_is_loaded_ahead(tiny_clip):
-    engine = open_engine(tiny_clip, "onnxruntime-cpu")
+    engine = OnnxRuntimeCpu(tiny_clip)
     loaded = []
     load = engine.load
     engine.load = lambda model: loaded.append(model) or load(model)
@@ -67,6 +67,28 @@ def test_auto_falls_back_to_onnx_runtime(tiny_clip, monkeypatch):
     engine = open_engine(tiny_clip)
     engine.close()
     assert engine.name == "onnxruntime-cpu"
+
+
+def test_engine_that_refuses_the_clip_is_left_out(tiny_clip, monkeypatch):
+    def refuse(_self, _model):
+        raise EngineError("not this one")
+
+    monkeypatch.setattr("export.engine.OpenVino.load", refuse)
+    monkeypatch.setattr("export.engine.has_cuda", lambda: False)
+    engine = open_engine(tiny_clip)
+    engine.close()
+    assert engine.name == "onnxruntime-cpu"
+    with pytest.raises(EngineError, match="not this one"):
+        open_engine(tiny_clip, "openvino")
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU")
+def test_cuda_without_its_libraries_does_not_run_on_the_cpu_unnoticed(tiny_clip, monkeypatch):
+    monkeypatch.setattr("export.engine.has_cuda", lambda: True)
+    engine = OnnxRuntimeCuda(tiny_clip)
+    with pytest.raises(EngineError, match="ONNX Runtime cannot load"):
+        engine.warm_up()
+    engine.close()
 
 
 def test_unknown_engine_lists_the_known_ones(tiny_clip):

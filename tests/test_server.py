@@ -3,11 +3,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+from yarl import URL
 
 from encoder.codec.errors import SettingsError
 from export.engine import open_engine
 from player import sessions as sessions_module
-from player.server import make_app
+from player.server import SESSIONS, _url, make_app
 from player.sessions import Sessions, _reachable
 from player.stream import Stream
 
@@ -16,8 +17,17 @@ SDP = {"Content-Type": "application/sdp"}
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):
-    streams = {"tiny": Stream(tiny_clip, lambda: open_engine(tiny_clip, "onnxruntime-cpu", batch=2))}
+    def stream():
+        return Stream(tiny_clip, lambda: open_engine(tiny_clip, "onnxruntime-cpu", batch=2), file_bytes=1234)
+
+    streams = {"tiny": stream(), "a b#é?c": stream()}
     return await aiohttp_client(make_app(streams, Sessions(host="127.0.0.1")))
+
+
+@pytest.fixture(autouse=True)
+def _own_addresses(monkeypatch):
+    """Give aioice its own list of addresses back after each test."""
+    monkeypatch.setattr("aioice.ice.get_host_addresses", sessions_module.INTERFACE_ADDRESSES)
 
 
 async def offer_for(codec=None):
@@ -64,7 +74,7 @@ async def test_h264_is_preferred(client):
 async def test_receivers_can_ask_for_a_key_frame(client):
     peer, offer = await offer_for("H264")
     await client.post("/whep/tiny", data=offer, headers=SDP)
-    (session,) = client.app[next(key for key in client.app if "sessions" in repr(key))]._sessions.values()
+    (session,) = client.app[SESSIONS]._sessions.values()
     (transceiver,) = session.connection.getTransceivers()
     assert transceiver.sender._send_keyframe == session.viewer.request_keyframe
     await peer.close()
@@ -121,17 +131,17 @@ async def test_viewer_who_never_connects_is_forgotten(client, monkeypatch):
     await peer.close()
 
 
-async def test_clips_are_listed(client, tiny_clip):
-    (clip,) = await (await client.get("/api/clips")).json()
-    size = len(bytes(tiny_clip))
+async def test_clips_are_listed(client):
+    clip, other = await (await client.get("/api/clips")).json()
+    assert other["name"] == "a b#é?c"
     assert clip == {
         "name": "tiny",
         "width": 26,
         "height": 19,
         "frames": 6,
         "fps": 25.0,
-        "file_bytes": size,
-        "bits_per_pixel": 8 * size / (6 * 26 * 19),
+        "file_bytes": 1234,
+        "bits_per_pixel": 8 * 1234 / (6 * 26 * 19),
     }
 
 
@@ -159,10 +169,59 @@ async def test_bad_controls(client, body, reason):
     assert (await response.json())["error"] == reason
 
 
-@pytest.mark.parametrize(("data", "status"), [(b"{", 400), (b"\xff", 400)])
-async def test_controls_that_are_no_json(client, data, status):
+@pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"1" * 5000])
+async def test_controls_that_are_no_json(client, data):
     response = await client.post("/api/clips/tiny", data=data, headers={"Content-Type": "application/json"})
-    assert response.status == status
+    assert response.status == 400
+
+
+async def test_charset_that_does_not_exist(client):
+    for path, kind in (("/api/clips/tiny", "application/json"), ("/whep/tiny", "application/sdp")):
+        response = await client.post(path, data=b"x", headers={"Content-Type": f"{kind}; charset=bogus"})
+        assert response.status == 400
+
+
+async def test_wrong_method_names_the_right_ones(client):
+    response = await client.get("/whep/tiny")
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
+
+
+async def test_session_of_a_clip_with_any_name_can_be_ended(client):
+    peer, offer = await offer_for()
+    response = await client.post(URL("/whep/a%20b%23%C3%A9%3Fc", encoded=True), data=offer, headers=SDP)
+    assert (await client.delete(URL(response.headers["Location"], encoded=True))).status == 200
+    await peer.close()
+
+
+@pytest.mark.parametrize(
+    "profile", ["profile-level-id=640028;packetization-mode=1", "profile-level-id=42e01f;packetization-mode=0"]
+)
+async def test_h264_of_another_profile_falls_back_to_vp8(client, profile):
+    peer, offer = await offer_for()
+    await peer.close()
+    lines = [f"a=fmtp:{line.split()[0][7:]} {profile}" if "profile-level-id" in line else line for line in offer.splitlines()]
+    response = await client.post("/whep/tiny", data="\r\n".join(lines) + "\r\n", headers=SDP)
+    assert response.status == 201
+    assert "VP8/90000" in await response.text()
+    assert len(client.app[SESSIONS]) == 1
+
+
+def test_what_is_no_stun_server():
+    with pytest.raises(SettingsError, match="a STUN server is named like stun:"):
+        Sessions(host="127.0.0.1", stun="stun.example.org")
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("::", "http://[::1]:80"),
+    ],
+)
+def test_url_is_one_that_a_browser_takes(address, url):
+    assert str(_url(address, 80)).rstrip("/") in (url, url.removesuffix(":80"))
 
 
 async def test_form_of_another_site_is_refused(client):
@@ -170,11 +229,17 @@ async def test_form_of_another_site_is_refused(client):
     assert response.status == 415
 
 
-@pytest.mark.parametrize("path", ["/api/clips/nope", "/nope", "/static/../server.py", "/static/"])
+@pytest.mark.parametrize("path", ["/api/clips/nope", "/nope", "/static/"])
 async def test_unknown_paths(client, path):
     response = await client.get(path)
     assert response.status in (403, 404)
     assert "error" in await response.json()
+
+
+@pytest.mark.parametrize("path", ["/static/../server.py", "/static/%2e%2e/server.py", "/static/%2e%2e%2fserver.py"])
+async def test_files_beside_the_page_are_not_served(client, path):
+    response = await client.get(URL(path, encoded=True))
+    assert response.status in (403, 404)
 
 
 @pytest.mark.parametrize(

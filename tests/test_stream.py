@@ -200,7 +200,7 @@ async def test_key_frames_are_spaced_however_many_ask():
 
 @pytest.fixture
 async def stream(tiny_clip):
-    stream = Stream(tiny_clip, lambda: open_engine(tiny_clip, "onnxruntime-cpu", batch=2))
+    stream = Stream(tiny_clip, lambda: open_engine(tiny_clip, "onnxruntime-cpu", batch=2), file_bytes=1)
     yield stream
     await asyncio.to_thread(stream.close)
     assert not [thread for thread in threading.enumerate() if thread.name in ("encoder", "decoder")]
@@ -238,12 +238,15 @@ async def test_pause_repeats_the_picture_and_seek_changes_it(stream):
     stream.playing = False
     viewer = stream.viewer("H264")
     stream.join("H264", viewer)
+    await receive(viewer, 3)
+    first = stream._picture
     await receive(viewer, 5)
+    assert stream._picture is first
     assert stream.frame == 0
     stream.seek(4)
     await receive(viewer, 5)
     assert stream.frame == 4
-    assert stream._picture is not None
+    assert stream._picture is not first
 
 
 async def test_without_loop_the_clip_ends_and_begins_anew(stream):
@@ -271,15 +274,40 @@ async def test_nothing_is_encoded_while_nobody_watches(stream):
     assert stream.figures.missed == missed
 
 
-async def test_engine_that_fails_ends_the_stream_with_its_reason(tiny_clip):
-    def fail():
-        raise EngineError("no engine today")
+@pytest.mark.parametrize(
+    ("error", "reason"), [(EngineError("no engine today"), "no engine today"), (KeyError("bug"), "internal error")]
+)
+async def test_stream_that_fails_says_why_and_starts_anew(tiny_clip, error, reason):
+    failures = [error]
 
-    stream = Stream(tiny_clip, fail)
-    stream.join("H264", stream.viewer("H264"))
+    def open_once_broken():
+        if failures:
+            raise failures.pop()
+        return open_engine(tiny_clip, "onnxruntime-cpu")
+
+    stream = Stream(tiny_clip, open_once_broken, file_bytes=1)
+    viewer = stream.viewer("H264")
+    stream.join("H264", viewer)
     await asyncio.to_thread(stream._thread.join, 10)
+    assert stream.error.startswith(reason)
+    stream.join("H264", viewer)
+    await receive(viewer, 2)
+    assert stream.error is None
     await asyncio.to_thread(stream.close)
-    assert stream.error == "no engine today"
+
+
+async def test_close_that_meets_the_wake_up_is_not_lost(stream):
+    clear = stream._wake.clear
+
+    def close_then_clear():
+        stream._closed = True
+        stream._wake.set()
+        clear()
+
+    stream._wake.clear = close_then_clear
+    stream.join("H264", stream.viewer("H264"))
+    await asyncio.to_thread(stream._thread.join, 5)
+    assert not stream._thread.is_alive()
 
 
 def test_every_codec_has_an_encoder_here():
@@ -289,12 +317,15 @@ def test_every_codec_has_an_encoder_here():
 
 def test_bench_counts_frames_per_second(tiny_clip):
     engine = open_engine(tiny_clip, "onnxruntime-cpu", batch=4)
-    shares = []
+    decoded, shares = [], []
+    frames = engine.frames
+    engine.frames = lambda times: decoded.append(times.tolist()) or frames(times)
     clock = iter(np.arange(0, 1000, 0.25))
     result = measure(engine, report=shares.append, clock=lambda: float(next(clock)))
     engine.close()
     assert (result.engine, result.batch) == ("onnxruntime-cpu", 4)
-    # Two readings of the clock lie between the start and the end of a pass: 6 frames in 0.25 s.
-    assert result.decode_fps == 24
-    assert result.realtime_factor == 24 / 25
+    assert result.decode_fps == 4 / 0.25
+    assert result.realtime_factor == 16 / 25
+    assert len(shares) == 12
     assert shares[-1] == 1
+    assert decoded[:4] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [0, 1, 2, 3]]

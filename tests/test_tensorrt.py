@@ -1,6 +1,7 @@
 """TensorRT cannot be installed everywhere: its API is checked without it, and what surrounds it with a stand-in."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -62,14 +63,16 @@ def test_every_method_exists(version):
 
 def test_every_method_that_is_called_is_in_the_list():
     text = "".join((ROOT / "export" / name).read_text() for name in ("to_tensorrt.py", "tensorrt_engine.py"))
-    assert [method for methods in METHODS.values() for method in methods if f".{method}(" not in text] == []
+    objects = "builder|network|parser|problem|config|profile|engine|refitter|_context|_runtime"
+    called = set(re.findall(rf"\b(?:{objects})\.([a-z_0-9]+)\(", text)) | {"serialize"}
+    assert called == {method for methods in METHODS.values() for method in methods}
 
 
 @pytest.mark.parametrize(
     ("package", "gpus", "message"),
     [
-        (None, 0, r"TensorRT lacks the package \(pip install 'nervcast\[tensorrt\]'\) and an NVIDIA GPU with its driver"),
-        (None, 1, r"TensorRT lacks the package \(pip install 'nervcast\[tensorrt\]'\)$"),
+        (None, 0, r"TensorRT lacks its packages \(pip install 'nervcast\[tensorrt\]'\) and an NVIDIA GPU with its driver"),
+        (None, 1, r"TensorRT lacks its packages \(pip install 'nervcast\[tensorrt\]'\)$"),
         (object(), 0, "TensorRT lacks an NVIDIA GPU with its driver"),
     ],
 )
@@ -139,6 +142,14 @@ def test_failed_build(monkeypatch, tmp_path, model):
         to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
+def test_timing_cache_that_cannot_be_written_costs_no_engine(monkeypatch, tmp_path, model, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(to_tensorrt, "import_tensorrt", lambda: stand_in([]))
+    cache = tmp_path / "file" / "timing"
+    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache) == b"plan"
+    assert "the next build starts from nothing" in caplog.text
+
+
 def test_timing_cache_is_in_the_users_cache(monkeypatch):
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "/somewhere")
     assert to_tensorrt.timing_cache_path() == Path("/somewhere/nervcast/tensorrt-timing.cache")
@@ -169,4 +180,4 @@ def test_frames_come_back_from_the_gpu(monkeypatch):
     assert copies == [(3 * 4, 1), (3 * 30 * 26, 2)]
     assert ("set_input_shape", ("t", (3,)), {}) in calls
     del network
-    assert [call[0] for call in calls][-3:] == ["cudaFree", "cudaFree", "cudaStreamDestroy"]
+    assert [call[0] for call in calls][-3:] == ["cudaStreamDestroy", "cudaFree", "cudaFree"]

@@ -65,6 +65,16 @@ def test_topologies_of_the_presets_are_small_and_allowed(preset):
 EXTERNAL = numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")
 EXTERNAL.data_location = TensorProto.EXTERNAL
 EXTERNAL.external_data.add(key="location", value="/etc/passwd")
+ENLARGING = [
+    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))),
+    helper.make_node("Resize", ["0", "", "", "sizes"], ["huge"]),
+    helper.make_node("Resize", ["huge", "", "", "shape"], ["rgb"]),
+]
+DEPENDENT = [
+    helper.make_node("Cast", ["t"], ["sizes"], to=TensorProto.INT64),
+    helper.make_node("Reshape", ["0", "sizes"], ["any"]),
+    helper.make_node("Mul", ["any", "0"], ["rgb"]),
+]
 BRANCH = helper.make_graph([], "branch", [], [])
 
 
@@ -73,10 +83,22 @@ BRANCH = helper.make_graph([], "branch", [], [])
     [
         ({"nodes": [helper.make_node("Loop", ["t"], ["rgb"])]}, "operator Loop is not allowed"),
         ({"nodes": [helper.make_node("Mul", ["t", "0"], ["rgb"], domain="evil")]}, r"operator evil\.Mul"),
-        ({"nodes": [helper.make_node("Add", ["t", "0"], ["rgb"], body=BRANCH)]}, "a graph of its own"),
+        (
+            {"nodes": [helper.make_node("Add", ["t", "0"], ["rgb"], body=BRANCH)]},
+            "attribute body of Add is of a kind that is not allowed",
+        ),
         ({"nodes": [helper.make_node("Constant", [], ["rgb"], value=EXTERNAL)]}, "outside the clip"),
         ({"constants": [EXTERNAL]}, "outside the clip"),
-        ({"constants": [TensorProto(name="big", dims=[1 << 40])]}, "more than 1048576 elements"),
+        ({"constants": [TensorProto(name="big", dims=[1 << 40])]}, "at most 1048576 elements"),
+        ({"constants": [TensorProto(name="less", dims=[-1])]}, "at most 1048576 elements"),
+        ({"nodes": [helper.make_node("Add", ["t"], ["rgb"])]}, "no valid graph"),
+        ({"nodes": [helper.make_node("Mul", ["t", "nothing"], ["rgb"])]}, "no valid graph"),
+        (
+            {"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, 4, 4])},
+            r"declared to be \[3, 4, 4\], but",
+        ),
+        ({"nodes": ENLARGING}, "value 'huge' must have at most"),
+        ({"nodes": DEPENDENT}, "a size that is known"),
         ({"opset": helper.make_opsetid("", 99)}, "ONNX's own operators"),
         ({"opset": helper.make_opsetid("com.microsoft", 1)}, "ONNX's own operators"),
         ({"time": helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])}, "must map 't' to 'rgb'"),
@@ -92,6 +114,18 @@ def test_forbidden(changes, message):
     data = make_model(**changes).SerializeToString()
     with pytest.raises(BitstreamError, match=message):
         Topology.parse(pack(data))
+
+
+def test_graph_without_coded_tensors():
+    model = make_model()
+    del model.graph.input[1]
+    with pytest.raises(BitstreamError, match=r"must have 1\.\.1024 coded tensors, got 0"):
+        Topology.check(model)
+
+
+def test_something_after_the_graph():
+    with pytest.raises(BitstreamError, match="followed by something"):
+        Topology.parse(pack(make_model().SerializeToString()) + b"x")
 
 
 def test_functions_are_forbidden():

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ QUARTER_TURN = bytes.fromhex(
 )
 
 
-def close(a, b):
+def assert_close(a, b):
     assert a.shape == b.shape
     assert min(psnr_db(x, y) for x, y in zip(a, b, strict=True)) > 38
 
@@ -31,23 +33,23 @@ def test_sample():
 def test_frames_are_read_as_they_are(write_video):
     video = read_video(write_video(FRAMES))
     assert video.frames.dtype == np.uint8
-    close(video.frames, FRAMES)
+    assert_close(video.frames, FRAMES)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p10le"])
 def test_ten_bits(write_video, pix_fmt):
     gradient = np.repeat(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 36, 0)[None, None], 3, 1)
-    close(read_video(write_video(gradient, pix_fmt=pix_fmt)).frames, gradient)
+    assert_close(read_video(write_video(gradient, pix_fmt=pix_fmt)).frames, gradient)
 
 
 def test_odd_size(write_video):
     frames = moving_square(3, 35, 63)
-    close(read_video(write_video(frames)).frames, frames)
+    assert_close(read_video(write_video(frames)).frames, frames)
 
 
 def test_vertical(write_video):
     frames = moving_square(3, 64, 36)
-    close(read_video(write_video(frames)).frames, frames)
+    assert_close(read_video(write_video(frames)).frames, frames)
 
 
 def test_rotation_flag_is_applied(write_video):
@@ -55,21 +57,42 @@ def test_rotation_flag_is_applied(write_video):
     data = path.read_bytes()
     at = data.rindex(IDENTITY)  # the track's, after that of the movie
     path.write_bytes(data[:at] + QUARTER_TURN + data[at + len(IDENTITY) :])
-    close(read_video(path).frames, np.rot90(FRAMES, -1, axes=(2, 3)))
+    assert_close(read_video(path).frames, np.rot90(FRAMES, -1, axes=(2, 3)))
 
 
-def test_variable_rate_becomes_constant(write_video):
-    video = read_video(write_video(FRAMES[:4], pts=[0, 1, 4, 5]))
-    shown = [int(np.argmin([np.abs(frame.astype(int) - original).mean() for original in FRAMES])) for frame in video.frames]
-    # Four frames in 6 / 25 s: on average 16 2/3 a second, so a tick each 0.06 s; frame 2 appears at 0.16 s.
-    assert float(video.rate) == pytest.approx(25 * 4 / 6)
-    assert shown == [0, 1, 1, 2]
+def shown(video):
+    """Return which of FRAMES each frame of a video is."""
+    return [int(np.argmin([np.abs(frame.astype(int) - known).mean() for known in FRAMES])) for frame in video.frames]
 
 
 def test_a_gap_repeats_the_frame_before(write_video):
-    pts = [*range(30), *range(40, 50)]
-    video = read_video(write_video(np.repeat(FRAMES[:1], 40, 0), pts=pts))
-    assert len(video.frames) == round(50 * float(video.rate) / 25)
+    video = read_video(write_video(FRAMES, pts=[0, 1, 2, 5, 6, 7]))
+    assert video.rate == 25
+    assert shown(video) == [0, 1, 2, 2, 2, 3, 4, 5]
+
+
+def test_variable_rate_becomes_the_average(write_video):
+    video = read_video(write_video(FRAMES[:4], pts=[0, 10, 14, 40], unit=Fraction(1, 1000)))
+    # Three intervals in 40 ms: 75 a second, a tick each 13.3 ms.
+    assert video.rate == 75
+    assert shown(video) == [0, 1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "video.mkv"])
+def test_last_frame_stays_as_long_as_it_is_shown(write_video, name):
+    video = read_video(write_video(FRAMES, name, last_duration=10))
+    assert video.rate == 25
+    assert shown(video) == [0, 1, 2, 3, 4, *([5] * 10)]
+
+
+def test_edit_list_that_ends_early_cuts_the_end_off(write_video):
+    path = write_video(np.repeat(FRAMES, 5, 0))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    assert int.from_bytes(data[at : at + 4], "big") == 1200  # milliseconds
+    data[at : at + 4] = (800).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert 19 <= len(read_video(path).frames) <= 22
 
 
 @pytest.mark.parametrize("size", [(32, 18), (128, 72), (20, 40)])
@@ -93,11 +116,11 @@ def test_parse_size():
     assert parse_size("640x360") == (640, 360)
 
 
-def write_images(folder, frames):
+def write_images(folder, frames, name="{:03}.png"):
     folder.mkdir()
     for index, frame in enumerate(frames):
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
-        with av.open(folder / f"{index:03}.png", "w", format="image2") as container:
+        with av.open(folder / name.format(index), "w", format="image2") as container:
             stream = container.add_stream("png", 1)
             stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "rgb24"
             container.mux(stream.encode(picture))
@@ -108,6 +131,12 @@ def test_folder_of_images(tmp_path):
     (tmp_path / "images" / "notes.txt").write_text("not an image")
     video = read_video(tmp_path / "images")
     assert np.array_equal(video.frames, FRAMES)
+
+
+def test_images_are_in_the_order_of_their_numbers(tmp_path):
+    frames = [FRAMES[index % 6] for index in range(12)]
+    write_images(tmp_path / "images", frames, name="{}.png")
+    assert np.array_equal(read_video(tmp_path / "images").frames, frames)
 
 
 def test_images_of_different_sizes(tmp_path):
@@ -136,7 +165,7 @@ def test_not_a_video(tmp_path, content, name):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
-@pytest.mark.parametrize("name", ["video.mp4", "video.mov", "video.mkv"])
+@pytest.mark.parametrize("name", ["video.mp4", "video.mov", "video.mkv", "video.webm", "video.avi"])
 def test_truncated(write_video, name, share):
     frames = np.random.default_rng(0).integers(0, 255, (60, 3, 36, 64), np.uint8)
     path = write_video(frames, name)
@@ -153,7 +182,7 @@ def test_truncated_with_the_index_first(write_video, share):
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(SourceError, match=r"truncated video: .* of its 60 frames"):
+    with pytest.raises(SourceError, match=r"truncated video: "):
         read_video(path)
 
 
@@ -167,6 +196,6 @@ def test_video_without_frames(tmp_path):
 
 
 def test_too_long_for_memory(write_video, monkeypatch):
-    monkeypatch.setattr("encoder.video.MAX_BYTES", 3 * 64 * 36 * 4)
-    with pytest.raises(SourceError, match="do not fit"):
+    monkeypatch.setattr("os.sysconf", lambda name: 200)
+    with pytest.raises(SourceError, match="6 frames of 64x36 do not fit in half of the memory"):
         read_video(write_video(FRAMES))

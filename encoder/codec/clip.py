@@ -1,6 +1,7 @@
 """A clip: header, topology and segments, as a value that can be read from bytes and become the same bytes."""
 
 import struct
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -119,7 +120,7 @@ class Clip:
             raise BitstreamError("clip must consist of a header, a topology and segments, in this order")
         header, topology = Header.parse(parts[0][1]), Topology.parse(parts[1][1])
         height, width = topology.frame_shape
-        if height < header.height + header.height % 2 or width < header.width + header.width % 2:
+        if height < header.even_size[0] or width < header.even_size[1]:
             raise BitstreamError(f"topology makes frames of {width}x{height}, {header.width}x{header.height} are needed")
         segments = tuple(Segment.parse(payload) for _, payload in parts[2:])
         position = 0
@@ -160,6 +161,6 @@ class Clip:
         Between the last frame of a segment and the first of the next the former stays.
         """
         time = min(max(time, 0.0), self.header.frames - 1)
-        starts = [segment.start for segment in self.segments]
-        index = int(np.searchsorted(starts, time, side="right")) - 1
-        return index, min(time - starts[index], self.segments[index].frames - 1)
+        index = bisect_right(self.segments, time, key=lambda segment: segment.start) - 1
+        segment = self.segments[index]
+        return index, min(time - segment.start, segment.frames - 1)

@@ -21,6 +21,8 @@ MAX_SIDE = 8192
 MAX_FRAMES = 1 << 24
 MAX_RATE = 1000
 """Largest number of frames per second."""
+MAX_TERM = 100_000_000
+"""Largest numerator and denominator of a frame rate: FFmpeg's have 31 bits."""
 MAX_SETTINGS_BYTES = 1024
 CONTINUOUS = 1
 """Header flag: times between whole numbers decode to pictures in between."""
@@ -82,6 +84,11 @@ class Header:
     """What the encoder was told, for people to read."""
 
     @property
+    def even_size(self) -> tuple[int, int]:
+        """Height and width rounded up to even numbers, which 4:2:0 pictures have."""
+        return self.height + self.height % 2, self.width + self.width % 2
+
+    @property
     def duration_seconds(self) -> float:
         """Time from the first frame to the end of the last."""
         return float(self.frames / self.rate)
@@ -108,7 +115,8 @@ class Header:
             raise BitstreamError(f"frame size must be in 1..{MAX_SIDE}, got {width}x{height}")
         if not 0 < frames <= MAX_FRAMES:
             raise BitstreamError(f"{frames = } must be in 1..{MAX_FRAMES}")
-        if not (denominator and 0 < Fraction(numerator, denominator) <= MAX_RATE):
+        terms_fit = 0 < numerator <= MAX_TERM and 0 < denominator <= MAX_TERM
+        if not (terms_fit and Fraction(numerator, denominator) <= MAX_RATE):
             raise BitstreamError(f"frame rate must be over 0 and at most {MAX_RATE}, got {numerator}/{denominator}")
         if flags & ~CONTINUOUS:
             raise BitstreamError(f"unknown flags {flags:#x}")

@@ -27,7 +27,9 @@ class ReferenceDecoder:
         if segment != self._segment or self._session is None:
             self._session, self._segment = Session(self._clip.model(segment)), segment
         rgb = self._session.run({TIME: np.array([local], np.float32)})
-        rgb = rgb[0, :, : self._clip.header.height, : self._clip.header.width]
+        height, width = self._clip.header.height, self._clip.header.width
+        rgb = rgb[0, :, :height, :width]
+        assert rgb.shape == (3, height, width)  # what the topology's check promises
         return np.rint(rgb.clip(0, 1) * 255).astype(np.uint8)
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:

@@ -23,10 +23,10 @@ ERRORS: tuple[type[Exception], ...] = (
     states.RuntimeException,
 )
 """What ONNX Runtime raises; the classes have no base of their own."""
-ERRORS_ONLY = 3
-"""Severity from which ONNX Runtime writes to stderr."""
+FATAL_ONLY = 4
+"""Severity from which ONNX Runtime writes to stderr; lesser errors it raises as well."""
 
-Provider = str | tuple[str, dict[str, Any]]
+Provider = str
 
 
 class Session:
@@ -35,11 +35,15 @@ class Session:
     def __init__(self, model: onnx.ModelProto, providers: Sequence[Provider] = ("CPUExecutionProvider",)) -> None:
         """Load a model; raises EngineError if it cannot be run."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         try:
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, list(providers))
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, list(providers), enable_fallback=False
+            )
         except ERRORS as error:
             raise EngineError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from None
+        if self._session.get_providers()[: len(providers)] != list(providers):
+            raise EngineError(f"ONNX Runtime cannot load the libraries of {providers[0]}")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the first output; raises EngineError."""

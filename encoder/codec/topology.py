@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.shape_inference import InferenceError, infer_shapes
 
 from encoder.codec.errors import BitstreamError
 
@@ -27,8 +28,10 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 4096
 MAX_TENSORS = 1024
 """Largest number of coded tensors."""
-MAX_WEIGHTS = 1 << 28
+MAX_WEIGHTS = 1 << 25
 """Largest number of weights of a segment."""
+MAX_VALUES = 1 << 28
+"""Largest number of elements of a value inside the graph, for one frame."""
 OPERATORS = frozenset(
     {
         "Add",
@@ -49,6 +52,17 @@ OPERATORS = frozenset(
     | {"Mul", "Reshape", "Resize", "Sigmoid", "Sin", "Sub", "Tanh", "Unsqueeze"}
 )
 """What a graph may do: what the networks of the encoder need. None has a subgraph, reads a file or keeps state."""
+ATTRIBUTES = frozenset(
+    {
+        onnx.AttributeProto.FLOAT,
+        onnx.AttributeProto.FLOATS,
+        onnx.AttributeProto.INT,
+        onnx.AttributeProto.INTS,
+        onnx.AttributeProto.STRING,
+        onnx.AttributeProto.TENSOR,
+    }
+)
+"""Kinds of attributes that a node may have: no graphs among them."""
 OPSETS = range(18, 24)
 
 Shape = tuple[int, ...]
@@ -68,7 +82,9 @@ class Topology:
         _check_model(model)
         for node in model.graph.node:
             _check_node(node)
-        return cls(model, _tensors(model.graph))
+        tensors = _tensors(model.graph)
+        _check_values(model)
+        return cls(model, tensors)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -78,8 +94,8 @@ class Topology:
             unpacked = unpacker.decompress(data, MAX_BYTES)
         except zlib.error as error:
             raise BitstreamError(f"topology cannot be unpacked: {error}") from None
-        if not unpacker.eof:
-            raise BitstreamError(f"topology is cut off or larger than {MAX_BYTES} bytes")
+        if not unpacker.eof or unpacker.unused_data:
+            raise BitstreamError(f"topology is cut off, followed by something, or larger than {MAX_BYTES} bytes")
         model = onnx.ModelProto()
         try:
             model.ParseFromString(unpacked)
@@ -136,23 +152,51 @@ def _check_node(node: onnx.NodeProto) -> None:
     if node.domain or node.op_type not in OPERATORS:
         raise BitstreamError(f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed")
     for attribute in node.attribute:
-        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise BitstreamError(f"operator {node.op_type} has a graph of its own")
+        if attribute.type not in ATTRIBUTES:
+            raise BitstreamError(f"attribute {attribute.name} of {node.op_type} is of a kind that is not allowed")
         if attribute.type == onnx.AttributeProto.TENSOR:
             _check_constant(attribute.t)
+
+
+def _check_values(model: onnx.ModelProto) -> None:
+    """Check that the graph holds together, and every value's size for one frame, before anything is run."""
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    declared = [dim.dim_value for dim in single.graph.output[0].type.tensor_type.shape.dim[1:]]
+    single.graph.output[0].type.tensor_type.ClearField("shape")
+    try:
+        onnx.checker.check_model(model)
+        graph = infer_shapes(single, check_type=True, strict_mode=True, data_prop=True).graph
+    except (onnx.checker.ValidationError, InferenceError) as error:
+        raise BitstreamError(f"topology is no valid graph: {str(error).strip().splitlines()[0]}") from None
+    shapes = {value.name: _static_shape(value) for value in (*graph.value_info, *graph.output)}
+    for name in {output for node in model.graph.node for output in node.output}:
+        shape = shapes.get(name)
+        if shape is None or prod(shape) > MAX_VALUES:
+            raise BitstreamError(f"value {name!r} must have at most {MAX_VALUES} elements, and a size that is known")
+    if shapes[FRAMES] != (1, *declared):
+        raise BitstreamError(f"{FRAMES!r} is declared to be {declared}, but is {shapes[FRAMES]}")
+
+
+def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape") or any(dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in kind.shape.dim)
 
 
 def _check_constant(tensor: onnx.TensorProto) -> None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise BitstreamError(f"constant {tensor.name!r} lies outside the clip")
-    if prod(tensor.dims) > MAX_BYTES:
-        raise BitstreamError(f"constant {tensor.name!r} has more than {MAX_BYTES} elements")
+    if min(tensor.dims, default=1) < 0 or prod(tensor.dims) > MAX_BYTES:
+        raise BitstreamError(f"constant {tensor.name!r} must have at most {MAX_BYTES} elements")
 
 
 def _tensors(graph: onnx.GraphProto) -> dict[str, Shape]:
     inputs = graph.input[1:]
-    if len(inputs) > MAX_TENSORS:
-        raise BitstreamError(f"topology has {len(inputs)} coded tensors, over {MAX_TENSORS}")
+    if not 0 < len(inputs) <= MAX_TENSORS:
+        raise BitstreamError(f"topology must have 1..{MAX_TENSORS} coded tensors, got {len(inputs)}")
     tensors: dict[str, Shape] = {}
     for value in inputs:
         kind = value.type.tensor_type
