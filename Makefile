@@ -18,7 +18,7 @@ demo: bunny.nerv
 	$(PYTHON) -m export onnx bunny.nerv
 	$(PYTHON) -m player serve bunny.nerv --port $(PORT)
 
-bunny.nerv: $(INSTALLED)
+bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install browser

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
 """What `fit` takes when nothing is named."""
-SAMPLE_OUTPUT = Path("bunny.nerv")
+SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
 SEGMENT_FRAMES = 150
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fit",
         _fit,
         summary="fit a network to a video and write it as a clip",
-        example="python -m encoder fit holiday.mp4 -o holiday.nerv --resize 640x360 --budget 300",
+        example="python -m encoder fit encoder/data/bunny_720p.mp4 -o bunny.nerv --resize 320x180 --budget 120",
     )
     fit.add_argument("video", nargs="?", type=Path, help="video file or folder of images (default: the bundled sample)")
     fit.add_argument("-o", "--output", type=Path, metavar="CLIP", help="file to write (default: the video's name, .nerv)")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate",
         _evaluate,
         summary="measure a clip against its source: quality of every decoded frame, size of the file",
-        example="python -m encoder evaluate holiday.nerv holiday.mp4 --json",
+        example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
     )
     for command in (info, evaluate):
         command.add_argument("clip", type=Path, help="a .nerv file")
@@ -83,7 +83,7 @@ def _fit(args: argparse.Namespace) -> None:
     budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
     limit = Limit(seconds=budget, epochs=args.epochs)
     device = pick_device(args.device)
-    output = args.output or (Path(f"{args.video.stem}.nerv") if args.video else SAMPLE_OUTPUT)
+    output = args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
     with replacing(output) as part:
         video = read_video(args.video or SAMPLE, size=size, keep_size=keep_size)
         frames, _, height, width = video.frames.shape
@@ -95,7 +95,7 @@ def _fit(args: argparse.Namespace) -> None:
                 update(step.done, f"segment {step.segment + 1}/{len(encoder.runs)}, {step.psnr_db:.2f} dB in training")
         settings = f"--preset {args.preset} --resize {width}x{height} {_limit_text(limit)}"
         part.write_bytes(bytes(encoder.clip(f"{settings} --segment-frames {args.segment_frames} --seed {args.seed}")))
-        result = _measure(part, video)
+    result = _measure(output, video)
     similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
     size = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
     logger.info("%s: %.2f dB%s in %s", output, result.psnr_db, similarity, size)

@@ -41,9 +41,12 @@ class Encoder:
     """Encode a video with one network per segment, all of one topology."""
 
     def __init__(self, video: Video, preset: Preset, *, segment_frames: int, device: torch.device) -> None:
-        """Raise SettingsError for a segment length below 1."""
+        """Raise SettingsError for a segment length below 1, BitstreamError for a video that the format cannot hold."""
         if segment_frames < 1:
             raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
+        frames, _, height, width = video.frames.shape
+        header = Header(width=width, height=height, frames=frames, rate=video.rate, continuous=preset.continuous, settings="")
+        self._header = Header.parse(bytes(header))  # before the fit, not after it
         self._video, self._preset, self._device = video, preset, device
         self.runs = split(len(video.frames), segment_frames)
         self.topology: Topology = trace(self._network())
@@ -65,16 +68,7 @@ class Encoder:
 
     def clip(self, settings: str) -> Clip:
         """Return the clip, once all segments are fitted."""
-        frames, _, height, width = self._video.frames.shape
-        header = Header(
-            width=width,
-            height=height,
-            frames=frames,
-            rate=self._video.rate,
-            continuous=self._preset.continuous,
-            settings=settings,
-        )
-        return Clip(header, self.topology, tuple(self.segments))
+        return Clip(replace(self._header, settings=settings), self.topology, tuple(self.segments))
 
     def _network(self) -> nn.Module:
         _, _, height, width = self._video.frames.shape
@@ -108,6 +102,8 @@ def _codes(tensor: Tensor, step: float | None) -> tuple[NDArray[np.int32], float
 def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Repeat the last row and column of frames (T, 3, H, W) of odd size, which 4:2:0 video cannot show otherwise."""
     height, width = frames.shape[2:]
+    if height % 2 == width % 2 == 0:
+        return frames
     return np.pad(frames, ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), mode="edge")
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from helpers import Pixels, fit_clip
+from helpers import SAMPLE, Pixels, fit_clip
 
 from encoder.codec.clip import Clip
-
-SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
 
 
 @pytest.fixture(scope="session")

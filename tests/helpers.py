@@ -1,6 +1,7 @@
 """What several tests need to make."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from encoder.presets import PRESETS
 from encoder.video import Video
 
 Pixels = NDArray[np.uint8]
+SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
+"""The clip that ships with the player."""
 
 
 def moving_square(frames: int, height: int, width: int) -> Pixels:

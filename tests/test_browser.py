@@ -58,7 +58,7 @@ def start(*arguments, cwd):
 
 
 def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
 def wait_for(condition, seconds=20):
@@ -86,6 +86,7 @@ def test_from_video_to_browser(browser, tmp_path, write_video):
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
         assert children(server.pid) == []
         server.send_signal(signal.SIGTERM)
+        # Its threads are not daemons: had one been left, the process would not end.
         assert server.wait(10) == 0
         assert server.stderr.read() == ""
     finally:

@@ -58,11 +58,20 @@ def folder(tiny_file):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_every_option_and_an_example(command, tmp_path):
+def test_help(command, tmp_path):
     done = run(f"{command} --help", tmp_path)
     assert done.returncode == 0
-    if " " in command:
-        assert f"python -m {command}" in done.stdout.split("example:")[1]
+    assert done.stderr == ""
+    assert ("example:\n  python -m " in done.stdout) == (" " in command)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if " " in name and name.split()[1] not in ("trt", "serve")])
+def test_example_of_the_help_works(command, tmp_path):
+    (tmp_path / "encoder").symlink_to(ROOT / "encoder")
+    (tmp_path / "bunny.nerv").write_bytes((ROOT / "player" / "data" / "bunny.nerv").read_bytes())
+    example = run(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
+    done = run(example.replace("--budget 120", "--budget 2"), tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_takes_under_half_a_second(tmp_path):
@@ -94,6 +103,7 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit --resize big", "a size is two numbers of 1 to 8192 like 640x360, got 'big'"),
         ("encoder fit -o nowhere/a.nerv", "no such folder: nowhere"),
         ("encoder fit -o empty", "output empty is a folder"),
+        ("encoder fit -o /proc/a.nerv", "/proc/"),
         ("encoder fit --budget 1 --epochs 1", "not allowed with argument"),
         ("encoder fit --budget soon", "invalid float value: 'soon'"),
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
@@ -107,6 +117,8 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
         ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.y4m or FOLDER/, got out.avi"),
         ("player decode tiny.nerv out.mp4 --fps 0", "fps must be over 0"),
+        ("player decode tiny.nerv out.mp4 --fps 1/0", "not a rate like 50 or 30000/1001: '1/0'"),
+        ("player decode tiny.nerv .", "is not empty"),
         ("player decode tiny.nerv nowhere/out.mp4", "no such folder: nowhere"),
         ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
         ("player bench tiny.nerv --batch 0", "batch must be in 1..256, got 0"),
@@ -114,6 +126,7 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("player serve tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
         ("player serve nope.nerv", "cannot read nope.nerv"),
         ("player serve tiny.nerv --host example.org", "host must be an IP address of this machine"),
+        ("player serve tiny.nerv --stun example.org", "a STUN server is named like"),
         ("player serve tiny.nerv --port 70000", "port must be in 0..65535, got 70000"),
     ],
 )
@@ -186,9 +199,27 @@ def test_export_without_any_clip(tmp_path):
     assert "no .nerv file in the current folder" in done.stderr
 
 
+def test_folder_of_images_gives_its_name_to_the_clip(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    assert run(f"player decode {ROOT}/player/data/bunny.nerv images", tmp_path).returncode == 0
+    assert run("encoder fit . --epochs 1 --resize 32x18", images).returncode == 0
+    assert (images / "images.nerv").exists()
+
+
 def test_figures_for_people(folder):
     text = run("encoder info tiny.nerv", folder).stdout
     assert re.search(r"^frames +6$", text, re.MULTILINE)
+
+
+STUBBORN = """
+import sys, time
+from player.cli import main
+from player.stream import Stream
+Stream.close = lambda self: time.sleep(60)
+sys.exit(main(["serve", "--port", "0", *sys.argv[1:]]))
+"""
+"""A server whose engine takes its time to end."""
 
 
 @contextlib.contextmanager
@@ -212,6 +243,19 @@ def test_serve_ends_cleanly(folder, number):
     with serving(["tiny.nerv"], folder) as (server, lines):
         assert re.fullmatch(r"serving tiny on [a-z-]+ at http://127\.0\.0\.1:\d+ \(Ctrl-C stops\)\n", lines[-1])
         server.send_signal(number)
+        assert server.wait(10) == 0
+
+
+def test_second_signal_ends_at_once(folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, "tiny.nerv"], cwd=folder, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert "serving" in server.stderr.readline()
+        server.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert server.poll() is None
+        server.send_signal(signal.SIGINT)
+        assert server.wait(5) == 1
 
 
 def test_serve_takes_the_folders_clips_and_leaves_damaged_ones_out(folder):
@@ -230,13 +274,14 @@ def test_clips_of_the_same_name_are_told_apart(folder):
         assert "serving tiny, tiny-2 on" in lines[-1]
 
 
-def test_interrupted_fit_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_fit_leaves_nothing(tmp_path, number):
     fit = subprocess.Popen(
         [sys.executable, "-m", "encoder", "fit", "--budget", "100"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert "fitting 132 frames of 320x180" in fit.stderr.readline()
     time.sleep(1)
-    fit.send_signal(signal.SIGINT)
+    fit.send_signal(number)
     assert fit.wait(30) == 130
     assert fit.stderr.read().splitlines()[-1] == "interrupted"
     assert list(tmp_path.iterdir()) == []

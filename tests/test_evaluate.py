@@ -3,11 +3,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers import SAMPLE
 
+from encoder.cli import SAMPLE as VIDEO
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
 from encoder.evaluate import MAX_PSNR_DB, evaluation, psnr_db, qualities
-from encoder.video import Video
+from encoder.video import Video, read_video
 
 
 def test_psnr_of_an_error_of_one():
@@ -36,6 +38,15 @@ def test_ms_ssim_of_the_sample_against_itself_is_one(sample_clip):
     clip = replace(sample_clip, header=replace(sample_clip.header, frames=1))
     quality = next(qualities(clip, Video(frame[None], Fraction(25))))
     assert quality.ms_ssim == pytest.approx(1.0, abs=1e-5)
+
+
+def test_bundled_clip_keeps_its_promise(sample_clip):
+    """30 dB in 230 kB, on a sample of the frames."""
+    source = read_video(VIDEO)
+    decoder = ReferenceDecoder(sample_clip)
+    quality = [psnr_db(decoder.frame(time), source.frames[time]) for time in range(0, 132, 10)]
+    assert np.mean(quality) > 30
+    assert SAMPLE.stat().st_size <= 230_000
 
 
 def test_source_of_another_length(tiny_clip):

@@ -1,10 +1,12 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from helpers import moving_square
 
 from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError
+from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.encode import Encoder, split
 from encoder.fit import Fit, Limit
 from encoder.presets import PRESETS, find_preset
@@ -88,11 +90,16 @@ def test_split_is_even(frames, length, lengths):
     assert [frame for run in runs for frame in run] == list(range(frames))
 
 
+def test_video_that_the_format_cannot_hold_is_refused_before_the_fit():
+    with pytest.raises(BitstreamError, match="frame rate must be over 0 and at most 1000"):
+        Encoder(Video(FRAMES.numpy(), Fraction(2000)), PRESETS["fast"], segment_frames=9, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_file_decodes_to_what_was_fitted(preset):
     """The reference decoder matches the torch network with the dequantised weights within one 8-bit step."""
     torch.manual_seed(0)
-    video = Video(FRAMES.numpy(), 25)
+    video = Video(FRAMES.numpy(), Fraction(25))
     encoder = Encoder(video, PRESETS[preset], segment_frames=9, device=torch.device("cpu"))
     list(encoder.run(Limit(epochs=3)))
     clip = encoder.clip("")
@@ -110,7 +117,7 @@ def test_file_decodes_to_what_was_fitted(preset):
 def test_segments_show_their_own_frames():
     torch.manual_seed(0)
     frames = np.repeat(np.array([20, 20, 230, 230], np.uint8), 3 * 16 * 24).reshape(4, 3, 16, 24)
-    encoder = Encoder(Video(frames, 25), PRESETS["fast"], segment_frames=2, device=torch.device("cpu"))
+    encoder = Encoder(Video(frames, Fraction(25)), PRESETS["fast"], segment_frames=2, device=torch.device("cpu"))
     progress = list(encoder.run(Limit(epochs=60)))
     assert [step.segment for step in progress] == [0] * 60 + [1] * 60
     assert progress[-1].done == 1

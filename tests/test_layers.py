@@ -4,7 +4,18 @@ import subprocess
 import sys
 
 import pytest
+from helpers import SAMPLE
 
+DECODE = """
+import pathlib, sys
+import numpy as np
+from encoder.codec.clip import Clip
+from export.engine import open_engine
+engine = open_engine(Clip.read(pathlib.Path(sys.argv[1])), {engine!r})
+engine.frames(np.zeros(1))
+engine.close()
+print(*sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
 MODULES = """
 import importlib, pkgutil, sys
 for name in {packages}:
@@ -28,3 +39,10 @@ def test_modules_load_without(packages, absent):
     code = MODULES.format(packages=packages)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert absent & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime-cpu"])
+def test_decoding_loads_no_torch(engine):
+    command = [sys.executable, "-c", DECODE.format(engine=engine), SAMPLE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout.split()

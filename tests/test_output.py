@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,13 +79,9 @@ def test_rate_out_of_range(tiny_clip, rate):
 
 
 def test_clip_without_times_in_between(tiny_clip):
-    header = tiny_clip.header
-    object.__setattr__(header, "continuous", False)
-    try:
-        with pytest.raises(SettingsError, match="no pictures between its frames"):
-            frame_times(header, Fraction(50))
-    finally:
-        object.__setattr__(header, "continuous", True)
+    header = replace(tiny_clip.header, continuous=False)
+    with pytest.raises(SettingsError, match="no pictures between its frames"):
+        frame_times(header, Fraction(50))
 
 
 def test_nothing_is_overwritten(tmp_path):

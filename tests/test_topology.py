@@ -68,7 +68,7 @@ EXTERNAL.external_data.add(key="location", value="/etc/passwd")
 ENLARGING = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["huge"]),
-    helper.make_node("Resize", ["huge", "", "", "shape"], ["rgb"]),
+    helper.make_node("Mul", ["0", "0"], ["rgb"]),
 ]
 DEPENDENT = [
     helper.make_node("Cast", ["t"], ["sizes"], to=TensorProto.INT64),

@@ -1,10 +1,14 @@
-"""What the three command lines share: one-line errors with exit code 2, progress, JSON, files written whole or not at all."""
+"""What the three command lines share: one-line errors with exit code 2, progress, JSON, files written whole or not at all.
+
+It stands in `encoder.codec` since that is what all three packages may import.
+"""
 
 import argparse
 import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -54,6 +58,8 @@ class Commands:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command that the arguments name; return the exit code."""
         arguments = self._parser.parse_args(argv)
+        # What ends a process ends it in order: temporary files are removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         for package in OWN_PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
@@ -141,6 +147,7 @@ def replacing(path: Path) -> Generator[Path]:
     if not path.parent.is_dir():
         raise SettingsError(f"no such folder: {path.parent}")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part.touch()  # or a folder that cannot be written to would show at the end
     try:
         yield part
         part.replace(path)

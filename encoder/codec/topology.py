@@ -171,7 +171,7 @@ def _check_values(model: onnx.ModelProto) -> None:
     except (onnx.checker.ValidationError, InferenceError) as error:
         raise BitstreamError(f"topology is no valid graph: {str(error).strip().splitlines()[0]}") from None
     shapes = {value.name: _static_shape(value) for value in (*graph.value_info, *graph.output)}
-    for name in {output for node in model.graph.node for output in node.output}:
+    for name in (output for node in model.graph.node for output in node.output):
         shape = shapes.get(name)
         if shape is None or prod(shape) > MAX_VALUES:
             raise BitstreamError(f"value {name!r} must have at most {MAX_VALUES} elements, and a size that is known")

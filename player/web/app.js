@@ -11,7 +11,8 @@ let viewer = null;
 let state = null;
 let previous = null;
 let dragging = false;
-let asked = 0;
+let pending = null;  // the frame to seek to next
+let asked = 0;  // seeks that are under way
 
 const api = () => `/api/clips/${encodeURIComponent(clip.name)}`;
 
@@ -25,7 +26,16 @@ async function json(url, options) {
 /** Set playing, loop or frame; what the server answers is shown at once. */
 async function control(wishes) {
   const body = JSON.stringify(wishes);
-  showState(await json(api(), { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  try {
+    showState(await json(api(), { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  } catch (error) {
+    complain(error);
+  }
+}
+
+/** Show an error; of a lost server the viewer's own notice tells. */
+function complain(error) {
+  if (!(error instanceof TypeError)) find("notice").textContent = error.message;
 }
 
 function choose(name) {
@@ -37,6 +47,7 @@ function choose(name) {
   find("facts").textContent =
     `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
   previous = null;
+  showReceived(null);
   viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
   window.nervcast = viewer;  // for the curious, and for tests
 }
@@ -70,6 +81,10 @@ function showState(now) {
 }
 
 function showReceived(now) {
+  if (!now) {
+    for (const id of ["received-fps", "bitrate"]) find(id).textContent = "–";
+    for (const id of ["received-note", "bitrate-note"]) find(id).textContent = "\u00a0";
+  }
   if (now && previous && now.id === previous.id && now.timestamp > previous.timestamp) {
     const seconds = (now.timestamp - previous.timestamp) / 1000;
     // Several polls make one reading, or a single frame would swing it.
@@ -86,16 +101,13 @@ async function poll() {
   const current = clip;
   try {
     const now = await json(api());
-    if (clip === current && !asked) showState(now);
+    if (clip === current && !asked && pending === null) showState(now);
     showReceived(await viewer.statistics());
   } catch (error) {
-    // The viewer's own notice tells of a lost server.
-    if (!(error instanceof TypeError)) find("notice").textContent = error.message;
+    complain(error);
   }
   setTimeout(poll, POLL_MS);
 }
-
-let pending = null;
 
 /** Seek, at most once per SEEK_MS while the handle moves. */
 function seekTo(frame) {
@@ -107,7 +119,8 @@ function seekTo(frame) {
     const target = pending;
     pending = null;
     asked++;
-    try { await control({ frame: target }); } finally { asked--; }
+    await control({ frame: target });
+    asked--;
   }, SEEK_MS);
 }
 
@@ -122,7 +135,7 @@ addEventListener("pageshow", (event) => { if (event.persisted) choose(clip.name)
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button, input")) return;
-  const step = (frames) => seekTo(Math.min(Math.max(state.frame + frames, 0), clip.frames - 1));
+  const step = (frames) => seekTo(Math.min(Math.max((pending ?? state.frame) + frames, 0), clip.frames - 1));
   const actions = {
     " ": () => play.click(),
     l: () => loop.click(),

@@ -2,6 +2,9 @@
 
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const CONNECT_MS = 10000;
+const NO_CONNECTION = navigator.userAgent.includes("Firefox") && ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname)
+  ? "no connection: Firefox needs the player to be started with --host and an address of the network"
+  : "no connection";
 
 export class Viewer {
   /** Show a clip in a <video>; `notice` is told what hinders it, or "" when nothing does. */
@@ -16,7 +19,7 @@ export class Viewer {
   async connect() {
     const peer = new RTCPeerConnection();
     this.peer = peer;
-    this.deadline = setTimeout(() => this.retry(peer, "no connection"), CONNECT_MS);
+    this.deadline = setTimeout(() => this.retry(peer, NO_CONNECTION), CONNECT_MS);
     peer.addTransceiver("video", { direction: "recvonly" });
     peer.ontrack = (event) => { this.video.srcObject = new MediaStream([event.track]); };
     peer.onconnectionstatechange = () => {
