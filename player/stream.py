@@ -38,7 +38,7 @@ class Figures:
     ahead: int
     """Decoded frames that wait."""
     missed: int
-    """Ticks of the clip's rate at which there was nothing to send, since the start."""
+    """Ticks of the clip's rate at which no new picture was ready in time, since the start."""
     dropped: int
     """Packets that present viewers were too slow for."""
     viewers: int
@@ -62,6 +62,8 @@ class Stream:
         self._broadcasts: Mapping[CodecName, Broadcast] = {
             codec: Broadcast(codec, width, height, clip.header.rate) for codec in CODECS
         }
+        # One for good: encoders want timestamps that only ever rise.
+        self._pacer = Pacer(clip.header.rate)
         self._missed = 0
         self._seeks: deque[int] = deque(maxlen=1)
         self._picture: Frames | None = None
@@ -127,7 +129,7 @@ class Stream:
             self._reader.close()
 
     def _run(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
-        pacer = Pacer(self.clip.header.rate)
+        self._pacer.take()
         try:
             while True:
                 self._wake.clear()
@@ -136,9 +138,9 @@ class Stream:
                 watched = [broadcast for broadcast in self._broadcasts.values() if broadcast.viewers]
                 if not watched:
                     self._wake.wait()
-                    pacer.take()  # nobody missed the ticks that passed
-                elif not self._wake.wait(pacer.wait_seconds()):
-                    self._send_next(reader, pacer, watched, events)
+                    self._pacer.take()  # nobody missed the ticks that passed
+                elif not self._wake.wait(self._pacer.wait_seconds()):
+                    self._send_next(reader, watched, events)
         except CodecError as error:
             self.error = str(error)
             logger.error("streaming ended: %s", error)  # noqa: TRY400 - one line, no traceback
@@ -147,13 +149,14 @@ class Stream:
             self.error = "internal error, see the server's log"
             logger.exception("streaming ended")
 
-    def _send_next(self, reader: Reader, pacer: Pacer, watched: list[Broadcast], events: asyncio.AbstractEventLoop) -> None:
-        pts, left_out = pacer.take()
+    def _send_next(self, reader: Reader, watched: list[Broadcast], events: asyncio.AbstractEventLoop) -> None:
+        pts, left_out = self._pacer.take()
+        if self._picture is not None:  # at the start and after a seek the wait is no fault
+            self._missed += left_out
         picture = self._next_picture(reader)
         if picture is None:
-            self._missed += 1
+            self._missed += self._picture is not None
             return
-        self._missed += left_out
         for broadcast in watched:
             broadcast.send(picture, pts, events)
 

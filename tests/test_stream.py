@@ -293,6 +293,12 @@ async def test_stream_that_fails_says_why_and_starts_anew(tiny_clip, error, reas
     stream.join("H264", viewer)
     await receive(viewer, 2)
     assert stream.error is None
+    # It may fail later as well: the encoders go on from where they were.
+    stream._reader._error = error
+    await asyncio.to_thread(stream._thread.join, 10)
+    stream.join("H264", viewer)
+    await receive(viewer, 15)
+    assert stream.error is None
     await asyncio.to_thread(stream.close)
 
 

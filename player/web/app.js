@@ -46,7 +46,7 @@ function choose(name) {
   const size = clip.file_bytes < 1e6 ? `${(clip.file_bytes / 1e3).toFixed(0)} kB` : `${(clip.file_bytes / 1e6).toFixed(1)} MB`;
   find("facts").textContent =
     `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
-  previous = null;
+  pending = null;
   showReceived(null);
   viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
   window.nervcast = viewer;  // for the curious, and for tests
@@ -73,11 +73,16 @@ function showState(now) {
   }
   if (state.error) find("notice").textContent = state.error;
   find("decode-fps").textContent = state.decode_fps ? number(state.decode_fps) : "–";
-  find("decode-note").textContent = state.engine ? `${(state.decode_fps / clip.fps).toFixed(0)}× real time, ${state.engine}` : "loading…";
+  find("decode-note").textContent = decodeNote();
   find("encode-fps").textContent = state.encode_fps ? number(state.encode_fps) : "–";
   find("encode-note").textContent = state.encode_fps ? `${(1000 / state.encode_fps).toFixed(1)} ms a frame` : "";
   find("sent-fps").textContent = number(state.sent_fps);
-  find("sent-note").textContent = `${state.viewers} viewer${state.viewers === 1 ? "" : "s"}, ${state.dropped} dropped`;
+  find("sent-note").textContent = `to ${state.viewers}, ${state.missed} late, ${state.dropped} dropped`;
+}
+
+function decodeNote() {
+  if (!state.engine) return "loading…";
+  return state.decode_fps ? `${(state.decode_fps / clip.fps).toFixed(0)}× real time, ${state.engine}` : state.engine;
 }
 
 function showReceived(now) {
@@ -118,6 +123,7 @@ function seekTo(frame) {
   setTimeout(async () => {
     const target = pending;
     pending = null;
+    if (target === null) return;  // another clip was chosen meanwhile
     asked++;
     await control({ frame: target });
     asked--;
