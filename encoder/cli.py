@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, replacing, show
 from encoder.codec.container import VERSION
+from encoder.codec.errors import SettingsError
 
 if TYPE_CHECKING:
     from encoder.evaluate import Evaluation, FrameQuality
@@ -21,6 +22,7 @@ SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
 SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
 SEGMENT_FRAMES = 150
+MAX_SEED = 2**63 - 1
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ def _fit(args: argparse.Namespace) -> None:
     from encoder.presets import find_preset
     from encoder.video import parse_size, read_video
 
+    if not 0 <= args.seed <= MAX_SEED:
+        raise SettingsError(f"seed must be in 0..{MAX_SEED}, got {args.seed}")
     preset = find_preset(args.preset)
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)

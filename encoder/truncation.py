@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 BOX = struct.Struct(">I4s")  # MP4 and MOV (ISO/IEC 14496-12, 4.2): length with this header, type
+NEEDED_BOXES = (b"mdat", b"moof", b"moov")
 LONG_LENGTH = struct.Struct(">Q")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """Identifiers of a Matroska file's two outermost elements (RFC 8794, RFC 9559)."""
@@ -29,20 +30,22 @@ def is_truncated(path: Path) -> bool:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Return where the last outermost box ends."""
+    """Return where the last outermost box ends that a player needs; what follows may be anything."""
     position = 0
     while position < size:
         file.seek(position)
         header = file.read(BOX.size + LONG_LENGTH.size)
         if len(header) < BOX.size:
-            return size + 1
-        length, _ = BOX.unpack_from(header)
+            break
+        length, kind = BOX.unpack_from(header)
         if length == 1 and len(header) == BOX.size + LONG_LENGTH.size:
             (length,) = LONG_LENGTH.unpack_from(header, BOX.size)
         if length < BOX.size:  # 0: to the end of the file
-            return size
+            break
+        if kind in NEEDED_BOXES and position + length > size:
+            return position + length
         position += length
-    return position
+    return 0
 
 
 def _segment_end(file: BinaryIO) -> int:

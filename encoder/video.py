@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 
@@ -26,11 +27,10 @@ DEFAULT_PIXELS = 320 * 180
 """Frames larger than this are made smaller unless the user names a size: two CPU cores fit them in minutes."""
 IMAGE_RATE = Fraction(25)
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-GRID_TOLERANCE = Fraction(1, 5)
-"""How far from a tick a frame may be shown, in ticks: containers round times to milliseconds."""
-MIN_FRAMES_FOR_AVERAGE = 3
+GAP_TOLERANCE = Fraction(1, 10)
+"""How far from a tick a gap may end, in ticks: containers round times to milliseconds."""
 MAX_DENOMINATOR = 100_000
-"""Of an average rate: the containers' fields have 32 bits."""
+"""Of a measured rate: the containers' fields have 32 bits."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -65,8 +65,9 @@ def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False)
             size = size or _default_size(_upright_size(frame), keep_size=keep_size)
             frames = _allocate(size, timeline.ticks)
         if filled <= tick < len(frames):
-            frames[filled:tick] = frames[max(filled - 1, 0)]
             _convert(frame, scaler, frames[tick])
+            # A gap shows the picture before it; at the very start, where a decoder waits for a key frame, the one after.
+            frames[filled:tick] = frames[filled - 1 if filled else tick]
             filled = tick + 1
     if frames is None:
         raise SourceError(f"no frames in {path}")
@@ -119,7 +120,7 @@ def _read_images(names: Sequence[Path]) -> Pictures:
 
 def _open_file(path: Path) -> tuple[_Timeline, Pictures]:
     try:
-        with av.open(path) as container:
+        with av.open(path.resolve()) as container:  # a colon in a relative name would be a protocol
             # FFmpeg takes any text file for the recording of a terminal.
             if container.format.name == "tty" or not container.streams.video:
                 raise SourceError(f"not a video: {path}")
@@ -147,18 +148,20 @@ def _measure(container: InputContainer, stream: VideoStream) -> _Timeline:
 
 
 def _constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction:
-    """Return the declared rate if every frame is shown at one of its ticks, and most ticks show one; else the average."""
-    if len(times) < MIN_FRAMES_FOR_AVERAGE or times[-1] == times[0]:
+    """Return the rate at which most frames follow one another: a whole fraction of the declared one, if that is near."""
+    gaps = sorted(later - earlier for earlier, later in pairwise(times) if later > earlier)
+    if not gaps:
         return declared
-    average = (len(times) - 1) / (times[-1] - times[0])
-    ticks = [(time - times[0]) * declared for time in times]
-    on_grid = all(abs(tick - round(tick)) < GRID_TOLERANCE for tick in ticks)
-    return declared if on_grid and declared <= 2 * average else average.limit_denominator(MAX_DENOMINATOR)
+    gap = gaps[len(gaps) // 2]
+    ticks = max(round(gap * declared), 1)
+    if abs(gap * declared - ticks) <= GAP_TOLERANCE:
+        return declared / ticks
+    return (1 / gap).limit_denominator(MAX_DENOMINATOR)
 
 
 def _decode(path: Path, timeline: _Timeline) -> Pictures:
     try:
-        with av.open(path) as container:
+        with av.open(path.resolve()) as container:  # a colon in a relative name would be a protocol
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for index, frame in enumerate(container.decode(stream)):

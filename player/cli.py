@@ -5,19 +5,19 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
 from encoder.codec.clip import Clip
-from encoder.codec.console import Commands, progress, show
+from encoder.codec.console import Commands, clips_here, progress, show
 from encoder.codec.errors import BitstreamError, SettingsError
 from export.engine import DEFAULT_BATCH, Engine, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
-MAX_PORT = 65535
 MAX_DENOMINATOR = 100_000
 """Of a frame rate: the containers' fields have 32 bits."""
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace) -> None:
     from player.server import make_app, serve
-    from player.sessions import Sessions
+    from player.sessions import MAX_PORT, Sessions
     from player.stream import Stream
 
     host = _address(args.host)
@@ -98,10 +98,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _rate(text: str) -> Fraction:
-    try:
-        return Fraction(text).limit_denominator(MAX_DENOMINATOR)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"not a rate like 50 or 30000/1001: {text!r}") from None
+    # Fraction alone would take 1e99999999, and compute it.
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9}|/0*[1-9]\d{0,8})?", text):
+        raise argparse.ArgumentTypeError(f"not a rate like 50 or 30000/1001: {text!r}")
+    return Fraction(text).limit_denominator(MAX_DENOMINATOR)
 
 
 def _address(host: str) -> str:
@@ -120,7 +120,7 @@ def _read_clips(paths: Sequence[Path]) -> dict[str, tuple[Clip, int]]:
     """
     found = {path: Clip.read(path) for path in paths}
     if not paths:
-        for path in sorted(Path().glob("*.nerv")):
+        for path in clips_here():
             try:
                 found[path] = Clip.read(path)
             except BitstreamError as error:

@@ -1,5 +1,6 @@
 """Write decoded frames to a video file or to PNG images."""
 
+import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -54,6 +55,8 @@ def pick_writer(output: str) -> Writer:
     """Return the writer for an output; raises SettingsError, also for a folder that is not empty."""
     path = Path(output).resolve()
     if output.endswith("/") or path.is_dir() or not path.suffix:
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"{path} is a file, not a folder")
         if path.is_dir() and any(path.iterdir()):
             raise SettingsError(f"folder {path} is not empty")
         return Writer("rgb", _pngs)
@@ -97,8 +100,7 @@ def _pngs(path: Path, _header: Header, _rate: Fraction) -> Generator[Write]:
     path = path.resolve()
     if not path.parent.is_dir():
         raise SettingsError(f"no such folder: {path.parent}")
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.mkdir()
     count = 0
 

@@ -29,6 +29,7 @@ OFFER_ERRORS = (
     ValueError,
 )
 """What aiortc raises for offers that are none: it takes them apart without looking first."""
+MAX_PORT = 65535
 CONNECT_SECONDS = 15.0
 """Time for a viewer to connect after his offer."""
 
@@ -94,7 +95,8 @@ class Sessions:
 
         @connection.on("connectionstatechange")
         async def _changed() -> None:
-            if connection.connectionState == "connected":
+            # He may have left between the change and this call.
+            if connection.connectionState == "connected" and name in self._sessions:
                 stream.join(codec, viewer)
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
@@ -164,9 +166,11 @@ def _offer_addresses(host: str) -> None:
 
 def _check_stun(url: str) -> None:
     try:
-        parse_stun_turn_uri(url)
+        parsed = parse_stun_turn_uri(url)
     except ValueError:
-        raise SettingsError(f"a STUN server is named like stun:example.org:3478, got {url!r}") from None
+        parsed = {}
+    if parsed.get("scheme") != "stun" or not 0 < parsed["port"] <= MAX_PORT:
+        raise SettingsError(f"a STUN server is named like stun:example.org:3478, got {url!r}")
 
 
 def _check_hooks() -> None:

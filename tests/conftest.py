@@ -1,12 +1,13 @@
 """Small clips that the tests share: fitted for a moment, coded and read back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from helpers import SAMPLE, Pixels, fit_clip
 
 from encoder.codec.clip import Clip
@@ -44,12 +45,14 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         pts: list[int] | None = None,
         unit: Fraction = Fraction(1, 25),
         last_duration: int = 1,
+        rate: Fraction = Fraction(25),
+        key_frames: Sequence[int] = (),
         options: dict[str, str] | None = None,
     ) -> Path:
         path = tmp_path / name
         with av.open(path, "w", options=options) as container:
             webm = path.suffix == ".webm"
-            stream = container.add_stream("libvpx-vp9" if webm else "libx264", 25)
+            stream = container.add_stream("libvpx-vp9" if webm else "libx264", rate)
             stream.options = {"lossless": "1"} if webm else {"qp": "0", "bf": "0"}
             stream.height, stream.width = frames.shape[2:]
             stream.pix_fmt = pix_fmt
@@ -58,6 +61,7 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
             for index, frame in enumerate(frames):
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
                 picture.pts, picture.time_base = index if pts is None else pts[index], unit
+                picture.pict_type = PictureType.I if index in key_frames else PictureType.NONE
                 packets += stream.encode(picture)
             packets += stream.encode(None)
             packets[-1].duration = round(last_duration * Fraction(1, 25) / packets[-1].time_base)

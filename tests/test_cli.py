@@ -52,6 +52,7 @@ def folder(tiny_file):
     """A folder with a clip in it, to run commands in."""
     (tiny_file.parent / "empty").mkdir()
     (tiny_file.parent / "empty.mp4").touch()
+    (tiny_file.parent / "plain").touch()
     (tiny_file.parent / "text.mp4").write_text("not a video\n" * 10)
     (tiny_file.parent / "damaged.nerv").write_bytes(tiny_file.read_bytes()[:-1])
     return tiny_file.parent
@@ -106,6 +107,7 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit -o /proc/a.nerv", "/proc/"),
         ("encoder fit --budget 1 --epochs 1", "not allowed with argument"),
         ("encoder fit --budget soon", "invalid float value: 'soon'"),
+        ("encoder fit --seed 99999999999999999999", "seed must be in 0..9223372036854775807"),
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
         ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
         ("encoder info text.mp4", "not a nervcast clip: starts with b'not '"),
@@ -118,7 +120,9 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.y4m or FOLDER/, got out.avi"),
         ("player decode tiny.nerv out.mp4 --fps 0", "fps must be over 0"),
         ("player decode tiny.nerv out.mp4 --fps 1/0", "not a rate like 50 or 30000/1001: '1/0'"),
+        ("player decode tiny.nerv out.mp4 --fps 1e99999999", "not a rate like 50 or 30000/1001"),
         ("player decode tiny.nerv .", "is not empty"),
+        ("player decode tiny.nerv plain", "is a file, not a folder"),
         ("player decode tiny.nerv nowhere/out.mp4", "no such folder: nowhere"),
         ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
         ("player bench tiny.nerv --batch 0", "batch must be in 1..256, got 0"),
@@ -194,6 +198,7 @@ def test_export_takes_the_newest_clip_and_names_are_free(folder):
 
 
 def test_export_without_any_clip(tmp_path):
+    (tmp_path / ".bunny.1.part.nerv").touch()  # one that is being written
     done = run("export onnx", tmp_path)
     assert done.returncode == 2
     assert "no .nerv file in the current folder" in done.stderr

@@ -206,9 +206,10 @@ async def test_h264_of_another_profile_falls_back_to_vp8(client, profile):
     assert len(client.app[SESSIONS]) == 1
 
 
-def test_what_is_no_stun_server():
+@pytest.mark.parametrize("stun", ["stun.example.org", "turn:example.org", "stun:example.org:99999"])
+def test_what_is_no_stun_server(stun):
     with pytest.raises(SettingsError, match="a STUN server is named like stun:"):
-        Sessions(host="127.0.0.1", stun="stun.example.org")
+        Sessions(host="127.0.0.1", stun=stun)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import zlib
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -145,6 +145,16 @@ def test_truncated():
     for length in range(len(data)):
         with pytest.raises(BitstreamError):
             Topology.parse(data[:length])
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_graph_never_crashes(sample_clip, data):
+    damaged = bytearray(sample_clip.topology.model.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BitstreamError):
+        assert Topology.parse(pack(bytes(damaged))).weights > 0
 
 
 @given(st.binary(max_size=200))

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -71,11 +72,48 @@ def test_a_gap_repeats_the_frame_before(write_video):
     assert shown(video) == [0, 1, 2, 2, 2, 3, 4, 5]
 
 
-def test_variable_rate_becomes_the_average(write_video):
-    video = read_video(write_video(FRAMES[:4], pts=[0, 10, 14, 40], unit=Fraction(1, 1000)))
-    # Three intervals in 40 ms: 75 a second, a tick each 13.3 ms.
-    assert video.rate == 75
-    assert shown(video) == [0, 1, 1, 3, 3, 3]
+def test_variable_rate_becomes_that_of_most_frames(write_video):
+    video = read_video(write_video(FRAMES, pts=[0, 13, 26, 35, 52, 65], unit=Fraction(1, 1000)))
+    assert float(video.rate) == pytest.approx(1000 / 13, rel=1e-3)
+    assert shown(video)[:6] == [0, 1, 2, 3, 4, 5]
+
+
+def test_long_pause_costs_no_frames(write_video):
+    video = read_video(write_video(FRAMES, pts=[0, 1, 2, 200, 201, 202]))
+    assert video.rate == 25
+    assert shown(video) == [0, 1, *([2] * 198), 3, 4, 5]
+
+
+@pytest.mark.parametrize("rate", [Fraction(60), Fraction(30000, 1001)])
+def test_times_rounded_to_milliseconds_give_the_exact_rate(write_video, rate):
+    pts = [round(1000 * index / rate) for index in range(30)]
+    video = read_video(write_video(np.repeat(FRAMES, 5, 0), "video.mkv", pts=pts, unit=Fraction(1, 1000), rate=rate))
+    assert video.rate == rate
+    assert len(video.frames) in (30, 31)
+
+
+def test_start_without_a_key_frame_shows_the_first_picture_there_is(write_video, tmp_path):
+    path = write_video(np.repeat(FRAMES, 2, 0), key_frames=[0, 6])
+    with av.open(path) as source, av.open(tmp_path / "cut.ts", "w") as cut:
+        stream = cut.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(source.demux(source.streams.video[0])):
+            if index >= 2 and packet.dts is not None:
+                packet.stream = stream
+                cut.mux(packet)
+    assert shown(read_video(tmp_path / "cut.ts")) in ([3] * 6 + [4, 4, 5, 5], [3, 3, 4, 4, 5, 5])
+
+
+def test_name_with_a_colon(write_video, monkeypatch):
+    path = write_video(FRAMES, "12:30:00.mp4")
+    monkeypatch.chdir(path.parent)
+    assert_close(read_video(Path(path.name)).frames, FRAMES)
+
+
+@pytest.mark.parametrize("tail", [bytes(3), b"TAG" + bytes(125)])
+def test_something_after_the_last_box(write_video, tail):
+    path = write_video(FRAMES)
+    path.write_bytes(path.read_bytes() + tail)
+    assert_close(read_video(path).frames, FRAMES)
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.mkv"])

@@ -157,7 +157,12 @@ def replacing(path: Path) -> Generator[Path]:
 
 def newest_clip() -> Path:
     """Return the `.nerv` file of the current folder that was written last; raises SettingsError if there is none."""
-    clips = sorted(Path().glob("*.nerv"), key=lambda path: path.stat().st_mtime)
+    clips = clips_here()
     if not clips:
         raise SettingsError("no .nerv file in the current folder: name one, or make one with python -m encoder fit")
-    return clips[-1]
+    return max(clips, key=lambda path: path.stat().st_mtime)
+
+
+def clips_here() -> list[Path]:
+    """Return the `.nerv` files of the current folder by name, without those that are being written."""
+    return sorted(path for path in Path().glob("*.nerv") if not path.name.startswith("."))

@@ -168,7 +168,7 @@ def _check_values(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
         graph = infer_shapes(single, check_type=True, strict_mode=True, data_prop=True).graph
-    except (onnx.checker.ValidationError, InferenceError) as error:
+    except (onnx.checker.ValidationError, InferenceError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {str(error).strip().splitlines()[0]}") from None
     shapes = {value.name: _static_shape(value) for value in (*graph.value_info, *graph.output)}
     for name in (output for node in model.graph.node for output in node.output):

@@ -25,9 +25,11 @@ async function json(url, options) {
 
 /** Set playing, loop or frame; what the server answers is shown at once. */
 async function control(wishes) {
+  const current = clip;
   const body = JSON.stringify(wishes);
   try {
-    showState(await json(api(), { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+    const now = await json(api(), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    if (clip === current) showState(now);
   } catch (error) {
     complain(error);
   }
@@ -46,7 +48,7 @@ function choose(name) {
   const size = clip.file_bytes < 1e6 ? `${(clip.file_bytes / 1e3).toFixed(0)} kB` : `${(clip.file_bytes / 1e6).toFixed(1)} MB`;
   find("facts").textContent =
     `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
-  pending = null;
+  pending = state = null;
   showReceived(null);
   viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
   window.nervcast = viewer;  // for the curious, and for tests
@@ -132,15 +134,15 @@ function seekTo(frame) {
 
 seek.addEventListener("input", () => { dragging = true; seekTo(Number(seek.value)); });
 seek.addEventListener("change", () => { dragging = false; });
-play.addEventListener("click", () => control({ playing: !state.playing }));
-loop.addEventListener("click", () => control({ loop: !state.loop }));
+play.addEventListener("click", () => state && control({ playing: !state.playing }));
+loop.addEventListener("click", () => state && control({ loop: !state.loop }));
 find("fullscreen").addEventListener("click", () => video.requestFullscreen());
 find("clip").addEventListener("change", (event) => choose(event.target.value));
 addEventListener("pagehide", () => viewer?.close());
 addEventListener("pageshow", (event) => { if (event.persisted) choose(clip.name); });
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button, input")) return;
+  if (!state || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button, input")) return;
   const step = (frames) => seekTo(Math.min(Math.max((pending ?? state.frame) + frames, 0), clip.frames - 1));
   const actions = {
     " ": () => play.click(),
