@@ -101,8 +101,8 @@ def _fit(args: argparse.Namespace) -> None:
         part.write_bytes(bytes(encoder.clip(f"{settings} --segment-frames {args.segment_frames} --seed {args.seed}")))
     result = _measure(output, video)
     similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
-    size = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
-    logger.info("%s: %.2f dB%s in %s", output, result.psnr_db, similarity, size)
+    cost = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
+    logger.info("%s: %.2f dB%s in %s", output, result.psnr_db, similarity, cost)
 
 
 def _limit_text(limit: "Limit") -> str:

@@ -22,7 +22,7 @@ class Recipe:
     learning_rate: float
     """Adam's learning rate after the warm-up."""
     latent_rate: float = 1.0
-    """Learning rate of latents, as a multiple of that of the weights."""
+    """Learning rate of the parameters under the network's `latents`, as a multiple of that of the others."""
     beta2: float = 0.999
     """Adam's decay of the second moment."""
     warmup: float

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
 HALF = 0.5
+"""How far a bin reaches to each side of its value, in steps."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
 
@@ -53,7 +54,6 @@ def _laplace_bits(y: Tensor) -> Tensor:
     """
     size = y.abs()
     scale = size.mean().detach().clamp(min=MIN_SCALE)
-    # A bin reaches half a step to each side of its value.
     inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
     # Far outside, the logarithm is taken of the formula, not of its vanishing value.
     outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)

@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from encoder.codec.container import MAX_SIDE
+from encoder.codec.container import MAX_DENOMINATOR, MAX_SIDE
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.truncation import is_truncated
 
@@ -26,11 +26,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 DEFAULT_PIXELS = 320 * 180
 """Frames larger than this are made smaller unless the user names a size: two CPU cores fit them in minutes."""
 IMAGE_RATE = Fraction(25)
+"""Frames per second of a folder of images, which does not say."""
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 GAP_TOLERANCE = Fraction(1, 10)
 """How far from a tick a gap may end, in ticks: containers round times to milliseconds."""
-MAX_DENOMINATOR = 100_000
-"""Of a measured rate: the containers' fields have 32 bits."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -136,8 +135,9 @@ def _measure(container: InputContainer, stream: VideoStream) -> _Timeline:
     """Look at all packets for the times of the frames, without decoding any."""
     declared = Fraction(stream.guessed_rate or stream.average_rate or IMAGE_RATE)
     unit = stream.time_base or Fraction(0)
-    packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-    shown = sorted((packet.pts * unit, (packet.duration or 0) * unit) for packet in packets if packet.pts is not None)
+    # Only the numbers are kept: the packets of a film are gigabytes.
+    packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.size and not p.is_discard]
+    shown = sorted((pts * unit, duration * unit) for pts, duration in packets if pts is not None)
     if not unit or not packets or len(shown) < len(packets):
         return _Timeline(declared, len(packets), len(packets) - 1)
     times = [time for time, _ in shown]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError, EngineError, SettingsError
-from encoder.codec.runtime import Provider, Session
+from encoder.codec.runtime import Session
 from encoder.codec.topology import TIME
 from export.graph import PixelFormat, Precision, build_graph
 
@@ -95,7 +95,7 @@ class OnnxRuntimeCpu(Engine):
     """ONNX Runtime on the CPU."""
 
     name = "onnxruntime-cpu"
-    providers: tuple[Provider, ...] = ("CPUExecutionProvider",)
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def load(self, model: onnx.ModelProto) -> Run:
         """Open a session."""

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, clips_here, progress, show
+from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import BitstreamError, SettingsError
 from export.engine import DEFAULT_BATCH, Engine, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
-MAX_DENOMINATOR = 100_000
-"""Of a frame rate: the containers' fields have 32 bits."""
 
 logger = logging.getLogger(__name__)
 

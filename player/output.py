@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from encoder.codec.console import replacing
-from encoder.codec.container import MAX_RATE, Header
+from encoder.codec.container import MAX_FRAMES, MAX_RATE, Header
 from encoder.codec.errors import SettingsError
 from export.engine import Frames
 from export.graph import PixelFormat
@@ -39,7 +39,7 @@ class Writer:
 def frame_times(header: Header, rate: Fraction | None) -> NDArray[np.float64]:
     """Return the times to decode for a number of frames per second (None: the clip's), in frames since the start.
 
-    Raises SettingsError for a rate out of range, and for one that the clip has no pictures for.
+    Raises SettingsError for a rate out of range, one that makes too many frames, and one that the clip has no pictures for.
     """
     if rate is None or rate == header.rate:
         return np.arange(header.frames, dtype=np.float64)
@@ -48,7 +48,10 @@ def frame_times(header: Header, rate: Fraction | None) -> NDArray[np.float64]:
     if not header.continuous:
         raise SettingsError("this clip has no pictures between its frames: leave --fps out")
     step = header.rate / rate
-    return float(step) * np.arange(max(round(header.frames / step), 1), dtype=np.float64)
+    count = max(round(header.frames / step), 1)
+    if count > MAX_FRAMES:
+        raise SettingsError(f"fps of {float(rate):g} make {count} frames of this clip, over {MAX_FRAMES}")
+    return float(step) * np.arange(count, dtype=np.float64)
 
 
 def pick_writer(output: str) -> Writer:

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import pytest
 from helpers import SAMPLE
+from packaging.requirements import Requirement
 
 DECODE = """
 import pathlib, sys
@@ -39,6 +41,13 @@ def test_modules_load_without(packages, absent):
     code = MODULES.format(packages=packages)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert absent & set(done.stdout.split()) == set()
+
+
+def test_player_is_installed_without_torch():
+    requirements = [Requirement(text) for text in requires("nervcast") or []]
+    player = [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": "player"})]
+    assert {"aiortc", "av", "openvino", "onnx"} <= set(player)
+    assert not {"torch", "onnxscript", "tensorrt"} & set(player)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime-cpu"])

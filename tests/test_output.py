@@ -78,6 +78,12 @@ def test_rate_out_of_range(tiny_clip, rate):
         frame_times(tiny_clip.header, Fraction(rate))
 
 
+def test_rate_that_makes_too_many_frames(tiny_clip):
+    header = replace(tiny_clip.header, rate=Fraction(1, 10**8))
+    with pytest.raises(SettingsError, match="make 600000000000 frames of this clip"):
+        frame_times(header, Fraction(1000))
+
+
 def test_clip_without_times_in_between(tiny_clip):
     header = replace(tiny_clip.header, continuous=False)
     with pytest.raises(SettingsError, match="no pictures between its frames"):

@@ -136,7 +136,7 @@ class _Lines:
         if now < self._next and done < self._total:
             return
         self._next = now + PLAIN_SECONDS
-        print(f"{self._title}: {done / self._total:4.0%} {text}".rstrip(), file=self._stream, flush=True)
+        print(f"{self._title}: {int(100 * done / self._total):3}% {text}".rstrip(), file=self._stream, flush=True)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ MAX_RATE = 1000
 """Largest number of frames per second."""
 MAX_TERM = 100_000_000
 """Largest numerator and denominator of a frame rate: FFmpeg's have 31 bits."""
+MAX_DENOMINATOR = 100_000
+"""Denominator that a measured or wanted rate is rounded to."""
 MAX_SETTINGS_BYTES = 1024
 CONTINUOUS = 1
 """Header flag: times between whole numbers decode to pictures in between."""

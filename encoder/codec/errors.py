@@ -9,6 +9,11 @@ CodecError
 """
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, which may be many or nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class CodecError(Exception):
     """Something that the user gave cannot be used."""
 

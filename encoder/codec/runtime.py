@@ -1,4 +1,4 @@
-"""ONNX Runtime behind one function, so that its errors and its untyped names stay here."""
+"""ONNX Runtime behind one class, so that its errors and its untyped names stay here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states  # pyright: ignore[reportAttributeAccessIssue]
 
-from encoder.codec.errors import EngineError
+from encoder.codec.errors import EngineError, first_line
 
 ERRORS: tuple[type[Exception], ...] = (
     states.EPFail,
@@ -26,13 +26,11 @@ ERRORS: tuple[type[Exception], ...] = (
 FATAL_ONLY = 4
 """Severity from which ONNX Runtime writes to stderr; lesser errors it raises as well."""
 
-Provider = str
-
 
 class Session:
     """A loaded graph."""
 
-    def __init__(self, model: onnx.ModelProto, providers: Sequence[Provider] = ("CPUExecutionProvider",)) -> None:
+    def __init__(self, model: onnx.ModelProto, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
         """Load a model; raises EngineError if it cannot be run."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
@@ -41,7 +39,7 @@ class Session:
                 model.SerializeToString(), options, list(providers), enable_fallback=False
             )
         except ERRORS as error:
-            raise EngineError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from None
+            raise EngineError(f"ONNX Runtime cannot load the network: {first_line(error)}") from None
         if self._session.get_providers()[: len(providers)] != list(providers):
             raise EngineError(f"ONNX Runtime cannot load the libraries of {providers[0]}")
 
@@ -50,8 +48,4 @@ class Session:
         try:
             return np.asarray(self._session.run(None, dict(inputs))[0])
         except ERRORS as error:
-            raise EngineError(f"ONNX Runtime cannot run the network: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+            raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None

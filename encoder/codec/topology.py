@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.shape_inference import InferenceError, infer_shapes
 
-from encoder.codec.errors import BitstreamError
+from encoder.codec.errors import BitstreamError, first_line
 
 TIME, FRAMES = "t", "rgb"
 """Names of the graph's input and output."""
@@ -48,8 +48,15 @@ OPERATORS = frozenset(
         "Gelu",
         "Gemm",
         "Min",
+        "Mul",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Sin",
+        "Sub",
+        "Tanh",
+        "Unsqueeze",
     }
-    | {"Mul", "Reshape", "Resize", "Sigmoid", "Sin", "Sub", "Tanh", "Unsqueeze"}
 )
 """What a graph may do: what the networks of the encoder need. None has a subgraph, reads a file or keeps state."""
 ATTRIBUTES = frozenset(
@@ -169,7 +176,7 @@ def _check_values(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model)
         graph = infer_shapes(single, check_type=True, strict_mode=True, data_prop=True).graph
     except (onnx.checker.ValidationError, InferenceError, ValueError) as error:
-        raise BitstreamError(f"topology is no valid graph: {str(error).strip().splitlines()[0]}") from None
+        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
     shapes = {value.name: _static_shape(value) for value in (*graph.value_info, *graph.output)}
     for name in (output for node in model.graph.node for output in node.output):
         shape = shapes.get(name)

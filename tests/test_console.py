@@ -1,0 +1,59 @@
+import io
+
+import pytest
+
+from encoder.codec.console import progress, replacing
+from encoder.codec.errors import SettingsError, first_line
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    stream = Terminal()
+    with progress("fitting", total=4, stream=stream) as update:
+        update(2, "30 dB")
+        update(4, "31 dB")
+    assert "fitting" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+    assert "31 dB" in stream.getvalue()
+    assert "\x1b[" in stream.getvalue()
+
+
+def test_progress_is_plain_lines_elsewhere():
+    stream = io.StringIO()
+    with progress("fitting", total=4, stream=stream) as update:
+        update(3.999, "too early for a line")
+        update(4, "31 dB")
+    assert stream.getvalue() == "fitting: 100% 31 dB\n"
+
+
+def test_file_takes_its_place_at_the_end(tmp_path):
+    path = tmp_path / "a.nerv"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failure_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.nerv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+        part.write_bytes(bytes(1 // 0))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_that_is_a_folder(tmp_path):
+    with pytest.raises(SettingsError, match="is a folder"), replacing(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("message", "line"), [("one\ntwo", "one"), ("\n\n three", "three"), ("", "ValueError")])
+def test_first_line_of_an_error(message, line):
+    assert first_line(ValueError(message)) == line
