@@ -1,10 +1,10 @@
-# make install | demo | test | check
+# make install | demo | test | check | fuzz
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check browser clean
+.PHONY: install demo test check fuzz browser clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,10 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
+
+# Some twenty minutes: 200,000 mutated files.
+fuzz: install
+	$(PYTHON) tests/fuzz.py
 
 clean:
 	rm -rf $(VENV) bunny.nerv bunny.onnx

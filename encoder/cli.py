@@ -1,9 +1,11 @@
 """Fit a neural network to a video, write it as a bitstream, and measure what was written."""
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,10 @@ from encoder.codec.container import VERSION
 from encoder.codec.errors import SettingsError
 
 if TYPE_CHECKING:
+    from encoder.encode import Encoder, Progress
     from encoder.evaluate import Evaluation, FrameQuality
     from encoder.fit import Limit
+    from encoder.target import Target
     from encoder.video import Video
 
 SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
@@ -23,6 +27,8 @@ SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
 SEGMENT_FRAMES = 150
 MAX_SEED = 2**63 - 1
+RUNG_START = 0.5
+"""Share of the schedule at which a rung of a ladder goes on with the fitted network."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
     fit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    _add_rate(fit)
+    fit.add_argument("--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs")
+    compress = commands.add(
+        "compress",
+        _compress,
+        summary="write a fitted network again, at other sizes",
+        example="python -m encoder compress bunny.safetensors --bits-per-pixel 0.05 0.1 0.2",
+    )
+    compress.add_argument("checkpoint", type=Path, help="what `fit --checkpoint` wrote")
+    compress.add_argument(
+        "--bits-per-pixel", type=float, nargs="+", required=True, metavar="X", help="size of each file, in bits per pixel"
+    )
+    compress.add_argument(
+        "-o", "--output", type=Path, metavar="CLIP", help="file to write, with the rate in its name (default: the checkpoint's)"
+    )
+    compress.add_argument("--budget", type=float, metavar="SECONDS", help="time for each size (default: half of the fit's)")
+    compress.add_argument("--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was")
+    compress.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
     info = commands.add("info", _info, summary="show what a clip holds", example="python -m encoder info bunny.nerv --json")
     evaluate = commands.add(
         "evaluate",
@@ -70,11 +94,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commands.main(argv)
 
 
+def _add_rate(fit: argparse.ArgumentParser) -> None:
+    group = fit.add_argument_group("size")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--rate", type=float, metavar="LAMBDA", help="weight of a bit per pixel (default: the preset's)")
+    size.add_argument("--bits-per-pixel", type=float, metavar="X", help="size of the file, in bits per pixel")
+    size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
+    size.add_argument("--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k")
+    size.add_argument("--bits", type=int, metavar="N", help="quantise to N bits after the fit, instead of fitting for a rate")
+    group.add_argument("--prune", type=float, default=0.0, metavar="SHARE", help="set this share of the weights to zero")
+    group.add_argument("--coder", choices=("range", "huffman"), default="range", help="entropy coder (default: range)")
+
+
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
-    import torch
-
-    from encoder.encode import Encoder, pick_device
+    from encoder.checkpoint import Checkpoint
+    from encoder.encode import Compression, Encoder, pick_device
     from encoder.fit import Limit
     from encoder.presets import find_preset
     from encoder.video import parse_size, read_video
@@ -87,22 +122,106 @@ def _fit(args: argparse.Namespace) -> None:
     budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
     limit = Limit(seconds=budget, epochs=args.epochs)
     device = pick_device(args.device)
+    compression = Compression(trade=args.rate, bits=args.bits, prune=args.prune, coder=args.coder)
+    target = _target(args)
+    source = args.video or SAMPLE
     output = args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
-    with replacing(output) as part:
-        video = read_video(args.video or SAMPLE, size=size, keep_size=keep_size)
+    with contextlib.ExitStack() as stack:
+        part = stack.enter_context(replacing(output))
+        checkpoint = stack.enter_context(replacing(args.checkpoint)) if args.checkpoint else None
+        video = read_video(source, size=size, keep_size=keep_size)
         frames, _, height, width = video.frames.shape
-        torch.manual_seed(args.seed)
-        encoder = Encoder(video, preset, segment_frames=args.segment_frames, device=device)
+        if target:
+            compression = replace(compression, file_bytes=target(video))
+        settings = (
+            f"--preset {args.preset} --resize {width}x{height} {_limit_text(limit)}{_rate_text(args)}"
+            f" --segment-frames {args.segment_frames} --seed {args.seed}"
+        )
+        encoder = Encoder(
+            video, preset, compression, segment_frames=args.segment_frames, device=device, settings=settings, seed=args.seed
+        )
         logger.info("fitting %d frames of %dx%d on %s", frames, width, height, device)
-        with progress("fitting") as update:
-            for step in encoder.run(limit):
-                update(step.done, f"segment {step.segment + 1}/{len(encoder.runs)}, {step.psnr_db:.2f} dB in training")
-        settings = f"--preset {args.preset} --resize {width}x{height} {_limit_text(limit)}"
-        part.write_bytes(bytes(encoder.clip(f"{settings} --segment-frames {args.segment_frames} --seed {args.seed}")))
-    result = _measure(output, video)
+        began = time.perf_counter()
+        _run(encoder.run(limit), encoder)
+        part.write_bytes(bytes(encoder.clip()))
+        if checkpoint:
+            how = Checkpoint(
+                source=str(source.resolve()),
+                width=width,
+                height=height,
+                preset=args.preset,
+                segment_frames=args.segment_frames,
+                seed=args.seed,
+                seconds=time.perf_counter() - began,
+            )
+            how.save(checkpoint, encoder.states)
+    _report(output, video)
+
+
+def _compress(args: argparse.Namespace) -> None:
+    from encoder.checkpoint import Checkpoint
+    from encoder.encode import Compression, Encoder, pick_device
+    from encoder.fit import Limit
+    from encoder.presets import find_preset
+    from encoder.target import bits_per_pixel
+    from encoder.video import read_video
+
+    targets = {rate: bits_per_pixel(rate) for rate in args.bits_per_pixel}
+    made, states = Checkpoint.load(args.checkpoint)
+    limit = Limit(seconds=made.seconds / 2 if args.budget is None else args.budget)
+    device = pick_device(args.device)
+    output = args.output or args.checkpoint.with_suffix(".nerv")
+    video = read_video(args.source or Path(made.source), size=(made.width, made.height))
+    preset = find_preset(made.preset)
+    for rate, target in targets.items():
+        compression = Compression(file_bytes=target(video))
+        settings = (
+            f"--preset {made.preset} --resize {made.width}x{made.height} --bits-per-pixel {rate:g} after {made.seconds:.0f} s"
+        )
+        encoder = Encoder(
+            video,
+            preset,
+            compression,
+            segment_frames=made.segment_frames,
+            device=device,
+            settings=settings,
+            seed=made.seed,
+            states=states,
+        )
+        path = output.with_stem(f"{output.stem}-{rate:g}bpp")
+        with replacing(path) as part:
+            _run(encoder.run(limit, start=RUNG_START), encoder)
+            part.write_bytes(bytes(encoder.clip()))
+        _report(path, video)
+
+
+def _target(args: argparse.Namespace) -> "Target | None":
+    from encoder import target
+
+    if args.bits_per_pixel is not None:
+        return target.bits_per_pixel(args.bits_per_pixel)
+    if args.file_size is not None:
+        return target.file_size(args.file_size)
+    return None if args.bitrate is None else target.bitrate(args.bitrate)
+
+
+def _rate_text(args: argparse.Namespace) -> str:
+    options = ("rate", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
+    given = {name: value for name in options if (value := getattr(args, name)) not in (None, 0.0, "range")}
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
+
+
+def _run(steps: Iterator["Progress"], encoder: "Encoder") -> None:
+    with progress("fitting") as update:
+        for step in steps:
+            update(step.done, f"segment {step.segment + 1}/{len(encoder.runs)}, {step.psnr_db:.2f} dB in training")
+
+
+def _report(path: Path, video: "Video") -> None:
+    result = _measure(path, video)
     similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
     cost = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
-    logger.info("%s: %.2f dB%s in %s", output, result.psnr_db, similarity, cost)
+    logger.info("%s: %.2f dB%s in %s", path, result.psnr_db, similarity, cost)
 
 
 def _limit_text(limit: "Limit") -> str:
@@ -110,7 +229,7 @@ def _limit_text(limit: "Limit") -> str:
 
 
 def _info(args: argparse.Namespace) -> None:
-    clip = Clip.read(args.clip)
+    clip = Clip.read(args.clip, strict=False)
     header, weights = clip.header, clip.topology.weights * len(clip.segments)
     size = args.clip.stat().st_size
     show(
@@ -123,6 +242,8 @@ def _info(args: argparse.Namespace) -> None:
             "duration_seconds": header.duration_seconds,
             "continuous": header.continuous,
             "segments": len(clip.segments),
+            "key_segments": sum(segment.is_key for segment in clip.segments),
+            "damage": "; ".join(clip.damage),
             "weights": weights,
             "file_bytes": size,
             "topology_bytes": len(bytes(clip.topology)),

@@ -1,8 +1,11 @@
 """From a video in memory to a clip: cut into segments, fit each, quantise and code it."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -10,19 +13,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from encoder.codec.clip import MAX_BOUND, Clip, Segment
-from encoder.codec.container import Header
+from encoder.checkpoint import State
+from encoder.codec.clip import Clip
+from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, Header, chunk, signature
+from encoder.codec.entropy import MAX_BOUND
 from encoder.codec.errors import SettingsError
+from encoder.codec.index import COUNT, ENTRY
+from encoder.codec.segment import HUFFMAN_BOUND, PREFIX, CoderName, Quantized, Segment
+from encoder.codec.tensor import RECORD
 from encoder.codec.topology import Topology
 from encoder.fit import Fit, Limit
-from encoder.presets import Preset
+from encoder.motion import estimate_motion
+from encoder.presets import Preset, Shape
 from encoder.quantizer import Quantizer
+from encoder.rate import Rate
 from encoder.trace import trace
 from encoder.video import Video
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-POST_TRAINING_BOUND = 127
-"""Largest code of a tensor that was fitted without a quantiser: 8 bits."""
+BITS = range(2, 13)
+"""Bits that a weight may have which was not fitted for a rate."""
+DEFAULT_BITS = 8
+"""Bits of a weight of a network that was not fitted for a rate."""
+DEFAULT_TRADE = 0.05
+"""Weight of a bit per pixel to start from where a size is wanted of a preset that has none."""
+DISPLACEMENTS = "camera.displacements.values"
+"""Where a network's state keeps the motion of the camera."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """How small, and by which means."""
+
+    trade: float | None = None
+    """Weight of a bit per pixel against the distortion; None takes the preset's."""
+    file_bytes: int | None = None
+    """Size that the file shall have; None lets the weight decide."""
+    bits: int | None = None
+    """Bits of a weight, quantised after the fit; None fits for a rate, if the preset has one."""
+    prune: float = 0.0
+    """Share of the convolutions' weights that are set to zero, the smallest, before the last part of the fit."""
+    coder: CoderName = "range"
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for what is out of range, or does not go together."""
+        if self.trade is not None and not 0 < self.trade < float("inf"):
+            raise SettingsError(f"the rate must be over 0, got {self.trade:g}")
+        if self.file_bytes is not None and self.file_bytes < 1:
+            raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
+        if self.bits is not None and self.bits not in BITS:
+            raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
+        if not 0 <= self.prune < 1:
+            raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
+        if self.bits is not None and (self.trade is not None or self.file_bytes is not None):
+            raise SettingsError("give either bits or a rate, not both")
+        if self.coder == "huffman" and (self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND):
+            raise SettingsError("the huffman coder takes at most 8 bits: give --bits as well")
+        if self.prune and self.bits is None:
+            raise SettingsError("pruning needs --bits: fitted for a rate, weights that are of no use become zero by themselves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,41 +88,122 @@ class Progress:
 class Encoder:
     """Encode a video with one network per segment, all of one topology."""
 
-    def __init__(self, video: Video, preset: Preset, *, segment_frames: int, device: torch.device) -> None:
-        """Raise SettingsError for a segment length below 1, BitstreamError for a video that the format cannot hold."""
+    def __init__(
+        self,
+        video: Video,
+        preset: Preset,
+        compression: Compression,
+        *,
+        segment_frames: int,
+        device: torch.device,
+        settings: str,
+        seed: int = 0,
+        states: Sequence[State] | None = None,
+    ) -> None:
+        """Go on from the states of an earlier run, if given.
+
+        Raises SettingsError for a segment or file too small, BitstreamError for a video that the format cannot hold.
+        """
         if segment_frames < 1:
             raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
         frames, _, height, width = video.frames.shape
-        header = Header(width=width, height=height, frames=frames, rate=video.rate, continuous=preset.continuous, settings="")
+        header = Header(
+            width=width, height=height, frames=frames, rate=video.rate, continuous=preset.continuous, settings=settings
+        )
         self._header = Header.parse(bytes(header))  # before the fit, not after it
-        self._video, self._preset, self._device = video, preset, device
+        self._video, self._preset, self._compression, self._device, self._seed = video, preset, compression, device, seed
         self.runs = split(len(video.frames), segment_frames)
-        self.topology: Topology = trace(self._network())
+        self._states = states
+        began = time.perf_counter()
+        self._motions = self._find_motions() if preset.camera else []
+        self._spent_seconds = time.perf_counter() - began
+        margin = _margin(self._motions)
+        even_height, even_width = self._header.even_size
+        self._shape = Shape(height=even_height, width=even_width, frames=max(map(len, self.runs)), margin=margin)
+        self.topology: Topology = trace(self.network(0))
+        if compression.file_bytes is not None and compression.file_bytes <= self._overhead_bytes:
+            raise SettingsError(f"the file's size must be over {self._overhead_bytes}, which it has without weights")
         self.segments: list[Segment] = []
+        self.states: list[State] = []
 
-    def run(self, limit: Limit) -> Iterator[Progress]:
-        """Fit the segments in turn, each with its share of the time, yielding after each epoch."""
+    def run(self, limit: Limit, *, start: float = 0.0) -> Iterator[Progress]:
+        """Fit the segments in turn, each with its share of the time, from a part of the schedule on; yield after each epoch."""
+        torch.manual_seed(self._seed)
+        compression = self._compression
         total = len(self._video.frames)
         for index, run in enumerate(self.runs):
-            seconds = None if limit.seconds is None else limit.seconds * len(run) / total
-            fit = Fit(self._network().to(self._device), self._preset.recipe, replace(limit, seconds=seconds))
-            frames = torch.from_numpy(_even(self._video.frames[run.start : run.stop])).to(self._device)
-            for epoch in fit.epochs(frames):
+            seconds = limit.seconds
+            if seconds is not None:
+                seconds = max(seconds - self._spent_seconds, 0.1 * seconds) * len(run) / total
+            network = self.network(index).to(self._device)
+            if self._states is not None:
+                network.load_state_dict(self._states[index])
+            rate = self._rate(run)
+            part = replace(limit, seconds=seconds)
+            coded = partial(self._coded_bits, run)
+            fit = Fit(network, self._preset.recipe, part, rate=rate, coded_bits=coded, prune=compression.prune, start=start)
+            for epoch in fit.epochs(self._frames(run)):
                 done = (run.start + epoch.progress * len(run)) / total
                 yield Progress(done=done, segment=index, psnr_db=epoch.psnr_db)
-            tensors = quantize(fit.network, fit.quantizer)
-            names = dict(zip(self.topology.tensors, tensors.values(), strict=True))
-            self.segments.append(Segment.encode(run.start, len(run), names, self.topology.tensors))
+            tensors = quantize(dict(network.named_parameters()), fit.quantizer, compression.bits or DEFAULT_BITS)
+            self.segments.append(self._segment(run, tensors, compression.coder))
+            self.states.append({name: x.detach().cpu() for name, x in network.state_dict().items()})
 
-    def clip(self, settings: str) -> Clip:
+    def clip(self) -> Clip:
         """Return the clip, once all segments are fitted."""
-        return Clip(replace(self._header, settings=settings), self.topology, tuple(self.segments))
+        return Clip(self._header, self.topology, tuple(self.segments))
 
-    def _network(self) -> nn.Module:
-        _, _, height, width = self._video.frames.shape
-        frames = max(map(len, self.runs))
+    def _segment(self, run: range, tensors: Mapping[str, Quantized], coder: CoderName) -> Segment:
+        names = dict(zip(self.topology.tensors, tensors.values(), strict=True))
+        return Segment.encode(run.start, len(run), names, self.topology.tensors, coder=coder)
+
+    def _coded_bits(self, run: range, tensors: Mapping[str, Tensor], quantizer: Quantizer) -> float:
+        return 8 * len(self._segment(run, quantize(tensors, quantizer, DEFAULT_BITS), "range").code)
+
+    def _rate(self, run: range) -> Rate | None:
+        compression = self._compression
+        trade = self._preset.recipe.rate if compression.trade is None else compression.trade
+        if compression.bits is not None or not (trade or compression.file_bytes):
+            return None
+        target = None
+        if compression.file_bytes is not None:
+            payload = compression.file_bytes - self._overhead_bytes
+            target = 8 * payload * len(run) / len(self._video.frames)
+        pixels = self._header.width * self._header.height * len(run)
+        return Rate(trade=trade or DEFAULT_TRADE, pixels=pixels, target_bits=target)
+
+    @property
+    def _overhead_bytes(self) -> int:
+        """Size of the file but for the weights."""
+        count = len(self.runs)
+        segment = chunk(SEGMENT, bytes(PREFIX.size + len(self.topology.tensors) * RECORD.size))
+        index = chunk(INDEX, bytes(count * ENTRY.size + COUNT.size))
+        head = chunk(HEAD, bytes(self._header)) + chunk(TOPOLOGY, bytes(self.topology))
+        return len(signature() + head + index) + count * len(segment)
+
+    def _find_motions(self) -> list[Tensor]:
+        if self._states is not None:
+            return [state[DISPLACEMENTS] for state in self._states if DISPLACEMENTS in state]
+        return [estimate_motion(self._frames(run)).cpu() for run in self.runs]
+
+    def _frames(self, run: range) -> Tensor:
+        return torch.from_numpy(_even(self._video.frames[run.start : run.stop])).to(self._device)
+
+    def network(self, index: int) -> nn.Module:
+        """Return the network of a segment, not fitted yet."""
         # Convolutions on a CPU run 1.4 times faster so.
-        return self._preset.network(height, width, frames).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = self._preset.network(self._shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._shape.margin is not None:
+            network.camera.aim(self._motions[index])
+        return network
+
+
+def _margin(motions: Sequence[Tensor]) -> tuple[int, int] | None:
+    """Return the pixels by which a canvas must be larger than a frame, downwards and to the right."""
+    if not any(motion.any() for motion in motions):
+        return None
+    across, down = torch.stack([motion.abs().amax((0, 2, 3)) for motion in motions]).amax(0).tolist()
+    return 2 * ceil(down), 2 * ceil(across)
 
 
 def split(frames: int, length: int) -> list[range]:
@@ -84,19 +213,16 @@ def split(frames: int, length: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-def quantize(network: nn.Module, quantizer: Quantizer | None) -> dict[str, tuple[NDArray[np.int32], float]]:
-    """Return the codes of each parameter and their step: the learned one, or that of 8 bits."""
-    tensors = {name: value.detach() for name, value in network.named_parameters()}
-    learned = {} if quantizer is None else {name: step.item() for name, step in quantizer.steps(tensors).items()}
-    return {name: _codes(value, learned.get(name)) for name, value in tensors.items()}
+def quantize(tensors: Mapping[str, Tensor], quantizer: Quantizer | None, bits: int) -> dict[str, Quantized]:
+    """Return the integers of each tensor and their step: the learned one, or that of a number of bits."""
+    steps = {} if quantizer is None else {name: step.item() for name, step in quantizer.steps(tensors).items()}
+    return {name: _quantize(value.detach(), steps.get(name), 2 ** (bits - 1) - 1) for name, value in tensors.items()}
 
 
-def _codes(tensor: Tensor, step: float | None) -> tuple[NDArray[np.int32], float]:
-    largest = max(tensor.abs().max().item(), 1e-30)  # a tensor of zeros has codes of zero under any step
-    if step is None:
-        step = largest / POST_TRAINING_BOUND
-    step = max(step, largest / MAX_BOUND)
-    return (tensor / step).round().to(torch.int32).cpu().contiguous().numpy(), step
+def _quantize(tensor: Tensor, step: float | None, bound: int) -> Quantized:
+    largest = max(tensor.abs().max().item(), 1e-30)  # a tensor of zeros has integers of zero under any step
+    step = float(np.float32(largest / bound if step is None else max(step, largest / MAX_BOUND)))
+    return Quantized(integers=(tensor / step).round().to(torch.int32).cpu().contiguous().numpy(), step=step)
 
 
 def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from encoder.codec.errors import SettingsError
+from encoder.optimizer import Muon
 from encoder.presets import Recipe
-from encoder.quantizer import Quantizer
+from encoder.quantizer import LATENTS, Quantizer
+from encoder.rate import Rate
 
-QUANTIZE_FROM = 0.5
-"""Share of the fit after which the network trains through quantisation noise, ..."""
-ROUND_FROM = 0.8
+RATE_FROM = 0.1
+"""Share of the fit after which the bits count in the loss, ..."""
+NOISE_FROM = 0.3
+"""... after which the network trains through quantisation noise, ..."""
+ROUND_FROM = 0.85
 """... and after which it trains through rounding."""
-RATE_EVERY = 4
+PRUNE_AT = 0.7
+"""Share of the fit after which the smallest weights are set to zero and stay there, if any are to be pruned."""
+RATE_EVERY = 8
 """Steps from one evaluation of the rate to the next, to save time."""
 STEP_LEARNING_RATE = 1.0
 """Learning rate of the logarithms of the steps, as a multiple of that of the weights."""
@@ -59,11 +65,24 @@ class Fit:
     """A network in the making, with its quantiser once it has one."""
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, limit: Limit, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        limit: Limit,
+        *,
+        rate: Rate | None = None,
+        coded_bits: Callable[[dict[str, nn.Parameter], Quantizer], float] | None = None,
+        prune: float = 0.0,
+        start: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.network, self.recipe, self.limit, self._clock = network, recipe, limit, clock
+        """Take a rate to train for, if any, and a coder to check it by; the share to prune; where in the schedule to start."""
+        self.network, self.recipe, self.limit, self.rate, self.prune = network, recipe, limit, rate, prune
+        self._coded_bits, self._start, self._clock = coded_bits, start, clock
         self.quantizer: Quantizer | None = None
-        self._optimizer = torch.optim.Adam(self._groups(), betas=(0.9, recipe.beta2), fused=True)
+        self._tensors = dict(network.named_parameters())
+        self._optimizers = self._make_optimizers()
+        self._masks: list[tuple[Tensor, Tensor]] = []
         self._steps = 0
 
     def epochs(self, frames: Tensor) -> Iterator[Epoch]:
@@ -71,13 +90,13 @@ class Fit:
 
         Raises SettingsError if the loss stops being finite.
         """
-        start, index, progress = self._clock(), 0, 0.0
+        began, index, progress = self._clock(), 0, self._start
         self.network.train()
         while progress < 1:
             error, seen = torch.zeros((), device=frames.device), 0
             batches = torch.randperm(len(frames)).split(self.recipe.batch)
             for number, batch in enumerate(batches):
-                progress = self._progress(start, index + number / len(batches))
+                progress = self._progress(began, index + number / len(batches))
                 if progress >= 1:
                     break
                 error += self._step(frames, batch.to(frames.device), progress)
@@ -86,55 +105,88 @@ class Fit:
                 mean = error.item() / seen  # the epoch's one synchronisation
                 if not isfinite(mean):
                     raise SettingsError("the loss is no longer finite; fit again with another --seed")
-                progress = self._progress(start, index + 1)
+                progress = self._progress(began, index + 1)
                 yield Epoch(index=index, progress=min(progress, 1.0), psnr_db=-10 * log10(max(mean, 1e-10)))
             index += 1
         self.network.eval()
 
-    def _progress(self, start: float, epochs: float) -> float:
+    def _progress(self, began: float, epochs: float) -> float:
         if self.limit.epochs is not None:
-            return epochs / self.limit.epochs
-        assert self.limit.seconds is not None  # one of the two is given
-        return (self._clock() - start) / self.limit.seconds
+            share = epochs / self.limit.epochs
+        else:
+            assert self.limit.seconds is not None  # one of the two is given
+            share = (self._clock() - began) / self.limit.seconds
+        return self._start + share * (1 - self._start)
 
-    def _groups(self) -> list[dict[str, object]]:
-        latents = [p for name, p in self.network.named_parameters() if name.startswith("latents.")]
-        weights = [p for name, p in self.network.named_parameters() if not name.startswith("latents.")]
-        groups: list[dict[str, object]] = [{"params": weights, "gain": 1.0}]
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        learned = {name: x for name, x in self._tensors.items() if x.requires_grad}
+        latents = [x for name, x in learned.items() if name.startswith(LATENTS)]
+        matrices = [x for name, x in learned.items() if self.recipe.orthogonal and _is_matrix(name, x)]
+        taken = {id(x) for x in (*latents, *matrices)}
+        groups: list[dict[str, object]] = [{"params": [x for x in learned.values() if id(x) not in taken], "gain": 1.0}]
         if latents:
             groups.append({"params": latents, "gain": self.recipe.latent_rate})
-        return groups
+        adam = torch.optim.Adam(groups, betas=(0.9, self.recipe.beta2), fused=True)
+        if not matrices:
+            return [adam]
+        muon = Muon(matrices, lr=self.recipe.learning_rate)
+        muon.param_groups[0]["gain"] = 1.0
+        return [adam, muon]
 
     def _step(self, frames: Tensor, batch: Tensor, progress: float) -> Tensor:
         """Take one step on the frames with the given indices; return their mean squared error."""
         self._set_learning_rate(progress)
-        if self.recipe.rate and self.quantizer is None and progress >= QUANTIZE_FROM:
+        if self.rate is not None and self.quantizer is None and progress >= RATE_FROM:
             self._start_quantizing()
         target = frames[batch].float().mul_(1 / 255)
         output = self._forward(batch.float(), progress)[..., : target.shape[2], : target.shape[3]]
         loss = self.recipe.loss(output, target)
-        self._optimizer.zero_grad(set_to_none=True)
-        if self.quantizer is not None and self._steps % RATE_EVERY == 0:
-            bits_per_pixel = self.quantizer.bits(dict(self.network.named_parameters())) / frames[:, 0].numel()
-            loss = loss + RATE_EVERY * self.recipe.rate * bits_per_pixel
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if self.quantizer is not None and self.rate is not None and self._steps % RATE_EVERY == 0:
+            bits = self.quantizer.bits(self._tensors)
+            if self._coded_bits and self.rate.wants_calibration(progress):
+                self.rate.calibrate(bits.detach(), self._coded_bits(self._tensors, self.quantizer))
+            loss = loss + RATE_EVERY * self.rate.weight(bits.detach(), progress) * bits
         loss.backward()
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        if self.prune and progress >= PRUNE_AT:
+            self._keep_pruned()
         self._steps += 1
         return F.mse_loss(output.detach(), target)
 
     def _set_learning_rate(self, progress: float) -> None:
         warmup = self.recipe.warmup
         factor = progress / warmup if progress < warmup else (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * group["gain"] * max(factor, 1e-3)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.learning_rate * group["gain"] * max(factor, 1e-3)
 
     def _start_quantizing(self) -> None:
-        self.quantizer = Quantizer(dict(self.network.named_parameters())).to(next(self.network.parameters()).device)
-        self._optimizer.add_param_group({"params": list(self.quantizer.parameters()), "gain": STEP_LEARNING_RATE})
+        self.quantizer = Quantizer(self._tensors).to(next(iter(self._tensors.values())).device)
+        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": STEP_LEARNING_RATE})
+
+    @torch.no_grad()
+    def _keep_pruned(self) -> None:
+        """Set the smallest weights of all layers together to zero: global unstructured pruning, as in NeRV's section 3.4."""
+        if not self._masks:
+            weights = [
+                x for name, x in self._tensors.items() if x.ndim > 1 and not name.startswith(LATENTS) and x.requires_grad
+            ]
+            sizes = torch.cat([x.abs().flatten() for x in weights])
+            threshold = sizes.kthvalue(max(round(self.prune * len(sizes)), 1)).values
+            self._masks = [(x, x.abs() > threshold) for x in weights]
+        for weight, mask in self._masks:
+            weight.mul_(mask)
 
     def _forward(self, t: Tensor, progress: float) -> Tensor:
-        if self.quantizer is None:
+        if self.quantizer is None or progress < NOISE_FROM:
             return self.network(t)
-        tensors = dict(self.network.named_parameters())
         quantize = self.quantizer.noisy if progress < ROUND_FROM else self.quantizer.rounded
-        return functional_call(self.network, quantize(tensors), (t,))
+        return functional_call(self.network, quantize(self._tensors), (t,))
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor holds a convolution between all channels, which a matrix's optimiser suits."""
+    return tensor.ndim == 4 and tensor.shape[1] > 1 and not name.startswith(LATENTS)  # noqa: PLR2004 (out, in, h, w)

@@ -5,9 +5,9 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 
-def l1_mse(output: Tensor, target: Tensor) -> Tensor:
-    """Return 0.7 L1 + 1.5 MSE: the absolute error drives the start, the squared one the end, where PSNR is decided."""
-    return 0.7 * F.l1_loss(output, target) + 1.5 * F.mse_loss(output, target)
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    """Return 8 MSE: what PSNR is made of. The factor brings its slope near that of the other losses."""
+    return 8 * F.mse_loss(output, target)
 
 
 def l1_ssim(output: Tensor, target: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from encoder.codec.errors import SettingsError
-from encoder.losses import l1_mse, l1_ssim
+from encoder.losses import l1_ssim, squared
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.nervpp import NervPP, NervPPConfig
 
@@ -27,34 +27,54 @@ class Recipe:
     """Adam's decay of the second moment."""
     warmup: float
     """Share of the fit in which the learning rate rises to its full value; then it follows a cosine to zero."""
+    orthogonal: bool = False
+    """Whether convolutions are optimised as matrices, by Muon, and the rest by Adam."""
     rate: float = 0.0
     """Weight of the bits per pixel in the loss; 0 leaves quantisation (to 8 bits) to the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a network is built for."""
+
+    height: int
+    """Height of a frame, in pixels."""
+    width: int
+    """Width of a frame, in pixels."""
+    frames: int
+    """Largest number of frames of a segment."""
+    margin: tuple[int, int] | None = None
+    """Pixels that the camera moves down and to the right, in all; None if it stands still, or nobody looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """A network and its recipe."""
 
-    network: Callable[[int, int, int], nn.Module]
-    """Build the network for a height, a width and a number of frames."""
+    network: Callable[[Shape], nn.Module]
     recipe: Recipe
     continuous: bool
     """Whether times between frames decode to pictures in between."""
+    camera: bool = False
+    """Whether the network has a camera, which follows the motion of the whole picture."""
 
 
-def _fast(height: int, width: int, frames: int) -> nn.Module:
-    return Fast(FastConfig(height=height, width=width, frames=frames))
+def _fast(shape: Shape) -> nn.Module:
+    return Fast(FastConfig(height=shape.height, width=shape.width, frames=shape.frames, margin=shape.margin))
 
 
-def _nervpp(height: int, width: int, frames: int) -> nn.Module:
-    return NervPP(NervPPConfig(height=height, width=width, frames=frames))
+def _nervpp(shape: Shape) -> nn.Module:
+    return NervPP(NervPPConfig(height=shape.height, width=shape.width, frames=shape.frames))
 
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
         network=_fast,
-        recipe=Recipe(loss=l1_mse, batch=2, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, rate=0.013),
+        recipe=Recipe(
+            loss=squared, batch=4, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, orthogonal=True, rate=0.05
+        ),
         continuous=True,
+        camera=True,
     ),
     # The paper's recipe.
     "nerv++": Preset(

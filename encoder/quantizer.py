@@ -1,4 +1,8 @@
-"""Quantisation inside the training loop: a learned step for each tensor, and the bits that a Laplace model needs."""
+"""Quantisation inside the training loop: a learned step for each tensor, and the bits that the coder's models need.
+
+Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Compression by Entropy Penalized
+Reparameterization, 2020); noise first and rounding last follow NVRC (arXiv 2409.07414, section 3.3).
+"""
 
 from collections.abc import Mapping
 from math import log
@@ -8,52 +12,87 @@ from torch import Tensor, nn
 
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
+GIVEN_STEP = 1 / 16
+"""Step of tensors that are not learned, but given and coded."""
 HALF = 0.5
 """How far a bin reaches to each side of its value, in steps."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
+PLANE_AXES = (2, 3)
+"""Axes of a latent (T, C, h, w) over which a scale holds: the coder's rows are pairs of time and channel."""
+PREDICT = True
+"""Whether latents may be coded as differences in time, where these are smaller."""
+LATENTS = "latents."
+"""What the names of latents start with."""
 
 
 class Quantizer(nn.Module):
     """Steps for the tensors of a network, learned together with it."""
 
+    noise: Tensor
+
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
+        learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
         # A tensor of equal values has no deviation; its magnitude sets the step then.
-        spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in tensors.values()]
+        spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
+        self._learned = tuple(learned)
         self.log_steps = nn.Parameter(torch.tensor([log(INITIAL_STEP * value) for value in spread]))
+        # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
+        size = sum(x.numel() for x in learned.values())
+        self.register_buffer("noise", torch.rand(4 * size) - HALF, persistent=False)
+        self._places = 3 * size
 
     def steps(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the step of each tensor."""
-        return dict(zip(tensors, self.log_steps.exp(), strict=True))
+        learned = dict(zip(self._learned, self.log_steps.exp().unbind(), strict=True))
+        return {name: learned.get(name, self.log_steps.new_tensor(GIVEN_STEP)) for name in tensors}
 
     def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with uniform noise of one step in place of rounding."""
-        return {
-            name: tensors[name] + step * (torch.rand_like(tensors[name]) - 0.5) for name, step in self.steps(tensors).items()
-        }
+        place = int(torch.randint(self._places, ()))
+        noisy = dict(tensors)
+        for name, step in zip(self._learned, self.log_steps.exp().unbind(), strict=True):
+            count = tensors[name].numel()
+            noisy[name] = torch.addcmul(tensors[name], step, self.noise[place : place + count].view(tensors[name].shape))
+            place += count
+        return noisy
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the dequantised tensors; gradients pass the rounding unchanged."""
-        return {name: _round(tensors[name] / step) * step for name, step in self.steps(tensors).items()}
+        rounded = dict(tensors)
+        for name, step in zip(self._learned, self.log_steps.exp().unbind(), strict=True):
+            rounded[name] = _round(tensors[name] / step) * step
+        return rounded
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the expected code length of all tensors, in bits."""
-        return torch.stack([_laplace_bits(tensors[name] / step) for name, step in self.steps(tensors).items()]).sum()
+        """Return the expected code length of all learned tensors, in bits."""
+        steps = zip(self._learned, self.log_steps.exp().unbind(), strict=True)
+        return torch.stack([_bits(name, tensors[name] / step) for name, step in steps]).sum()
 
 
 def _round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-def _laplace_bits(y: Tensor) -> Tensor:
-    """Return the bits of values (in steps) under a Laplace model binned at integers.
+def _bits(name: str, y: Tensor) -> Tensor:
+    """Return the bits of a tensor's values (in steps), under the models that the coder has for it."""
+    if not name.startswith(LATENTS):
+        return _laplace_bits(y, y.detach().abs().mean())
+    if PREDICT and len(y) > 1:
+        change = torch.cat([y[:1], y[1:] - y[:-1]])
+        if change.detach().abs().sum() < y.detach().abs().sum():
+            y = change
+    return _laplace_bits(y, y.detach().abs().mean(PLANE_AXES, keepdim=True))
+
+
+def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:
+    """Return the bits of values (in steps) under Laplace models binned at integers.
 
     The scale is the maximum likelihood one, mean |y|, at which the derivative of the code length by the scale vanishes:
     so it is taken as a constant.
     """
-    size = y.abs()
-    scale = size.mean().detach().clamp(min=MIN_SCALE)
+    size, scale = y.abs(), scale.clamp(min=MIN_SCALE)
     inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
     # Far outside, the logarithm is taken of the formula, not of its vanishing value.
     outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from encoder.codec.clip import Clip
+from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.console import Commands, newest_clip, progress, replacing
 from encoder.codec.errors import SettingsError
 from export.engine import DEFAULT_BATCH, MAX_BATCH
@@ -72,6 +72,7 @@ def _export(args: argparse.Namespace, suffix: str, convert: Callable[[onnx.Model
 
     source = args.clip or newest_clip()
     clip = Clip.read(source)
+    models = SegmentModels(clip)
     output = args.output or Path(source.with_suffix(suffix).name)
     names = [output]
     if len(clip.segments) > 1:
@@ -79,6 +80,6 @@ def _export(args: argparse.Namespace, suffix: str, convert: Callable[[onnx.Model
     with progress(f"exporting {source.name}", total=len(names)) as update:
         for index, name in enumerate(names):
             with replacing(name) as part:
-                part.write_bytes(convert(build_graph(clip, index, pixels=args.pixels, precision=args.precision)))
+                part.write_bytes(convert(build_graph(models, index, pixels=args.pixels, precision=args.precision)))
             update(index + 1)
     logger.info("%s: %d bytes%s", names[0], names[0].stat().st_size, f" and {len(names) - 1} more" * (len(names) > 1))

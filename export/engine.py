@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from encoder.codec.clip import Clip
+from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.errors import CodecError, EngineError, SettingsError
 from encoder.codec.runtime import Session
 from encoder.codec.topology import TIME
@@ -43,6 +43,7 @@ class Engine(ABC):
         if not 1 <= batch <= MAX_BATCH:
             raise SettingsError(f"batch must be in 1..{MAX_BATCH}, got {batch}")
         self.clip, self.batch, self.pixels = clip, batch, pixels
+        self._models = SegmentModels(clip)  # used by the loader's thread alone
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Run]] = {}
 
@@ -88,7 +89,7 @@ class Engine(ABC):
         return self._loaded[segment].result()
 
     def _load_segment(self, index: int) -> Run:
-        return self.load(build_graph(self.clip, index, pixels=self.pixels, precision=self.precision))
+        return self.load(build_graph(self._models, index, pixels=self.pixels, precision=self.precision))
 
 
 class OnnxRuntimeCpu(Engine):

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from encoder.codec.clip import Clip
+from encoder.codec.clip import SegmentModels
 from encoder.codec.topology import FRAMES
 from export.half import half_precision
 
@@ -23,18 +23,20 @@ CHROMA = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.flo
 LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
 
 
-def build_graph(clip: Clip, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32") -> onnx.ModelProto:
+def build_graph(
+    models: SegmentModels, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32"
+) -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
     the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Raises BitstreamError for damaged weights.
     """
-    model = clip.model(segment)
+    header, model = models.header, models.model(segment)
     tail = _Tail(model.graph)
     if pixels == "i420":
-        tail.i420(*clip.header.even_size)
+        tail.i420(*header.even_size)
     else:
-        tail.rgb(clip.header.height, clip.header.width)
+        tail.rgb(header.height, header.width)
     return model if precision == "fp32" else half_precision(model)
 
 

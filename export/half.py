@@ -9,13 +9,15 @@ PICTURE_RANK = 4
 """Rank of the tensors that hold pictures and feature maps."""
 ALWAYS_FULL = {"Resize": (1, 2)}
 """Inputs that an operator takes in 32 bits whatever the others are."""
+FULL_OPERATORS = ("Cast", "GridSample")
+"""What is not done in 16 bits: an engine may want a grid of the type of the picture, and 16 bits are too few for places."""
 
 
 def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its pictures and feature maps in 16 bits.
 
-    Times and all that is made of them before it has the shape of a picture stay in 32 bits: 16 cannot tell two frames of a
-    long segment apart. The types of input and output stay.
+    Times and all that is made of them before it has the shape of a picture stay in 32 bits, and so do the places that a picture
+    is sampled at: 16 cannot tell two frames of a long segment apart, nor two pixels. The types of input and output stay.
     """
     return _Converter(model).run()
 
@@ -30,6 +32,7 @@ class _Converter:
         self._float = {x.name for x in values if x.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._constants = {x.name: x for x in model.graph.initializer}
         self._float |= {x.name for x in model.graph.initializer if x.data_type == TensorProto.FLOAT}
+        self._places = _ancestors(model.graph, {x.input[1] for x in model.graph.node if x.op_type == "GridSample"})
         self._half: set[str] = set()
         self._casts: dict[tuple[str, int], str] = {}
 
@@ -39,7 +42,8 @@ class _Converter:
         del graph.node[:]
         for node in nodes:
             output = node.output[0]
-            half = output in self._float and self._ranks[output] >= PICTURE_RANK and node.op_type != "Cast"
+            half = output in self._float and self._ranks[output] >= PICTURE_RANK and output not in self._places
+            half = half and node.op_type not in FULL_OPERATORS
             for index, name in enumerate(node.input):
                 if name in self._float and node.op_type != "Cast":
                     full = not half or index in ALWAYS_FULL.get(node.op_type, ())
@@ -69,3 +73,12 @@ class _Converter:
         else:
             self._result.graph.node.append(helper.make_node("Cast", [name], [converted], name=converted, to=kind))
         return converted
+
+
+def _ancestors(graph: onnx.GraphProto, names: set[str]) -> set[str]:
+    """Return values and all that they are made of."""
+    found = set(names)
+    for node in reversed(graph.node):
+        if found.intersection(node.output):
+            found.update(node.input)
+    return found

@@ -19,6 +19,8 @@ from export.engine import DEFAULT_BATCH, Engine, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
+MAX_NOTES = 10
+"""Most lines about the damage of one clip."""
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +119,15 @@ def _read_clips(paths: Sequence[Path]) -> dict[str, tuple[Clip, int]]:
 
     The keys are unique names.
     """
-    found = {path: Clip.read(path) for path in paths}
+    found = {path: _read(path) for path in paths}
     if not paths:
         for path in clips_here():
             try:
-                found[path] = Clip.read(path)
+                found[path] = _read(path)
             except BitstreamError as error:
                 logger.warning("%s is left out: %s", path, error)
     if not found:
-        found[SAMPLE] = Clip.read(SAMPLE)
+        found[SAMPLE] = _read(SAMPLE)
     clips: dict[str, tuple[Clip, int]] = {}
     for path, clip in found.items():
         name, number = path.stem, 2
@@ -135,10 +137,20 @@ def _read_clips(paths: Sequence[Path]) -> dict[str, tuple[Clip, int]]:
     return clips
 
 
+def _read(path: Path) -> Clip:
+    """Read a clip, whose damaged segments are reported and left out."""
+    clip = Clip.read(path, strict=False)
+    for note in clip.damage[:MAX_NOTES]:
+        logger.warning("%s: %s", path, note)
+    if len(clip.damage) > MAX_NOTES:
+        logger.warning("%s: and %d more", path, len(clip.damage) - MAX_NOTES)
+    return clip
+
+
 def _decode(args: argparse.Namespace) -> None:
     from player.output import frame_times, pick_writer
 
-    clip = Clip.read(args.clip)
+    clip = _read(args.clip)
     times = frame_times(clip.header, args.fps)
     writer = pick_writer(args.output)
     engine = open_engine(clip, args.engine, batch=args.batch, pixels=writer.pixels)

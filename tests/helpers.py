@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.encode import Encoder
+from encoder.encode import Compression, Encoder
 from encoder.fit import Limit
 from encoder.presets import PRESETS
 from encoder.video import Video
@@ -31,9 +31,9 @@ def moving_square(frames: int, height: int, width: int) -> Pixels:
 
 def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
     """Fit a preset for two epochs and return the clip as it is read from its bytes."""
-    torch.manual_seed(0)
     video = Video(moving_square(frames, height, width), Fraction(25))
-    encoder = Encoder(video, PRESETS[preset], segment_frames=segment_frames, device=torch.device("cpu"))
+    options = {"segment_frames": segment_frames, "device": torch.device("cpu"), "settings": "--preset test"}
+    encoder = Encoder(video, PRESETS[preset], Compression(), **options)
     for _ in encoder.run(Limit(epochs=2)):
         pass
-    return Clip.parse(bytes(encoder.clip("--preset test")))
+    return Clip.parse(bytes(encoder.clip()))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import moving_square
 
 from encoder.presets import PRESETS
 from export.engine import ENGINES
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = [
     "encoder",
     "encoder fit",
+    "encoder compress",
     "encoder info",
     "encoder evaluate",
     "export",
@@ -54,7 +56,7 @@ def folder(tiny_file):
     (tiny_file.parent / "empty.mp4").touch()
     (tiny_file.parent / "plain").touch()
     (tiny_file.parent / "text.mp4").write_text("not a video\n" * 10)
-    (tiny_file.parent / "damaged.nerv").write_bytes(tiny_file.read_bytes()[:-1])
+    (tiny_file.parent / "damaged.nerv").write_bytes(tiny_file.read_bytes()[:100])
     return tiny_file.parent
 
 
@@ -70,6 +72,9 @@ def test_help(command, tmp_path):
 def test_example_of_the_help_works(command, tmp_path):
     (tmp_path / "encoder").symlink_to(ROOT / "encoder")
     (tmp_path / "bunny.nerv").write_bytes((ROOT / "player" / "data" / "bunny.nerv").read_bytes())
+    if command == "encoder compress":
+        fit = "encoder fit -o bunny.nerv --checkpoint bunny.safetensors --resize 160x90 --epochs 1"
+        assert run(fit, tmp_path).returncode == 0
     example = run(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
     done = run(example.replace("--budget 120", "--budget 2"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -108,10 +113,26 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit --budget 1 --epochs 1", "not allowed with argument"),
         ("encoder fit --budget soon", "invalid float value: 'soon'"),
         ("encoder fit --seed 99999999999999999999", "seed must be in 0..9223372036854775807"),
+        ("encoder fit --rate 0", "the rate must be over 0, got 0"),
+        ("encoder fit --rate 1 --bits 8", "not allowed with argument"),
+        ("encoder fit --bits-per-pixel nan", "bits per pixel must be over 0, got nan"),
+        ("encoder fit --file-size big", "a file size is a number of bytes like 200kB, got 'big'"),
+        ("encoder fit --bitrate 0", "a bitrate is a number of bits per second like 500k, got '0'"),
+        ("encoder fit --bits 1", "bits must be in 2..12, got 1"),
+        ("encoder fit --bits 9 --coder huffman", "the huffman coder takes at most 8 bits"),
+        ("encoder fit --coder huffman", "the huffman coder takes at most 8 bits: give --bits as well"),
+        ("encoder fit --bits 8 --prune 1", "the share to prune must be in 0..1, got 1"),
+        ("encoder fit --prune 0.2", "pruning needs --bits"),
+        ("encoder fit --file-size 100", "the file's size must be over"),
+        ("encoder fit --checkpoint nowhere/a.safetensors", "no such folder: nowhere"),
+        ("encoder compress nope --bits-per-pixel 1", "cannot read nope"),
+        ("encoder compress text.mp4 --bits-per-pixel 1", "text.mp4 is no checkpoint of a fit"),
+        ("encoder compress text.mp4 --bits-per-pixel 0", "bits per pixel must be over 0, got 0"),
+        ("encoder compress text.mp4", "the following arguments are required: --bits-per-pixel"),
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
         ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
         ("encoder info text.mp4", "not a nervcast clip: starts with b'not '"),
-        ("encoder info damaged.nerv", "clip ends inside chunk"),
+        ("encoder info damaged.nerv", "clip ends before its first segment"),
         ("encoder evaluate tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
         ("encoder", "the following arguments are required: COMMAND"),
         ("export onnx nope.nerv", "cannot read nope.nerv"),
@@ -185,6 +206,44 @@ def test_from_video_to_files(tmp_path, write_video):
     bench = json.loads(run("player bench video.nerv --json --batch 4 --engine onnxruntime-cpu", tmp_path).stdout)
     assert list(bench) == ["engine", "batch", "decode_fps", "realtime_factor"]
     assert (bench["engine"], bench["batch"]) == ("onnxruntime-cpu", 4)
+
+
+def test_ladder_from_one_fit(tmp_path, write_video):
+    write_video(moving_square(10, 36, 64), "video.mp4")
+    fit = "encoder fit video.mp4 --epochs 20 --segment-frames 5 --checkpoint fit.safetensors --rate 0.1"
+    assert run(fit, tmp_path).returncode == 0
+    (tmp_path / "video.mp4").rename(tmp_path / "moved.mp4")
+    command = "encoder compress fit.safetensors --bits-per-pixel 40 20 --budget 2 -o rung.nerv"
+    missing = run(command, tmp_path)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "no such file or folder" in missing.stderr
+    done = run(f"{command} --source moved.mp4", tmp_path)
+    assert done.returncode == 0, done.stderr
+    sizes = [(tmp_path / f"rung-{rate}bpp.nerv").stat().st_size for rate in (40, 20)]
+    assert sizes[1] < sizes[0]
+    info = json.loads(run("encoder info rung-20bpp.nerv --json", tmp_path).stdout)
+    assert (info["frames"], info["key_segments"], info["damage"]) == (10, 2, "")
+
+
+@pytest.mark.parametrize("options", ["--bits 6 --prune 0.2 --coder huffman", "--bits 4", "--rate 0.2", "--bitrate 9M"])
+def test_ways_to_a_smaller_file(tmp_path, write_video, options):
+    write_video(moving_square(4, 36, 64), "video.mp4")
+    done = run(f"encoder fit video.mp4 --epochs 3 {options}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
+    assert options in info["settings"]
+
+
+def test_damaged_segment_is_reported_and_decoding_goes_on(folder):
+    data = bytearray((folder / "tiny.nerv").read_bytes())
+    data[-2000] ^= 1  # in the second segment
+    (folder / "hurt.nerv").write_bytes(data)
+    done = run("player decode hurt.nerv frames/", folder)
+    assert done.returncode == 0
+    assert "hurt.nerv: chunk SEGM at byte" in done.stderr
+    assert len(list((folder / "frames").iterdir())) == 6
+    assert "checksum differs" in json.loads(run("encoder info hurt.nerv --json", folder).stdout)["damage"]
+    assert run("export onnx hurt.nerv", folder).returncode == 2
 
 
 def test_export_takes_the_newest_clip_and_names_are_free(folder):
@@ -265,7 +324,7 @@ def test_second_signal_ends_at_once(folder):
 
 def test_serve_takes_the_folders_clips_and_leaves_damaged_ones_out(folder):
     with serving([], folder) as (_, lines):
-        assert "damaged.nerv is left out: clip ends inside" in lines[0]
+        assert "damaged.nerv is left out: clip ends before its first segment" in lines[0]
         assert "serving tiny on" in lines[1]
 
 

@@ -7,54 +7,12 @@ from helpers import SAMPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.codec.clip import HEAD, MAX_BOUND, PREFIX, SEGMENT, TENSOR, Clip, CodedTensor, Segment
-from encoder.codec.container import chunk, chunks, signature
+from encoder.codec.clip import Clip, ClipReader, SegmentModels
+from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, chunk, signature
+from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError
-
-SHAPES = {"a": (2, 3), "b": (4,)}
-TENSORS = {"a": (np.arange(-3, 3, dtype=np.int32).reshape(2, 3), 0.5), "b": (np.zeros(4, np.int32), 2.0)}
-
-
-def test_segment_round_trip():
-    segment = Segment.parse(bytes(Segment.encode(7, 5, TENSORS, SHAPES)))
-    assert (segment.start, segment.frames) == (7, 5)
-    weights = segment.weights(SHAPES)
-    assert np.array_equal(weights["a"], [[-1.5, -1, -0.5], [0, 0.5, 1]])
-    assert np.array_equal(weights["b"], [0, 0, 0, 0])
-    assert all(values.dtype == np.float32 for values in weights.values())
-
-
-def test_codes_beyond_the_bound():
-    with pytest.raises(ValueError, match=f"must be in -{MAX_BOUND}..{MAX_BOUND}, got 5000"):
-        Segment.encode(0, 1, {"a": (np.array([5000], np.int32), 1.0)}, {"a": (1,)})
-
-
-def test_wrong_shape():
-    with pytest.raises(ValueError, match=r"must have shape \(4,\), got \(2, 3\)"):
-        Segment.encode(0, 1, {"a": TENSORS["a"]}, {"a": (4,)})
-
-
-@pytest.mark.parametrize(
-    ("tensor", "kind", "code"),
-    [
-        (CodedTensor(float("nan"), 1, 1), 0, b""),
-        (CodedTensor(-1.0, 1, 1), 0, b""),
-        (CodedTensor(1.0, 0, 1), 0, b""),
-        (CodedTensor(1.0, 1, 0), 0, b""),
-        (CodedTensor(1.0, 1, MAX_BOUND + 1), 0, b""),
-        (CodedTensor(1.0, 1, 1), 1, b""),
-        (CodedTensor(1.0, 1, 1), 0, b"odd"),
-    ],
-)
-def test_segment_out_of_range(tensor, kind, code):
-    data = PREFIX.pack(0, 1, 1, kind) + TENSOR.pack(tensor.step, tensor.decay, tensor.bound) + code
-    with pytest.raises(BitstreamError):
-        Segment.parse(data)
-
-
-def test_segment_announces_more_tensors_than_it_holds():
-    with pytest.raises(BitstreamError, match="segment of 9 tensors cannot have 12 bytes"):
-        Segment.parse(PREFIX.pack(0, 1, 9, 0))
+from encoder.codec.index import Entry, index_bytes, parse_index
+from encoder.codec.segment import Quantized, Segment
 
 
 def test_clip_becomes_the_same_bytes(tiny_clip):
@@ -66,15 +24,27 @@ def test_sample_becomes_the_same_bytes():
     assert bytes(Clip.read(SAMPLE)) == SAMPLE.read_bytes()
 
 
+@pytest.fixture(scope="session")
+def delta_clip(tiny_clip) -> Clip:
+    """Four segments of three frames: key, delta, delta, key."""
+    first, second = tiny_clip.segments
+    shapes = tiny_clip.topology.tensors
+    change = {name: Quantized(integers=np.ones(shape, np.int32), step=0.125, delta=True) for name, shape in shapes.items()}
+    deltas = [Segment.encode(start, 3, change, shapes) for start in (3, 6)]
+    segments = (first, *deltas, replace(second, start=9))
+    return replace(tiny_clip, header=replace(tiny_clip.header, frames=12), segments=segments)
+
+
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        (lambda a, b: (b, a), "segment starts at frame 3, expected 0"),
-        (lambda a, b: (a, a), "segment starts at frame 0, expected 3"),
-        (lambda a, b: (a,), "clip holds 3 of its 6 frames"),
-        (lambda a, b: (a, replace(b, frames=0)), "segment starts at frame 3, expected 3"),
+        (lambda a, b: (b, a), "frames 0 to 2 are missing"),
+        (lambda a, b: (a, a), "segment of frames 0 to 3 cannot follow frame 3"),
+        (lambda a, b: (a,), "frames from 3 to the end are missing"),
+        (lambda a, b: (a, replace(b, frames=0)), "segment of frames 3 to 3 cannot follow frame 3"),
+        (lambda a, b: (a, replace(b, frames=4)), "segment of frames 3 to 7 cannot follow frame 3"),
         (lambda a, b: (a, replace(b, tensors=b.tensors[1:])), "tensors, expected"),
-        (lambda a, b: (), "clip must consist of"),
+        (lambda a, b: (), "frames from 0 to the end are missing"),
     ],
 )
 def test_segments_that_do_not_fit(tiny_clip, segments, message):
@@ -83,16 +53,134 @@ def test_segments_that_do_not_fit(tiny_clip, segments, message):
         Clip.parse(data)
 
 
+def offsets(data: bytes) -> list[int]:
+    return [part.offset for part in ChunkReader().feed(data) if part.kind == SEGMENT]
+
+
+def damaged(clip: Clip, segment: int) -> bytes:
+    """Return the bytes of a clip with a bit of a segment's weights turned."""
+    data = bytearray(bytes(clip))
+    data[offsets(bytes(clip))[segment] + 100] ^= 4
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("segment", "starts", "damage"),
+    [
+        (0, [9], ["checksum differs", "needs the one before", "needs the one before"]),
+        (1, [0, 9], ["checksum differs", "needs the one before"]),
+        (2, [0, 3, 9], ["checksum differs"]),
+        (3, [0, 3, 6], ["checksum differs", "frames from 9 to the end are missing"]),
+    ],
+)
+def test_damaged_segments_are_reported_and_left_out(delta_clip, segment, starts, damage):
+    data = damaged(delta_clip, segment)
+    with pytest.raises(BitstreamError, match="checksum differs"):
+        Clip.parse(data)
+    clip = Clip.parse(data, strict=False)
+    assert [part.start for part in clip.segments] == starts
+    noted = [note for note in clip.damage if "frames" not in note or "end" in note or "needs" in note]
+    assert all(expected in note for expected, note in zip(damage, noted, strict=True))
+
+
+def test_picture_freezes_where_a_segment_is_damaged(delta_clip):
+    clip = Clip.parse(damaged(delta_clip, 1), strict=False)
+    decoder, whole = ReferenceDecoder(clip), ReferenceDecoder(delta_clip)
+    for time, shown in [(2, 2), (3, 2), (8, 2), (9, 9), (11, 11)]:
+        assert np.array_equal(decoder.frame(time), whole.frame(shown))
+
+
+def test_no_segment_is_left(tiny_clip):
+    data = bytes(replace(tiny_clip, segments=tiny_clip.segments[:1]))
+    data = bytearray(data)
+    data[offsets(bytes(data))[0] + 100] ^= 4
+    with pytest.raises(BitstreamError, match="checksum differs"):
+        Clip.parse(bytes(data), strict=False)
+
+
+def test_delta_segments_add_up_in_any_order(delta_clip):
+    shapes = delta_clip.topology.tensors
+    first, last = (delta_clip.segments[index].weights(shapes) for index in (0, 3))
+    expected = [{name: x + np.float32(0.125 * index) for name, x in first.items()} for index in range(3)] + [last]
+    models = SegmentModels(delta_clip)
+    for index in (2, 1, 0, 3, 2, 2, 3, 1, 2):
+        weights = models.weights(index)
+        assert all(np.allclose(weights[name], expected[index][name], atol=1e-6) for name in shapes)
+
+
+def test_first_segment_that_is_no_key(delta_clip):
+    segments = (replace(delta_clip.segments[1], start=0), *delta_clip.segments[1:])
+    with pytest.raises(BitstreamError, match="segment at frame 0 needs the one before"):
+        Clip.parse(bytes(replace(delta_clip, segments=segments)))
+
+
+def test_too_many_weights_between_two_keys(delta_clip, monkeypatch):
+    monkeypatch.setattr("encoder.codec.clip.MAX_CHAIN_WEIGHTS", 2 * delta_clip.topology.weights)
+    with pytest.raises(BitstreamError, match="too many without a key segment"):
+        Clip.parse(bytes(delta_clip))
+
+
+def test_a_segment_can_be_shown_before_the_next_arrives(delta_clip):
+    data = bytes(delta_clip)
+    second = offsets(data)[1]
+    reader = ClipReader()
+    for start in range(0, second, 1000):
+        reader.feed(data[start : min(start + 1000, second)])
+    assert reader.header == delta_clip.header
+    assert reader.topology is not None
+    clip = Clip(reader.header, reader.topology, tuple(reader.segments))
+    assert np.array_equal(ReferenceDecoder(clip).frame(1), ReferenceDecoder(delta_clip).frame(1))
+    reader.feed(data[second:])
+    assert Clip(*reader.finish()) == delta_clip
+
+
+def test_index_is_found_from_the_end_of_the_file(delta_clip):
+    data = bytes(delta_clip)
+    count = int.from_bytes(data[-8:-4], "little")
+    size = count * 17 + 4
+    assert data[-size - 16 : -size - 12] == INDEX
+    entries = parse_index(data[-size - 4 : -4])
+    assert [entry.offset for entry in entries] == offsets(data)
+    assert [(entry.start, entry.frames, entry.is_key) for entry in entries] == [
+        (0, 3, True),
+        (3, 3, False),
+        (6, 3, False),
+        (9, 3, True),
+    ]
+
+
+@pytest.mark.parametrize("data", [b"abc", b"\1\0\0\0", bytes(17) + b"\2\0\0\0"])
+def test_index_of_another_size(data):
+    with pytest.raises(BitstreamError, match="index"):
+        parse_index(data)
+
+
+def test_index_that_does_not_fit(tiny_clip):
+    data = bytes(tiny_clip)
+    end = data.index(INDEX)
+    wrong = index_bytes([Entry(offset=8, start=0, frames=6, is_key=True)])
+    for index, message in ((chunk(INDEX, wrong), "index does not fit the segments"), (b"", "index is missing")):
+        with pytest.raises(BitstreamError, match=message):
+            Clip.parse(data[:end] + index)
+
+
+def test_chunks_that_are_not_known_are_passed_over(tiny_clip):
+    data = bytes(tiny_clip)
+    end = data.index(INDEX)
+    assert Clip.parse(data[:end] + chunk(b"NOTE", b"later") + data[end:]) == tiny_clip
+
+
 def test_frames_larger_than_the_network_makes(tiny_clip):
     data = bytes(replace(tiny_clip, header=replace(tiny_clip.header, width=4000)))
     with pytest.raises(BitstreamError, match="4000x19 are needed"):
         Clip.parse(data)
 
 
-def test_chunks_in_another_order(tiny_clip):
-    data = signature() + chunk(SEGMENT, b"") + chunk(HEAD, bytes(tiny_clip.header))
-    with pytest.raises(BitstreamError, match="in this order"):
-        Clip.parse(data)
+@pytest.mark.parametrize(("cut", "missing"), [(HEAD, "HEAD"), (TOPOLOGY, "TOPO")])
+def test_chunks_that_nothing_can_be_shown_without(tiny_clip, cut, missing):
+    parts = [part for part in ChunkReader().feed(bytes(tiny_clip)) if part.kind != cut]
+    with pytest.raises(BitstreamError, match=f"chunk {missing} is missing or damaged"):
+        Clip.parse(signature() + b"".join(chunk(part.kind, part.payload) for part in parts), strict=False)
 
 
 def test_every_truncation_is_noticed(tiny_clip):
@@ -105,14 +193,14 @@ def test_every_truncation_is_noticed(tiny_clip):
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_damage_behind_right_checksums_never_crashes(tiny_clip, data):
-    parts = [(kind, bytearray(payload)) for kind, payload in chunks(bytes(tiny_clip))]
+    parts = [(part.kind, bytearray(part.payload)) for part in ChunkReader().feed(bytes(tiny_clip))]
     for _ in range(data.draw(st.integers(1, 4))):
         _, payload = parts[data.draw(st.integers(0, len(parts) - 1))]
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(BitstreamError):
         clip = Clip.parse(signature() + b"".join(chunk(kind, bytes(payload)) for kind, payload in parts))
-        for segment in clip.segments:
-            weights = segment.weights(clip.topology.tensors)
+        for index in range(len(clip.segments)):
+            weights = SegmentModels(clip).weights(index)
             assert {name: values.shape for name, values in weights.items()} == clip.topology.tensors
 
 

@@ -11,11 +11,13 @@ from encoder.codec.container import (
     MAX_RATE,
     MAX_SETTINGS_BYTES,
     MAX_SIDE,
+    SEGMENT,
     SIGNATURE,
     VERSION,
+    Chunk,
+    ChunkReader,
     Header,
     chunk,
-    chunks,
     signature,
 )
 from encoder.codec.errors import BitstreamError, UnsupportedVersionError
@@ -80,38 +82,77 @@ def test_garbage_header_never_crashes(data):
         assert 0 < Header.parse(data).rate <= MAX_RATE
 
 
-@given(st.lists(st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=50)), max_size=5))
-def test_chunks_round_trip(parts):
-    assert list(chunks(signature() + b"".join(chunk(*part) for part in parts))) == parts
+FILE = signature() + chunk(b"TEST", b"payload") + chunk(SEGMENT, b"") + chunk(b"MORE", bytes(40))
+
+
+def read(data: bytes, *, piece: int = 1 << 30) -> tuple[list[Chunk], ChunkReader]:
+    reader = ChunkReader()
+    found = [part for start in range(0, len(data), piece) for part in reader.feed(data[start : start + piece])]
+    return found, reader
+
+
+@given(st.lists(st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=50)), max_size=5), st.integers(1, 40))
+def test_chunks_round_trip_in_pieces_of_any_size(parts, piece):
+    found, reader = read(signature() + b"".join(chunk(*part) for part in parts), piece=piece)
+    assert [(part.kind, part.payload) for part in found] == parts
+    assert all(part.intact for part in found)
+    assert (reader.rest_bytes, reader.skipped_bytes) == (0, 0)
+
+
+def test_offsets_are_those_in_the_file():
+    for part in read(FILE)[0]:
+        assert FILE[part.offset : part.offset + 4] == part.kind
+
+
+def test_chunk_bytes_are_those_of_the_documentation():
+    assert chunk(b"SEGM", b"abc").hex() == "5345474d" + "03000000" + "50783308" + "616263" + "c2412435"
 
 
 @pytest.mark.parametrize("length", range(SIGNATURE.size))
 def test_file_shorter_than_the_signature(length):
-    with pytest.raises(BitstreamError, match=f"signature needs 8 bytes, got {length}"):
-        list(chunks(signature()[:length]))
+    found, reader = read(signature()[:length])
+    assert (found, reader.rest_bytes) == ([], length)
 
 
 def test_foreign_file():
     with pytest.raises(BitstreamError, match="not a nervcast clip: starts with b'RIFF'"):
-        list(chunks(b"RIFF____"))
+        read(b"RIFF____")
 
 
 def test_later_version():
-    with pytest.raises(UnsupportedVersionError, match=f"version {VERSION + 1}"):
-        list(chunks(SIGNATURE.pack(b"NERV", VERSION + 1)))
+    with pytest.raises(UnsupportedVersionError, match=f"version {VERSION + 1}, this decoder reads version {VERSION}"):
+        read(SIGNATURE.pack(b"NERV", VERSION + 1))
 
 
-def test_every_truncation_of_a_chunk_is_noticed():
-    data = signature() + chunk(b"TEST", b"payload")
-    for length in range(SIGNATURE.size + 1, len(data)):
-        with pytest.raises(BitstreamError, match="ends inside"):
-            list(chunks(data[:length]))
+def test_every_truncation_leaves_a_rest():
+    ends = {len(FILE), *(part.offset for part in read(FILE)[0])}
+    for length in range(SIGNATURE.size, len(FILE)):
+        assert (read(FILE[:length])[1].rest_bytes > 0) == (length not in ends)
 
 
-def test_every_bit_flip_in_a_chunk_is_noticed():
-    data = signature() + chunk(b"TEST", b"payload")
-    for bit in range(8 * SIGNATURE.size, 8 * len(data)):
-        damaged = bytearray(data)
+def test_every_bit_flip_is_noticed():
+    for bit in range(8 * SIGNATURE.size, 8 * len(FILE)):
+        damaged = bytearray(FILE)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(BitstreamError):
-            list(chunks(bytes(damaged)))
+        found, reader = read(bytes(damaged))
+        whole = len(found) == 3 and all(part.intact for part in found)
+        assert not whole or reader.skipped_bytes or reader.rest_bytes
+
+
+def test_reading_goes_on_behind_a_damaged_chunk():
+    first, second, _ = read(FILE)[0]
+    damaged = bytearray(FILE)
+    damaged[first.offset + 13] ^= 1  # payload
+    assert [(part.kind, part.intact) for part in read(bytes(damaged))[0]] == [
+        (b"TEST", False),
+        (SEGMENT, True),
+        (b"MORE", True),
+    ]
+    damaged[first.offset + 5] ^= 1  # length
+    found, reader = read(bytes(damaged))
+    assert [part.kind for part in found] == [SEGMENT, b"MORE"]
+    assert reader.skipped_bytes == second.offset - first.offset
+
+
+def test_many_false_starts_are_passed_over_in_no_time():
+    assert read(signature() + SEGMENT * 250_000)[0] == []

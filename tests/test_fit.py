@@ -7,17 +7,28 @@ from helpers import moving_square
 
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, SettingsError
-from encoder.encode import Encoder, split
+from encoder.encode import Compression, Encoder, split
 from encoder.fit import Fit, Limit
-from encoder.presets import PRESETS, find_preset
+from encoder.presets import PRESETS, Shape, find_preset
+from encoder.quantizer import LATENTS
+from encoder.rate import Rate
 from encoder.video import Video
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
+SHAPE = Shape(height=16, width=24, frames=4)
+PIXELS = 4 * 16 * 24
 
 
 def make_fit(limit, preset="fast", seed=0, **options):
     torch.manual_seed(seed)
-    return Fit(PRESETS[preset].network(16, 24, 4), PRESETS[preset].recipe, limit, **options)
+    return Fit(PRESETS[preset].network(SHAPE), PRESETS[preset].recipe, limit, **options)
+
+
+def make_encoder(preset="fast", frames=FRAMES, rate=25, segment_frames=9):
+    video = Video(np.asarray(frames), Fraction(rate))
+    return Encoder(
+        video, PRESETS[preset], Compression(), segment_frames=segment_frames, device=torch.device("cpu"), settings="test"
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -50,9 +61,33 @@ def test_budget_shorter_than_an_epoch():
 
 
 def test_network_is_fitted_through_the_quantizer():
-    fit = make_fit(Limit(epochs=20))
+    fit = make_fit(Limit(epochs=20), rate=Rate(trade=0.05, pixels=PIXELS))
     modes = [fit.quantizer is not None for _ in fit.epochs(FRAMES)]
-    assert modes == [False] * 10 + [True] * 10
+    assert modes == [False] * 2 + [True] * 18
+    assert fit.quantizer.log_steps.grad is not None
+
+
+def test_a_higher_rate_makes_fewer_bits():
+    bits = []
+    for trade in (0.01, 10.0):
+        fit = make_fit(Limit(epochs=60), rate=Rate(trade=trade, pixels=PIXELS))
+        list(fit.epochs(FRAMES))
+        bits.append(fit.quantizer.bits(dict(fit.network.named_parameters())).item())
+    assert bits[1] < 0.9 * bits[0]
+
+
+def test_pruned_weights_stay_zero():
+    fit = make_fit(Limit(epochs=20), prune=0.4)
+    list(fit.epochs(FRAMES))
+    weights = {name: x for name, x in fit.network.named_parameters() if x.ndim > 1}
+    pruned = torch.cat([x.flatten() for name, x in weights.items() if not name.startswith(LATENTS)])
+    assert (pruned == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)
+    assert not any((x == 0).any() for name, x in weights.items() if name.startswith(LATENTS))
+
+
+def test_fit_goes_on_from_a_part_of_the_schedule():
+    fit = make_fit(Limit(epochs=5), start=0.5)
+    assert [epoch.progress for epoch in fit.epochs(FRAMES)] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
 
 
 def test_loss_that_is_no_number():
@@ -92,34 +127,41 @@ def test_split_is_even(frames, length, lengths):
 
 def test_video_that_the_format_cannot_hold_is_refused_before_the_fit():
     with pytest.raises(BitstreamError, match="frame rate must be over 0 and at most 1000"):
-        Encoder(Video(FRAMES.numpy(), Fraction(2000)), PRESETS["fast"], segment_frames=9, device=torch.device("cpu"))
+        make_encoder(rate=2000)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_file_decodes_to_what_was_fitted(preset):
+def panning(frames, height, width):
+    """Return frames cut from one picture, each a pixel further down and to the right."""
+    random = np.random.default_rng(0)
+    small = torch.from_numpy(random.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
+    size = (height + frames, width + frames)
+    picture = torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255)[0].numpy().astype(np.uint8)
+    return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
+
+
+@pytest.mark.parametrize(("preset", "frames"), [("fast", FRAMES), ("fast", panning(4, 48, 64)), ("nerv++", FRAMES)])
+def test_file_decodes_to_what_was_fitted(preset, frames):
     """The reference decoder matches the torch network with the dequantised weights within one 8-bit step."""
-    torch.manual_seed(0)
-    video = Video(FRAMES.numpy(), Fraction(25))
-    encoder = Encoder(video, PRESETS[preset], segment_frames=9, device=torch.device("cpu"))
+    encoder = make_encoder(preset, frames)
     list(encoder.run(Limit(epochs=3)))
-    clip = encoder.clip("")
-    network = PRESETS[preset].network(16, 24, 4).eval()
+    clip = encoder.clip()
+    network = encoder.network(0).eval()
     weights = clip.segments[0].weights(clip.topology.tensors)
+    height, width = frames.shape[2:]
     with torch.no_grad():
         for parameter, values in zip(network.parameters(), weights.values(), strict=True):
             parameter.copy_(torch.from_numpy(values))
         for time in (0.0, 1.0, 2.4, 3.0):
-            expected = network(torch.tensor([time]))[0, :, :16, :24].mul(255).round().numpy()
+            expected = network(torch.tensor([time]))[0, :, :height, :width].mul(255).round().numpy()
             decoded = ReferenceDecoder(clip).frame(time).astype(int)
             assert np.abs(decoded - expected).max() <= 1
 
 
 def test_segments_show_their_own_frames():
-    torch.manual_seed(0)
     frames = np.repeat(np.array([20, 20, 230, 230], np.uint8), 3 * 16 * 24).reshape(4, 3, 16, 24)
-    encoder = Encoder(Video(frames, Fraction(25)), PRESETS["fast"], segment_frames=2, device=torch.device("cpu"))
+    encoder = make_encoder(frames=frames, segment_frames=2)
     progress = list(encoder.run(Limit(epochs=60)))
     assert [step.segment for step in progress] == [0] * 60 + [1] * 60
     assert progress[-1].done == 1
-    decoded = [frame.mean() for frame in ReferenceDecoder(encoder.clip("")).frames()]
+    decoded = [frame.mean() for frame in ReferenceDecoder(encoder.clip()).frames()]
     assert decoded == pytest.approx([20, 20, 230, 230], abs=25)

@@ -6,6 +6,7 @@ import onnx
 import pytest
 from helpers import fit_clip
 
+from encoder.codec.clip import SegmentModels
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.runtime import Session
 from encoder.presets import PRESETS
@@ -31,14 +32,14 @@ def clip(request):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_rgb_is_that_of_the_reference_decoder(clip, precision):
-    model = build_graph(clip, 0, pixels="rgb", precision=precision)
+    model = build_graph(SegmentModels(clip), 0, pixels="rgb", precision=precision)
     onnx.checker.check_model(model, full_check=True)
     assert largest_difference(Session(model).run({"t": TIMES}), reference(clip)) <= 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_i420_is_bt601_of_the_reference_decoder(sample_clip, precision):
-    model = build_graph(sample_clip, 0, precision=precision)
+    model = build_graph(SegmentModels(sample_clip), 0, precision=precision)
     onnx.checker.check_model(model, full_check=True)
     planes = Session(model).run({"t": TIMES})
     assert planes.shape == (3, 270, 320)
@@ -51,7 +52,7 @@ def test_i420_is_bt601_of_the_reference_decoder(sample_clip, precision):
 
 
 def test_odd_sizes_are_completed_in_i420(tiny_clip):
-    planes = Session(build_graph(tiny_clip, 0)).run({"t": TIMES})
+    planes = Session(build_graph(SegmentModels(tiny_clip), 0)).run({"t": TIMES})
     assert planes.shape == (3, 30, 26)
     assert planes.dtype == np.uint8
 
@@ -62,24 +63,24 @@ def test_grey_has_no_colour():
     # Weights of next to zero make the middle of the range.
     grey = replace(segment, tensors=tuple(replace(tensor, step=1e-30) for tensor in segment.tensors))
     clip = replace(clip, segments=(grey,))
-    (planes,) = Session(build_graph(clip, 0)).run({"t": TIMES[:1]})
+    (planes,) = Session(build_graph(SegmentModels(clip), 0)).run({"t": TIMES[:1]})
     assert set(planes[:20].ravel()) == {126}
     assert set(planes[20:].ravel()) == {128}
 
 
 def test_half_precision_halves_the_weights_and_keeps_the_times(sample_clip):
-    model = build_graph(sample_clip, 0, precision="fp16")
+    model = build_graph(SegmentModels(sample_clip), 0, precision="fp16")
     kinds = {x.name: x.data_type for x in model.graph.initializer}
     assert [kind for name, kind in kinds.items() if name.endswith("_half")].count(onnx.TensorProto.FLOAT16) >= 23
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert len(model.SerializeToString()) < 0.6 * len(build_graph(sample_clip, 0).SerializeToString())
+    assert len(model.SerializeToString()) < 0.6 * len(build_graph(SegmentModels(sample_clip), 0).SerializeToString())
 
 
 def test_half_precision_tells_late_frames_apart():
     # In 16 bits, 2049 is 2048.
     clip = fit_clip("fast", frames=2052, height=8, width=8, segment_frames=3000)
-    half, full = (build_graph(clip, 0, pixels="rgb", precision=precision) for precision in ("fp16", "fp32"))
+    half, full = (build_graph(SegmentModels(clip), 0, pixels="rgb", precision=precision) for precision in ("fp16", "fp32"))
     times = np.array([2048, 2049, 2050], np.float32)
     expected = Session(full).run({"t": times})
     assert largest_difference(Session(half).run({"t": times}), expected) <= 1

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.codec import entropy
-from encoder.encode import POST_TRAINING_BOUND, quantize
-from encoder.quantizer import Quantizer
+from encoder.codec.coding import shortest
+from encoder.codec.entropy import Encoder
+from encoder.encode import quantize
+from encoder.quantizer import GIVEN_STEP, Quantizer
 
 
 def tensors():
@@ -40,13 +41,30 @@ def test_noise_is_as_wide_as_a_step():
     assert noise.std().item() == pytest.approx(12**-0.5, rel=0.05)
 
 
+def coded_bits(integers):
+    coder = Encoder()
+    shortest(integers, step=1.0).encode(coder)
+    return 8 * len(coder.bytes())
+
+
 def test_bits_are_those_of_the_entropy_coder():
-    values = {"weight": torch.from_numpy(np.random.default_rng(0).laplace(0, 1, 20_000).astype(np.float32))}
+    random = np.random.default_rng(0)
+    latent = random.laplace(0, np.geomspace(0.1, 2, 24).reshape(4, 6, 1, 1), (4, 6, 30, 30))
+    drawn = {"weight": random.laplace(0, 1, (200, 100)), "latents.0": latent, "latents.1": latent.cumsum(0)}
+    values = {name: torch.from_numpy(x.astype(np.float32)).requires_grad_() for name, x in drawn.items()}
     quantizer = Quantizer(values)
+    steps = quantizer.steps(values)
     rounded = quantizer.rounded(values)
-    codes = (rounded["weight"] / quantizer.steps(values)["weight"]).round().int().detach().numpy()
-    coded = entropy.encode([(codes, entropy.best_decay(codes), int(np.abs(codes).max()))])
-    assert quantizer.bits(rounded).item() == pytest.approx(8 * len(coded), rel=0.01)
+    coded = sum(coded_bits((x / steps[name]).round().int().detach().numpy()) for name, x in rounded.items())
+    assert quantizer.bits(rounded).item() == pytest.approx(coded, rel=0.02)
+
+
+def test_tensors_that_are_given_are_left_alone():
+    values = tensors() | {"given": torch.tensor([0.25, 1.0])}
+    quantizer = Quantizer(values)
+    assert quantizer.steps(values)["given"].item() == GIVEN_STEP
+    assert quantizer.noisy(values)["given"] is values["given"]
+    assert quantizer.rounded(values)["given"] is values["given"]
 
 
 def test_wider_steps_take_fewer_bits():
@@ -62,13 +80,22 @@ def test_wider_steps_take_fewer_bits():
 
 
 def test_bits_stay_finite_far_outside_the_model():
-    values = {"weight": torch.cat([torch.zeros(10_000), torch.tensor([1e6])])}
+    values = {"weight": torch.cat([torch.zeros(10_000), torch.tensor([1e6])]).requires_grad_()}
     assert torch.isfinite(Quantizer(values).bits(values))
 
 
-def test_quantize_without_a_quantizer_uses_eight_bits():
-    network = torch.nn.Linear(30, 20)
-    for name, (codes, step) in quantize(network, None).items():
-        assert np.abs(codes).max() == POST_TRAINING_BOUND
-        weights = dict(network.named_parameters())[name].detach().numpy()
-        assert np.abs(codes * np.float32(step) - weights).max() <= step / 2 * 1.001
+@pytest.mark.parametrize("bits", [2, 5, 8, 12])
+def test_quantize_without_a_quantizer_uses_a_number_of_bits(bits):
+    weights = {name: x.detach() for name, x in torch.nn.Linear(30, 20).named_parameters()}
+    for name, coded in quantize(weights, None, bits).items():
+        assert np.abs(coded.integers).max() == 2 ** (bits - 1) - 1
+        assert np.abs(coded.integers * np.float32(coded.step) - weights[name].numpy()).max() <= coded.step / 2 * 1.001
+
+
+def test_quantize_takes_the_learned_steps():
+    values = tensors()
+    quantizer = Quantizer(values)
+    steps = quantizer.steps(values)
+    for name, coded in quantize(values, quantizer, 8).items():
+        assert coded.step == pytest.approx(steps[name].item())
+        assert np.array_equal(coded.integers, (values[name] / steps[name]).round().int().numpy())

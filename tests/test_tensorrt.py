@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoder.codec.clip import SegmentModels
 from encoder.codec.errors import EngineError
 from export import to_tensorrt
 from export.graph import build_graph
@@ -111,7 +112,7 @@ def stand_in(calls, **answers):
 
 @pytest.fixture
 def model(tiny_clip):
-    return build_graph(tiny_clip, 0, precision="fp16")
+    return build_graph(SegmentModels(tiny_clip), 0, precision="fp16")
 
 
 def test_build(monkeypatch, tmp_path, model):

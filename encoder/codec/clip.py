@@ -1,106 +1,23 @@
 """A clip: header, topology and segments, as a value that can be read from bytes and become the same bytes."""
 
-import struct
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from encoder.codec import entropy
-from encoder.codec.container import Header, chunk, chunks, signature
+from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, Chunk, ChunkReader, Header, chunk, signature
 from encoder.codec.errors import BitstreamError
-from encoder.codec.topology import Shape, Topology
+from encoder.codec.index import Entry, index_bytes, parse_index
+from encoder.codec.segment import Segment, Weights
+from encoder.codec.topology import Topology
 
-HEAD, TOPOLOGY, SEGMENT = b"HEAD", b"TOPO", b"SEGM"
-"""Types of the chunks, in the order in which they stand in a file; there may be many segments."""
-PREFIX = struct.Struct("<IIHBx")  # first frame, frames, coded tensors, kind
-TENSOR = struct.Struct("<fHH")  # step, decay, bound
-KEY = 0
-"""Kind of a segment that is coded alone."""
-MAX_BOUND = 4095
-"""Largest magnitude of a code."""
 MAX_FILE_BYTES = 1 << 30
-
-Weights = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class CodedTensor:
-    """How a tensor of a segment is coded: weight = code * step."""
-
-    step: float
-    """Distance of two neighbouring weights."""
-    decay: int
-    """Parameter of the Laplace model, `entropy.laplace_probabilities`."""
-    bound: int
-    """Largest magnitude of the codes."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A run of frames with weights of its own."""
-
-    start: int
-    """Number of the first frame."""
-    frames: int
-    tensors: tuple[CodedTensor, ...]
-    """One for each coded tensor of the topology."""
-    code: bytes
-    """Range coder's output for all tensors."""
-
-    @classmethod
-    def encode(
-        cls, start: int, frames: int, tensors: Mapping[str, tuple[NDArray[np.int32], float]], shapes: Mapping[str, Shape]
-    ) -> Self:
-        """Code integers and their step for each tensor of a topology."""
-        coded, jobs = list[CodedTensor](), list[tuple[NDArray[np.int32], int, int]]()
-        for name, shape in shapes.items():
-            codes, step = tensors[name]
-            if codes.shape != shape:
-                raise ValueError(f"tensor {name!r} must have shape {shape}, got {codes.shape}")
-            bound = max(int(np.abs(codes).max()), 1)
-            if bound > MAX_BOUND:
-                raise ValueError(f"codes of tensor {name!r} must be in -{MAX_BOUND}..{MAX_BOUND}, got {bound}")
-            coded.append(CodedTensor(float(np.float32(step)), entropy.best_decay(codes), bound))
-            jobs.append((codes, coded[-1].decay, bound))
-        return cls(start, frames, tuple(coded), entropy.encode(jobs))
-
-    def weights(self, shapes: Mapping[str, Shape]) -> Weights:
-        """Decode and dequantise the tensors; raises BitstreamError."""
-        jobs = [(prod(shape), t.decay, t.bound) for shape, t in zip(shapes.values(), self.tensors, strict=True)]
-        codes = entropy.decode(self.code, jobs)
-        return {
-            name: (values.astype(np.float32) * np.float32(tensor.step)).reshape(shape)
-            for (name, shape), values, tensor in zip(shapes.items(), codes, self.tensors, strict=True)
-        }
-
-    def __bytes__(self) -> bytes:
-        """Return the payload of the segment's chunk."""
-        table = (TENSOR.pack(t.step, t.decay, t.bound) for t in self.tensors)
-        return PREFIX.pack(self.start, self.frames, len(self.tensors), KEY) + b"".join(table) + self.code
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the payload of a segment's chunk; raises BitstreamError. The weights are decoded when asked for."""
-        if len(data) < PREFIX.size:
-            raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
-        start, frames, count, kind = PREFIX.unpack_from(data)
-        if kind != KEY:
-            raise BitstreamError(f"unknown kind of segment {kind}")
-        code = PREFIX.size + count * TENSOR.size
-        if len(data) < code or (len(data) - code) % 4:
-            raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
-        tensors = tuple(CodedTensor(*TENSOR.unpack_from(data, at)) for at in range(PREFIX.size, code, TENSOR.size))
-        for tensor in tensors:
-            if not (isfinite(tensor.step) and tensor.step > 0 and tensor.decay and 0 < tensor.bound <= MAX_BOUND):
-                raise BitstreamError(f"tensor's parameters are out of range: {tensor}")
-        return cls(start, frames, tensors, data[code:])
+MAX_RECORDS = 1 << 20
+"""Largest number of coded tensors of all segments."""
+MAX_CHAIN_WEIGHTS = 1 << 27
+"""Largest number of weights of a key segment and the delta segments up to the next: what a seek may have to decode."""
 
 
 @dataclass(frozen=True)
@@ -110,32 +27,25 @@ class Clip:
     header: Header
     topology: Topology
     segments: tuple[Segment, ...]
+    """In the order of their frames. Where one was damaged, frames are missing between two."""
+    damage: tuple[str, ...] = ()
+    """What was wrong with the file, for people to read."""
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read a whole file; raises BitstreamError."""
-        parts = list(chunks(data))
-        kinds = [kind for kind, _ in parts]
-        if kinds[:2] != [HEAD, TOPOLOGY] or set(kinds[2:]) != {SEGMENT}:
-            raise BitstreamError("clip must consist of a header, a topology and segments, in this order")
-        header, topology = Header.parse(parts[0][1]), Topology.parse(parts[1][1])
-        height, width = topology.frame_shape
-        if height < header.even_size[0] or width < header.even_size[1]:
-            raise BitstreamError(f"topology makes frames of {width}x{height}, {header.width}x{header.height} are needed")
-        segments = tuple(Segment.parse(payload) for _, payload in parts[2:])
-        position = 0
-        for segment in segments:
-            if segment.start != position or not segment.frames:
-                raise BitstreamError(f"segment starts at frame {segment.start}, expected {position}")
-            if len(segment.tensors) != len(topology.tensors):
-                raise BitstreamError(f"segment has {len(segment.tensors)} tensors, expected {len(topology.tensors)}")
-            position += segment.frames
-        if position != header.frames:
-            raise BitstreamError(f"clip holds {position} of its {header.frames} frames")
-        return cls(header, topology, segments)
+    def parse(cls, data: bytes, *, strict: bool = True) -> Self:
+        """Read a whole file; raises BitstreamError.
+
+        If not strict, damaged segments are left out, and those that depend on them: `damage` names them.
+        """
+        reader = ClipReader()
+        reader.feed(data)
+        header, topology, segments, damage = reader.finish()
+        if strict and damage:
+            raise BitstreamError(damage[0])
+        return cls(header, topology, segments, damage)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, *, strict: bool = True) -> Self:
         """Read a file from disk; raises BitstreamError, also where there is no such file."""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -143,24 +53,142 @@ class Clip:
             data = path.read_bytes()
         except OSError as error:
             raise BitstreamError(f"cannot read {path}: {error.strerror}") from None
-        return cls.parse(data)
+        return cls.parse(data, strict=strict)
 
     def __bytes__(self) -> bytes:
         """Return the file's bytes."""
-        segments = (chunk(SEGMENT, bytes(segment)) for segment in self.segments)
-        head = chunk(HEAD, bytes(self.header)) + chunk(TOPOLOGY, bytes(self.topology))
-        return signature() + head + b"".join(segments)
-
-    def model(self, segment: int) -> onnx.ModelProto:
-        """Return the ONNX model of a segment, weights and all; raises BitstreamError."""
-        return self.topology.bind(self.segments[segment].weights(self.topology.tensors))
+        parts = [signature(), chunk(HEAD, bytes(self.header)), chunk(TOPOLOGY, bytes(self.topology))]
+        entries: list[Entry] = []
+        size = sum(map(len, parts))
+        for segment in self.segments:
+            entries.append(Entry(offset=size, start=segment.start, frames=segment.frames, is_key=segment.is_key))
+            parts.append(chunk(SEGMENT, bytes(segment)))
+            size += len(parts[-1])
+        return b"".join([*parts, chunk(INDEX, index_bytes(entries))])
 
     def locate(self, time: float) -> tuple[int, float]:
         """Return the segment that shows a time (in frames since the clip's start), and the time since that segment's start.
 
-        Between the last frame of a segment and the first of the next the former stays.
+        Between the last frame of a segment and the first of the next the former stays, also where frames are missing.
         """
         time = min(max(time, 0.0), self.header.frames - 1)
-        index = bisect_right(self.segments, time, key=lambda segment: segment.start) - 1
+        index = max(bisect_right(self.segments, time, key=lambda segment: segment.start) - 1, 0)
         segment = self.segments[index]
-        return index, min(time - segment.start, segment.frames - 1)
+        return index, min(max(time - segment.start, 0.0), segment.frames - 1)
+
+
+class ClipReader:
+    """Takes a file in pieces as they arrive; what is complete can be used while the rest is still on its way."""
+
+    def __init__(self) -> None:
+        self._chunks = ChunkReader()
+        self.header: Header | None = None
+        self.topology: Topology | None = None
+        self.segments: list[Segment] = []
+        self._damage: list[str] = []
+        self._entries: list[Entry] = []
+        self._index: list[Entry] | None = None
+        self._records = 0
+        self._chain = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; raises BitstreamError for a file that cannot be used at all."""
+        for part in self._chunks.feed(data):
+            if self.header is None:
+                self.header = Header.parse(_essential(part, HEAD))
+            elif self.topology is None:
+                self.topology = _fitting(Topology.parse(_essential(part, TOPOLOGY)), self.header)
+            else:
+                self._take(part, self.header, self.topology)
+
+    def finish(self) -> tuple[Header, Topology, tuple[Segment, ...], tuple[str, ...]]:
+        """Return what the whole file held, and what was wrong with it; raises BitstreamError if no frame can be shown."""
+        if self.header is None or self.topology is None:
+            raise BitstreamError("clip ends before its first segment")
+        damage = [*self._damage]
+        if self._chunks.skipped_bytes:
+            damage.append(f"{self._chunks.skipped_bytes} bytes belong to no chunk")
+        if self._chunks.rest_bytes:
+            damage.append(f"clip ends inside a chunk, of which it has {self._chunks.rest_bytes} bytes")
+        if self._position < self.header.frames:
+            damage.append(f"frames from {self._position} to the end are missing")
+        if self._index != self._entries and not damage:
+            damage.append("index is missing" if self._index is None else "index does not fit the segments")
+        if not self.segments:
+            raise BitstreamError(damage[0])
+        return self.header, self.topology, tuple(self.segments), tuple(damage)
+
+    @property
+    def _position(self) -> int:
+        """Number of the frame that comes after the last segment."""
+        return self.segments[-1].start + self.segments[-1].frames if self.segments else 0
+
+    def _take(self, part: Chunk, header: Header, topology: Topology) -> None:
+        where = f"chunk {part.kind.decode(errors='replace')} at byte {part.offset}"
+        if not part.intact:
+            self._damage.append(f"{where} is damaged: its checksum differs")
+            return
+        try:
+            if part.kind == SEGMENT:
+                self._take_segment(Segment.parse(part.payload), part.offset, header, topology)
+            elif part.kind == INDEX:
+                self._index = parse_index(part.payload)
+        except BitstreamError as error:
+            self._damage.append(f"{where} cannot be used: {error}")
+
+    def _take_segment(self, segment: Segment, offset: int, header: Header, topology: Topology) -> None:
+        stop = segment.start + segment.frames
+        if not self._position <= segment.start < stop <= header.frames:
+            raise BitstreamError(f"segment of frames {segment.start} to {stop} cannot follow frame {self._position}")
+        if len(segment.tensors) != len(topology.tensors):
+            raise BitstreamError(f"segment has {len(segment.tensors)} tensors, expected {len(topology.tensors)}")
+        self._records += len(segment.tensors)
+        self._chain = topology.weights if segment.is_key else self._chain + topology.weights
+        if self._records > MAX_RECORDS or self._chain > MAX_CHAIN_WEIGHTS:
+            raise BitstreamError("clip has too many segments, or too many without a key segment")
+        if segment.start > self._position:
+            self._damage.append(f"frames {self._position} to {segment.start - 1} are missing")
+        if not segment.is_key and (segment.start > self._position or not self.segments):
+            raise BitstreamError(f"segment at frame {segment.start} needs the one before")
+        self._entries.append(Entry(offset=offset, start=segment.start, frames=segment.frames, is_key=segment.is_key))
+        self.segments.append(segment)
+
+
+class SegmentModels:
+    """The ONNX models of a clip's segments, of which the latest weights are kept for the delta segment that may follow."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+        self.header = clip.header
+        self._latest: tuple[int, Weights] = (-1, {})
+
+    def weights(self, index: int) -> Weights:
+        """Return the weights of a segment; raises BitstreamError."""
+        latest, weights = self._latest
+        first = index
+        while not self._clip.segments[first].is_key and first - 1 != latest and first != latest:
+            first -= 1
+        before = weights if first == latest or first - 1 == latest else None
+        for position in range(first + (first == latest), index + 1):
+            before = self._clip.segments[position].weights(self._clip.topology.tensors, before)
+        assert before is not None  # the first segment of a clip is a key
+        self._latest = index, before
+        return before
+
+    def model(self, index: int) -> onnx.ModelProto:
+        """Return the model of a segment, weights and all; raises BitstreamError."""
+        return self._clip.topology.bind(self.weights(index))
+
+
+def _essential(part: Chunk, kind: bytes) -> bytes:
+    """Return the payload of a chunk without which nothing can be shown."""
+    if part.kind != kind or not part.intact:
+        raise BitstreamError(f"chunk {kind.decode()} is missing or damaged")
+    return part.payload
+
+
+def _fitting(topology: Topology, header: Header) -> Topology:
+    height, width = topology.frame_shape
+    if height < header.even_size[0] or width < header.even_size[1]:
+        raise BitstreamError(f"topology makes frames of {width}x{height}, {header.width}x{header.height} are needed")
+    return topology

@@ -1,5 +1,9 @@
-"""The container: a signature, then chunks, each with a type, a length and a checksum. docs/format.md has the bytes."""
+"""The container: a signature, then chunks, each with a type, a length and checksums. docs/format.md has the bytes.
 
+The reader takes bytes as they arrive and gives what is complete, so that the first segment plays while the second travels.
+"""
+
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,11 +14,15 @@ from typing import Self
 from encoder.codec.errors import BitstreamError, UnsupportedVersionError
 
 MAGIC = b"NERV"
-VERSION = 0
+VERSION = 1
 SIGNATURE = struct.Struct("<4sHxx")  # magic, version
 CHUNK = struct.Struct("<4sI")  # type, payload length
-CHECKSUM = struct.Struct("<I")  # CRC-32 of type and payload
+CHECKSUM = struct.Struct("<I")  # CRC-32, once of type and length, once of the payload
 HEADER = struct.Struct("<HHIIIBx")  # width, height, frames, rate numerator and denominator, flags
+HEAD, TOPOLOGY, SEGMENT, INDEX = b"HEAD", b"TOPO", b"SEGM", b"INDX"
+"""Types of the chunks, in the order in which they stand in a file; there may be many segments."""
+RESUME = re.compile(b"|".join((SEGMENT, INDEX)))
+"""What reading goes on with after damage: the other types must be whole anyway."""
 
 MAX_SIDE = 8192
 """Largest width and height, in pixels."""
@@ -26,6 +34,7 @@ MAX_TERM = 100_000_000
 MAX_DENOMINATOR = 100_000
 """Denominator that a measured or wanted rate is rounded to."""
 MAX_SETTINGS_BYTES = 1024
+MAX_CHUNK_BYTES = 1 << 28
 CONTINUOUS = 1
 """Header flag: times between whole numbers decode to pictures in between."""
 
@@ -37,36 +46,97 @@ def signature() -> bytes:
 
 def chunk(kind: bytes, payload: bytes) -> bytes:
     """Return a chunk of a four-letter type."""
-    return CHUNK.pack(kind, len(payload)) + payload + CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(kind)))
+    start = CHUNK.pack(kind, len(payload))
+    return start + _checksum(start) + payload + _checksum(payload)
 
 
-def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and payload of each chunk of a file.
+def _checksum(data: bytes) -> bytes:
+    return CHECKSUM.pack(zlib.crc32(data))
 
-    Raises BitstreamError for anything but a whole number of undamaged chunks, UnsupportedVersionError for another version.
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of a file."""
+
+    kind: bytes
+    payload: bytes
+    offset: int
+    """Bytes of the file before the chunk."""
+    intact: bool = True
+    """Whether the payload's checksum fits."""
+
+
+class ChunkReader:
+    """Cuts a file into chunks, in pieces of any size as they arrive.
+
+    A damaged payload is handed out as such. Damage between two chunks is passed over: reading goes on at the next place that
+    is the start of a chunk by its checksum.
     """
-    if len(data) < SIGNATURE.size:
-        raise BitstreamError(f"signature needs {SIGNATURE.size} bytes, got {len(data)}")
-    magic, version = SIGNATURE.unpack_from(data)
-    if magic != MAGIC:
-        raise BitstreamError(f"not a nervcast clip: starts with {magic!r}")
-    if version != VERSION:
-        raise UnsupportedVersionError(f"clip is of version {version}, this decoder reads version {VERSION}")
-    position = SIGNATURE.size
-    while position < len(data):
-        if len(data) - position < CHUNK.size:
-            raise BitstreamError("clip ends inside a chunk's header")
-        kind, length = CHUNK.unpack_from(data, position)
-        position += CHUNK.size
-        if len(data) - position < length + CHECKSUM.size:
-            raise BitstreamError(f"clip ends inside chunk {kind!r}: {length} bytes announced")
-        payload = data[position : position + length]
-        position += length
-        (checksum,) = CHECKSUM.unpack_from(data, position)
-        position += CHECKSUM.size
-        if checksum != zlib.crc32(payload, zlib.crc32(kind)):
-            raise BitstreamError(f"chunk {kind!r} is damaged: its checksum differs")
-        yield kind, payload
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._offset = 0
+        self._signed = False
+        self.skipped_bytes = 0
+        """Bytes that belong to no chunk."""
+
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """Take the next bytes of the file and yield the chunks that they complete.
+
+        Raises BitstreamError for a file that is no clip, UnsupportedVersionError for one of another version.
+        """
+        self._buffer += data
+        if not self._signed and not self._read_signature():
+            return
+        while (found := self._next_chunk()) is not None:
+            yield found
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes that wait for more: none once a file has ended where it should."""
+        return len(self._buffer)
+
+    def _read_signature(self) -> bool:
+        if len(self._buffer) < SIGNATURE.size:
+            return False
+        magic, version = SIGNATURE.unpack_from(self._buffer)
+        if magic != MAGIC:
+            raise BitstreamError(f"not a nervcast clip: starts with {magic!r}")
+        if version != VERSION:
+            raise UnsupportedVersionError(f"clip is of version {version}, this decoder reads version {VERSION}")
+        self._drop(SIGNATURE.size)
+        self._signed = True
+        return True
+
+    def _next_chunk(self) -> Chunk | None:
+        start = CHUNK.size + CHECKSUM.size
+        while len(self._buffer) >= start:
+            head = bytes(self._buffer[:start])
+            kind, length = CHUNK.unpack_from(head)
+            if head[CHUNK.size :] != _checksum(head[: CHUNK.size]) or length > MAX_CHUNK_BYTES:
+                self._resynchronise()
+                continue
+            end = start + length
+            if len(self._buffer) < end + CHECKSUM.size:
+                return None
+            payload = bytes(self._buffer[start:end])
+            intact = bytes(self._buffer[end : end + CHECKSUM.size]) == _checksum(payload)
+            found = Chunk(kind, payload, self._offset, intact)
+            self._drop(end + CHECKSUM.size)
+            return found
+        return None
+
+    def _resynchronise(self) -> None:
+        """Go on at the next byte that may start a chunk worth finding."""
+        found = RESUME.search(self._buffer, 1)
+        # The last bytes may be the start of a type whose end has not arrived.
+        step = found.start() if found else max(len(self._buffer) - len(SEGMENT) + 1, 1)
+        self.skipped_bytes += step
+        self._drop(step)
+
+    def _drop(self, count: int) -> None:
+        del self._buffer[:count]
+        self._offset += count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.clip import Clip
+from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.runtime import Session
 from encoder.codec.topology import TIME
 
@@ -15,6 +15,7 @@ class ReferenceDecoder:
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
+        self._models = SegmentModels(clip)
         self._segment = -1
         self._session: Session | None = None
 
@@ -25,12 +26,13 @@ class ReferenceDecoder:
         """
         segment, local = self._clip.locate(time)
         if segment != self._segment or self._session is None:
-            self._session, self._segment = Session(self._clip.model(segment)), segment
+            self._session, self._segment = Session(self._models.model(segment)), segment
         rgb = self._session.run({TIME: np.array([local], np.float32)})
         height, width = self._clip.header.height, self._clip.header.width
         rgb = rgb[0, :, :height, :width]
         assert rgb.shape == (3, height, width)  # what the topology's check promises
-        return np.rint(rgb.clip(0, 1) * 255).astype(np.uint8)
+        # A network of a stranger may make what is no number.
+        return np.rint(np.nan_to_num(rgb).clip(0, 1) * 255).astype(np.uint8)
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Yield every coded frame in order, (3, H, W)."""

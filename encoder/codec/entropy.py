@@ -1,10 +1,10 @@
-"""Entropy coding of integer codes: a range coder (constriction) under a Laplace model for each tensor.
+"""Entropy coding of integers: a range coder (constriction) under Laplace models of 64 widths, called levels.
 
-The model's probabilities are made by IEEE 754 multiplications and square roots alone, which give the same bits on every
-machine; exp and log do not.
+The models are made of integers alone, so that every machine decodes the same numbers. docs/format.md has the arithmetic.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,55 +13,105 @@ from numpy.typing import NDArray
 
 from encoder.codec.errors import BitstreamError
 
-DECAY_UNIT = 1 << 16
-"""A decay is coded as a number of 1 / DECAY_UNIT, 1 .. DECAY_UNIT - 1."""
-MIN_PROBABILITY = 2.0**-23
-"""Floor of a symbol's probability: the coder works in units of 2**-24."""
+LEVELS = 64
+"""Number of models. A level's scale is 2**0.25 times that of the level before."""
+LEVELS_PER_OCTAVE = 4
+UNIT_LEVEL = 20
+"""Level whose Laplace distribution has the scale 1."""
+MAX_BOUND = 4095
+"""Largest magnitude of a coded integer."""
+PRECISION = 24
+"""Frequencies of a model add up to 2**PRECISION."""
+WORD_BYTES = 4
 
-Codes = NDArray[np.int32]
+Integers = NDArray[np.int32]
+
+# exp(-1 / (2 * scale)) of each level in units of 2**-32. The format lists these numbers, since exp may differ in its last bit
+# from one machine to another.
+# fmt: off
+DECAYS = (
+    483, 6163, 52418, 317125, 1440801, 5145013, 15004422, 36905875,
+    78665070, 148652826, 253857248, 398132550, 581260615, 799036310, 1044178424, 1307656790,
+    1580030169, 1852521207, 2117713904, 2369882518, 2605029347, 2820730047, 3015876649, 3190386796,
+    3344923893, 3480652712, 3599040369, 3701703250, 3790295335, 3866431115, 3931635878, 3987316692,
+    4034748382, 4075069962, 4109287957, 4138284039, 4162825044, 4183574096, 4201101925, 4215897841,
+    4228380000, 4238904802, 4247775344, 4255248918, 4261543595, 4266843974, 4271306145, 4275061981,
+    4278222805, 4280882540, 4283120382, 4285003080, 4286586875, 4287919135, 4289039749, 4289982295,
+    4290775039, 4291441769, 4292002499, 4292474072, 4292870656, 4293204170, 4293484642, 4293720503,
+)
+# fmt: on
 
 
-def laplace_probabilities(decay: int, bound: int) -> NDArray[np.float64]:
-    """Return the probabilities of -bound .. bound under a Laplace distribution binned at integers.
+@lru_cache(maxsize=256)
+def frequencies(level: int, bound: int) -> NDArray[np.int64]:
+    """Return how often each of -bound .. bound comes in 2**PRECISION draws, never less than once.
 
-    With theta = decay / DECAY_UNIT, which is exp(-1 / scale): P(0) = 1 - sqrt(theta) and
-    P(k) = theta**|k| * (1 / sqrt(theta) - sqrt(theta)) / 2.
+    A Laplace distribution cut into bins at the integers: with q = DECAYS[level], the bins from k on hold q**(2k-1) / 2.
     """
-    theta = decay / DECAY_UNIT
-    root = np.sqrt(theta)
-    powers = np.multiply.accumulate(np.full(bound, theta))
-    tail = powers * ((1 / root - root) / 2)
-    return np.maximum(np.concatenate([tail[::-1], [1 - root], tail]), MIN_PROBABILITY)
+    q = DECAYS[level]
+    square = q * q >> 32
+    beyond = [q]  # in units of 2**-32, of both sides
+    while len(beyond) < bound:
+        beyond.append(beyond[-1] * square >> 32)
+    one_side = np.array([*beyond, 0], np.int64) >> (33 - PRECISION)
+    side = np.maximum(one_side[:-1] - one_side[1:], 1)
+    return np.concatenate([side[::-1], [(1 << PRECISION) - 2 * side.sum()], side])
 
 
-def best_decay(codes: Codes) -> int:
-    """Return the decay whose model gives the shortest code."""
-    theta = np.arange(1, DECAY_UNIT) / DECAY_UNIT
-    zeros, magnitude = np.count_nonzero(codes == 0), np.abs(codes.astype(np.int64)).sum()
-    root = np.sqrt(theta)
-    bits = zeros * np.log2(1 - root) + (codes.size - zeros) * np.log2((1 / root - root) / 2)
-    return int(np.argmax(bits + magnitude * np.log2(theta))) + 1
+def _groups(levels: Integers | int, size: int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+    """Yield each level and where it applies, from the lowest on."""
+    if isinstance(levels, int):
+        yield levels, slice(0, size)
+        return
+    order = np.argsort(levels.astype(np.uint8), axis=None, kind="stable")
+    counts = np.bincount(levels.ravel(), minlength=LEVELS)
+    stops = np.cumsum(counts)
+    for level in np.flatnonzero(counts):
+        yield int(level), order[stops[level] - counts[level] : stops[level]]
 
 
-def encode(tensors: Iterable[tuple[Codes, int, int]]) -> bytes:
-    """Return the code of tensors one after the other, each with its decay and bound, as little-endian 32-bit words."""
-    coder = stream.queue.RangeEncoder()
-    for codes, decay, bound in tensors:
-        coder.encode((codes + bound).ravel().astype(np.int32), _model(decay, bound))
-    return coder.get_compressed().astype("<u4").tobytes()
+def _length(places: NDArray[np.intp] | slice, size: int) -> int:
+    return size if isinstance(places, slice) else places.size
 
 
-def decode(data: bytes, tensors: Sequence[tuple[int, int, int]]) -> list[Codes]:
-    """Return the codes of tensors, each given by its number of elements, decay and bound.
-
-    Raises BitstreamError for data that is no code.
-    """
-    coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    try:
-        return [coder.decode(_model(decay, bound), size) - bound for size, decay, bound in tensors]
-    except (AssertionError, ValueError) as error:
-        raise BitstreamError(f"weights cannot be decoded: {error}") from None
+@lru_cache(maxsize=256)
+def _model(level: int, bound: int) -> Any:
+    # constriction adds one to each frequency, so that none is zero, and scales the rest to what is left: here by one.
+    return stream.model.Categorical((frequencies(level, bound) - 1).astype(np.float64), perfect=False)
 
 
-def _model(decay: int, bound: int) -> Any:
-    return stream.model.Categorical(laplace_probabilities(decay, bound), perfect=False)
+class Encoder:
+    """Codes arrays of integers one after the other."""
+
+    def __init__(self) -> None:
+        self._coder = stream.queue.RangeEncoder()
+
+    def encode(self, values: Integers, levels: Integers | int, bound: int) -> None:
+        """Code integers of -bound .. bound, each at its level: first those of the lowest level, in order, then the next."""
+        symbols = values.ravel().astype(np.int32) + np.int32(bound)
+        for level, places in _groups(levels, symbols.size):
+            self._coder.encode(symbols[places], _model(level, bound))
+
+    def bytes(self) -> bytes:
+        """Return the code, little-endian 32-bit words."""
+        return self._coder.get_compressed().astype("<u4").tobytes()
+
+
+class Decoder:
+    """Decodes what an `Encoder` coded."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raise BitstreamError for a code that is no whole number of words."""
+        if len(data) % WORD_BYTES:
+            raise BitstreamError(f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes")
+        self._coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+
+    def decode(self, size: int, levels: Integers | int, bound: int) -> Integers:
+        """Return integers of -bound .. bound, each of which was coded at its level; raises BitstreamError."""
+        symbols = np.empty(size, np.int32)
+        try:
+            for level, places in _groups(levels, size):
+                symbols[places] = self._coder.decode(_model(level, bound), _length(places, size))
+        except (AssertionError, ValueError) as error:
+            raise BitstreamError(f"weights cannot be decoded: {error}") from None
+        return symbols - np.int32(bound)

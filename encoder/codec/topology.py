@@ -7,6 +7,8 @@ least the frame's. Each further input is a coded tensor, float32 and of fixed sh
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from math import prod
 from typing import Self
 
@@ -30,35 +32,65 @@ MAX_TENSORS = 1024
 """Largest number of coded tensors."""
 MAX_WEIGHTS = 1 << 25
 """Largest number of weights of a segment."""
-MAX_VALUES = 1 << 28
-"""Largest number of elements of a value inside the graph, for one frame."""
+MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 384, 1 << 22, 1 << 30
+"""Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
+MAX_ARITHMETIC = 1 << 38
+"""Largest number of multiplications for one frame."""
 OPERATORS = frozenset(
     {
+        "Abs",
         "Add",
+        "AveragePool",
+        "BatchNormalization",
         "Cast",
+        "Ceil",
         "Clip",
         "Concat",
         "Constant",
         "Conv",
+        "ConvTranspose",
         "Cos",
         "DepthToSpace",
         "Div",
+        "Erf",
+        "Exp",
+        "Expand",
         "Floor",
         "Gather",
         "Gelu",
         "Gemm",
+        "GlobalAveragePool",
+        "GridSample",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Log",
+        "MatMul",
+        "Max",
         "Min",
         "Mul",
+        "Neg",
+        "Pad",
+        "Pow",
+        "ReduceMean",
+        "Relu",
         "Reshape",
         "Resize",
+        "Shape",
         "Sigmoid",
         "Sin",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Squeeze",
         "Sub",
         "Tanh",
+        "Transpose",
         "Unsqueeze",
     }
 )
-"""What a graph may do: what the networks of the encoder need. None has a subgraph, reads a file or keeps state."""
+"""What a graph may do. None of them has a subgraph, reads a file or keeps state."""
 ATTRIBUTES = frozenset(
     {
         onnx.AttributeProto.FLOAT,
@@ -73,6 +105,12 @@ ATTRIBUTES = frozenset(
 OPSETS = range(18, 24)
 
 Shape = tuple[int, ...]
+
+
+@cache
+def dictionary() -> bytes:
+    """Return what DEFLATE may refer to before the first byte of a topology: part of the format."""
+    return files("encoder.codec").joinpath("dictionary.bin").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -96,7 +134,7 @@ class Topology:
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the payload of a topology chunk; raises BitstreamError."""
-        unpacker = zlib.decompressobj(wbits=-15)
+        unpacker = zlib.decompressobj(wbits=-15, zdict=dictionary())
         try:
             unpacked = unpacker.decompress(data, MAX_BYTES)
         except zlib.error as error:
@@ -112,7 +150,7 @@ class Topology:
 
     def __bytes__(self) -> bytes:
         """Return the payload of the topology chunk."""
-        packer = zlib.compressobj(9, wbits=-15)
+        packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
         return packer.compress(self.model.SerializeToString(deterministic=True)) + packer.flush()
 
     @property
@@ -166,9 +204,10 @@ def _check_node(node: onnx.NodeProto) -> None:
 
 
 def _check_values(model: onnx.ModelProto) -> None:
-    """Check that the graph holds together, and every value's size for one frame, before anything is run."""
+    """Check that the graph holds together, and what one frame of it takes, before anything is run."""
     single = onnx.ModelProto()
     single.CopyFrom(model)
+    single.graph.ClearField("value_info")  # sizes that are said are no sizes that are
     single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     declared = [dim.dim_value for dim in single.graph.output[0].type.tensor_type.shape.dim[1:]]
     single.graph.output[0].type.tensor_type.ClearField("shape")
@@ -177,13 +216,51 @@ def _check_values(model: onnx.ModelProto) -> None:
         graph = infer_shapes(single, check_type=True, strict_mode=True, data_prop=True).graph
     except (onnx.checker.ValidationError, InferenceError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
-    shapes = {value.name: _static_shape(value) for value in (*graph.value_info, *graph.output)}
-    for name in (output for node in model.graph.node for output in node.output):
-        shape = shapes.get(name)
-        if shape is None or prod(shape) > MAX_VALUES:
-            raise BitstreamError(f"value {name!r} must have at most {MAX_VALUES} elements, and a size that is known")
+    shapes = {x.name: tuple(x.dims) for x in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shape = _static_shape(value)
+        if shape is not None:
+            shapes[value.name] = shape
+    for name in (output for node in graph.node for output in node.output if output):
+        if name not in shapes:
+            raise BitstreamError(f"value {name!r} must have a size that is known")
     if shapes[FRAMES] != (1, *declared):
         raise BitstreamError(f"{FRAMES!r} is declared to be {declared}, but is {shapes[FRAMES]}")
+    _check_cost(graph, {name: prod(shape) for name, shape in shapes.items()}, shapes)
+
+
+def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> None:
+    """Check what is held at once if each value is dropped after its last use, and the number of multiplications."""
+    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
+    weights = sum(sizes[x.name] for x in (*graph.input, *graph.initializer))
+    live: dict[str, int] = {}
+    peak = arithmetic = 0
+    for index, node in enumerate(graph.node):
+        live |= {name: sizes[name] for name in node.output if name}
+        peak = max(peak, sum(live.values()))
+        live = {name: size for name, size in live.items() if last_use.get(name, -1) > index}
+        arithmetic += _multiplications(node, sizes, shapes)
+    limit = min(MAX_VALUES_PER_PIXEL * sizes[FRAMES] // RGB + FREE_VALUES + weights, MAX_VALUES)
+    if weights + peak > limit:
+        raise BitstreamError(f"a frame needs {weights + peak} values at once, over {limit}")
+    if arithmetic > MAX_ARITHMETIC:
+        raise BitstreamError(f"a frame needs {arithmetic} multiplications, over {MAX_ARITHMETIC}")
+
+
+def _multiplications(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> int:
+    made = sum(sizes[name] for name in node.output if name)
+    taken = max((sizes[name] for name in node.input if name), default=0)
+    match node.op_type:
+        case "Conv":
+            return made * prod(shapes[node.input[1]][1:])
+        case "ConvTranspose":
+            return sizes[node.input[0]] * prod(shapes[node.input[1]][1:])
+        case "Gemm" | "MatMul":
+            return made * max(shapes[node.input[0]], default=1)
+        case "AveragePool":
+            return made * prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), []))
+        case _:
+            return max(made, taken)
 
 
 def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:

@@ -1,6 +1,7 @@
-"""The default network, made for small machines: latents instead of a stem, and late upsampling.
+"""The default network, made for small machines: latents instead of a stem, late upsampling, and a canvas under a camera.
 
-All work is done on at most a quarter of the frame's height and width; one PixelShuffle makes the picture.
+All work is done on at most a quarter of the frame's height and width; one PixelShuffle makes the picture, and a warp puts
+each frame where the camera was.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.models.layers import TemporalGrid, UpsamplingBlock
+from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid
 
 SHUFFLE = 4
 """Upscaling factor of the head: the trunk works at a quarter of the frame's height and width."""
 STRIDES = (5, 4, 6)
-"""Upscaling factors that the trunk may have; the one that pads the frame least is taken."""
+"""Upscaling factors that the trunk may have; the one that pads the canvas least is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,18 @@ class FastConfig:
     """Width of a frame, in pixels."""
     frames: int
     """Frames of a segment."""
+    margin: tuple[int, int] | None = None
+    """Pixels that the camera may move down and to the right, in all; None if it stands still."""
     stem_channels: int = 40
     """Channels that the latents are mixed into."""
     trunk_channels: int = 32
     """Channels of the trunk."""
+    rank: int = 32
+    """Channels between the two convolutions that the trunk is expanded by: far fewer weights than one would have."""
     latents: tuple[tuple[int, int], ...] = ((1, 2), (4, 8), (15, 16))
     """Period in frames and channels of each temporal grid."""
+    scene_channels: int = 16
+    """Channels of the grid that stands still, at the trunk's resolution."""
 
     @property
     def stride(self) -> int:
@@ -42,14 +49,20 @@ class FastConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Height and width of the latents."""
+        """Height and width of the temporal grids."""
         return self._rows(self.stride), self._columns(self.stride)
 
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas, in pixels."""
+        rows, columns = self.grid
+        return rows * self.stride * SHUFFLE, columns * self.stride * SHUFFLE
+
     def _rows(self, stride: int) -> int:
-        return ceil(self.height / (stride * SHUFFLE))
+        return ceil((self.height + (self.margin or (0, 0))[0]) / (stride * SHUFFLE))
 
     def _columns(self, stride: int) -> int:
-        return ceil(self.width / (stride * SHUFFLE))
+        return ceil((self.width + (self.margin or (0, 0))[1]) / (stride * SHUFFLE))
 
 
 class Fast(nn.Module):
@@ -57,23 +70,33 @@ class Fast(nn.Module):
 
     def __init__(self, config: FastConfig) -> None:
         super().__init__()
-        self.latents = nn.ModuleList(
-            TemporalGrid(frames=config.frames, period=period, channels=channels, grid=config.grid)
+        rows, columns = config.grid
+        stride, trunk = config.stride, config.trunk_channels
+        temporal = [
+            TemporalGrid(frames=config.frames, period=period, shape=(channels, rows, columns))
             for period, channels in config.latents
-        )
-        channels = sum(channels for _, channels in config.latents)
-        self.mix = nn.Conv2d(channels, config.stem_channels, 3, padding=1)
-        self.trunk = UpsamplingBlock(
-            config.stem_channels,
-            config.trunk_channels,
-            config.stride,
-            activation=torch.sin,
-            shuffle_activation=torch.sin,
-        )
-        self.head = nn.Conv2d(config.trunk_channels, 3 * SHUFFLE**2, 3, padding=1)
+        ]
+        scene = StillGrid(shape=(config.scene_channels, rows * stride, columns * stride))
+        self.stride = stride
+        self.latents = nn.ModuleList([*temporal, scene])
+        self.mix = nn.Conv2d(sum(channels for _, channels in config.latents), config.stem_channels, 3, padding=1)
+        self.project = nn.Conv2d(config.stem_channels, trunk, 1)
+        self.before = SeparableBlock(trunk, torch.sin)
+        self.gather = nn.Conv2d(trunk, config.rank, 3, padding=1, bias=False)
+        self.expand = nn.Conv2d(config.rank, trunk * stride**2, 1)
+        self.detail = nn.Conv2d(config.scene_channels, trunk, 1, bias=False)
+        self.after = SeparableBlock(trunk, torch.sin)
+        self.head = nn.Conv2d(trunk, 3 * SHUFFLE**2, 3, padding=1)
+        self.camera = None
+        if config.margin is not None:
+            self.camera = Camera(frames=config.frames, size=(config.height, config.width), canvas=config.canvas)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, H and W padded to the strides' product."""
-        x = torch.cat([latent(t) for latent in self.latents], dim=1)  # (B, C, h, w)
-        x = self.trunk(torch.sin(self.mix(x)))
-        return torch.sigmoid(F.pixel_shuffle(self.head(x), SHUFFLE))
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1; without a camera H and W are the canvas's."""
+        *temporal, scene = self.latents
+        x = torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1)))  # (B, C, h, w)
+        coarse = self.project(x)
+        fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
+        skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
+        canvas = torch.sigmoid(F.pixel_shuffle(self.head(self.after(torch.sin(fine)) + skip), SHUFFLE))
+        return canvas if self.camera is None else self.camera(canvas, t)

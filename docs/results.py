@@ -1,0 +1,296 @@
+"""Measure what docs/results.md shows: `python docs/results.py MEASUREMENT CLIP`, on a machine that does nothing else.
+
+Each measurement appends its points to docs/results.json; `python docs/results.py tables` prints the tables made of them.
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import av
+import bjontegaard
+import numpy as np
+import torch
+from av.video.reformatter import Colorspace
+
+from encoder import fit as fitting
+from encoder import quantizer as quantizing
+from encoder.checkpoint import State
+from encoder.cli import SAMPLE
+from encoder.codec import coding
+from encoder.codec.clip import Clip
+from encoder.codec.segment import Segment
+from encoder.encode import Compression, Encoder, quantize
+from encoder.evaluate import psnr_db, qualities
+from encoder.fit import Limit
+from encoder.presets import PRESETS, Preset
+from encoder.video import RESAMPLING, Video, read_video
+
+RESULTS = Path(__file__).with_suffix(".json")
+CLIPS: dict[str, tuple[Path, tuple[int, int]]] = {
+    "bunny": (SAMPLE, (320, 180)),
+    "carphone": (Path("../shared/data/carphone_qcif.mp4"), (176, 144)),
+}
+"""Source and size of each clip; Carphone (QCIF) is a standard test sequence, not part of this repository."""
+TRADES = (0.02, 0.05, 0.12, 0.3)
+"""Weights of a bit per pixel, for four rates of this pipeline."""
+ABLATION_TRADES = (0.04, 0.08)
+"""Weights of a bit per pixel at which techniques are left out."""
+PAPER_BITS = (8, 7, 6, 5)
+PAPER_PRUNE = 0.2
+CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
+    "x264 medium": ("libx264", "yuv420p", {"preset": "medium"}, (21, 24, 27, 30, 33)),
+    "x265 medium": ("libx265", "yuv420p", {"preset": "medium", "x265-params": "log-level=none"}, (21, 24, 27, 30, 33)),
+    "SVT-AV1 preset 6": ("libsvtav1", "yuv420p", {"preset": "6"}, (25, 32, 39, 46, 53)),
+}
+"""FFmpeg's encoder, pixel format, options and constant rate factors."""
+
+Point = dict[str, Any]
+
+
+def read(clip: str) -> Video:
+    """Return the frames of a clip."""
+    source, size = CLIPS[clip]
+    return read_video(source, size=size)
+
+
+def encoder(video: Video, preset: Preset, compression: Compression, states: list[State] | None = None) -> Encoder:
+    """Return an encoder of one segment."""
+    device = torch.device("cpu")
+    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", states=states)
+
+
+def fit(video: Video, preset: Preset, seconds: float, compression: Compression) -> tuple[Encoder, Point]:
+    """Fit and write a clip; return the encoder and what was measured of the file."""
+    made = encoder(video, preset, compression)
+    for _ in made.run(Limit(seconds=seconds)):
+        pass
+    return made, measure(made.clip(), video)
+
+
+def measure(clip: Clip, video: Video) -> Point:
+    """Return size and quality of a clip, as read from its bytes."""
+    data = bytes(clip)
+    frames = list(qualities(Clip.parse(data), video))
+    quality = float(np.mean([frame.psnr_db for frame in frames]))
+    code = sum(len(segment.code) for segment in clip.segments)
+    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": 8 * code / clip.topology.weights}
+
+
+def ours(clip: str, seconds: int) -> Iterator[Point]:
+    """Yield a point for each of four rates, each fitted on its own."""
+    video = read(clip)
+    for trade in TRADES:
+        yield {"rate": trade} | fit(video, PRESETS["fast"], seconds, Compression(trade=trade))[1]
+
+
+def ladder(clip: str, seconds: int) -> Iterator[Point]:
+    """Yield a point for each of four rates, each of which goes on from one fit for half of the time."""
+    video = read(clip)
+    base, _ = fit(video, PRESETS["fast"], seconds / 2, Compression())
+    for trade in TRADES:
+        rung = encoder(video, PRESETS["fast"], Compression(trade=trade), base.states)
+        for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
+            pass
+        yield {"rate": trade} | measure(rung.clip(), video)
+
+
+def paper(clip: str, seconds: int) -> Iterator[Point]:
+    """Yield points of the papers' pipeline: a fit with pruning, quantised to several numbers of bits, in Huffman's code."""
+    video = read(clip)
+    made, first = fit(video, PRESETS["fast"], seconds, Compression(bits=8, prune=PAPER_PRUNE, coder="huffman"))
+    yield {"bits": 8} | first
+    network = made.network(0)
+    network.load_state_dict(made.states[0])
+    for bits in PAPER_BITS[1:]:
+        tensors = quantize(dict(network.named_parameters()), None, bits).values()
+        names = dict(zip(made.topology.tensors, tensors, strict=True))
+        segment = Segment.encode(0, len(video.frames), names, made.topology.tensors, coder="huffman")
+        yield {"bits": bits} | measure(replace(made.clip(), segments=(segment,)), video)
+
+
+@contextmanager
+def without(name: str) -> Iterator[Preset]:
+    """Leave a technique out; give the preset to fit."""
+    preset = PRESETS["fast"]
+    unpredicted = [way for way in coding.WAYS if not way & coding.PREDICTED]
+    one_scale = {(coding, "WAYS"): (0, coding.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
+    changes: dict[str, tuple[Preset, dict[tuple[Any, str], Any]]] = {
+        "nothing": (preset, {}),
+        "the camera": (replace(preset, camera=False), {}),
+        "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, orthogonal=False)), {}),
+        "rate and noise before half of the time": (preset, {(fitting, "RATE_FROM"): 0.5, (fitting, "NOISE_FROM"): 0.5}),
+        "noise": (preset, {(fitting, "NOISE_FROM"): fitting.ROUND_FROM}),
+        "learned steps": (preset, {(fitting, "STEP_LEARNING_RATE"): 0.0}),
+        "scales of rows and columns": (preset, one_scale),
+        "prediction of latents": (preset, {(coding, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
+    }
+    chosen, values = changes[name]
+    with ExitStack() as stack:
+        for (module, constant), value in values.items():
+            stack.enter_context(patch.object(module, constant, value))
+        yield chosen
+
+
+ABLATIONS = (
+    "nothing",
+    "the camera",
+    "the matrix optimiser",
+    "rate and noise before half of the time",
+    "noise",
+    "learned steps",
+    "scales of rows and columns",
+    "prediction of latents",
+)
+
+
+def ablations(clip: str, seconds: int) -> Iterator[Point]:
+    """Yield points of fits that leave one technique out, at two rates each."""
+    video = read(clip)
+    for name in ABLATIONS:
+        with without(name) as preset:
+            for trade in ABLATION_TRADES:
+                yield {"without": name, "rate": trade} | fit(video, preset, seconds, Compression(trade=trade))[1]
+
+
+def codecs(clip: str, _: int) -> Iterator[Point]:
+    """Yield points of the classic codecs."""
+    video = read(clip)
+    for name, (library, pixels, options, factors) in CODECS.items():
+        for factor in factors:
+            data = encode(video, library, pixels, options | {"crf": str(factor)})
+            yield {"codec": name, "crf": factor, "bytes": len(data), "psnr_db": quality(data, video)}
+
+
+def encode(video: Video, library: str, pixels: str, options: Mapping[str, str]) -> bytes:
+    """Return an MP4 file of a video."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(library, video.rate, options=dict(options))
+        stream.height, stream.width = video.frames.shape[2:]
+        stream.pix_fmt = pixels
+        for picture in video.frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+            frame = frame.reformat(format=pixels, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def quality(data: bytes, video: Video) -> float:
+    """Return the mean PSNR of an MP4 file's RGB pixels."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [
+            frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU601, interpolation=RESAMPLING).to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+    pairs = zip(frames, video.frames, strict=True)
+    return float(np.mean([psnr_db(decoded.transpose(2, 0, 1), original) for decoded, original in pairs]))
+
+
+MEASUREMENTS: dict[str, Callable[[str, int], Iterator[Point]]] = {
+    "ours": ours,
+    "ladder": ladder,
+    "paper": paper,
+    "ablations": ablations,
+    "codecs": codecs,
+}
+
+
+def bd_rate(anchor: list[Point], test: list[Point]) -> float:
+    """Return how many more bytes a curve takes than an anchor at equal PSNR, in percent (Bjontegaard, Akima interpolation)."""
+    curves = [sorted((point["bytes"], point["psnr_db"]) for point in points) for points in (anchor, test)]
+    (anchor_bytes, anchor_db), (test_bytes, test_db) = [tuple(zip(*curve, strict=True)) for curve in curves]
+    return float(
+        bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, method="akima", require_matching_points=False)
+    )
+
+
+def tables() -> str:
+    """Return the tables in Markdown."""
+    points = load()
+    lines: list[str] = []
+    for clip in CLIPS:
+        curves = curves_of([point for point in points if point["clip"] == clip])
+        lines += [f"### {clip.capitalize()}", "", "| | bytes: PSNR in dB |", "|---|---|"]
+        for name, curve in curves.items():
+            lines.append(f"| {name} | {listed(curve)} |")
+        anchors = [name for name in curves if not name.startswith("nervcast")]
+        lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
+        for name in (name for name in curves if name.startswith("nervcast")):
+            rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
+            lines.append(f"| {name} | {' | '.join(rates)} |")
+        lines.append("")
+    return "\n".join([*lines, *ablation_table([point for point in points if point["measurement"] == "ablations"])])
+
+
+def listed(curve: list[Point]) -> str:
+    """Return a curve's points as text."""
+    ordered = sorted(curve, key=lambda point: point["bytes"])
+    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered)
+
+
+def curves_of(points: list[Point]) -> dict[str, list[Point]]:
+    """Return the points of each curve by its name."""
+    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {} s", "paper": "papers' pipeline, {} s"}
+    curves: dict[str, list[Point]] = {}
+    for point in points:
+        if point["measurement"] != "ablations":
+            name = point.get("codec") or names[point["measurement"]].format(point["seconds"])
+            curves.setdefault(name, []).append(point)
+    return curves
+
+
+def ablation_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of what each technique contributes."""
+    lines = ["| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |", "|---|---|---|---|"]
+    whole = [point for point in points if point["without"] == "nothing"]
+    for name in ABLATIONS:
+        curve = [point for point in points if point["without"] == name]
+        if curve:
+            weights = ", ".join(f"{point['bits_per_weight']:.2f}" for point in curve)
+            more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
+            lines.append(f"| {name} | {listed(curve)} | {weights} | {more} |")
+    return lines
+
+
+def excess(whole: list[Point], other: list[Point]) -> float:
+    """Return the ratio of two curves' bytes at the PSNR in their middle, each taken as a line of the bytes' logarithm."""
+    middle = np.mean([point["psnr_db"] for point in (*whole, *other)])
+    slope, _ = np.polyfit([point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1)
+    at = [np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve]) for curve in (other, whole)]
+    return float(np.exp(at[0] - at[1]))
+
+
+def load() -> list[Point]:
+    """Return all points measured so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
+def main() -> None:
+    """Run a measurement, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measurement", choices=[*MEASUREMENTS, "tables"])
+    parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
+    parser.add_argument("--seconds", type=int, default=120, help="time for each fit (default: 120)")
+    args = parser.parse_args()
+    if args.measurement == "tables":
+        print(tables())
+        return
+    made = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}
+    old = [point for point in load() if not made.items() <= point.items()]
+    new: list[Point] = []
+    for point in MEASUREMENTS[args.measurement](args.clip, args.seconds):
+        new.append(made | point)
+        print(new[-1], flush=True)
+        RESULTS.write_text(json.dumps([*old, *new], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A checkpoint: the networks of a fit before quantisation, and what it takes to go on with them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from encoder.codec.errors import SourceError
+
+State = dict[str, Tensor]
+KEY = "nervcast"
+"""Key of the metadata under which a checkpoint says how it was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """How a fit was made."""
+
+    source: str
+    """Path of the video or folder."""
+    width: int
+    """Width of a frame, in pixels."""
+    height: int
+    """Height of a frame, in pixels."""
+    preset: str
+    segment_frames: int
+    """Largest number of frames of a segment."""
+    seed: int
+    seconds: float
+    """Wall-clock time that the fit took."""
+
+    def save(self, path: Path, states: Sequence[State]) -> None:
+        """Write the networks' states to a file, one for each segment."""
+        tensors = {f"{index}.{name}": x.contiguous() for index, state in enumerate(states) for name, x in state.items()}
+        save_file(tensors, path, metadata={KEY: json.dumps(asdict(self))})
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Self, list[State]]:
+        """Read a file; raises SourceError for one that is no checkpoint."""
+        states: list[State] = []
+        try:
+            with safe_open(path, "pt") as file:
+                checkpoint = cls(**json.loads(file.metadata()[KEY]))
+                for key in sorted(file.keys(), key=lambda key: int(key.split(".", 1)[0])):
+                    index, name = key.split(".", 1)
+                    while len(states) <= int(index):
+                        states.append({})
+                    states[int(index)][name] = file.get_tensor(key)
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            raise SourceError(f"{path} is no checkpoint of a fit") from None
+        return checkpoint, states

@@ -1,0 +1,154 @@
+"""A segment: a run of frames with weights of their own, coded alone (key) or on top of those of the segment before (delta)."""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.codec.coding import shortest
+from encoder.codec.entropy import Decoder, Encoder, Integers
+from encoder.codec.errors import BitstreamError
+from encoder.codec.tensor import DELTA, RECORD, CodedTensor, Shape
+
+PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
+KEY_SEGMENT, DELTA_SEGMENT = 0, 1
+RANGE, HUFFMAN = 0, 1
+HUFFMAN_BOUND = 127
+"""Largest magnitude of an integer that Huffman's code takes: a byte."""
+CODERS = {"range": RANGE, "huffman": HUFFMAN}
+CoderName = Literal["range", "huffman"]
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A tensor as integers."""
+
+    integers: Integers
+    step: float
+    """Distance of two neighbouring weights, as float32 holds it."""
+    delta: bool = False
+    """Whether the weights are added to those of the segment before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A run of frames with weights of its own."""
+
+    start: int
+    """Number of the first frame."""
+    frames: int
+    tensors: tuple[CodedTensor, ...]
+    """One for each coded tensor of the topology."""
+    coder: int
+    """RANGE or HUFFMAN."""
+    code: bytes
+    """The coder's output for all tensors."""
+
+    @classmethod
+    def encode(
+        cls,
+        start: int,
+        frames: int,
+        tensors: Mapping[str, Quantized],
+        shapes: Mapping[str, Shape],
+        *,
+        coder: CoderName = "range",
+    ) -> Self:
+        """Code the tensors of a topology; raises ValueError for shapes that are not its own, and integers too large."""
+        for name, shape in shapes.items():
+            if tensors[name].integers.shape != shape:
+                raise ValueError(f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}")
+        code = _encode_range if coder == "range" else _encode_huffman
+        records, data = code([tensors[name] for name in shapes])
+        return cls(start=start, frames=frames, tensors=records, coder=CODERS[coder], code=data)
+
+    @property
+    def is_key(self) -> bool:
+        """Whether the segment is coded alone."""
+        return not any(tensor.flags & DELTA for tensor in self.tensors)
+
+    def weights(self, shapes: Mapping[str, Shape], before: Weights | None = None) -> Weights:
+        """Decode and dequantise the tensors, on top of the weights of the segment before if this is no key segment.
+
+        Raises BitstreamError.
+        """
+        if before is None and not self.is_key:
+            raise BitstreamError(f"segment at frame {self.start} needs the one before")
+        decode = _decode_range if self.coder == RANGE else _decode_huffman
+        weights: Weights = {}
+        for name, tensor, integers in zip(shapes, self.tensors, decode(self, shapes), strict=True):
+            values = integers.astype(np.float32) * np.float32(tensor.step)
+            weights[name] = values + before[name] if before is not None and tensor.flags & DELTA else values
+        return weights
+
+    def __bytes__(self) -> bytes:
+        """Return the payload of the segment's chunk."""
+        kind = KEY_SEGMENT if self.is_key else DELTA_SEGMENT
+        prefix = PREFIX.pack(self.start, self.frames, len(self.tensors), kind, self.coder)
+        return prefix + b"".join(map(bytes, self.tensors)) + self.code
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the payload of a segment's chunk; raises BitstreamError. The weights are decoded when asked for."""
+        if len(data) < PREFIX.size:
+            raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
+        start, frames, count, kind, coder = PREFIX.unpack_from(data)
+        if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in CODERS.values():
+            raise BitstreamError(f"unknown kind of segment {kind} or coder {coder}")
+        stop = PREFIX.size + count * RECORD.size
+        if len(data) < stop:
+            raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
+        tensors = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
+        segment = cls(start=start, frames=frames, tensors=tensors, coder=coder, code=data[stop:])
+        if segment.is_key != (kind == KEY_SEGMENT):
+            raise BitstreamError(f"segment at frame {start} is of the other kind than it says")
+        return segment
+
+
+Coded = tuple[tuple[CodedTensor, ...], bytes]
+
+
+def _encode_range(tensors: list[Quantized]) -> Coded:
+    codings = [shortest(t.integers, step=t.step, flags=DELTA if t.delta else 0) for t in tensors]
+    coder = Encoder()
+    for coding in codings:
+        coding.encode(coder)
+    return tuple(coding.tensor for coding in codings), coder.bytes()
+
+
+def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integers]:
+    coder = Decoder(segment.code)
+    return [tensor.decode(coder, shape) for tensor, shape in zip(segment.tensors, shapes.values(), strict=True)]
+
+
+def _encode_huffman(tensors: list[Quantized]) -> Coded:
+    largest = max(int(np.abs(t.integers).max()) for t in tensors)
+    if largest > HUFFMAN_BOUND:
+        raise ValueError(f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, got {largest}")
+    symbols = np.concatenate([t.integers.ravel() for t in tensors]).astype(np.int8)
+    # DEFLATE without its search for repetitions is Huffman's code and nothing more.
+    packer = zlib.compressobj(9, wbits=-15, strategy=zlib.Z_HUFFMAN_ONLY)
+    flags = [DELTA if t.delta else 0 for t in tensors]
+    records = (CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=f) for t, f in zip(tensors, flags, strict=True))
+    return tuple(records), packer.compress(symbols.tobytes()) + packer.flush()
+
+
+def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integers]:
+    sizes = [prod(shape) for shape in shapes.values()]
+    unpacker = zlib.decompressobj(wbits=-15)
+    try:
+        data = unpacker.decompress(segment.code, sum(sizes) + 1)
+    except zlib.error as error:
+        raise BitstreamError(f"weights cannot be unpacked: {error}") from None
+    if len(data) != sum(sizes) or not unpacker.eof or unpacker.unused_data:
+        raise BitstreamError(f"segment must hold {sum(sizes)} weights, and nothing after them")
+    symbols = np.frombuffer(data, np.int8).astype(np.int32)
+    parts = np.split(symbols, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes.values(), strict=True)]

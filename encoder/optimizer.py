@@ -1,0 +1,56 @@
+"""Muon: momentum whose matrices are made orthogonal, so that all directions of a convolution learn at the same pace.
+
+Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024; the step is scaled so that learning rates of
+Adam fit (Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+"""
+
+from collections.abc import Iterable
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that drives all singular values towards 1."""
+RMS = 0.2
+"""Root mean square of a step at a learning rate of 1, as Adam's steps usually have it."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Optimise the weights of convolutions, of shape (out, in, ...), as matrices (out, in * ...)."""
+
+    def __init__(self, params: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take a step; parameters without a gradient stay."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"])
+
+    def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
+        gradient = parameter.grad
+        assert gradient is not None  # the caller looked
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
+        scale = RMS * sqrt(max(update.shape))
+        parameter.add_(update.view(parameter.shape), alpha=-learning_rate * scale)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return roughly the nearest matrix (M, N) whose singular values are all 1: Newton-Schulz iterations."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.T

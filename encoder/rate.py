@@ -1,0 +1,53 @@
+"""What a bit weighs against the distortion: a constant, or steered so that a size comes out."""
+
+from math import log
+
+import torch
+from torch import Tensor
+
+STEER_FROM, ARRIVE_AT = 0.1, 0.6
+"""Shares of the fit between which the size goes from where it is to what is wanted."""
+PROPORTIONAL, INTEGRAL = 4.0, 60.0
+"""Change of the weight's logarithm for each unit of the size's logarithm that is missing; at once, and during a whole fit."""
+MAX_CHANGE = 0.5
+"""Largest change of the weight's logarithm at once."""
+CALIBRATE_AT = (0.4, 0.6, 0.7, 0.8, 0.9)
+"""Shares of the fit at which the estimate of the bits is compared with what the coder makes of them."""
+
+
+class Rate:
+    """Weight of the bits in the loss."""
+
+    def __init__(self, *, trade: float, pixels: int, target_bits: float | None = None) -> None:
+        """Take the weight of one bit per pixel, the number of pixels, and the bits that are wanted of the tensors, if any."""
+        self.target_bits = target_bits
+        self._calibrations = list(CALIBRATE_AT) if target_bits else []
+        self._coded_share = 1.0
+        self._log_weight = torch.tensor(log(trade / pixels)) if trade else torch.tensor(-torch.inf)
+        self._began: tuple[float, Tensor] | None = None
+        self._latest, self._missing = 0.0, torch.tensor(0.0)
+
+    def weight(self, bits: Tensor, progress: float) -> Tensor:
+        """Return the weight of a bit, given how many the tensors take now, and the share of the fit that is done, 0..1."""
+        if self.target_bits is not None and progress >= STEER_FROM:
+            self._steer(bits.log().cpu(), progress, log(self.target_bits / self._coded_share))
+        return self._log_weight.exp().to(bits.device)
+
+    def wants_calibration(self, progress: float) -> bool:
+        """Whether the coder shall be asked now, which costs the time of many steps."""
+        return bool(self._calibrations) and progress >= self._calibrations[0]
+
+    def calibrate(self, estimate: Tensor, coded: float) -> None:
+        """Take an estimate of the bits, and how many they were."""
+        self._calibrations.pop(0)
+        self._coded_share = coded / estimate.item()
+
+    def _steer(self, now: Tensor, progress: float, goal: float) -> None:
+        if self._began is None:
+            self._began, self._latest = (progress, now), progress
+        start, first = self._began
+        share = min(1.0, (progress - start) / max(ARRIVE_AT - start, 1e-9))
+        missing = now - (first + (goal - first) * share)
+        change = PROPORTIONAL * (missing - self._missing) + INTEGRAL * (progress - self._latest) * missing
+        self._log_weight = self._log_weight + change.clamp(-MAX_CHANGE, MAX_CHANGE)
+        self._latest, self._missing = progress, missing

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from encoder.codec.coding import shortest
+from encoder.codec.entropy import LEVELS, MAX_BOUND, Decoder, Encoder
+from encoder.codec.tensor import COLUMNS, DELTA, PAIRS, PREDICTED, ROWS, CodedTensor
+
+
+def round_trip(integers, step=1.0):
+    coding = shortest(integers, step=step)
+    coder = Encoder()
+    coding.encode(coder)
+    code = coder.bytes()
+    tensor = CodedTensor.parse(bytes(coding.tensor), 0)
+    assert tensor == coding.tensor
+    assert np.array_equal(tensor.decode(Decoder(code), integers.shape), integers)
+    return coding, 8 * len(code)
+
+
+@given(
+    hnp.array_shapes(min_dims=1, max_dims=4, max_side=6).flatmap(
+        lambda shape: hnp.arrays(np.int32, shape, elements=st.integers(-MAX_BOUND // 2, MAX_BOUND // 2))
+    )
+)
+@settings(deadline=None)
+def test_round_trip(integers):
+    round_trip(integers)
+
+
+def noise(scale, shape):
+    return np.rint(np.random.default_rng(0).laplace(0, scale, shape)).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("integers", "flags"),
+    [
+        (noise(3.0, (40, 50)), 0),
+        (noise(3.0, 700), 0),
+        (noise(np.geomspace(0.3, 60, 40)[:, None], (40, 500)), ROWS),
+        (noise(np.geomspace(0.3, 60, 50), (400, 50)), COLUMNS),
+        (noise(np.geomspace(1, 60, 50) * np.geomspace(0.3, 10, 40)[:, None], (40, 50)), ROWS | COLUMNS),
+        (noise(np.geomspace(0.3, 60, 40).reshape(4, 10, 1, 1), (4, 10, 12, 20)), PAIRS | ROWS),
+        (noise(1.0, (60, 30)).cumsum(0, dtype=np.int32), PREDICTED),
+    ],
+)
+def test_the_model_is_chosen_that_suits(integers, flags):
+    coding, bits = round_trip(integers)
+    assert coding.tensor.flags == flags
+    assert coding.bits == pytest.approx(bits, rel=0.01, abs=70)
+
+
+def test_flags_that_are_given_stay():
+    assert shortest(noise(1.0, (3, 4)), step=0.5, flags=DELTA).tensor.flags & DELTA
+
+
+def test_zeros_cost_next_to_nothing():
+    assert round_trip(np.zeros((100, 100), np.int32))[1] <= 64
+
+
+def test_too_large_for_the_format():
+    with pytest.raises(ValueError, match=f"must be in -{MAX_BOUND}..{MAX_BOUND}, got 5000"):
+        shortest(np.array([5000, 0], np.int32), step=1.0)
+
+
+def test_levels_cover_all_scales():
+    for scale in np.geomspace(0.02, 300, 30):
+        assert 0 <= shortest(noise(scale, 2000), step=1.0).tensor.level < LEVELS

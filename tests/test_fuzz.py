@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+from fuzz import DATA, MUTATIONS, decode, mutate
+
+SEEDS = [path.read_bytes() for path in sorted(DATA.glob("*.nerv"))]
+
+
+def test_mutated_files_are_refused_or_decoded():
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(400):
+        data, sealed = mutate(SEEDS, random)
+        outcome, meaning = decode(data)
+        outcomes.add(outcome)
+        assert sealed or not meaning or meaning in SEEDS
+    assert {"refused", "damage reported", "decoded"} <= outcomes
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_mutations_change_the_file(mutation):
+    data = bytearray(SEEDS[0])
+    mutation(data, np.random.default_rng(1), SEEDS)
+    assert data != SEEDS[0]

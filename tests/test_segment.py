@@ -1,0 +1,119 @@
+import zlib
+from math import inf, nan
+
+import numpy as np
+import pytest
+
+from encoder.codec.entropy import Encoder
+from encoder.codec.errors import BitstreamError
+from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
+from encoder.codec.tensor import DELTA, RECORD
+
+SHAPES = {"a": (2, 3), "b": (4,)}
+TENSORS = {
+    "a": Quantized(integers=np.arange(-3, 3, dtype=np.int32).reshape(2, 3), step=0.5),
+    "b": Quantized(integers=np.zeros(4, np.int32), step=2.0),
+}
+
+
+@pytest.mark.parametrize("coder", ["range", "huffman"])
+def test_round_trip(coder):
+    segment = Segment.encode(7, 5, TENSORS, SHAPES, coder=coder)
+    again = Segment.parse(bytes(segment))
+    assert again == segment
+    assert (again.start, again.frames, again.is_key) == (7, 5, True)
+    weights = again.weights(SHAPES)
+    assert np.array_equal(weights["a"], [[-1.5, -1, -0.5], [0, 0.5, 1]])
+    assert np.array_equal(weights["b"], [0, 0, 0, 0])
+    assert all(values.dtype == np.float32 for values in weights.values())
+
+
+@pytest.mark.parametrize("coder", ["range", "huffman"])
+def test_delta_is_added_to_the_segment_before(coder):
+    changed = {"a": Quantized(integers=np.full((2, 3), 2, np.int32), step=0.25, delta=True), "b": TENSORS["b"]}
+    segment = Segment.parse(bytes(Segment.encode(5, 5, changed, SHAPES, coder=coder)))
+    assert not segment.is_key
+    before = Segment.encode(0, 5, TENSORS, SHAPES).weights(SHAPES)
+    assert np.array_equal(segment.weights(SHAPES, before)["a"], [[-1, -0.5, 0], [0.5, 1, 1.5]])
+    with pytest.raises(BitstreamError, match="segment at frame 5 needs the one before"):
+        segment.weights(SHAPES)
+
+
+def test_huffman_is_an_order_0_code():
+    """It stays at the entropy of the single weights even where they repeat."""
+    integers = np.tile(np.arange(-8, 8, dtype=np.int32), 4000)
+    segment = Segment.encode(0, 1, {"a": Quantized(integers=integers, step=1.0)}, {"a": integers.shape}, coder="huffman")
+    assert 8 * len(segment.code) / integers.size == pytest.approx(4, rel=0.03)
+
+
+def test_huffman_takes_bytes():
+    tensors = {"a": Quantized(integers=np.array([128], np.int32), step=1.0)}
+    with pytest.raises(ValueError, match=r"must be in -127\.\.127 for Huffman's code, got 128"):
+        Segment.encode(0, 1, tensors, {"a": (1,)}, coder="huffman")
+
+
+def test_integers_beyond_the_bound():
+    with pytest.raises(ValueError, match=r"must be in -4095\.\.4095, got 5000"):
+        Segment.encode(0, 1, {"a": Quantized(integers=np.array([5000], np.int32), step=1.0)}, {"a": (1,)})
+
+
+def test_wrong_shape():
+    with pytest.raises(ValueError, match=r"must have shape \(4,\), got \(2, 3\)"):
+        Segment.encode(0, 1, {"a": TENSORS["a"]}, {"a": (4,)})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        (inf, 1, 0, 0, 0, 0),
+        (nan, 1, 0, 0, 0, 0),
+        (-1.0, 1, 0, 0, 0, 0),
+        (0.0, 1, 0, 0, 0, 0),
+        (1.0, 0, 0, 0, 0, 0),
+        (1.0, 4096, 0, 0, 0, 0),
+        (1.0, 1, 64, 0, 0, 0),
+        (1.0, 1, 0, 32, 0, 0),
+        (1.0, 1, 0, 0, 64, 0),
+        (1.0, 1, 0, 0, 0, 64),
+    ],
+)
+def test_record_out_of_range(record):
+    with pytest.raises(BitstreamError, match="tensor's parameters are out of range"):
+        Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + RECORD.pack(*record))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "flags", "message"),
+    [
+        ((0, 1, 1, 2, RANGE), 0, "unknown kind of segment 2"),
+        ((0, 1, 1, KEY_SEGMENT, 2), 0, "coder 2"),
+        ((0, 1, 9, KEY_SEGMENT, RANGE), 0, "segment of 9 tensors cannot have 22 bytes"),
+        ((0, 1, 1, DELTA_SEGMENT, RANGE), 0, "of the other kind than it says"),
+        ((0, 1, 1, KEY_SEGMENT, RANGE), DELTA, "of the other kind than it says"),
+    ],
+)
+def test_prefix_out_of_range(prefix, flags, message):
+    with pytest.raises(BitstreamError, match=message):
+        Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0))
+
+
+def test_shorter_than_its_prefix():
+    with pytest.raises(BitstreamError, match="segment needs 12 bytes, got 3"):
+        Segment.parse(b"abc")
+
+
+@pytest.mark.parametrize("data", [b"\xff", zlib.compress(bytes(3), wbits=-15), zlib.compress(bytes(5), wbits=-15), b""])
+def test_huffman_code_of_another_size(data):
+    record = RECORD.pack(1.0, 127, 0, 0, 0, 0)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, HUFFMAN) + record + data)
+    with pytest.raises(BitstreamError):
+        segment.weights({"a": (4,)})
+
+
+def test_prediction_that_runs_away():
+    record = RECORD.pack(1.0, 4095, 63, 2, 0, 0)
+    coder = Encoder()
+    coder.encode(np.full(5000, 4095, np.int32), 63, 4095)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    with pytest.raises(BitstreamError, match="after prediction must be in"):
+        segment.weights({"a": (5000, 1)})
