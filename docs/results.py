@@ -45,11 +45,12 @@ ABLATION_TRADES = (0.04, 0.08)
 PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
 CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
-    "x264 medium": ("libx264", "yuv420p", {"preset": "medium"}, (21, 24, 27, 30, 33)),
-    "x265 medium": ("libx265", "yuv420p", {"preset": "medium", "x265-params": "log-level=none"}, (21, 24, 27, 30, 33)),
-    "SVT-AV1 preset 6": ("libsvtav1", "yuv420p", {"preset": "6"}, (25, 32, 39, 46, 53)),
+    "x264 medium": ("libx264", "h264", {"preset": "medium"}, (21, 24, 27, 30, 33)),
+    "x265 medium": ("libx265", "hevc", {"preset": "medium", "x265-params": "log-level=none"}, (21, 24, 27, 30, 33)),
+    "SVT-AV1 preset 6": ("libsvtav1", "obu", {"preset": "6"}, (32, 39, 46, 53, 60)),
 }
-"""FFmpeg's encoder, pixel format, options and constant rate factors."""
+"""FFmpeg's encoder, file format, options and constant rate factors. The formats are those that add the least to the code."""
+PIXELS = "yuv420p"
 
 Point = dict[str, Any]
 
@@ -162,30 +163,30 @@ def ablations(clip: str, seconds: int) -> Iterator[Point]:
 def codecs(clip: str, _: int) -> Iterator[Point]:
     """Yield points of the classic codecs."""
     video = read(clip)
-    for name, (library, pixels, options, factors) in CODECS.items():
+    for name, (library, form, options, factors) in CODECS.items():
         for factor in factors:
-            data = encode(video, library, pixels, options | {"crf": str(factor)})
-            yield {"codec": name, "crf": factor, "bytes": len(data), "psnr_db": quality(data, video)}
+            data = encode(video, library, form, options | {"crf": str(factor)})
+            yield {"codec": name, "crf": factor, "bytes": len(data), "psnr_db": quality(data, form, video)}
 
 
-def encode(video: Video, library: str, pixels: str, options: Mapping[str, str]) -> bytes:
-    """Return an MP4 file of a video."""
+def encode(video: Video, library: str, form: str, options: Mapping[str, str]) -> bytes:
+    """Return the file of a video."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    with av.open(buffer, "w", format=form) as container:
         stream = container.add_stream(library, video.rate, options=dict(options))
         stream.height, stream.width = video.frames.shape[2:]
-        stream.pix_fmt = pixels
+        stream.pix_fmt = PIXELS
         for picture in video.frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
-            frame = frame.reformat(format=pixels, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
+            frame = frame.reformat(format=PIXELS, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
 
-def quality(data: bytes, video: Video) -> float:
-    """Return the mean PSNR of an MP4 file's RGB pixels."""
-    with av.open(io.BytesIO(data)) as container:
+def quality(data: bytes, form: str, video: Video) -> float:
+    """Return the mean PSNR of a file's RGB pixels."""
+    with av.open(io.BytesIO(data), format=form) as container:
         frames = [
             frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU601, interpolation=RESAMPLING).to_ndarray()
             for frame in container.decode(video=0)

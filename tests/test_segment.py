@@ -1,3 +1,4 @@
+import time
 import zlib
 from math import inf, nan
 
@@ -117,3 +118,17 @@ def test_prediction_that_runs_away():
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
     with pytest.raises(BitstreamError, match="after prediction must be in"):
         segment.weights({"a": (5000, 1)})
+
+
+def test_six_million_weights_are_decoded_in_two_seconds():
+    random = np.random.default_rng(0)
+    shapes = {"latents": (300, 40, 10, 10), **{f"weights{index}": (600, 500) for index in range(16)}}
+    spread = {name: np.exp(random.normal(0, 1, (shape[0], *[1] * (len(shape) - 1)))) for name, shape in shapes.items()}
+    drawn = {name: np.rint(random.laplace(0, 2 * spread[name], shape)).astype(np.int32) for name, shape in shapes.items()}
+    tensors = {name: Quantized(integers=values, step=0.1) for name, values in drawn.items()}
+    data = bytes(Segment.encode(0, 1, tensors, shapes))
+    start = time.process_time()
+    weights = Segment.parse(data).weights(shapes)
+    seconds = time.process_time() - start
+    assert sum(values.size for values in weights.values()) == 6_000_000
+    assert seconds < 2

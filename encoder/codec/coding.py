@@ -12,8 +12,6 @@ from encoder.codec.tensor import COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED,
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
 WAYS = (*SCALES, *(PREDICTED | scales for scales in SCALES))
 """Flags that are tried, each where a tensor's shape allows it."""
-ROUNDS = 3
-"""Turns in which the scales of rows and columns are fitted to each other."""
 FLOOR = 1e-3
 """Added to the scale of a row or column, which may be all zeros."""
 PAIR_AXES = 3
@@ -38,9 +36,8 @@ class Coding:
     """Offsets of the columns' levels, or nothing."""
 
     @property
-    def _levels(self) -> Integers | int:
-        rows, columns = self.integers.shape
-        return levels(self.tensor.level, self.rows, self.columns, (rows, columns))
+    def _levels(self) -> Integers:
+        return levels(self.tensor.level, self.rows, self.columns)
 
     def encode(self, coder: Encoder) -> None:
         """Code the offsets, then the integers."""
@@ -79,14 +76,17 @@ def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]
 
 def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
     """Give the models of a tensor the levels that suit its integers (rows, columns)."""
-    sizes = np.abs(integers).astype(np.float64)
-    level = int(_level(sizes.mean()))
-    by_row, by_column = np.ones(len(sizes)), np.ones(sizes.shape[1])
-    for _ in range(ROUNDS):
-        if tensor.flags & ROWS:
-            by_row = (sizes / by_column).mean(1) + FLOOR
-        if tensor.flags & COLUMNS:
-            by_column = (sizes / by_row[:, None]).mean(0) + FLOOR
+    sizes = np.abs(integers).astype(np.float32)
+    mean = sizes.mean(dtype=np.float64)
+    by_row, by_column = np.ones(1), np.ones(1)
+    if tensor.flags & ROWS:
+        by_row = sizes.mean(1, dtype=np.float64) + FLOOR
+    if tensor.flags & COLUMNS:
+        by_column = (sizes / by_row[:, None]).mean(0) + FLOOR
+    if tensor.flags & ROWS and tensor.flags & COLUMNS:
+        by_row = (sizes / by_column).mean(1) + FLOOR
+        by_column = (sizes / by_row[:, None]).mean(0) + FLOOR
+    level = int(_level(mean))
     rows = _offsets(by_row * by_column.mean(), level) if tensor.flags & ROWS else NOTHING
     columns = _offsets(by_column * by_row.mean(), level) if tensor.flags & COLUMNS else NOTHING
     tensor = replace(tensor, level=level, row_level=_side_level(rows), column_level=_side_level(columns))
@@ -110,5 +110,14 @@ def _level(mean: Values | np.floating) -> Values:
 
 
 def _bits(integers: Integers, at: Integers | int) -> float:
-    size = np.abs(integers)
-    return float(np.where(size, _FIRST[at] + size * _EACH[at], _ZERO[at]).sum())
+    """Return the bits of integers at levels of a shape that is broadcast to theirs."""
+    at = np.asarray(at).reshape((1,) * (integers.ndim - np.ndim(at)) + np.shape(at))
+    if not integers.size:
+        return 0.0
+    # Where levels are shared, it takes the sums alone.
+    shared = tuple(axis for axis, length in enumerate(at.shape) if length == 1)
+    sizes = np.abs(integers)
+    total = sizes.sum(shared, keepdims=True, dtype=np.int64)
+    zeros = (sizes == 0).sum(shared, keepdims=True)
+    others = integers.size // at.size - zeros
+    return float((zeros * _ZERO[at] + others * _FIRST[at] + total * _EACH[at]).sum())

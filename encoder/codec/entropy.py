@@ -5,6 +5,7 @@ The models are made of integers alone, so that every machine decodes the same nu
 
 from collections.abc import Iterator
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -58,20 +59,17 @@ def frequencies(level: int, bound: int) -> NDArray[np.int64]:
     return np.concatenate([side[::-1], [(1 << PRECISION) - 2 * side.sum()], side])
 
 
-def _groups(levels: Integers | int, size: int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+def _groups(levels: Integers | int, shape: tuple[int, ...]) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
     """Yield each level and where it applies, from the lowest on."""
-    if isinstance(levels, int):
-        yield levels, slice(0, size)
+    if np.size(levels) == 1:
+        yield int(np.max(levels)), slice(None)
         return
-    order = np.argsort(levels.astype(np.uint8), axis=None, kind="stable")
-    counts = np.bincount(levels.ravel(), minlength=LEVELS)
+    spread = np.broadcast_to(np.asarray(levels, np.uint8), shape).ravel()
+    order = np.argsort(spread, kind="stable")
+    counts = np.bincount(spread, minlength=LEVELS)
     stops = np.cumsum(counts)
     for level in np.flatnonzero(counts):
         yield int(level), order[stops[level] - counts[level] : stops[level]]
-
-
-def _length(places: NDArray[np.intp] | slice, size: int) -> int:
-    return size if isinstance(places, slice) else places.size
 
 
 @lru_cache(maxsize=256)
@@ -87,9 +85,12 @@ class Encoder:
         self._coder = stream.queue.RangeEncoder()
 
     def encode(self, values: Integers, levels: Integers | int, bound: int) -> None:
-        """Code integers of -bound .. bound, each at its level: first those of the lowest level, in order, then the next."""
+        """Code integers of -bound .. bound: first those of the lowest level, in order, then the next.
+
+        The levels have the shape of the integers, or one that is broadcast to it.
+        """
         symbols = values.ravel().astype(np.int32) + np.int32(bound)
-        for level, places in _groups(levels, symbols.size):
+        for level, places in _groups(levels, values.shape):
             self._coder.encode(symbols[places], _model(level, bound))
 
     def bytes(self) -> bytes:
@@ -106,12 +107,13 @@ class Decoder:
             raise BitstreamError(f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes")
         self._coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
-    def decode(self, size: int, levels: Integers | int, bound: int) -> Integers:
-        """Return integers of -bound .. bound, each of which was coded at its level; raises BitstreamError."""
-        symbols = np.empty(size, np.int32)
+    def decode(self, shape: tuple[int, ...], levels: Integers | int, bound: int) -> Integers:
+        """Return integers of -bound .. bound in a shape, as `Encoder.encode` coded them; raises BitstreamError."""
+        symbols = np.empty(prod(shape), np.int32)
         try:
-            for level, places in _groups(levels, size):
-                symbols[places] = self._coder.decode(_model(level, bound), _length(places, size))
+            for level, places in _groups(levels, shape):
+                count = symbols.size if isinstance(places, slice) else places.size
+                symbols[places] = self._coder.decode(_model(level, bound), count)
         except (AssertionError, ValueError) as error:
             raise BitstreamError(f"weights cannot be decoded: {error}") from None
-        return symbols - np.int32(bound)
+        return (symbols - np.int32(bound)).reshape(shape)

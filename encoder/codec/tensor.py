@@ -67,23 +67,17 @@ class CodedTensor:
     def decode(self, coder: Decoder, shape: Shape) -> Integers:
         """Return the integers of a tensor of a shape; raises BitstreamError."""
         rows, columns = self.grid(shape)
-        row_offsets = coder.decode(rows, self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
-        column_offsets = coder.decode(columns, self.column_level, MAX_OFFSET) if self.flags & COLUMNS else NOTHING
-        integers = coder.decode(
-            rows * columns, levels(self.level, row_offsets, column_offsets, (rows, columns)), self.bound
-        ).reshape(shape)
+        row_offsets = coder.decode((rows,), self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
+        column_offsets = coder.decode((columns,), self.column_level, MAX_OFFSET) if self.flags & COLUMNS else NOTHING
+        at = levels(self.level, row_offsets, column_offsets)
+        integers = coder.decode((rows, columns), at, self.bound).reshape(shape)
         return _undo_prediction(integers) if self.flags & PREDICTED else integers
 
 
-def levels(level: int, rows: Integers, columns: Integers, grid: tuple[int, int]) -> Integers | int:
-    """Return the level of each integer of a grid, whose rows' and columns' offsets are given or empty.
-
-    It is one number if there are no offsets.
-    """
-    if not rows.size and not columns.size:
-        return level
+def levels(level: int, rows: Integers, columns: Integers) -> Integers:
+    """Return the levels of integers whose rows' and columns' offsets are given or empty: (rows or 1, columns or 1)."""
     sums = level + (rows if rows.size else ZERO)[:, None] + (columns if columns.size else ZERO)
-    return np.broadcast_to(sums.clip(0, LEVELS - 1), grid)
+    return sums.clip(0, LEVELS - 1)
 
 
 def _undo_prediction(differences: Integers) -> Integers:
