@@ -42,15 +42,14 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path) -> tuple[Self, list[State]]:
         """Read a file; raises SourceError for one that is no checkpoint."""
-        states: list[State] = []
         try:
             with safe_open(path, "pt") as file:
                 checkpoint = cls(**json.loads(file.metadata()[KEY]))
-                for key in sorted(file.keys(), key=lambda key: int(key.split(".", 1)[0])):
+                found: dict[int, State] = {}
+                for key in file.keys():  # noqa: SIM118 (the file is no mapping)
                     index, name = key.split(".", 1)
-                    while len(states) <= int(index):
-                        states.append({})
-                    states[int(index)][name] = file.get_tensor(key)
+                    found.setdefault(int(index), {})[name] = file.get_tensor(key)
+                states = [found[index] for index in range(len(found))]
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
         except (SafetensorError, KeyError, TypeError, ValueError):

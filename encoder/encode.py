@@ -25,7 +25,7 @@ from encoder.codec.topology import Topology
 from encoder.fit import Fit, Limit
 from encoder.motion import estimate_motion
 from encoder.presets import Preset, Shape
-from encoder.quantizer import Quantizer
+from encoder.quantizer import GIVEN_STEP, Quantizer
 from encoder.rate import Rate
 from encoder.trace import trace
 from encoder.video import Video
@@ -37,6 +37,8 @@ DEFAULT_BITS = 8
 """Bits of a weight of a network that was not fitted for a rate."""
 DEFAULT_TRADE = 0.05
 """Weight of a bit per pixel to start from where a size is wanted of a preset that has none."""
+SMALLEST = 1e-30
+"""Stands for the largest weight of a tensor of zeros, which has integers of zero under any step."""
 DISPLACEMENTS = "camera.displacements.values"
 """Where a network's state keeps the motion of the camera."""
 
@@ -113,6 +115,8 @@ class Encoder:
         self._header = Header.parse(bytes(header))  # before the fit, not after it
         self._video, self._preset, self._compression, self._device, self._seed = video, preset, compression, device, seed
         self.runs = split(len(video.frames), segment_frames)
+        if states is not None and len(states) != len(self.runs):
+            raise SettingsError(f"the checkpoint has {len(states)} segments, the video {len(self.runs)}")
         self._states = states
         began = time.perf_counter()
         self._motions = self._find_motions() if preset.camera else []
@@ -137,7 +141,7 @@ class Encoder:
                 seconds = max(seconds - self._spent_seconds, 0.1 * seconds) * len(run) / total
             network = self.network(index).to(self._device)
             if self._states is not None:
-                network.load_state_dict(self._states[index])
+                self._load(network, self._states[index])
             rate = self._rate(run)
             part = replace(limit, seconds=seconds)
             coded = partial(self._coded_bits, run)
@@ -181,10 +185,18 @@ class Encoder:
         head = chunk(HEAD, bytes(self._header)) + chunk(TOPOLOGY, bytes(self.topology))
         return len(signature() + head + index) + count * len(segment)
 
+    def _load(self, network: nn.Module, state: State) -> None:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError:
+            raise SettingsError("the checkpoint is of another network, or of another video") from None
+
     def _find_motions(self) -> list[Tensor]:
         if self._states is not None:
             return [state[DISPLACEMENTS] for state in self._states if DISPLACEMENTS in state]
-        return [estimate_motion(self._frames(run)).cpu() for run in self.runs]
+        found = [estimate_motion(self._frames(run)).cpu() for run in self.runs]
+        # As the camera will have it, so that a run that goes on from this one's states finds the same canvas.
+        return [(motion / GIVEN_STEP).round() * GIVEN_STEP for motion in found]
 
     def _frames(self, run: range) -> Tensor:
         return torch.from_numpy(_even(self._video.frames[run.start : run.stop])).to(self._device)
@@ -214,15 +226,26 @@ def split(frames: int, length: int) -> list[range]:
 
 
 def quantize(tensors: Mapping[str, Tensor], quantizer: Quantizer | None, bits: int) -> dict[str, Quantized]:
-    """Return the integers of each tensor and their step: the learned one, or that of a number of bits."""
-    steps = {} if quantizer is None else {name: step.item() for name, step in quantizer.steps(tensors).items()}
-    return {name: _quantize(value.detach(), steps.get(name), 2 ** (bits - 1) - 1) for name, value in tensors.items()}
+    """Return the integers of each tensor and their step: the learned one, or that of a number of bits.
+
+    Tensors that are given, not learned, have a step of their own either way.
+    """
+    if quantizer is not None:
+        steps = quantizer.steps(tensors)
+        return {name: _quantize(value, steps[name].item(), MAX_BOUND) for name, value in tensors.items()}
+    bound = 2 ** (bits - 1) - 1
+    return {
+        name: _quantize(value, 0.0, bound) if value.requires_grad else _quantize(value, GIVEN_STEP, max(bound, HUFFMAN_BOUND))
+        for name, value in tensors.items()
+    }
 
 
-def _quantize(tensor: Tensor, step: float | None, bound: int) -> Quantized:
-    largest = max(tensor.abs().max().item(), 1e-30)  # a tensor of zeros has integers of zero under any step
-    step = float(np.float32(largest / bound if step is None else max(step, largest / MAX_BOUND)))
-    return Quantized(integers=(tensor / step).round().to(torch.int32).cpu().contiguous().numpy(), step=step)
+def _quantize(tensor: Tensor, step: float, bound: int) -> Quantized:
+    """Round a tensor to multiples of a step, or of the smallest that keeps the integers within a bound."""
+    largest = max(tensor.detach().abs().max().item(), SMALLEST)
+    step = float(np.float32(max(step, largest / bound)))
+    integers = (tensor.detach() / step).round().clamp(-bound, bound)
+    return Quantized(integers=integers.to(torch.int32).cpu().contiguous().numpy(), step=step)
 
 
 def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

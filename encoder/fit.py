@@ -171,9 +171,7 @@ class Fit:
     def _keep_pruned(self) -> None:
         """Set the smallest weights of all layers together to zero: global unstructured pruning, as in NeRV's section 3.4."""
         if not self._masks:
-            weights = [
-                x for name, x in self._tensors.items() if x.ndim > 1 and not name.startswith(LATENTS) and x.requires_grad
-            ]
+            weights = [x for x in self._tensors.values() if x.ndim > 1 and x.requires_grad]
             sizes = torch.cat([x.abs().flatten() for x in weights])
             threshold = sizes.kthvalue(max(round(self.prune * len(sizes)), 1)).values
             self._masks = [(x, x.abs() > threshold) for x in weights]

@@ -12,6 +12,8 @@ MAX_MARGIN = 0.125
 """Largest displacement, as a share of the frame's side."""
 COARSEST_PIXELS, FINEST_PIXELS = 40, 160
 """Longest side of the frames that the motion is sought in, at first and at last."""
+BLOCK = 8
+"""Frames that are turned into floating-point numbers at once."""
 STEPS = 50
 """Steps at each resolution."""
 OUTLIER = 0.25
@@ -27,14 +29,13 @@ def estimate_motion(frames: Tensor) -> Tensor:
     of a frame are bilinear between them. Zeros are returned where a motion of the whole picture explains little.
     """
     count, _, height, width = frames.shape
-    luma = frames.float().mean(1, keepdim=True) / 255
     size = torch.tensor([width, height], device=frames.device)[:, None, None]
     motion = torch.zeros(count, 2, 2, 2, device=frames.device, requires_grad=True)  # in shares of the frame's side
     finest = -(-max(height, width) // FINEST_PIXELS)
     factor = max(finest, max(height, width) // COARSEST_PIXELS)
     still = moving = 0.0
     while factor >= finest:
-        small = F.avg_pool2d(luma, factor, ceil_mode=True)
+        small = torch.cat([_reduced(part, factor) for part in frames.split(BLOCK)])
         still = _difference(small, torch.zeros_like(motion)).item()
         moving = _align(small, motion, learning_rate=factor / max(height, width))
         if factor == finest:
@@ -46,6 +47,11 @@ def estimate_motion(frames: Tensor) -> Tensor:
     # Half of the way to each side makes the smallest canvas.
     middle = (found.amax((0, 2, 3), keepdim=True) + found.amin((0, 2, 3), keepdim=True)) / 2
     return (found - middle) * size
+
+
+def _reduced(frames: Tensor, factor: int) -> Tensor:
+    """Return the brightness of frames (T, 3, H, W), made smaller by a factor: (T, 1, h, w) in 0..1."""
+    return F.avg_pool2d(frames.float().mean(1, keepdim=True) / 255, factor, ceil_mode=True)
 
 
 def _align(small: Tensor, motion: Tensor, *, learning_rate: float) -> float:

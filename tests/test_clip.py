@@ -7,7 +7,7 @@ from helpers import SAMPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.codec.clip import Clip, ClipReader, SegmentModels
+from encoder.codec.clip import MAX_NOTES, Clip, ClipReader, SegmentModels
 from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, chunk, signature
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError
@@ -67,9 +67,13 @@ def damaged(clip: Clip, segment: int) -> bytes:
 @pytest.mark.parametrize(
     ("segment", "starts", "damage"),
     [
-        (0, [9], ["checksum differs", "needs the one before", "needs the one before"]),
-        (1, [0, 9], ["checksum differs", "needs the one before"]),
-        (2, [0, 3, 9], ["checksum differs"]),
+        (
+            0,
+            [9],
+            ["checksum differs", "frame 3 needs the one", "frame 6 needs the one", "frames 0 to 8 are missing"],
+        ),
+        (1, [0, 9], ["checksum differs", "frame 6 needs the one before", "frames 3 to 8 are missing"]),
+        (2, [0, 3, 9], ["checksum differs", "frames 6 to 8 are missing"]),
         (3, [0, 3, 6], ["checksum differs", "frames from 9 to the end are missing"]),
     ],
 )
@@ -79,8 +83,23 @@ def test_damaged_segments_are_reported_and_left_out(delta_clip, segment, starts,
         Clip.parse(data)
     clip = Clip.parse(data, strict=False)
     assert [part.start for part in clip.segments] == starts
-    noted = [note for note in clip.damage if "frames" not in note or "end" in note or "needs" in note]
-    assert all(expected in note for expected, note in zip(damage, noted, strict=True))
+    assert all(expected in note for expected, note in zip(damage, clip.damage, strict=True))
+
+
+def test_notes_about_damage_do_not_fill_the_memory(tiny_clip):
+    data = bytes(tiny_clip)
+    end = data.index(INDEX)
+    clip = Clip.parse(data[:end] + chunk(SEGMENT, b"") * 1000 + data[end:], strict=False)
+    assert len(clip.damage) == MAX_NOTES + 1
+    assert clip.damage[-1] == "900 more chunks are damaged"
+
+
+@pytest.mark.parametrize(("kind", "place"), [(b"NOTE", "end"), (HEAD, "index"), (TOPOLOGY, "index")])
+def test_chunks_out_of_order(tiny_clip, kind, place):
+    data = bytes(tiny_clip)
+    at = len(data) if place == "end" else data.index(INDEX)
+    with pytest.raises(BitstreamError, match="it is out of order"):
+        Clip.parse(data[:at] + chunk(kind, b"") + data[at:])
 
 
 def test_picture_freezes_where_a_segment_is_damaged(delta_clip):

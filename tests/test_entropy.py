@@ -82,6 +82,14 @@ def test_code_of_half_a_word(size):
         Decoder(bytes(size))
 
 
+def test_too_many_models(monkeypatch):
+    monkeypatch.setattr(entropy, "MAX_SYMBOLS", 100)
+    decoder = Decoder(bytes(400))
+    decoder.decode((4,), 30, 20)
+    with pytest.raises(BitstreamError, match="over 100 symbols"):
+        decoder.decode((4,), np.arange(30, 34, dtype=np.int32), 20)
+
+
 @given(st.binary(max_size=40).map(lambda data: data[: len(data) // 4 * 4]), st.integers(0, 63), st.integers(1, 4095))
 @settings(deadline=None)
 def test_garbage_never_crashes(data, level, bound):

@@ -86,10 +86,16 @@ def test_bits_stay_finite_far_outside_the_model():
 
 @pytest.mark.parametrize("bits", [2, 5, 8, 12])
 def test_quantize_without_a_quantizer_uses_a_number_of_bits(bits):
-    weights = {name: x.detach() for name, x in torch.nn.Linear(30, 20).named_parameters()}
+    weights = dict(torch.nn.Linear(30, 20).named_parameters())
     for name, coded in quantize(weights, None, bits).items():
         assert np.abs(coded.integers).max() == 2 ** (bits - 1) - 1
-        assert np.abs(coded.integers * np.float32(coded.step) - weights[name].numpy()).max() <= coded.step / 2 * 1.001
+        assert np.abs(coded.integers * np.float32(coded.step) - weights[name].detach().numpy()).max() <= coded.step / 2 * 1.001
+
+
+@pytest.mark.parametrize(("largest", "bits", "step"), [(2.0, 5, 1 / 16), (2.0, 12, 1 / 16), (20.0, 8, 20 / 127)])
+def test_quantize_keeps_the_step_of_what_is_given(largest, bits, step):
+    (coded,) = quantize({"given": torch.tensor([largest, 0.5])}, None, bits).values()
+    assert coded.step == pytest.approx(step)
 
 
 def test_quantize_takes_the_learned_steps():

@@ -91,6 +91,7 @@ def test_record_out_of_range(record):
         ((0, 1, 9, KEY_SEGMENT, RANGE), 0, "segment of 9 tensors cannot have 22 bytes"),
         ((0, 1, 1, DELTA_SEGMENT, RANGE), 0, "of the other kind than it says"),
         ((0, 1, 1, KEY_SEGMENT, RANGE), DELTA, "of the other kind than it says"),
+        ((0, 1, 1, KEY_SEGMENT, HUFFMAN), 0, "has models, which Huffman's code has not"),
     ],
 )
 def test_prefix_out_of_range(prefix, flags, message):

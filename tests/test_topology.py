@@ -28,10 +28,11 @@ def make_model(**changes) -> onnx.ModelProto:
         "constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")],
         "opset": helper.make_opsetid("", 20),
         "said": [],
+        "version": 10,
     } | changes
     inputs, outputs = [parts["time"], parts["weight"]], [parts["frames"]]
     graph = helper.make_graph(parts["nodes"], "g", inputs, outputs, parts["constants"], value_info=parts["said"])
-    return helper.make_model(graph, opset_imports=[parts["opset"]], ir_version=10)
+    return helper.make_model(graph, opset_imports=[parts["opset"]], ir_version=parts["version"])
 
 
 def pack(data: bytes) -> bytes:
@@ -79,6 +80,18 @@ DEPENDENT = [
     helper.make_node("Reshape", ["0", "sizes"], ["any"]),
     helper.make_node("Mul", ["any", "0"], ["rgb"]),
 ]
+NEGATIVE = [
+    helper.make_node("Constant", [], ["pads"], value=numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 0, -(1 << 40)]))),
+    helper.make_node("Pad", ["0", "pads"], ["less"]),
+    helper.make_node("Mul", ["0", "0"], ["rgb"]),
+]
+SQUARED = [
+    helper.make_node("Reshape", ["t", "column"], ["tall"]),
+    helper.make_node("Mul", ["t", "tall"], ["square"]),
+    helper.make_node("Reshape", ["t", "shape"], ["time"]),
+    helper.make_node("Mul", ["time", "0"], ["rgb"]),
+]
+COLUMN = [numpy_helper.from_array(np.array(x), name) for name, x in (("column", [-1, 1]), ("shape", [-1, 1, 1, 1]))]
 LABORIOUS = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 1000, 1000]))),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
@@ -111,11 +124,13 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ),
         ({"nodes": ENLARGING}, r"needs 108\d{8} values at once, over 41"),
         ({"nodes": LABORIOUS}, r"needs \d{12} multiplications, over 274877906944"),
-        (
-            {"nodes": DEPENDENT, "said": [helper.make_tensor_value_info("any", TensorProto.FLOAT, [1, 3, 2, 2])]},
-            "that is known",
-        ),
+        ({"nodes": DEPENDENT, "said": SAID}, "sizes of inner values"),
         ({"nodes": DEPENDENT}, "a size that is known"),
+        ({"nodes": NEGATIVE}, "value 'less' must have a size that is known, and over 0"),
+        ({"nodes": SQUARED, "constants": COLUMN}, "value 'square' must grow with the number of times, along its first axis"),
+        ({"constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), name) for name in ("shape", "0")]}, "the same name"),
+        ({"version": 13}, "format 8 to 12, got 13"),
+        ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, [7])}, "float32 of shape"),
         ({"opset": helper.make_opsetid("", 99)}, "ONNX's own operators"),
         ({"opset": helper.make_opsetid("com.microsoft", 1)}, "ONNX's own operators"),
         ({"time": helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])}, "must map 't' to 'rgb'"),

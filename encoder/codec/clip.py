@@ -14,6 +14,10 @@ from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
 
 MAX_FILE_BYTES = 1 << 30
+BLOCK_BYTES = 1 << 20
+"""Piece in which a file in memory is read, so that little of it is held twice."""
+MAX_NOTES = 100
+"""Most notes about a file's damage that are kept."""
 MAX_RECORDS = 1 << 20
 """Largest number of coded tensors of all segments."""
 MAX_CHAIN_WEIGHTS = 1 << 27
@@ -38,7 +42,8 @@ class Clip:
         If not strict, damaged segments are left out, and those that depend on them: `damage` names them.
         """
         reader = ClipReader()
-        reader.feed(data)
+        for start in range(0, len(data), BLOCK_BYTES):
+            reader.feed(data[start : start + BLOCK_BYTES])
         header, topology, segments, damage = reader.finish()
         if strict and damage:
             raise BitstreamError(damage[0])
@@ -86,6 +91,7 @@ class ClipReader:
         self.topology: Topology | None = None
         self.segments: list[Segment] = []
         self._damage: list[str] = []
+        self._notes = 0
         self._entries: list[Entry] = []
         self._index: list[Entry] | None = None
         self._records = 0
@@ -105,7 +111,9 @@ class ClipReader:
         """Return what the whole file held, and what was wrong with it; raises BitstreamError if no frame can be shown."""
         if self.header is None or self.topology is None:
             raise BitstreamError("clip ends before its first segment")
-        damage = [*self._damage]
+        damage = self._damage[:MAX_NOTES]
+        if self._notes > MAX_NOTES:
+            damage.append(f"{self._notes - MAX_NOTES} more chunks are damaged")
         if self._chunks.skipped_bytes:
             damage.append(f"{self._chunks.skipped_bytes} bytes belong to no chunk")
         if self._chunks.rest_bytes:
@@ -126,15 +134,22 @@ class ClipReader:
     def _take(self, part: Chunk, header: Header, topology: Topology) -> None:
         where = f"chunk {part.kind.decode(errors='replace')} at byte {part.offset}"
         if not part.intact:
-            self._damage.append(f"{where} is damaged: its checksum differs")
+            self._note(f"{where} is damaged: its checksum differs")
             return
         try:
+            if self._index is not None or part.kind in (HEAD, TOPOLOGY):
+                raise BitstreamError("it is out of order")  # noqa: TRY301 (as from the calls below)
             if part.kind == SEGMENT:
                 self._take_segment(Segment.parse(part.payload), part.offset, header, topology)
             elif part.kind == INDEX:
                 self._index = parse_index(part.payload)
         except BitstreamError as error:
-            self._damage.append(f"{where} cannot be used: {error}")
+            self._note(f"{where} cannot be used: {error}")
+
+    def _note(self, text: str) -> None:
+        self._notes += 1
+        if self._notes <= MAX_NOTES:
+            self._damage.append(text)
 
     def _take_segment(self, segment: Segment, offset: int, header: Header, topology: Topology) -> None:
         stop = segment.start + segment.frames
@@ -146,10 +161,10 @@ class ClipReader:
         self._chain = topology.weights if segment.is_key else self._chain + topology.weights
         if self._records > MAX_RECORDS or self._chain > MAX_CHAIN_WEIGHTS:
             raise BitstreamError("clip has too many segments, or too many without a key segment")
-        if segment.start > self._position:
-            self._damage.append(f"frames {self._position} to {segment.start - 1} are missing")
         if not segment.is_key and (segment.start > self._position or not self.segments):
             raise BitstreamError(f"segment at frame {segment.start} needs the one before")
+        if segment.start > self._position:
+            self._note(f"frames {self._position} to {segment.start - 1} are missing")
         self._entries.append(Entry(offset=offset, start=segment.start, frames=segment.frames, is_key=segment.is_key))
         self.segments.append(segment)
 

@@ -4,7 +4,7 @@ The models are made of integers alone, so that every machine decodes the same nu
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
@@ -24,6 +24,8 @@ MAX_BOUND = 4095
 PRECISION = 24
 """Frequencies of a model add up to 2**PRECISION."""
 WORD_BYTES = 4
+MAX_SYMBOLS = 1 << 26
+"""Largest number of symbols of all models of one code, which take time to be made."""
 
 Integers = NDArray[np.int32]
 
@@ -43,19 +45,23 @@ DECAYS = (
 # fmt: on
 
 
-@lru_cache(maxsize=256)
+@cache
+def _beyond(level: int) -> NDArray[np.int64]:
+    """Return the mass of the bins from k on, of both sides, for k = 1 .. MAX_BOUND, in units of 2**-PRECISION / 2."""
+    q = DECAYS[level]
+    square = q * q >> 32
+    beyond = [q]
+    while len(beyond) < MAX_BOUND:
+        beyond.append(beyond[-1] * square >> 32)
+    return np.array(beyond, np.int64) >> (33 - PRECISION)
+
+
 def frequencies(level: int, bound: int) -> NDArray[np.int64]:
     """Return how often each of -bound .. bound comes in 2**PRECISION draws, never less than once.
 
     A Laplace distribution cut into bins at the integers: with q = DECAYS[level], the bins from k on hold q**(2k-1) / 2.
     """
-    q = DECAYS[level]
-    square = q * q >> 32
-    beyond = [q]  # in units of 2**-32, of both sides
-    while len(beyond) < bound:
-        beyond.append(beyond[-1] * square >> 32)
-    one_side = np.array([*beyond, 0], np.int64) >> (33 - PRECISION)
-    side = np.maximum(one_side[:-1] - one_side[1:], 1)
+    side = np.maximum(-np.diff(_beyond(level)[:bound], append=0), 1)
     return np.concatenate([side[::-1], [(1 << PRECISION) - 2 * side.sum()], side])
 
 
@@ -106,12 +112,16 @@ class Decoder:
         if len(data) % WORD_BYTES:
             raise BitstreamError(f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes")
         self._coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._symbols = 0
 
     def decode(self, shape: tuple[int, ...], levels: Integers | int, bound: int) -> Integers:
         """Return integers of -bound .. bound in a shape, as `Encoder.encode` coded them; raises BitstreamError."""
         symbols = np.empty(prod(shape), np.int32)
         try:
             for level, places in _groups(levels, shape):
+                self._symbols += 2 * bound + 1
+                if self._symbols > MAX_SYMBOLS:
+                    raise BitstreamError(f"models of a segment have over {MAX_SYMBOLS} symbols")
                 count = symbols.size if isinstance(places, slice) else places.size
                 symbols[places] = self._coder.decode(_model(level, bound), count)
         except (AssertionError, ValueError) as error:

@@ -107,6 +107,8 @@ class Segment:
             raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
         tensors = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
         segment = cls(start=start, frames=frames, tensors=tensors, coder=coder, code=data[stop:])
+        if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in tensors):
+            raise BitstreamError(f"segment at frame {start} has models, which Huffman's code has not")
         if segment.is_key != (kind == KEY_SEGMENT):
             raise BitstreamError(f"segment at frame {start} is of the other kind than it says")
         return segment
@@ -150,5 +152,7 @@ def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integ
     if len(data) != sum(sizes) or not unpacker.eof or unpacker.unused_data:
         raise BitstreamError(f"segment must hold {sum(sizes)} weights, and nothing after them")
     symbols = np.frombuffer(data, np.int8).astype(np.int32)
+    if symbols.min() < -HUFFMAN_BOUND:
+        raise BitstreamError(f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND}")
     parts = np.split(symbols, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes.values(), strict=True)]

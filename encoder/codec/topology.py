@@ -48,7 +48,6 @@ OPERATORS = frozenset(
         "Concat",
         "Constant",
         "Conv",
-        "ConvTranspose",
         "Cos",
         "DepthToSpace",
         "Div",
@@ -76,7 +75,6 @@ OPERATORS = frozenset(
         "Relu",
         "Reshape",
         "Resize",
-        "Shape",
         "Sigmoid",
         "Sin",
         "Slice",
@@ -103,6 +101,12 @@ ATTRIBUTES = frozenset(
 )
 """Kinds of attributes that a node may have: no graphs among them."""
 OPSETS = range(18, 24)
+IR_VERSIONS = range(8, 13)
+BATCHES = (1, 2, 256)
+"""Numbers of times for which the sizes are looked at: if they grow in proportion from one to all of them, they always do, since
+without an operator that tells a size they are polynomials without negative coefficients."""
+WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.DOUBLE)
+"""Types whose elements count twice."""
 
 Shape = tuple[int, ...]
 
@@ -136,10 +140,10 @@ class Topology:
         """Read the payload of a topology chunk; raises BitstreamError."""
         unpacker = zlib.decompressobj(wbits=-15, zdict=dictionary())
         try:
-            unpacked = unpacker.decompress(data, MAX_BYTES)
+            unpacked = unpacker.decompress(data, MAX_BYTES + 1)
         except zlib.error as error:
             raise BitstreamError(f"topology cannot be unpacked: {error}") from None
-        if not unpacker.eof or unpacker.unused_data:
+        if not unpacker.eof or unpacker.unused_data or len(unpacked) > MAX_BYTES:
             raise BitstreamError(f"topology is cut off, followed by something, or larger than {MAX_BYTES} bytes")
         model = onnx.ModelProto()
         try:
@@ -177,8 +181,10 @@ def _check_model(model: onnx.ModelProto) -> None:
     graph = model.graph
     if len(model.opset_import) != 1 or model.opset_import[0].domain or model.opset_import[0].version not in OPSETS:
         raise BitstreamError(f"topology must use ONNX's own operators, of version {OPSETS[0]} to {OPSETS[-1]}")
-    if model.functions or model.training_info or graph.sparse_initializer:
-        raise BitstreamError("topology has functions, training steps or sparse tensors")
+    if model.ir_version not in IR_VERSIONS:
+        raise BitstreamError(f"topology must be of ONNX's format {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}, got {model.ir_version}")
+    if model.functions or model.training_info or graph.sparse_initializer or graph.value_info:
+        raise BitstreamError("topology has functions, training steps, sparse tensors or sizes of inner values")
     if len(graph.node) > MAX_NODES:
         raise BitstreamError(f"topology has {len(graph.node)} nodes, over {MAX_NODES}")
     for constant in graph.initializer:
@@ -186,7 +192,7 @@ def _check_model(model: onnx.ModelProto) -> None:
     if [x.name for x in graph.output] != [FRAMES] or [x.name for x in graph.input[:1]] != [TIME]:
         raise BitstreamError(f"topology must map {TIME!r} to {FRAMES!r}")
     time, frames = graph.input[0].type.tensor_type, graph.output[0].type.tensor_type
-    if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1:
+    if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1 or time.shape.dim[0].dim_value:
         raise BitstreamError(f"{TIME!r} must be float32 of shape (N,)")
     channels = [dim.dim_value for dim in frames.shape.dim[1:-2]]
     if frames.elem_type != onnx.TensorProto.FLOAT or channels != [RGB]:
@@ -204,29 +210,49 @@ def _check_node(node: onnx.NodeProto) -> None:
 
 
 def _check_values(model: onnx.ModelProto) -> None:
-    """Check that the graph holds together, and what one frame of it takes, before anything is run."""
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    single.graph.ClearField("value_info")  # sizes that are said are no sizes that are
-    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    declared = [dim.dim_value for dim in single.graph.output[0].type.tensor_type.shape.dim[1:]]
-    single.graph.output[0].type.tensor_type.ClearField("shape")
+    """Check that the graph holds together, and what a frame of it takes, before anything is run."""
     try:
         onnx.checker.check_model(model)
-        graph = infer_shapes(single, check_type=True, strict_mode=True, data_prop=True).graph
-    except (onnx.checker.ValidationError, InferenceError, ValueError) as error:
+    except (onnx.checker.ValidationError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
-    shapes = {x.name: tuple(x.dims) for x in graph.initializer}
+    single, *more = (_inferred(model, batch) for batch in BATCHES)
+    shapes = _shapes(single)
+    for batch, graph in zip(BATCHES[1:], more, strict=True):
+        for name, shape in _shapes(graph).items():
+            if shape not in (shapes[name], (batch * shapes[name][0], *shapes[name][1:]) if shape else None):
+                raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
+    declared = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+    if shapes[FRAMES] != (1, *declared):
+        raise BitstreamError(f"{FRAMES!r} is declared to be {list(declared)}, but is {shapes[FRAMES]}")
+    kinds = {x.name: x.type.tensor_type.elem_type for x in (*single.input, *single.value_info, *single.output)}
+    kinds |= {x.name: x.data_type for x in single.initializer}
+    sizes = {name: prod(shape) * (2 if kinds.get(name) in WIDE else 1) for name, shape in shapes.items()}
+    _check_cost(single, sizes, shapes)
+
+
+def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
+    """Return the graph with the size of every value for a number of times."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    fixed.graph.output[0].type.tensor_type.ClearField("shape")
+    try:
+        return infer_shapes(fixed, check_type=True, strict_mode=True, data_prop=True).graph
+    except (InferenceError, ValueError) as error:
+        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Return the shape of every value of a graph; raises BitstreamError for one that is not known, or empty."""
+    shapes: dict[str, Shape] = {x.name: tuple(x.dims) for x in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shape = _static_shape(value)
-        if shape is not None:
+        if shape is not None and min(shape, default=1) > 0:
             shapes[value.name] = shape
     for name in (output for node in graph.node for output in node.output if output):
         if name not in shapes:
-            raise BitstreamError(f"value {name!r} must have a size that is known")
-    if shapes[FRAMES] != (1, *declared):
-        raise BitstreamError(f"{FRAMES!r} is declared to be {declared}, but is {shapes[FRAMES]}")
-    _check_cost(graph, {name: prod(shape) for name, shape in shapes.items()}, shapes)
+            raise BitstreamError(f"value {name!r} must have a size that is known, and over 0")
+    return shapes
 
 
 def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> None:
@@ -288,8 +314,9 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, Shape]:
         if kind.elem_type != onnx.TensorProto.FLOAT or not shape or min(shape) < 1:
             raise BitstreamError(f"coded tensor {value.name!r} must be float32 of fixed shape, got {shape}")
         tensors[value.name] = shape
-    if len(tensors) != len(inputs) or TIME in tensors:
-        raise BitstreamError("two coded tensors have the same name")
+    made = {name for node in graph.node for name in node.output} | {constant.name for constant in graph.initializer}
+    if len(tensors) != len(inputs) or TIME in tensors or made & {TIME, *tensors}:
+        raise BitstreamError("two values have the same name")
     if sum(prod(shape) for shape in tensors.values()) > MAX_WEIGHTS:
         raise BitstreamError(f"topology has over {MAX_WEIGHTS} weights")
     return tensors

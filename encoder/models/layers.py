@@ -92,7 +92,9 @@ class Camera(nn.Module):
     def forward(self, canvas: Tensor, t: Tensor) -> Tensor:
         """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W)."""
         corners = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2), -1..1
-        places = F.interpolate(corners, size=self.size, mode="bilinear", align_corners=True)  # (B, 2, H, W)
+        # A factor, not a size: that would become operators that look at shapes, which a clip must not have.
+        factor = (self.size[0] / 2, self.size[1] / 2)
+        places = F.interpolate(corners, scale_factor=factor, mode="bilinear", align_corners=True)  # (B, 2, H, W)
         return F.grid_sample(canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
 
 
