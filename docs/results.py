@@ -33,11 +33,8 @@ from encoder.presets import PRESETS, Preset
 from encoder.video import RESAMPLING, Video, read_video
 
 RESULTS = Path(__file__).with_suffix(".json")
-CLIPS: dict[str, tuple[Path, tuple[int, int]]] = {
-    "bunny": (SAMPLE, (320, 180)),
-    "carphone": (Path("../shared/data/carphone_qcif.mp4"), (176, 144)),
-}
-"""Source and size of each clip; Carphone (QCIF) is a standard test sequence, not part of this repository."""
+CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
+"""Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
 TRADES = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
 ABLATION_TRADES = (0.04, 0.08)
@@ -53,12 +50,6 @@ CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
 PIXELS = "yuv420p"
 
 Point = dict[str, Any]
-
-
-def read(clip: str) -> Video:
-    """Return the frames of a clip."""
-    source, size = CLIPS[clip]
-    return read_video(source, size=size)
 
 
 def encoder(video: Video, preset: Preset, compression: Compression, states: list[State] | None = None) -> Encoder:
@@ -84,16 +75,14 @@ def measure(clip: Clip, video: Video) -> Point:
     return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": 8 * code / clip.topology.weights}
 
 
-def ours(clip: str, seconds: int) -> Iterator[Point]:
+def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
-    video = read(clip)
     for trade in TRADES:
         yield {"rate": trade} | fit(video, PRESETS["fast"], seconds, Compression(trade=trade))[1]
 
 
-def ladder(clip: str, seconds: int) -> Iterator[Point]:
+def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of the time."""
-    video = read(clip)
     base, _ = fit(video, PRESETS["fast"], seconds / 2, Compression())
     for trade in TRADES:
         rung = encoder(video, PRESETS["fast"], Compression(trade=trade), base.states)
@@ -102,9 +91,8 @@ def ladder(clip: str, seconds: int) -> Iterator[Point]:
         yield {"rate": trade} | measure(rung.clip(), video)
 
 
-def paper(clip: str, seconds: int) -> Iterator[Point]:
+def paper(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of the papers' pipeline: a fit with pruning, quantised to several numbers of bits, in Huffman's code."""
-    video = read(clip)
     made, first = fit(video, PRESETS["fast"], seconds, Compression(bits=8, prune=PAPER_PRUNE, coder="huffman"))
     yield {"bits": 8} | first
     network = made.network(0)
@@ -151,18 +139,16 @@ ABLATIONS = (
 )
 
 
-def ablations(clip: str, seconds: int) -> Iterator[Point]:
+def ablations(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that leave one technique out, at two rates each."""
-    video = read(clip)
     for name in ABLATIONS:
         with without(name) as preset:
             for trade in ABLATION_TRADES:
                 yield {"without": name, "rate": trade} | fit(video, preset, seconds, Compression(trade=trade))[1]
 
 
-def codecs(clip: str, _: int) -> Iterator[Point]:
+def codecs(video: Video, _: int) -> Iterator[Point]:
     """Yield points of the classic codecs."""
-    video = read(clip)
     for name, (library, form, options, factors) in CODECS.items():
         for factor in factors:
             data = encode(video, library, form, options | {"crf": str(factor)})
@@ -195,7 +181,7 @@ def quality(data: bytes, form: str, video: Video) -> float:
     return float(np.mean([psnr_db(decoded.transpose(2, 0, 1), original) for decoded, original in pairs]))
 
 
-MEASUREMENTS: dict[str, Callable[[str, int], Iterator[Point]]] = {
+MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "ours": ours,
     "ladder": ladder,
     "paper": paper,
@@ -279,6 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurement", choices=[*MEASUREMENTS, "tables"])
     parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
+    parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
     parser.add_argument("--seconds", type=int, default=120, help="time for each fit (default: 120)")
     args = parser.parse_args()
     if args.measurement == "tables":
@@ -287,7 +274,8 @@ def main() -> None:
     made = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}
     old = [point for point in load() if not made.items() <= point.items()]
     new: list[Point] = []
-    for point in MEASUREMENTS[args.measurement](args.clip, args.seconds):
+    video = read_video(args.source, size=CLIPS[args.clip])
+    for point in MEASUREMENTS[args.measurement](video, args.seconds):
         new.append(made | point)
         print(new[-1], flush=True)
         RESULTS.write_text(json.dumps([*old, *new], indent=1) + "\n")

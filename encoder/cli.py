@@ -27,6 +27,8 @@ SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
 SEGMENT_FRAMES = 150
 MAX_SEED = 2**63 - 1
+SIZE_TOLERANCE = 0.03
+"""How far a file may be from the size that was asked for, as a share, without a warning."""
 RUNG_START = 0.5
 """Share of the schedule at which a rung of a ladder goes on with the fitted network."""
 
@@ -102,7 +104,9 @@ def _add_rate(fit: argparse.ArgumentParser) -> None:
     size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
     size.add_argument("--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k")
     size.add_argument("--bits", type=int, metavar="N", help="quantise to N bits after the fit, instead of fitting for a rate")
-    group.add_argument("--prune", type=float, default=0.0, metavar="SHARE", help="set this share of the weights to zero")
+    group.add_argument(
+        "--prune", type=float, default=0.0, metavar="SHARE", help="share of the layers' weights to set to zero"
+    )
     group.add_argument("--coder", choices=("range", "huffman"), default="range", help="entropy coder (default: range)")
 
 
@@ -155,7 +159,7 @@ def _fit(args: argparse.Namespace) -> None:
                 seconds=time.perf_counter() - began,
             )
             how.save(checkpoint, encoder.states)
-    _report(output, video)
+    _report(output, video, compression.file_bytes)
 
 
 def _compress(args: argparse.Namespace) -> None:
@@ -192,7 +196,7 @@ def _compress(args: argparse.Namespace) -> None:
         with replacing(path) as part:
             _run(encoder.run(limit, start=RUNG_START), encoder)
             part.write_bytes(bytes(encoder.clip()))
-        _report(path, video)
+        _report(path, video, compression.file_bytes)
 
 
 def _target(args: argparse.Namespace) -> "Target | None":
@@ -217,11 +221,13 @@ def _run(steps: Iterator["Progress"], encoder: "Encoder") -> None:
             update(step.done, f"segment {step.segment + 1}/{len(encoder.runs)}, {step.psnr_db:.2f} dB in training")
 
 
-def _report(path: Path, video: "Video") -> None:
+def _report(path: Path, video: "Video", wanted_bytes: int | None) -> None:
     result = _measure(path, video)
     similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
     cost = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
     logger.info("%s: %.2f dB%s in %s", path, result.psnr_db, similarity, cost)
+    if wanted_bytes and abs(result.file_bytes / wanted_bytes - 1) > SIZE_TOLERANCE:
+        logger.warning("that is not the size of %d bytes that was asked for; a larger budget may reach it", wanted_bytes)
 
 
 def _limit_text(limit: "Limit") -> str:

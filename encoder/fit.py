@@ -102,7 +102,7 @@ class Fit:
                 error += self._step(frames, batch.to(frames.device), progress)
                 seen += 1
             if seen:
-                mean = error.item() / seen  # the epoch's one synchronisation
+                mean = error.item() / seen  # waits for the device, once an epoch
                 if not isfinite(mean):
                     raise SettingsError("the loss is no longer finite; fit again with another --seed")
                 progress = self._progress(began, index + 1)
@@ -169,9 +169,13 @@ class Fit:
 
     @torch.no_grad()
     def _keep_pruned(self) -> None:
-        """Set the smallest weights of all layers together to zero: global unstructured pruning, as in NeRV's section 3.4."""
+        """Set the smallest weights of all layers together to zero: global unstructured pruning, as in NeRV's section 3.4.
+
+        Latents are left alone, as HNeRV leaves its embeddings: pruning them with the rest costs far more than it saves.
+        """
         if not self._masks:
-            weights = [x for x in self._tensors.values() if x.ndim > 1 and x.requires_grad]
+            layers = [x for name, x in self._tensors.items() if x.requires_grad and not name.startswith(LATENTS)]
+            weights = [x for x in layers if x.ndim > 1]
             sizes = torch.cat([x.abs().flatten() for x in weights])
             threshold = sizes.kthvalue(max(round(self.prune * len(sizes)), 1)).values
             self._masks = [(x, x.abs() > threshold) for x in weights]

@@ -23,7 +23,7 @@ class Rate:
         self.target_bits = target_bits
         self._calibrations = list(CALIBRATE_AT) if target_bits else []
         self._coded_share = 1.0
-        self._log_weight = torch.tensor(log(trade / pixels)) if trade else torch.tensor(-torch.inf)
+        self._log_weight = torch.tensor(log(trade / pixels))
         self._began: tuple[float, Tensor] | None = None
         self._latest, self._missing = 0.0, torch.tensor(0.0)
 

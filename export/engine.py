@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.errors import CodecError, EngineError, SettingsError
+from encoder.codec.errors import BitstreamError, CodecError, EngineError, SettingsError
 from encoder.codec.runtime import Session
 from encoder.codec.topology import TIME
 from export.graph import PixelFormat, Precision, build_graph
@@ -46,6 +46,8 @@ class Engine(ABC):
         self._models = SegmentModels(clip)  # used by the loader's thread alone
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Run]] = {}
+        self._latest: Frames | None = None
+        self._lost: set[int] = set()
 
     def warm_up(self) -> None:
         """Load the first segment, as `frames` would; raises EngineError if this engine cannot run here."""
@@ -58,7 +60,8 @@ class Engine(ABC):
     def frames(self, times: NDArray[np.float64]) -> Frames:
         """Return the pictures at times in frames since the clip's start, in their order.
 
-        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Raises BitstreamError for damaged weights, EngineError.
+        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Where a segment's weights cannot be decoded the last picture stays, and
+        BitstreamError is raised if there is none yet. Raises EngineError.
         """
         located = [self.clip.locate(float(time)) for time in times]
         parts: list[Frames] = []
@@ -69,7 +72,8 @@ class Engine(ABC):
             while stop < len(located) and located[stop][0] == segment and stop - start < self.batch:
                 stop += 1
             local = np.array([time for _, time in located[start:stop]], np.float32)
-            parts.append(self._network(segment)(local))
+            parts.append(self._decode(segment, local))
+            self._latest = parts[-1][-1:]
             start = stop
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -77,6 +81,18 @@ class Engine(ABC):
         """Release the networks and the loader's thread."""
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._loaded.clear()
+
+    def _decode(self, segment: int, local: NDArray[np.float32]) -> Frames:
+        try:
+            run = self._network(segment)
+        except BitstreamError as error:
+            if self._latest is None:
+                raise
+            if segment not in self._lost:
+                self._lost.add(segment)
+                logger.warning("segment at frame %d is left out: %s", self.clip.segments[segment].start, error)
+            return np.repeat(self._latest, len(local), 0)
+        return run(local)
 
     def _network(self, segment: int) -> Run:
         following = (segment + 1) % len(self.clip.segments)

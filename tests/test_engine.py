@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import EngineError, SettingsError
+from encoder.codec.errors import BitstreamError, EngineError, SettingsError
+from encoder.codec.segment import HUFFMAN
 from export.engine import ENGINES, OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda, open_engine
 
 HERE = ["openvino", "onnxruntime-cpu"]
@@ -43,6 +46,27 @@ def test_engines_agree_on_i420(sample_clip, name):
     engine.close()
     reference.close()
     assert difference.max() <= 1
+
+
+def test_picture_stays_where_a_segment_cannot_be_decoded(tiny_clip, caplog):
+    first, second = tiny_clip.segments
+    broken = replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff")))
+    engine = OnnxRuntimeCpu(broken, pixels="rgb")
+    frames = engine.frames(np.array([2.0, 3.0, 4.0, 1.0]))
+    assert np.array_equal(frames[1:3], frames[[0, 0]])
+    assert np.array_equal(frames[3], engine.frames(np.array([1.0]))[0])
+    engine.frames(np.array([5.0]))
+    engine.close()
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
+    assert "segment at frame 3 is left out: weights cannot be unpacked" in caplog.text
+
+
+def test_no_picture_before_a_segment_that_cannot_be_decoded(tiny_clip):
+    first, second = tiny_clip.segments
+    engine = OnnxRuntimeCpu(replace(tiny_clip, segments=(replace(first, coder=HUFFMAN, code=b"\xff"), second)))
+    with pytest.raises(BitstreamError):
+        engine.frames(np.array([0.0]))
+    engine.close()
 
 
 def test_next_segment_is_loaded_ahead(tiny_clip):

@@ -10,6 +10,7 @@ from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.encode import Compression, Encoder, split
 from encoder.fit import Fit, Limit
 from encoder.presets import PRESETS, Shape, find_preset
+from encoder.quantizer import LATENTS
 from encoder.rate import Rate
 from encoder.video import Video
 
@@ -78,8 +79,10 @@ def test_a_higher_rate_makes_fewer_bits():
 def test_pruned_weights_stay_zero():
     fit = make_fit(Limit(epochs=20), prune=0.4)
     list(fit.epochs(FRAMES))
-    weights = torch.cat([x.flatten() for x in fit.network.parameters() if x.ndim > 1])
+    tensors = {name: x for name, x in fit.network.named_parameters() if x.ndim > 1}
+    weights = torch.cat([x.flatten() for name, x in tensors.items() if not name.startswith(LATENTS)])
     assert (weights == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)
+    assert not any((x == 0).any() for name, x in tensors.items() if name.startswith(LATENTS))
 
 
 def test_fit_goes_on_from_a_part_of_the_schedule():
