@@ -104,9 +104,7 @@ def _add_rate(fit: argparse.ArgumentParser) -> None:
     size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
     size.add_argument("--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k")
     size.add_argument("--bits", type=int, metavar="N", help="quantise to N bits after the fit, instead of fitting for a rate")
-    group.add_argument(
-        "--prune", type=float, default=0.0, metavar="SHARE", help="share of the layers' weights to set to zero"
-    )
+    group.add_argument("--prune", type=float, default=0.0, metavar="SHARE", help="share of the layers' weights to set to zero")
     group.add_argument("--coder", choices=("range", "huffman"), default="range", help="entropy coder (default: range)")
 
 
