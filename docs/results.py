@@ -35,9 +35,9 @@ from encoder.video import RESAMPLING, Video, read_video
 RESULTS = Path(__file__).with_suffix(".json")
 CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
 """Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
-TRADES = (0.02, 0.05, 0.12, 0.3)
+RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
-ABLATION_TRADES = (0.04, 0.08)
+ABLATION_WEIGHTS = (0.04, 0.08)
 """Weights of a bit per pixel at which techniques are left out."""
 PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
@@ -71,24 +71,23 @@ def measure(clip: Clip, video: Video) -> Point:
     data = bytes(clip)
     frames = list(qualities(Clip.parse(data), video))
     quality = float(np.mean([frame.psnr_db for frame in frames]))
-    code = sum(len(segment.code) for segment in clip.segments)
-    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": 8 * code / clip.topology.weights}
+    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": clip.bits_per_weight}
 
 
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
-    for trade in TRADES:
-        yield {"rate": trade} | fit(video, PRESETS["fast"], seconds, Compression(trade=trade))[1]
+    for weight in RATE_WEIGHTS:
+        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], seconds, Compression(rate_weight=weight))[1]
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of the time."""
     base, _ = fit(video, PRESETS["fast"], seconds / 2, Compression())
-    for trade in TRADES:
-        rung = encoder(video, PRESETS["fast"], Compression(trade=trade), base.states)
+    for weight in RATE_WEIGHTS:
+        rung = encoder(video, PRESETS["fast"], Compression(rate_weight=weight), base.states)
         for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
             pass
-        yield {"rate": trade} | measure(rung.clip(), video)
+        yield {"rate_weight": weight} | measure(rung.clip(), video)
 
 
 def paper(video: Video, seconds: int) -> Iterator[Point]:
@@ -143,8 +142,9 @@ def ablations(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that leave one technique out, at two rates each."""
     for name in ABLATIONS:
         with without(name) as preset:
-            for trade in ABLATION_TRADES:
-                yield {"without": name, "rate": trade} | fit(video, preset, seconds, Compression(trade=trade))[1]
+            for weight in ABLATION_WEIGHTS:
+                made = {"without": name, "rate_weight": weight}
+                yield made | fit(video, preset, seconds, Compression(rate_weight=weight))[1]
 
 
 def codecs(video: Video, _: int) -> Iterator[Point]:

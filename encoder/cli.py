@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,10 @@ from encoder.codec.container import VERSION
 from encoder.codec.errors import SettingsError
 
 if TYPE_CHECKING:
-    from encoder.encode import Encoder, Progress
+    import torch
+
+    from encoder.checkpoint import Checkpoint, State
+    from encoder.encode import Compression, Encoder
     from encoder.evaluate import Evaluation, FrameQuality
     from encoder.fit import Limit
     from encoder.target import Target
@@ -38,6 +41,23 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
     commands = Commands("encoder", __doc__, install="nervcast[encoder]")
+    _add_fit(commands)
+    _add_compress(commands)
+    info = commands.add("info", _info, summary="show what a clip holds", example="python -m encoder info bunny.nerv --json")
+    evaluate = commands.add(
+        "evaluate",
+        _evaluate,
+        summary="measure a clip against its source: quality of every decoded frame, size of the file",
+        example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
+    )
+    for command in (info, evaluate):
+        command.add_argument("clip", type=Path, help="a .nerv file")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
+    return commands.main(argv)
+
+
+def _add_fit(commands: Commands) -> None:
     fit = commands.add(
         "fit",
         _fit,
@@ -62,10 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"most frames that share a network (default: {SEGMENT_FRAMES})",
     )
-    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
+    _add_device(fit)
     fit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
-    _add_rate(fit)
+    _add_size(fit)
     fit.add_argument("--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs")
+
+
+def _add_compress(commands: Commands) -> None:
     compress = commands.add(
         "compress",
         _compress,
@@ -81,22 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     compress.add_argument("--budget", type=float, metavar="SECONDS", help="time for each size (default: half of the fit's)")
     compress.add_argument("--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was")
-    compress.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
-    info = commands.add("info", _info, summary="show what a clip holds", example="python -m encoder info bunny.nerv --json")
-    evaluate = commands.add(
-        "evaluate",
-        _evaluate,
-        summary="measure a clip against its source: quality of every decoded frame, size of the file",
-        example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
-    )
-    for command in (info, evaluate):
-        command.add_argument("clip", type=Path, help="a .nerv file")
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
-    return commands.main(argv)
+    _add_device(compress)
 
 
-def _add_rate(fit: argparse.ArgumentParser) -> None:
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
+
+
+def _add_size(fit: argparse.ArgumentParser) -> None:
     group = fit.add_argument_group("size")
     size = group.add_mutually_exclusive_group()
     size.add_argument("--rate", type=float, metavar="LAMBDA", help="weight of a bit per pixel (default: the preset's)")
@@ -111,20 +126,20 @@ def _add_rate(fit: argparse.ArgumentParser) -> None:
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
     from encoder.checkpoint import Checkpoint
-    from encoder.encode import Compression, Encoder, pick_device
+    from encoder.encode import Compression, pick_device
     from encoder.fit import Limit
     from encoder.presets import find_preset
     from encoder.video import parse_size, read_video
 
     if not 0 <= args.seed <= MAX_SEED:
         raise SettingsError(f"seed must be in 0..{MAX_SEED}, got {args.seed}")
-    preset = find_preset(args.preset)
+    find_preset(args.preset)  # before the video is read
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)
     budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
     limit = Limit(seconds=budget, epochs=args.epochs)
     device = pick_device(args.device)
-    compression = Compression(trade=args.rate, bits=args.bits, prune=args.prune, coder=args.coder)
+    compression = Compression(rate_weight=args.rate, bits=args.bits, prune=args.prune, coder=args.coder)
     target = _target(args)
     source = args.video or SAMPLE
     output = args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
@@ -135,66 +150,70 @@ def _fit(args: argparse.Namespace) -> None:
         frames, _, height, width = video.frames.shape
         if target:
             compression = replace(compression, file_bytes=target(video))
-        settings = (
-            f"--preset {args.preset} --resize {width}x{height} {_limit_text(limit)}{_rate_text(args)}"
-            f" --segment-frames {args.segment_frames} --seed {args.seed}"
+        how = Checkpoint(
+            source=str(source.resolve()),
+            width=width,
+            height=height,
+            preset=args.preset,
+            segment_frames=args.segment_frames,
+            seed=args.seed,
+            seconds=0.0,
         )
-        encoder = Encoder(
-            video, preset, compression, segment_frames=args.segment_frames, device=device, settings=settings, seed=args.seed
-        )
+        encoder = _encoder(how, video, compression, device=device, options=_limit_text(limit) + _rate_text(args))
         logger.info("fitting %d frames of %dx%d on %s", frames, width, height, device)
         began = time.perf_counter()
-        _run(encoder.run(limit), encoder)
-        part.write_bytes(bytes(encoder.clip()))
+        _run(encoder, limit, part)
         if checkpoint:
-            how = Checkpoint(
-                source=str(source.resolve()),
-                width=width,
-                height=height,
-                preset=args.preset,
-                segment_frames=args.segment_frames,
-                seed=args.seed,
-                seconds=time.perf_counter() - began,
-            )
-            how.save(checkpoint, encoder.states)
+            replace(how, seconds=time.perf_counter() - began).save(checkpoint, encoder.states)
     _report(output, video, compression.file_bytes)
 
 
 def _compress(args: argparse.Namespace) -> None:
     from encoder.checkpoint import Checkpoint
-    from encoder.encode import Compression, Encoder, pick_device
+    from encoder.encode import Compression, pick_device
     from encoder.fit import Limit
-    from encoder.presets import find_preset
     from encoder.target import bits_per_pixel
     from encoder.video import read_video
 
     targets = {rate: bits_per_pixel(rate) for rate in args.bits_per_pixel}
-    made, states = Checkpoint.load(args.checkpoint)
-    limit = Limit(seconds=made.seconds / 2 if args.budget is None else args.budget)
+    how, states = Checkpoint.load(args.checkpoint)
+    limit = Limit(seconds=how.seconds / 2 if args.budget is None else args.budget)
     device = pick_device(args.device)
     output = args.output or args.checkpoint.with_suffix(".nerv")
-    video = read_video(args.source or Path(made.source), size=(made.width, made.height))
-    preset = find_preset(made.preset)
+    video = read_video(args.source or Path(how.source), size=(how.width, how.height))
     for rate, target in targets.items():
         compression = Compression(file_bytes=target(video))
-        settings = (
-            f"--preset {made.preset} --resize {made.width}x{made.height} --bits-per-pixel {rate:g} after {made.seconds:.0f} s"
-        )
-        encoder = Encoder(
-            video,
-            preset,
-            compression,
-            segment_frames=made.segment_frames,
-            device=device,
-            settings=settings,
-            seed=made.seed,
-            states=states,
-        )
+        options = f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s"
+        encoder = _encoder(how, video, compression, device=device, options=options, states=states)
         path = output.with_stem(f"{output.stem}-{rate:g}bpp")
         with replacing(path) as part:
-            _run(encoder.run(limit, start=RUNG_START), encoder)
-            part.write_bytes(bytes(encoder.clip()))
+            _run(encoder, limit, part, start=RUNG_START)
         _report(path, video, compression.file_bytes)
+
+
+def _encoder(
+    how: "Checkpoint",
+    video: "Video",
+    compression: "Compression",
+    *,
+    device: "torch.device",
+    options: str,
+    states: "Sequence[State] | None" = None,
+) -> "Encoder":
+    from encoder.encode import Encoder
+    from encoder.presets import find_preset
+
+    common = f"--preset {how.preset} --resize {how.width}x{how.height}"
+    return Encoder(
+        video,
+        find_preset(how.preset),
+        compression,
+        segment_frames=how.segment_frames,
+        device=device,
+        settings=f"{common}{options} --segment-frames {how.segment_frames} --seed {how.seed}",
+        seed=how.seed,
+        states=states,
+    )
 
 
 def _target(args: argparse.Namespace) -> "Target | None":
@@ -213,10 +232,12 @@ def _rate_text(args: argparse.Namespace) -> str:
     return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
 
 
-def _run(steps: Iterator["Progress"], encoder: "Encoder") -> None:
+def _run(encoder: "Encoder", limit: "Limit", path: Path, *, start: float = 0.0) -> None:
+    """Fit, and write the clip."""
     with progress("fitting") as update:
-        for step in steps:
+        for step in encoder.run(limit, start=start):
             update(step.done, f"segment {step.segment + 1}/{len(encoder.runs)}, {step.psnr_db:.2f} dB in training")
+    path.write_bytes(bytes(encoder.clip()))
 
 
 def _report(path: Path, video: "Video", wanted_bytes: int | None) -> None:
@@ -229,12 +250,12 @@ def _report(path: Path, video: "Video", wanted_bytes: int | None) -> None:
 
 
 def _limit_text(limit: "Limit") -> str:
-    return f"--budget {limit.seconds:g}" if limit.seconds is not None else f"--epochs {limit.epochs}"
+    return f" --budget {limit.seconds:g}" if limit.seconds is not None else f" --epochs {limit.epochs}"
 
 
 def _info(args: argparse.Namespace) -> None:
     clip = Clip.read(args.clip, strict=False)
-    header, weights = clip.header, clip.topology.weights * len(clip.segments)
+    header = clip.header
     size = args.clip.stat().st_size
     show(
         {
@@ -248,11 +269,11 @@ def _info(args: argparse.Namespace) -> None:
             "segments": len(clip.segments),
             "key_segments": sum(segment.is_key for segment in clip.segments),
             "damage": "; ".join(clip.damage),
-            "weights": weights,
+            "weights": clip.topology.weights * len(clip.segments),
             "file_bytes": size,
-            "topology_bytes": len(bytes(clip.topology)),
+            "topology_bytes": len(clip.topology.packed),
             "bits_per_pixel": 8 * size / header.pixels,
-            "bits_per_weight": 8 * sum(len(bytes(segment)) for segment in clip.segments) / weights,
+            "bits_per_weight": clip.bits_per_weight,
             "settings": header.settings,
         },
         as_json=args.json,

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from encoder.checkpoint import State
 from encoder.codec.clip import Clip
 from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, Header, chunk, signature
-from encoder.codec.entropy import MAX_BOUND
+from encoder.codec.entropy import MAX_BOUND, Integers
 from encoder.codec.errors import SettingsError
 from encoder.codec.index import COUNT, ENTRY
 from encoder.codec.segment import HUFFMAN_BOUND, PREFIX, CoderName, Quantized, Segment
-from encoder.codec.tensor import RECORD
+from encoder.codec.tensor import NOTHING, RECORD, ZERO, channel_steps
 from encoder.codec.topology import Topology
 from encoder.fit import Fit, Limit
 from encoder.motion import estimate_motion
 from encoder.presets import Preset, Shape
-from encoder.quantizer import GIVEN_STEP, Quantizer
-from encoder.rate import Rate
+from encoder.quantizer import GIVEN_STEP, Quantizer, channel_axis
+from encoder.rate import RateControl
 from encoder.trace import trace
 from encoder.video import Video
 
@@ -35,7 +35,7 @@ BITS = range(2, 13)
 """Bits that a weight may have which was not fitted for a rate."""
 DEFAULT_BITS = 8
 """Bits of a weight of a network that was not fitted for a rate."""
-DEFAULT_TRADE = 0.05
+DEFAULT_RATE_WEIGHT = 0.05
 """Weight of a bit per pixel to start from where a size is wanted of a preset that has none."""
 SMALLEST = 1e-30
 """Stands for the largest weight of a tensor of zeros, which has integers of zero under any step."""
@@ -47,7 +47,7 @@ DISPLACEMENTS = "camera.displacements.values"
 class Compression:
     """How small, and by which means."""
 
-    trade: float | None = None
+    rate_weight: float | None = None
     """Weight of a bit per pixel against the distortion; None takes the preset's."""
     file_bytes: int | None = None
     """Size that the file shall have; None lets the weight decide."""
@@ -59,15 +59,15 @@ class Compression:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for what is out of range, or does not go together."""
-        if self.trade is not None and not 0 < self.trade < float("inf"):
-            raise SettingsError(f"the rate must be over 0, got {self.trade:g}")
+        if self.rate_weight is not None and not 0 < self.rate_weight < float("inf"):
+            raise SettingsError(f"the rate must be over 0, got {self.rate_weight:g}")
         if self.file_bytes is not None and self.file_bytes < 1:
             raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
         if self.bits is not None and self.bits not in BITS:
             raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
         if not 0 <= self.prune < 1:
             raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
-        if self.bits is not None and (self.trade is not None or self.file_bytes is not None):
+        if self.bits is not None and (self.rate_weight is not None or self.file_bytes is not None):
             raise SettingsError("give either bits or a rate, not both")
         if self.coder == "huffman" and (self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND):
             raise SettingsError("the huffman coder takes at most 8 bits: give --bits as well")
@@ -164,17 +164,17 @@ class Encoder:
     def _coded_bits(self, run: range, tensors: Mapping[str, Tensor], quantizer: Quantizer) -> float:
         return 8 * len(self._segment(run, quantize(tensors, quantizer, DEFAULT_BITS), "range").code)
 
-    def _rate(self, run: range) -> Rate | None:
+    def _rate(self, run: range) -> RateControl | None:
         compression = self._compression
-        trade = self._preset.recipe.rate if compression.trade is None else compression.trade
-        if compression.bits is not None or not (trade or compression.file_bytes):
+        rate_weight = self._preset.recipe.rate_weight if compression.rate_weight is None else compression.rate_weight
+        if compression.bits is not None or not (rate_weight or compression.file_bytes):
             return None
         target = None
         if compression.file_bytes is not None:
             payload = compression.file_bytes - self._overhead_bytes
             target = 8 * payload * len(run) / len(self._video.frames)
         pixels = self._header.width * self._header.height * len(run)
-        return Rate(trade=trade or DEFAULT_TRADE, pixels=pixels, target_bits=target)
+        return RateControl(rate_weight=rate_weight or DEFAULT_RATE_WEIGHT, pixels=pixels, target_bits=target)
 
     @property
     def _overhead_bytes(self) -> int:
@@ -182,7 +182,7 @@ class Encoder:
         count = len(self.runs)
         segment = chunk(SEGMENT, bytes(PREFIX.size + len(self.topology.tensors) * RECORD.size))
         index = chunk(INDEX, bytes(count * ENTRY.size + COUNT.size))
-        head = chunk(HEAD, bytes(self._header)) + chunk(TOPOLOGY, bytes(self.topology))
+        head = chunk(HEAD, bytes(self._header)) + chunk(TOPOLOGY, self.topology.packed)
         return len(signature() + head + index) + count * len(segment)
 
     def _load(self, network: nn.Module, state: State) -> None:
@@ -230,22 +230,30 @@ def quantize(tensors: Mapping[str, Tensor], quantizer: Quantizer | None, bits: i
 
     Tensors that are given, not learned, have a step of their own either way.
     """
-    if quantizer is not None:
-        steps = quantizer.steps(tensors)
-        return {name: _quantize(value, steps[name].item(), MAX_BOUND) for name, value in tensors.items()}
     bound = 2 ** (bits - 1) - 1
-    return {
-        name: _quantize(value, 0.0, bound) if value.requires_grad else _quantize(value, GIVEN_STEP, max(bound, HUFFMAN_BOUND))
-        for name, value in tensors.items()
-    }
+    quantized: dict[str, Quantized] = {}
+    for name, value in tensors.items():
+        learned = quantizer.learned(name) if quantizer else None
+        if learned:
+            step, offsets = learned
+            quantized[name] = _quantize(value, step, MAX_BOUND, offsets, channel_axis(name))
+        elif value.requires_grad:
+            quantized[name] = _quantize(value, 0.0, bound)
+        else:
+            quantized[name] = _quantize(value, GIVEN_STEP, max(bound, HUFFMAN_BOUND) if quantizer is None else MAX_BOUND)
+    return quantized
 
 
-def _quantize(tensor: Tensor, step: float, bound: int) -> Quantized:
-    """Round a tensor to multiples of a step, or of the smallest that keeps the integers within a bound."""
-    largest = max(tensor.detach().abs().max().item(), SMALLEST)
-    step = float(np.float32(max(step, largest / bound)))
-    integers = (tensor.detach() / step).round().clamp(-bound, bound)
-    return Quantized(integers=integers.to(torch.int32).cpu().contiguous().numpy(), step=step)
+def _quantize(tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0) -> Quantized:
+    """Round a tensor to multiples of the steps of its channels, or of the smallest that keep the integers within a bound."""
+    values = tensor.detach().cpu().numpy()
+    shift = int(np.median(offsets))  # the offsets that are left are small, and none if all are the same
+    offsets = offsets - shift
+    relative = channel_steps(1.0, offsets, axis, values.ndim)
+    largest = max(float(np.abs(values / relative).max()), SMALLEST)
+    step = float(np.float32(max(step * 2 ** (shift / 2), largest / bound)))
+    integers = np.rint(values / (np.float32(step) * relative)).clip(-bound, bound).astype(np.int32)
+    return Quantized(integers=integers, step=step, channels=offsets if offsets.any() else NOTHING, channel_axis=axis)
 
 
 def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

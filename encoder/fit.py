@@ -14,14 +14,16 @@ from encoder.codec.errors import SettingsError
 from encoder.optimizer import Muon
 from encoder.presets import Recipe
 from encoder.quantizer import LATENTS, Quantizer
-from encoder.rate import Rate
+from encoder.rate import RateControl
 
 RATE_FROM = 0.1
 """Share of the fit after which the bits count in the loss, ..."""
 NOISE_FROM = 0.3
 """... after which the network trains through quantisation noise, ..."""
 ROUND_FROM = 0.85
-"""... and after which it trains through rounding."""
+"""... and after which it trains through rounding, ..."""
+FREEZE_FROM = 0.93
+"""... and after which all but the latents stays as it will be written, and the latents are fitted to that."""
 PRUNE_AT = 0.7
 """Share of the fit after which the smallest weights are set to zero and stay there, if any are to be pruned."""
 RATE_EVERY = 8
@@ -70,7 +72,7 @@ class Fit:
         recipe: Recipe,
         limit: Limit,
         *,
-        rate: Rate | None = None,
+        rate: RateControl | None = None,
         coded_bits: Callable[[dict[str, nn.Parameter], Quantizer], float] | None = None,
         prune: float = 0.0,
         start: float = 0.0,
@@ -83,6 +85,7 @@ class Fit:
         self._tensors = dict(network.named_parameters())
         self._optimizers = self._make_optimizers()
         self._masks: list[tuple[Tensor, Tensor]] = []
+        self._frozen = False
         self._steps = 0
 
     def epochs(self, frames: Tensor) -> Iterator[Epoch]:
@@ -138,6 +141,8 @@ class Fit:
         self._set_learning_rate(progress)
         if self.rate is not None and self.quantizer is None and progress >= RATE_FROM:
             self._start_quantizing()
+        if self.quantizer is not None and not self._frozen and progress >= FREEZE_FROM:
+            self._freeze(self.quantizer)
         target = frames[batch].float().mul_(1 / 255)
         output = self._forward(batch.float(), progress)[..., : target.shape[2], : target.shape[3]]
         loss = self.recipe.loss(output, target)
@@ -166,6 +171,17 @@ class Fit:
     def _start_quantizing(self) -> None:
         self.quantizer = Quantizer(self._tensors).to(next(iter(self._tensors.values())).device)
         self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": STEP_LEARNING_RATE})
+
+    @torch.no_grad()
+    def _freeze(self, quantizer: Quantizer) -> None:
+        """Round all but the latents for good, if there are latents."""
+        self._frozen = True
+        if not any(name.startswith(LATENTS) for name in self._tensors):
+            return
+        for name, rounded in quantizer.rounded(self._tensors).items():
+            if not name.startswith(LATENTS):
+                self._tensors[name].copy_(rounded).requires_grad = False
+        quantizer.requires_grad_(requires_grad=False)
 
     @torch.no_grad()
     def _keep_pruned(self) -> None:

@@ -29,7 +29,7 @@ class Recipe:
     """Share of the fit in which the learning rate rises to its full value; then it follows a cosine to zero."""
     orthogonal: bool = False
     """Whether convolutions are optimised as matrices, by Muon, and the rest by Adam."""
-    rate: float = 0.0
+    rate_weight: float = 0.0
     """Weight of the bits per pixel in the loss; 0 leaves quantisation (to 8 bits) to the end."""
 
 
@@ -71,7 +71,14 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(
         network=_fast,
         recipe=Recipe(
-            loss=squared, batch=4, learning_rate=8e-3, latent_rate=3.0, beta2=0.99, warmup=0.04, orthogonal=True, rate=0.05
+            loss=squared,
+            batch=4,
+            learning_rate=8e-3,
+            latent_rate=3.0,
+            beta2=0.99,
+            warmup=0.04,
+            orthogonal=True,
+            rate_weight=0.05,
         ),
         continuous=True,
         camera=True,

@@ -1,17 +1,21 @@
-"""Quantisation inside the training loop: a learned step for each tensor, and the bits that the coder's models need.
+"""Quantisation inside the training loop: learned steps of tensors and channels, and the bits that the coder's models need.
 
 Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Compression by Entropy Penalized
 Reparameterization, 2020); noise first and rounding last follow NVRC (arXiv 2409.07414, section 3.3).
 """
 
 from collections.abc import Mapping
-from math import log
+from math import log, prod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
+HALF_OCTAVE = log(2) / 2
+"""Distance of the logarithms of two neighbouring steps."""
 GIVEN_STEP = 1 / 16
 """Step of tensors that are not learned, but given and coded."""
 HALF = 0.5
@@ -27,32 +31,54 @@ LATENTS = "latents."
 
 
 class Quantizer(nn.Module):
-    """Steps for the tensors of a network, learned together with it."""
+    """Steps for the channels of a network's tensors, learned together with it.
+
+    The channels are the first axis of a weight, and the second of a latent (T, C, h, w). Their steps lie an integer number of
+    half octaves from the tensor's.
+    """
 
     noise: Tensor
+    _tensor: Tensor
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
         # A tensor of equal values has no deviation; its magnitude sets the step then.
         spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
-        self._learned = tuple(learned)
+        self._shapes = {name: _channel_shape(name, x) for name, x in learned.items()}
+        self._counts = [prod(shape) for shape in self._shapes.values()]
         self.log_steps = nn.Parameter(torch.tensor([log(INITIAL_STEP * value) for value in spread]))
+        self.offsets = nn.Parameter(torch.zeros(sum(self._counts)))
+        self.register_buffer(
+            "_tensor", torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)), persistent=False
+        )
         # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
         size = sum(x.numel() for x in learned.values())
         self.register_buffer("noise", torch.rand(4 * size) - HALF, persistent=False)
         self._places = 3 * size
 
-    def steps(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the step of each tensor."""
-        learned = dict(zip(self._learned, self.log_steps.exp().unbind(), strict=True))
-        return {name: learned.get(name, self.log_steps.new_tensor(GIVEN_STEP)) for name in tensors}
+    def steps(self) -> dict[str, Tensor]:
+        """Return the steps of each learned tensor, in a shape that is broadcast to its own."""
+        # The offsets' gradient is that of the logarithm of the steps.
+        offsets = self.offsets + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
+        steps = (self.log_steps.index_select(0, self._tensor) + offsets).exp()
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), steps.split(self._counts), strict=True)
+        }
+
+    def learned(self, name: str) -> tuple[float, NDArray[np.int32]] | None:
+        """Return a tensor's step, and by how many half octaves its channels' lie over it; None if the tensor is given."""
+        if name not in self._shapes:
+            return None
+        index = list(self._shapes).index(name)
+        offsets = (self.offsets.detach().split(self._counts)[index] / HALF_OCTAVE).round().int()
+        return self.log_steps[index].exp().item(), offsets.cpu().numpy()
 
     def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with uniform noise of one step in place of rounding."""
         place = int(torch.randint(self._places, ()))
         noisy = dict(tensors)
-        for name, step in zip(self._learned, self.log_steps.exp().unbind(), strict=True):
+        for name, step in self.steps().items():
             count = tensors[name].numel()
             noisy[name] = torch.addcmul(tensors[name], step, self.noise[place : place + count].view(tensors[name].shape))
             place += count
@@ -60,15 +86,22 @@ class Quantizer(nn.Module):
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the dequantised tensors; gradients pass the rounding unchanged."""
-        rounded = dict(tensors)
-        for name, step in zip(self._learned, self.log_steps.exp().unbind(), strict=True):
-            rounded[name] = _round(tensors[name] / step) * step
-        return rounded
+        return dict(tensors) | {name: _round(tensors[name] / step) * step for name, step in self.steps().items()}
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the expected code length of all learned tensors, in bits."""
-        steps = zip(self._learned, self.log_steps.exp().unbind(), strict=True)
-        return torch.stack([_bits(name, tensors[name] / step) for name, step in steps]).sum()
+        return torch.stack([_bits(name, tensors[name] / step) for name, step in self.steps().items()]).sum()
+
+
+def channel_axis(name: str) -> int:
+    """Return the axis of a tensor's channels."""
+    return 1 if name.startswith(LATENTS) else 0
+
+
+def _channel_shape(name: str, tensor: Tensor) -> list[int]:
+    """Return the shape of a tensor's steps: single numbers, as biases are, share one."""
+    axis = channel_axis(name)
+    return [length if each == axis and tensor.ndim > 1 else 1 for each, length in enumerate(tensor.shape)]
 
 
 def _round(x: Tensor) -> Tensor:

@@ -15,15 +15,15 @@ CALIBRATE_AT = (0.4, 0.6, 0.7, 0.8, 0.9)
 """Shares of the fit at which the estimate of the bits is compared with what the coder makes of them."""
 
 
-class Rate:
+class RateControl:
     """Weight of the bits in the loss."""
 
-    def __init__(self, *, trade: float, pixels: int, target_bits: float | None = None) -> None:
+    def __init__(self, *, rate_weight: float, pixels: int, target_bits: float | None = None) -> None:
         """Take the weight of one bit per pixel, the number of pixels, and the bits that are wanted of the tensors, if any."""
         self.target_bits = target_bits
         self._calibrations = list(CALIBRATE_AT) if target_bits else []
         self._coded_share = 1.0
-        self._log_weight = torch.tensor(log(trade / pixels))
+        self._log_weight = torch.tensor(log(rate_weight / pixels))
         self._began: tuple[float, Tensor] | None = None
         self._latest, self._missing = 0.0, torch.tensor(0.0)
 

@@ -1,18 +1,28 @@
-"""A second decoder of the entropy code, written from docs/format.md alone: plain integers, one symbol at a time."""
+"""A second decoder of segments, written from docs/format.md alone: plain integers, one symbol at a time."""
 
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
+from math import prod
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
 WORD, STATE = 32, 1 << 64
 
 
+@cache
 def strangers_decays() -> list[int]:
     """Return the numbers of the table in the format's text."""
     block = FORMAT.read_text().split("<!-- decays -->")[1].split("```")[1]
     return [int(word) for word in block.replace("text", "").split()]
 
 
+@cache
 def strangers_frequencies(level: int, bound: int) -> list[int]:
     """Return the frequencies of -bound .. bound."""
     q = strangers_decays()[level]
@@ -52,3 +62,48 @@ class StrangersDecoder:
             self._range <<= WORD
             self._point = (self._point << WORD | self._word()) % STATE
         return index - bound
+
+
+class StrangersSymbols:
+    """Symbols of a segment's code, by either coder."""
+
+    def __init__(self, coder: int, code: bytes) -> None:
+        self._range = StrangersDecoder(code) if coder == 0 else None
+        self._bytes = b"" if coder == 0 else zlib.decompress(code, wbits=-15)
+
+    def read(self, levels: list[int], bound: int) -> list[int]:
+        """Return an integer for each level, in the order in which they are wanted."""
+        if self._range is None:
+            taken, self._bytes = self._bytes[: len(levels)], self._bytes[len(levels) :]
+            return list(struct.unpack(f"{len(levels)}b", taken))
+        integers = [0] * len(levels)
+        for place in sorted(range(len(levels)), key=lambda place: levels[place]):
+            integers[place] = self._range.symbol(levels[place], bound)
+        return integers
+
+
+def strangers_weights(
+    payload: bytes, shapes: Mapping[str, tuple[int, ...]], before: Mapping[str, NDArray[np.float32]]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield name and weights of each tensor of a SEGM chunk, given those of the segment before."""
+    count, coder = struct.unpack_from("<H", payload, 8)[0], payload[11]
+    symbols = StrangersSymbols(coder, payload[12 + 11 * count :])
+    for index, (name, shape) in enumerate(shapes.items()):
+        step, bound, level, flags, *side = struct.unpack_from("<fHBBBBB", payload, 12 + 11 * index)
+        row_level, column_level, channel_level = side
+        axis = 1 if flags & 64 else 0
+        by_channel = symbols.read([channel_level] * shape[axis], 63) if flags & 32 else [0]
+        rows = prod(shape[: 2 if flags & 16 else 1])
+        columns = prod(shape) // rows
+        by_row = symbols.read([row_level] * rows, 63) if flags & 4 else [0] * rows
+        by_column = symbols.read([column_level] * columns, 63) if flags & 8 else [0] * columns
+        levels = [min(max(level + row + column, 0), 63) for row in by_row for column in by_column]
+        integers = symbols.read(levels, bound)
+        if flags & 2:
+            slice_size = prod(shape[1:])
+            for place in range(slice_size, len(integers)):
+                integers[place] += integers[place - slice_size]
+        steps = [np.float32(step) * np.float32(1.41421354 if o % 2 else 1) * np.float32(2.0 ** (o // 2)) for o in by_channel]
+        along = [-1 if each == axis else 1 for each in range(len(shape))]
+        weights = np.array(integers, np.float32).reshape(shape) * np.array(steps, np.float32).reshape(along)
+        yield name, weights + before[name] if flags & 1 else weights

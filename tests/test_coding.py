@@ -16,7 +16,7 @@ def round_trip(integers, step=1.0):
     code = coder.bytes()
     tensor = CodedTensor.parse(bytes(coding.tensor), 0)
     assert tensor == coding.tensor
-    assert np.array_equal(tensor.decode(Decoder(code), integers.shape), integers)
+    assert np.array_equal(tensor.decode(Decoder(code), integers.shape), integers * np.float32(step))
     return coding, 8 * len(code)
 
 

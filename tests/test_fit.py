@@ -8,10 +8,10 @@ from helpers import moving_square
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.encode import Compression, Encoder, split
-from encoder.fit import Fit, Limit
+from encoder.fit import FREEZE_FROM, Fit, Limit
 from encoder.presets import PRESETS, Shape, find_preset
 from encoder.quantizer import LATENTS
-from encoder.rate import Rate
+from encoder.rate import RateControl
 from encoder.video import Video
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
@@ -61,16 +61,38 @@ def test_budget_shorter_than_an_epoch():
 
 
 def test_network_is_fitted_through_the_quantizer():
-    fit = make_fit(Limit(epochs=20), rate=Rate(trade=0.05, pixels=PIXELS))
-    modes = [fit.quantizer is not None for _ in fit.epochs(FRAMES)]
-    assert modes == [False] * 2 + [True] * 18
-    assert fit.quantizer.log_steps.grad is not None
+    fit = make_fit(Limit(epochs=20), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    modes, grads = zip(
+        *((fit.quantizer is not None, fit.quantizer and fit.quantizer.offsets.grad is not None) for _ in fit.epochs(FRAMES)),
+        strict=True,
+    )
+    assert modes == (False,) * 2 + (True,) * 18
+    assert grads[-4]  # later on the steps are frozen
+
+
+def test_the_latents_are_fitted_to_what_will_be_written():
+    fit = make_fit(Limit(epochs=100), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    epochs = fit.epochs(FRAMES)
+    while next(epochs).progress < FREEZE_FROM + 0.02:
+        pass
+    before = {name: x.detach().clone() for name, x in fit.network.named_parameters()}
+    written = fit.quantizer.rounded(before)
+    list(epochs)
+    for name, x in fit.network.named_parameters():
+        assert torch.equal(x, before[name]) != name.startswith(LATENTS)
+        assert torch.allclose(before[name], written[name], atol=1e-6) != name.startswith(LATENTS)
+
+
+def test_a_network_without_latents_is_never_frozen():
+    fit = make_fit(Limit(epochs=20), "nerv++", rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    list(fit.epochs(FRAMES))
+    assert all(x.requires_grad for x in fit.network.parameters())
 
 
 def test_a_higher_rate_makes_fewer_bits():
     bits = []
-    for trade in (0.01, 10.0):
-        fit = make_fit(Limit(epochs=60), rate=Rate(trade=trade, pixels=PIXELS))
+    for rate_weight in (0.01, 10.0):
+        fit = make_fit(Limit(epochs=60), rate=RateControl(rate_weight=rate_weight, pixels=PIXELS))
         list(fit.epochs(FRAMES))
         bits.append(fit.quantizer.bits(dict(fit.network.named_parameters())).item())
     assert bits[1] < 0.9 * bits[0]
@@ -139,13 +161,17 @@ def panning(frames, height, width):
     return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
 
 
-@pytest.mark.parametrize(("preset", "frames"), [("fast", FRAMES), ("fast", panning(4, 48, 64)), ("nerv++", FRAMES)])
-def test_file_decodes_to_what_was_fitted(preset, frames):
+@pytest.mark.parametrize(
+    ("preset", "frames", "is_moving"),
+    [("fast", FRAMES, False), ("fast", panning(4, 48, 64), True), ("nerv++", FRAMES, False)],
+)
+def test_file_decodes_to_what_was_fitted(preset, frames, is_moving):
     """The reference decoder matches the torch network with the dequantised weights within one 8-bit step."""
     encoder = make_encoder(preset, frames)
     list(encoder.run(Limit(epochs=3)))
     clip = encoder.clip()
     network = encoder.network(0).eval()
+    assert (getattr(network, "camera", None) is not None) == is_moving
     weights = clip.segments[0].weights(clip.topology.tensors)
     height, width = frames.shape[2:]
     with torch.no_grad():

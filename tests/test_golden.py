@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pytest
 from golden import DATA, digest, pictures
-from stranger import FORMAT
+from stranger import FORMAT, strangers_weights
 
+from encoder.codec import tensor
 from encoder.codec.clip import Clip
+from encoder.codec.segment import HUFFMAN, RANGE
 from encoder.codec.topology import OPERATORS, dictionary
 
 DIGESTS = json.loads((DATA / "v1.json").read_text())
@@ -21,6 +23,24 @@ def test_golden_files_decode_as_ever(name):
     assert np.abs(pictures(clip).astype(int) - expected).max() <= 1
     assert np.ptp(expected) > 100  # there is something to see
     assert bytes(clip) == (DATA / f"{name}.nerv").read_bytes()
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_golden_files_decode_by_the_format_alone(name):
+    clip = Clip.read(DATA / f"{name}.nerv")
+    weights = {}
+    for segment, expected in zip(clip.segments, DIGESTS[name], strict=True):
+        weights = dict(strangers_weights(bytes(segment), clip.topology.tensors, weights))
+        assert hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in weights.values())).hexdigest() == expected
+
+
+def test_golden_files_use_all_that_the_format_has():
+    clips = [Clip.read(DATA / f"{name}.nerv") for name in DIGESTS]
+    segments = [segment for clip in clips for segment in clip.segments]
+    flags = [record.flags for segment in segments for record in segment.tensors]
+    for flag in (tensor.DELTA, tensor.PREDICTED, tensor.ROWS, tensor.COLUMNS, tensor.PAIRS, tensor.CHANNELS, tensor.SECOND):
+        assert any(each & flag for each in flags)
+    assert {segment.coder for segment in segments} == {RANGE, HUFFMAN}
 
 
 def test_dictionary_is_the_one_of_the_format():

@@ -3,18 +3,18 @@ from math import log
 import pytest
 import torch
 
-from encoder.rate import Rate
+from encoder.rate import RateControl
 
 
 def test_weight_is_per_pixel():
-    rate = Rate(trade=0.05, pixels=1000)
+    rate = RateControl(rate_weight=0.05, pixels=1000)
     assert rate.weight(torch.tensor(500.0), 0.9).item() == pytest.approx(0.05 / 1000)
 
 
 @pytest.mark.parametrize(("target", "lag"), [(2000.0, 0.02), (20_000.0, 0.05), (100_000.0, 0.02)])
 def test_size_is_steered_to_the_target(target, lag):
     """The bits of a fit follow the weight with some lag, a third as fast in logarithms."""
-    rate = Rate(trade=0.05, pixels=1000, target_bits=target)
+    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=target)
     bits = settled = log(15_000.0)
     first = log(0.05 / 1000)
     for index in range(800):
@@ -26,7 +26,7 @@ def test_size_is_steered_to_the_target(target, lag):
 
 
 def test_weight_changes_little_at_once():
-    rate = Rate(trade=0.05, pixels=1000, target_bits=1.0)
+    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
     rate.weight(torch.tensor(1e9), 0.5)
     before = rate.weight(torch.tensor(1e9), 0.6)
     assert rate.weight(torch.tensor(1e9), 0.9) == pytest.approx(before.item() * 2.71828**0.5, rel=1e-3)

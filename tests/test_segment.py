@@ -8,7 +8,7 @@ import pytest
 from encoder.codec.entropy import Encoder
 from encoder.codec.errors import BitstreamError
 from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
-from encoder.codec.tensor import DELTA, RECORD
+from encoder.codec.tensor import DELTA, RECORD, SECOND
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 TENSORS = {
@@ -40,6 +40,30 @@ def test_delta_is_added_to_the_segment_before(coder):
         segment.weights(SHAPES)
 
 
+@pytest.mark.parametrize(("axis", "offsets"), [(0, [-3, 2]), (1, [0, 5, -1])])
+def test_channels_have_steps_of_their_own(axis, offsets):
+    integers = np.arange(-3, 3, dtype=np.int32).reshape(2, 3)
+    tensor = Quantized(integers=integers, step=0.5, channels=np.array(offsets, np.int32), channel_axis=axis)
+    segment = Segment.parse(bytes(Segment.encode(0, 5, {"a": tensor}, {"a": (2, 3)})))
+    steps = 0.5 * 2 ** (np.array(offsets) / 2)
+    assert np.allclose(segment.weights({"a": (2, 3)})["a"], integers * np.expand_dims(steps, 1 - axis), rtol=1e-6)
+
+
+def test_second_axis_of_a_tensor_that_has_one():
+    coder = Encoder()
+    coder.encode(np.zeros(4, np.int32), 0, 1)
+    record = RECORD.pack(1.0, 1, 0, SECOND, 0, 0, 0)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    with pytest.raises(BitstreamError, match="tensor of one axis has no second"):
+        segment.weights({"a": (4,)})
+
+
+def test_huffman_has_one_step_for_a_tensor():
+    tensor = Quantized(integers=np.array([1, 2], np.int32), step=1.0, channels=np.array([0, 1], np.int32))
+    with pytest.raises(ValueError, match="one step for each tensor"):
+        Segment.encode(0, 1, {"a": tensor}, {"a": (2,)}, coder="huffman")
+
+
 def test_huffman_is_an_order_0_code():
     """It stays at the entropy of the single weights even where they repeat."""
     integers = np.tile(np.arange(-8, 8, dtype=np.int32), 4000)
@@ -66,16 +90,17 @@ def test_wrong_shape():
 @pytest.mark.parametrize(
     "record",
     [
-        (inf, 1, 0, 0, 0, 0),
-        (nan, 1, 0, 0, 0, 0),
-        (-1.0, 1, 0, 0, 0, 0),
-        (0.0, 1, 0, 0, 0, 0),
-        (1.0, 0, 0, 0, 0, 0),
-        (1.0, 4096, 0, 0, 0, 0),
-        (1.0, 1, 64, 0, 0, 0),
-        (1.0, 1, 0, 32, 0, 0),
-        (1.0, 1, 0, 0, 64, 0),
-        (1.0, 1, 0, 0, 0, 64),
+        (inf, 1, 0, 0, 0, 0, 0),
+        (nan, 1, 0, 0, 0, 0, 0),
+        (-1.0, 1, 0, 0, 0, 0, 0),
+        (0.0, 1, 0, 0, 0, 0, 0),
+        (1.0, 0, 0, 0, 0, 0, 0),
+        (1.0, 4096, 0, 0, 0, 0, 0),
+        (1.0, 1, 64, 0, 0, 0, 0),
+        (1.0, 1, 0, 128, 0, 0, 0),
+        (1.0, 1, 0, 0, 64, 0, 0),
+        (1.0, 1, 0, 0, 0, 64, 0),
+        (1.0, 1, 0, 0, 0, 0, 64),
     ],
 )
 def test_record_out_of_range(record):
@@ -88,7 +113,7 @@ def test_record_out_of_range(record):
     [
         ((0, 1, 1, 2, RANGE), 0, "unknown kind of segment 2"),
         ((0, 1, 1, KEY_SEGMENT, 2), 0, "coder 2"),
-        ((0, 1, 9, KEY_SEGMENT, RANGE), 0, "segment of 9 tensors cannot have 22 bytes"),
+        ((0, 1, 9, KEY_SEGMENT, RANGE), 0, "segment of 9 tensors cannot have 23 bytes"),
         ((0, 1, 1, DELTA_SEGMENT, RANGE), 0, "of the other kind than it says"),
         ((0, 1, 1, KEY_SEGMENT, RANGE), DELTA, "of the other kind than it says"),
         ((0, 1, 1, KEY_SEGMENT, HUFFMAN), 0, "has models, which Huffman's code has not"),
@@ -96,7 +121,7 @@ def test_record_out_of_range(record):
 )
 def test_prefix_out_of_range(prefix, flags, message):
     with pytest.raises(BitstreamError, match=message):
-        Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0))
+        Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0, 0))
 
 
 def test_shorter_than_its_prefix():
@@ -106,14 +131,14 @@ def test_shorter_than_its_prefix():
 
 @pytest.mark.parametrize("data", [b"\xff", zlib.compress(bytes(3), wbits=-15), zlib.compress(bytes(5), wbits=-15), b""])
 def test_huffman_code_of_another_size(data):
-    record = RECORD.pack(1.0, 127, 0, 0, 0, 0)
+    record = RECORD.pack(1.0, 127, 0, 0, 0, 0, 0)
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, HUFFMAN) + record + data)
     with pytest.raises(BitstreamError):
         segment.weights({"a": (4,)})
 
 
 def test_prediction_that_runs_away():
-    record = RECORD.pack(1.0, 4095, 63, 2, 0, 0)
+    record = RECORD.pack(1.0, 4095, 63, 2, 0, 0, 0)
     coder = Encoder()
     coder.encode(np.full(5000, 4095, np.int32), 63, 4095)
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())

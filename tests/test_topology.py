@@ -42,7 +42,7 @@ def pack(data: bytes) -> bytes:
 
 def test_round_trip():
     topology = Topology.check(make_model())
-    again = Topology.parse(bytes(topology))
+    again = Topology.parse(topology.packed)
     assert again.model == topology.model
     assert again.tensors == {"0": (1, 3, 2, 2)}
     assert (again.weights, again.frame_shape) == (12, (2, 2))
@@ -61,8 +61,8 @@ def test_bound_model_runs():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
     topology = trace(PRESETS[preset].network(Shape(height=size[0], width=size[1], frames=132, margin=margin)))
-    assert Topology.parse(bytes(topology)).tensors == topology.tensors
-    assert len(bytes(topology)) < 1000
+    assert Topology.parse(topology.packed).tensors == topology.tensors
+    assert len(topology.packed) < 1000
     assert {node.op_type for node in topology.model.graph.node} <= OPERATORS
     onnx.checker.check_model(topology.model, full_check=True)
 
@@ -173,7 +173,7 @@ def test_bomb_is_not_unpacked():
 
 
 def test_truncated():
-    data = bytes(Topology.check(make_model()))
+    data = Topology.check(make_model()).packed
     for length in range(len(data)):
         with pytest.raises(BitstreamError):
             Topology.parse(data[:length])

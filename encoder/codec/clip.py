@@ -62,7 +62,7 @@ class Clip:
 
     def __bytes__(self) -> bytes:
         """Return the file's bytes."""
-        parts = [signature(), chunk(HEAD, bytes(self.header)), chunk(TOPOLOGY, bytes(self.topology))]
+        parts = [signature(), chunk(HEAD, bytes(self.header)), chunk(TOPOLOGY, self.topology.packed)]
         entries: list[Entry] = []
         size = sum(map(len, parts))
         for segment in self.segments:
@@ -70,6 +70,11 @@ class Clip:
             parts.append(chunk(SEGMENT, bytes(segment)))
             size += len(parts[-1])
         return b"".join([*parts, chunk(INDEX, index_bytes(entries))])
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of all segments, records and code, for each of their weights."""
+        return 8 * sum(len(bytes(segment)) for segment in self.segments) / (len(self.segments) * self.topology.weights)
 
     def locate(self, time: float) -> tuple[int, float]:
         """Return the segment that shows a time (in frames since the clip's start), and the time since that segment's start.
@@ -94,11 +99,15 @@ class ClipReader:
         self._notes = 0
         self._entries: list[Entry] = []
         self._index: list[Entry] | None = None
+        self._size = 0
         self._records = 0
         self._chain = 0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises BitstreamError for a file that cannot be used at all."""
+        """Take the next bytes; raises BitstreamError for a file that cannot be used at all, or grows too large."""
+        self._size += len(data)
+        if self._size > MAX_FILE_BYTES:
+            raise BitstreamError(f"clip is larger than {MAX_FILE_BYTES} bytes")
         for part in self._chunks.feed(data):
             if self.header is None:
                 self.header = Header.parse(_essential(part, HEAD))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.entropy import DECAYS, LEVELS, LEVELS_PER_OCTAVE, MAX_BOUND, UNIT_LEVEL, Encoder, Integers
-from encoder.codec.tensor import COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED, ROWS, CodedTensor, levels
+from encoder.codec.tensor import CHANNELS, COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED, ROWS, CodedTensor, levels
 
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
 WAYS = (*SCALES, *(PREDICTED | scales for scales in SCALES))
@@ -34,6 +34,8 @@ class Coding:
     """Offsets of the rows' levels, or nothing."""
     columns: Integers
     """Offsets of the columns' levels, or nothing."""
+    channels: Integers
+    """Offsets of the channels' steps, or nothing."""
 
     @property
     def _levels(self) -> Integers:
@@ -41,26 +43,32 @@ class Coding:
 
     def encode(self, coder: Encoder) -> None:
         """Code the offsets, then the integers."""
+        coder.encode(self.channels, self.tensor.channel_level, MAX_OFFSET)
         coder.encode(self.rows, self.tensor.row_level, MAX_OFFSET)
         coder.encode(self.columns, self.tensor.column_level, MAX_OFFSET)
         coder.encode(self.integers, self._levels, self.tensor.bound)
 
     @property
     def bits(self) -> float:
-        """Length of the code."""
+        """Length of the code, but for the offsets of steps, which are the same in all ways."""
         offsets = _bits(self.rows, self.tensor.row_level) + _bits(self.columns, self.tensor.column_level)
         return offsets + _bits(self.integers, self._levels)
 
 
-def shortest(integers: Integers, *, step: float, flags: int = 0) -> Coding:
+def shortest(integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING) -> Coding:
     """Return the shortest of the ways to code the integers of a tensor, with its step and the flags that it has anyway.
 
+    If there are offsets of the channels' steps, the flags say along which axis.
     Raises ValueError for integers that are too large for the format.
     """
     found = [coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND]
     if not found:
         raise ValueError(f"integers must be in -{MAX_BOUND}..{MAX_BOUND}, got {np.abs(integers).max()}")
-    return min(found, key=lambda coding: coding.bits)
+    best = min(found, key=lambda coding: coding.bits)
+    if not channels.size:
+        return best
+    tensor = replace(best.tensor, flags=best.tensor.flags | CHANNELS, channel_level=_side_level(channels))
+    return replace(best, tensor=tensor, channels=channels)
 
 
 def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]:
@@ -90,7 +98,7 @@ def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
     rows = _offsets(by_row * by_column.mean(), level) if tensor.flags & ROWS else NOTHING
     columns = _offsets(by_column * by_row.mean(), level) if tensor.flags & COLUMNS else NOTHING
     tensor = replace(tensor, level=level, row_level=_side_level(rows), column_level=_side_level(columns))
-    return Coding(tensor=tensor, integers=integers, rows=rows, columns=columns)
+    return Coding(tensor=tensor, integers=integers, rows=rows, columns=columns, channels=NOTHING)
 
 
 def _offsets(means: Values, level: int) -> Integers:

@@ -2,8 +2,8 @@
 
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, Self
 
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from encoder.codec.coding import shortest
 from encoder.codec.entropy import Decoder, Encoder, Integers
 from encoder.codec.errors import BitstreamError
-from encoder.codec.tensor import DELTA, RECORD, CodedTensor, Shape
+from encoder.codec.tensor import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
 KEY_SEGMENT, DELTA_SEGMENT = 0, 1
 RANGE, HUFFMAN = 0, 1
 HUFFMAN_BOUND = 127
 """Largest magnitude of an integer that Huffman's code takes: a byte."""
-CODERS = {"range": RANGE, "huffman": HUFFMAN}
 CoderName = Literal["range", "huffman"]
+NUMBERS: dict[CoderName, int] = {"range": RANGE, "huffman": HUFFMAN}
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -32,7 +32,11 @@ class Quantized:
 
     integers: Integers
     step: float
-    """Distance of two neighbouring weights, as float32 holds it."""
+    """Distance of two neighbouring weights, as float32 holds it, before a channel's offset."""
+    channels: Integers = field(default_factory=NOTHING.copy)
+    """Offsets of the channels' steps, in halves of an octave, or nothing."""
+    channel_axis: int = 0
+    """Axis of the channels: 0 or 1."""
     delta: bool = False
     """Whether the weights are added to those of the segment before."""
 
@@ -65,9 +69,9 @@ class Segment:
         for name, shape in shapes.items():
             if tensors[name].integers.shape != shape:
                 raise ValueError(f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}")
-        code = _encode_range if coder == "range" else _encode_huffman
-        records, data = code([tensors[name] for name in shapes])
-        return cls(start=start, frames=frames, tensors=records, coder=CODERS[coder], code=data)
+        number = NUMBERS[coder]
+        records, data = CODERS[number].encode([tensors[name] for name in shapes])
+        return cls(start=start, frames=frames, tensors=records, coder=number, code=data)
 
     @property
     def is_key(self) -> bool:
@@ -81,11 +85,10 @@ class Segment:
         """
         if before is None and not self.is_key:
             raise BitstreamError(f"segment at frame {self.start} needs the one before")
-        decode = _decode_range if self.coder == RANGE else _decode_huffman
-        weights: Weights = {}
-        for name, tensor, integers in zip(shapes, self.tensors, decode(self, shapes), strict=True):
-            values = integers.astype(np.float32) * np.float32(tensor.step)
-            weights[name] = values + before[name] if before is not None and tensor.flags & DELTA else values
+        weights = CODERS[self.coder].decode(self, shapes)
+        for name, tensor in zip(shapes, self.tensors, strict=True):
+            if before is not None and tensor.flags & DELTA:
+                weights[name] += before[name]
         return weights
 
     def __bytes__(self) -> bytes:
@@ -100,7 +103,7 @@ class Segment:
         if len(data) < PREFIX.size:
             raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
         start, frames, count, kind, coder = PREFIX.unpack_from(data)
-        if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in CODERS.values():
+        if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in CODERS:
             raise BitstreamError(f"unknown kind of segment {kind} or coder {coder}")
         stop = PREFIX.size + count * RECORD.size
         if len(data) < stop:
@@ -118,31 +121,33 @@ Coded = tuple[tuple[CodedTensor, ...], bytes]
 
 
 def _encode_range(tensors: list[Quantized]) -> Coded:
-    codings = [shortest(t.integers, step=t.step, flags=DELTA if t.delta else 0) for t in tensors]
+    flags = [DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors]
+    codings = [shortest(t.integers, step=t.step, flags=f, channels=t.channels) for t, f in zip(tensors, flags, strict=True)]
     coder = Encoder()
     for coding in codings:
         coding.encode(coder)
     return tuple(coding.tensor for coding in codings), coder.bytes()
 
 
-def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integers]:
+def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
     coder = Decoder(segment.code)
-    return [tensor.decode(coder, shape) for tensor, shape in zip(segment.tensors, shapes.values(), strict=True)]
+    return {name: t.decode(coder, shape) for t, (name, shape) in zip(segment.tensors, shapes.items(), strict=True)}
 
 
 def _encode_huffman(tensors: list[Quantized]) -> Coded:
     largest = max(int(np.abs(t.integers).max()) for t in tensors)
     if largest > HUFFMAN_BOUND:
         raise ValueError(f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, got {largest}")
+    if any(t.channels.size for t in tensors):
+        raise ValueError("Huffman's code has one step for each tensor")
     symbols = np.concatenate([t.integers.ravel() for t in tensors]).astype(np.int8)
     # DEFLATE without its search for repetitions is Huffman's code and nothing more.
     packer = zlib.compressobj(9, wbits=-15, strategy=zlib.Z_HUFFMAN_ONLY)
-    flags = [DELTA if t.delta else 0 for t in tensors]
-    records = (CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=f) for t, f in zip(tensors, flags, strict=True))
+    records = [CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=DELTA * t.delta) for t in tensors]
     return tuple(records), packer.compress(symbols.tobytes()) + packer.flush()
 
 
-def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integers]:
+def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
     sizes = [prod(shape) for shape in shapes.values()]
     unpacker = zlib.decompressobj(wbits=-15)
     try:
@@ -151,8 +156,22 @@ def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> list[Integ
         raise BitstreamError(f"weights cannot be unpacked: {error}") from None
     if len(data) != sum(sizes) or not unpacker.eof or unpacker.unused_data:
         raise BitstreamError(f"segment must hold {sum(sizes)} weights, and nothing after them")
-    symbols = np.frombuffer(data, np.int8).astype(np.int32)
+    symbols = np.frombuffer(data, np.int8)
     if symbols.min() < -HUFFMAN_BOUND:
         raise BitstreamError(f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND}")
     parts = np.split(symbols, np.cumsum(sizes)[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes.values(), strict=True)]
+    return {
+        name: part.reshape(shape).astype(np.float32) * np.float32(tensor.step)
+        for part, tensor, (name, shape) in zip(parts, segment.tensors, shapes.items(), strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A way to code the integers of all tensors of a segment."""
+
+    encode: Callable[[list[Quantized]], Coded]
+    decode: Callable[[Segment, Mapping[str, Shape]], Weights]
+
+
+CODERS = {RANGE: Coder(_encode_range, _decode_range), HUFFMAN: Coder(_encode_huffman, _decode_huffman)}

@@ -1,4 +1,4 @@
-"""How the integers of one tensor are coded: which model codes which of them, and whether they are differences."""
+"""How one tensor is coded: the steps of its channels, which model codes which integer, and whether they are differences."""
 
 import struct
 from dataclasses import dataclass
@@ -6,18 +6,21 @@ from math import prod
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.codec.entropy import LEVELS, MAX_BOUND, Decoder, Integers
 from encoder.codec.errors import BitstreamError
 
 Shape = tuple[int, ...]
 
-RECORD = struct.Struct("<fHBBBB")  # step, bound, level, flags, level of the rows' offsets, level of the columns' offsets
-DELTA, PREDICTED, ROWS, COLUMNS, PAIRS = 1, 2, 4, 8, 16
+RECORD = struct.Struct("<fHBBBBB")  # step, bound, level, flags, levels of the offsets of rows, columns and channels
+DELTA, PREDICTED, ROWS, COLUMNS, PAIRS, CHANNELS, SECOND = 1, 2, 4, 8, 16, 32, 64
 """Flags of a tensor."""
-FLAGS = DELTA | PREDICTED | ROWS | COLUMNS | PAIRS
+FLAGS = DELTA | PREDICTED | ROWS | COLUMNS | PAIRS | CHANNELS | SECOND
 MAX_OFFSET = LEVELS - 1
-"""Largest magnitude of the offset of a row's or a column's level."""
+"""Largest magnitude of the offset of a level, or of a channel's step."""
+ROOT = np.float32(2**0.5)
+"""What an odd offset of a step multiplies it by, beside a power of two."""
 MAX_STEP = 2.0**64
 """Largest step: no weight of it is too large for float32."""
 MAX_INTEGER = 1 << 24
@@ -30,18 +33,21 @@ class CodedTensor:
     """How a tensor is coded: weight = integer * step, integers by Laplace models of rows and columns."""
 
     step: float
-    """Distance of two neighbouring weights."""
+    """Distance of two neighbouring weights, before a channel's offset."""
     bound: int
     """Largest magnitude of a coded integer."""
     level: int
     """Level of the model, to which a row's and a column's offset are added."""
     flags: int = 0
     """DELTA: added to the weights of the segment before. PREDICTED: differences along the first axis. ROWS, COLUMNS: with
-    offsets. PAIRS: the first two axes make the rows, not the first alone."""
+    offsets. PAIRS: the first two axes make the rows, not the first alone. CHANNELS: the steps of the channels have offsets;
+    channels are the first axis, or with SECOND the second."""
     row_level: int = 0
     """Level at which the offsets of the rows are coded."""
     column_level: int = 0
     """Level at which the offsets of the columns are coded."""
+    channel_level: int = 0
+    """Level at which the offsets of the channels' steps are coded."""
 
     def grid(self, shape: Shape) -> tuple[int, int]:
         """Return the number of rows and of columns that a shape is seen as."""
@@ -51,27 +57,52 @@ class CodedTensor:
 
     def __bytes__(self) -> bytes:
         """Return the record of the tensor."""
-        rest = (self.bound, self.level, self.flags, self.row_level, self.column_level)
+        rest = (self.bound, self.level, self.flags, self.row_level, self.column_level, self.channel_level)
         return RECORD.pack(self.step, *rest)
 
     @classmethod
     def parse(cls, data: bytes, offset: int) -> Self:
         """Read a record; raises BitstreamError."""
-        step, bound, level, flags, row_level, column_level = RECORD.unpack_from(data, offset)
-        tensor = cls(step=step, bound=bound, level=level, flags=flags, row_level=row_level, column_level=column_level)
-        in_range = 0 < bound <= MAX_BOUND and max(level, row_level, column_level) < LEVELS and not flags & ~FLAGS
+        step, bound, level, flags, *side = RECORD.unpack_from(data, offset)
+        row_level, column_level, channel_level = side
+        tensor = cls(
+            step=step,
+            bound=bound,
+            level=level,
+            flags=flags,
+            row_level=row_level,
+            column_level=column_level,
+            channel_level=channel_level,
+        )
+        in_range = 0 < bound <= MAX_BOUND and max(level, *side) < LEVELS and not flags & ~FLAGS
         if not (in_range and 0 < tensor.step <= MAX_STEP):
             raise BitstreamError(f"tensor's parameters are out of range: {tensor}")
         return tensor
 
-    def decode(self, coder: Decoder, shape: Shape) -> Integers:
-        """Return the integers of a tensor of a shape; raises BitstreamError."""
+    def decode(self, coder: Decoder, shape: Shape) -> NDArray[np.float32]:
+        """Return the weights of a tensor of a shape; raises BitstreamError."""
+        axis = 1 if self.flags & SECOND else 0
+        if axis >= len(shape):
+            raise BitstreamError("tensor of one axis has no second")
+        offsets = coder.decode((shape[axis],), self.channel_level, MAX_OFFSET) if self.flags & CHANNELS else ZERO
         rows, columns = self.grid(shape)
         row_offsets = coder.decode((rows,), self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
         column_offsets = coder.decode((columns,), self.column_level, MAX_OFFSET) if self.flags & COLUMNS else NOTHING
         at = levels(self.level, row_offsets, column_offsets)
         integers = coder.decode((rows, columns), at, self.bound).reshape(shape)
-        return _undo_prediction(integers) if self.flags & PREDICTED else integers
+        if self.flags & PREDICTED:
+            integers = _undo_prediction(integers)
+        return integers.astype(np.float32) * channel_steps(self.step, offsets, axis, len(shape))
+
+
+def channel_steps(step: float, offsets: Integers, axis: int, axes: int) -> NDArray[np.float32]:
+    """Return the steps of channels, step * 2**(offset / 2), in a shape of as many axes as the tensor's.
+
+    Of one offset is made one step, for all.
+    """
+    halves, odd = np.divmod(offsets, 2)
+    steps = np.ldexp(np.where(odd, np.float32(step) * ROOT, np.float32(step)), halves)
+    return steps.astype(np.float32).reshape([-1 if each == axis else 1 for each in range(axes)])
 
 
 def levels(level: int, rows: Integers, columns: Integers) -> Integers:

@@ -17,14 +17,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx.shape_inference import InferenceError, infer_shapes
 
-from encoder.codec.errors import BitstreamError, first_line
+from encoder.codec.cost import RGB, check_values
+from encoder.codec.errors import BitstreamError
+from encoder.codec.tensor import Shape
 
 TIME, FRAMES = "t", "rgb"
 """Names of the graph's input and output."""
-RGB = 3
-"""Channels of a frame."""
 MAX_BYTES = 1 << 20
 """Largest unpacked topology."""
 MAX_NODES = 4096
@@ -32,10 +31,6 @@ MAX_TENSORS = 1024
 """Largest number of coded tensors."""
 MAX_WEIGHTS = 1 << 25
 """Largest number of weights of a segment."""
-MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 384, 1 << 22, 1 << 30
-"""Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
-MAX_ARITHMETIC = 1 << 38
-"""Largest number of multiplications for one frame."""
 OPERATORS = frozenset(
     {
         "Abs",
@@ -102,13 +97,6 @@ ATTRIBUTES = frozenset(
 """Kinds of attributes that a node may have: no graphs among them."""
 OPSETS = range(18, 24)
 IR_VERSIONS = range(8, 13)
-BATCHES = (1, 2, 256)
-"""Numbers of times for which the sizes are looked at: if they grow in proportion from one to all of them, they always do, since
-without an operator that tells a size they are polynomials without negative coefficients."""
-WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.DOUBLE)
-"""Types whose elements count twice."""
-
-Shape = tuple[int, ...]
 
 
 @cache
@@ -124,16 +112,18 @@ class Topology:
     model: onnx.ModelProto
     tensors: Mapping[str, Shape]
     """Name and shape of each coded tensor, in the order of the bitstream."""
+    packed: bytes
+    """Payload of the topology chunk: as it was read, since another DEFLATE may pack the same graph otherwise."""
 
     @classmethod
-    def check(cls, model: onnx.ModelProto) -> Self:
+    def check(cls, model: onnx.ModelProto, packed: bytes | None = None) -> Self:
         """Take a graph that keeps the rules; raises BitstreamError for one that does not."""
         _check_model(model)
         for node in model.graph.node:
             _check_node(node)
         tensors = _tensors(model.graph)
-        _check_values(model)
-        return cls(model, tensors)
+        check_values(model, FRAMES)
+        return cls(model, tensors, _pack(model) if packed is None else packed)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -150,12 +140,7 @@ class Topology:
             model.ParseFromString(unpacked)
         except DecodeError:
             raise BitstreamError("topology is not an ONNX model") from None
-        return cls.check(model)
-
-    def __bytes__(self) -> bytes:
-        """Return the payload of the topology chunk."""
-        packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
-        return packer.compress(self.model.SerializeToString(deterministic=True)) + packer.flush()
+        return cls.check(model, data)
 
     @property
     def weights(self) -> int:
@@ -175,6 +160,11 @@ class Topology:
         del model.graph.input[1:]
         model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in self.tensors)
         return model
+
+
+def _pack(model: onnx.ModelProto) -> bytes:
+    packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
+    return packer.compress(model.SerializeToString(deterministic=True)) + packer.flush()
 
 
 def _check_model(model: onnx.ModelProto) -> None:
@@ -207,93 +197,6 @@ def _check_node(node: onnx.NodeProto) -> None:
             raise BitstreamError(f"attribute {attribute.name} of {node.op_type} is of a kind that is not allowed")
         if attribute.type == onnx.AttributeProto.TENSOR:
             _check_constant(attribute.t)
-
-
-def _check_values(model: onnx.ModelProto) -> None:
-    """Check that the graph holds together, and what a frame of it takes, before anything is run."""
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
-    single, *more = (_inferred(model, batch) for batch in BATCHES)
-    shapes = _shapes(single)
-    for batch, graph in zip(BATCHES[1:], more, strict=True):
-        for name, shape in _shapes(graph).items():
-            if shape not in (shapes[name], (batch * shapes[name][0], *shapes[name][1:]) if shape else None):
-                raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
-    declared = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
-    if shapes[FRAMES] != (1, *declared):
-        raise BitstreamError(f"{FRAMES!r} is declared to be {list(declared)}, but is {shapes[FRAMES]}")
-    kinds = {x.name: x.type.tensor_type.elem_type for x in (*single.input, *single.value_info, *single.output)}
-    kinds |= {x.name: x.data_type for x in single.initializer}
-    sizes = {name: prod(shape) * (2 if kinds.get(name) in WIDE else 1) for name, shape in shapes.items()}
-    _check_cost(single, sizes, shapes)
-
-
-def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
-    """Return the graph with the size of every value for a number of times."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
-    fixed.graph.output[0].type.tensor_type.ClearField("shape")
-    try:
-        return infer_shapes(fixed, check_type=True, strict_mode=True, data_prop=True).graph
-    except (InferenceError, ValueError) as error:
-        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
-
-
-def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Return the shape of every value of a graph; raises BitstreamError for one that is not known, or empty."""
-    shapes: dict[str, Shape] = {x.name: tuple(x.dims) for x in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shape = _static_shape(value)
-        if shape is not None and min(shape, default=1) > 0:
-            shapes[value.name] = shape
-    for name in (output for node in graph.node for output in node.output if output):
-        if name not in shapes:
-            raise BitstreamError(f"value {name!r} must have a size that is known, and over 0")
-    return shapes
-
-
-def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> None:
-    """Check what is held at once if each value is dropped after its last use, and the number of multiplications."""
-    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
-    weights = sum(sizes[x.name] for x in (*graph.input, *graph.initializer))
-    live: dict[str, int] = {}
-    peak = arithmetic = 0
-    for index, node in enumerate(graph.node):
-        live |= {name: sizes[name] for name in node.output if name}
-        peak = max(peak, sum(live.values()))
-        live = {name: size for name, size in live.items() if last_use.get(name, -1) > index}
-        arithmetic += _multiplications(node, sizes, shapes)
-    limit = min(MAX_VALUES_PER_PIXEL * sizes[FRAMES] // RGB + FREE_VALUES + weights, MAX_VALUES)
-    if weights + peak > limit:
-        raise BitstreamError(f"a frame needs {weights + peak} values at once, over {limit}")
-    if arithmetic > MAX_ARITHMETIC:
-        raise BitstreamError(f"a frame needs {arithmetic} multiplications, over {MAX_ARITHMETIC}")
-
-
-def _multiplications(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> int:
-    made = sum(sizes[name] for name in node.output if name)
-    taken = max((sizes[name] for name in node.input if name), default=0)
-    match node.op_type:
-        case "Conv":
-            return made * prod(shapes[node.input[1]][1:])
-        case "ConvTranspose":
-            return sizes[node.input[0]] * prod(shapes[node.input[1]][1:])
-        case "Gemm" | "MatMul":
-            return made * max(shapes[node.input[0]], default=1)
-        case "AveragePool":
-            return made * prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), []))
-        case _:
-            return max(made, taken)
-
-
-def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:
-    kind = value.type.tensor_type
-    if not kind.HasField("shape") or any(dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim):
-        return None
-    return tuple(dim.dim_value for dim in kind.shape.dim)
 
 
 def _check_constant(tensor: onnx.TensorProto) -> None:
