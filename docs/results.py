@@ -116,6 +116,8 @@ def without(name: str) -> Iterator[Preset]:
         "rate and noise before half of the time": (preset, {(fitting, "RATE_FROM"): 0.5, (fitting, "NOISE_FROM"): 0.5}),
         "noise": (preset, {(fitting, "NOISE_FROM"): fitting.ROUND_FROM}),
         "learned steps": (preset, {(fitting, "STEP_LEARNING_RATE"): 0.0}),
+        "steps of channels": (preset, {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim}),
+        "latents fitted to the rounded network": (preset, {(fitting, "FREEZE_FROM"): 2.0}),
         "scales of rows and columns": (preset, one_scale),
         "prediction of latents": (preset, {(coding, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
     }
@@ -133,6 +135,8 @@ ABLATIONS = (
     "rate and noise before half of the time",
     "noise",
     "learned steps",
+    "steps of channels",
+    "latents fitted to the rounded network",
     "scales of rows and columns",
     "prediction of latents",
 )
