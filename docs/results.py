@@ -6,6 +6,8 @@ Each measurement appends its points to docs/results.json; `python docs/results.p
 import argparse
 import io
 import json
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -39,6 +41,9 @@ RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
 ABLATION_WEIGHTS = (0.04, 0.08)
 """Weights of a bit per pixel at which techniques are left out."""
+TARGET_BYTES = (40_000, 80_000, 140_000)
+"""Sizes that fits are steered to."""
+EPOCH_PAIRS = 7
 PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
 CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
@@ -101,6 +106,31 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
         names = dict(zip(made.topology.tensors, tensors, strict=True))
         segment = Segment.encode(0, len(video.frames), names, made.topology.tensors, coder="huffman")
         yield {"bits": bits} | measure(replace(made.clip(), segments=(segment,)), video)
+
+
+def targets(video: Video, seconds: int) -> Iterator[Point]:
+    """Yield points of fits that are steered to a size, and of a rung that goes on from the last of them."""
+    for size in TARGET_BYTES:
+        made, point = fit(video, PRESETS["fast"], seconds, Compression(file_bytes=size))
+        yield {"target_bytes": size} | point
+    rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), made.states)
+    for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
+        pass
+    yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(rung.clip(), video)
+
+
+def overhead(video: Video, _: int) -> Iterator[Point]:
+    """Yield by how much the rate's term makes an epoch longer: the median over pairs of epochs with it and without it."""
+    ratios: list[float] = []
+    for _ in range(EPOCH_PAIRS):
+        seconds: list[float] = []
+        for every in (fitting.RATE_EVERY, sys.maxsize):
+            with patch.object(fitting, "RATE_EVERY", every):
+                began = time.perf_counter()
+                epochs = encoder(video, PRESETS["fast"], Compression()).run(Limit(epochs=2), start=0.5)
+                seconds += [time.perf_counter() - began for _ in epochs]
+        ratios.append((seconds[1] - seconds[0]) / (seconds[3] - seconds[2]))
+    yield {"rate_term_share": float(np.median(ratios)) - 1}
 
 
 @contextmanager
@@ -190,6 +220,8 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "ladder": ladder,
     "paper": paper,
     "ablations": ablations,
+    "targets": targets,
+    "overhead": overhead,
     "codecs": codecs,
 }
 
@@ -198,9 +230,9 @@ def bd_rate(anchor: list[Point], test: list[Point]) -> float:
     """Return how many more bytes a curve takes than an anchor at equal PSNR, in percent (Bjontegaard, Akima interpolation)."""
     curves = [sorted((point["bytes"], point["psnr_db"]) for point in points) for points in (anchor, test)]
     (anchor_bytes, anchor_db), (test_bytes, test_db) = [tuple(zip(*curve, strict=True)) for curve in curves]
-    return float(
-        bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, method="akima", require_matching_points=False)
-    )
+    # Of a curve that reaches beyond the other one, the common part counts.
+    options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
+    return float(bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, **options))
 
 
 def tables() -> str:
@@ -209,22 +241,33 @@ def tables() -> str:
     lines: list[str] = []
     for clip in CLIPS:
         curves = curves_of([point for point in points if point["clip"] == clip])
-        lines += [f"### {clip.capitalize()}", "", "| | bytes: PSNR in dB |", "|---|---|"]
+        lines += [f"### {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
         for name, curve in curves.items():
-            lines.append(f"| {name} | {listed(curve)} |")
+            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
         anchors = [name for name in curves if not name.startswith("nervcast")]
         lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
         for name in (name for name in curves if name.startswith("nervcast")):
             rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
             lines.append(f"| {name} | {' | '.join(rates)} |")
         lines.append("")
-    return "\n".join([*lines, *ablation_table([point for point in points if point["measurement"] == "ablations"])])
+    kinds = ("ablations", "targets", "overhead")
+    ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
+    return "\n".join([*lines, *ablation_table(ablated), "", *target_table(steered), "", *map(str, timed)])
 
 
 def listed(curve: list[Point]) -> str:
     """Return a curve's points as text."""
-    ordered = sorted(curve, key=lambda point: point["bytes"])
-    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered)
+    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered(curve))
+
+
+def bits_of(curve: list[Point]) -> str:
+    """Return the bits per weight of a curve's points as text."""
+    return ", ".join(f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point)
+
+
+def ordered(curve: list[Point]) -> list[Point]:
+    """Return a curve's points from the smallest file to the largest."""
+    return sorted(curve, key=lambda point: point["bytes"])
 
 
 def curves_of(points: list[Point]) -> dict[str, list[Point]]:
@@ -232,7 +275,7 @@ def curves_of(points: list[Point]) -> dict[str, list[Point]]:
     names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {} s", "paper": "papers' pipeline, {} s"}
     curves: dict[str, list[Point]] = {}
     for point in points:
-        if point["measurement"] != "ablations":
+        if point["measurement"] in (*names, "codecs"):
             name = point.get("codec") or names[point["measurement"]].format(point["seconds"])
             curves.setdefault(name, []).append(point)
     return curves
@@ -245,9 +288,18 @@ def ablation_table(points: list[Point]) -> list[str]:
     for name in ABLATIONS:
         curve = [point for point in points if point["without"] == name]
         if curve:
-            weights = ", ".join(f"{point['bits_per_weight']:.2f}" for point in curve)
             more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
-            lines.append(f"| {name} | {listed(curve)} | {weights} | {more} |")
+            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
+    return lines
+
+
+def target_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of sizes that were asked for and reached."""
+    lines = ["| asked for | bytes: PSNR in dB | off by |", "|---|---|---|"]
+    for point in points:
+        after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
+        off = 100 * (point["bytes"] / point["target_bytes"] - 1)
+        lines.append(f"| {point['target_bytes']:,}{after} | {listed([point])} | {off:+.1f} % |")
     return lines
 
 

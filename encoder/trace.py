@@ -2,14 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
 
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from encoder.codec.topology import FRAMES, TIME, Topology
+from encoder.codec.names import FRAMES, TIME
+from encoder.codec.topology import Topology
 
 OPSET = 20
 """The first with Gelu as one operator."""
@@ -56,7 +56,7 @@ class _Stateless(nn.Module):
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what a decoder does not need: names, documentation, default values, inferred shapes."""
+    """Remove what a decoder does not need: documentation, names of nodes, inferred shapes."""
     model.ir_version = IR_VERSION
     for field in ("producer_name", "producer_version", "doc_string", "metadata_props"):
         model.ClearField(field)
@@ -68,19 +68,9 @@ def _strip(model: onnx.ModelProto) -> None:
         value.ClearField("metadata_props")
     for value in (graph.input[0], graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-    kept = {TIME, FRAMES, "", *(value.name for value in graph.input)}
-    names = _short_names((o for node in graph.node for o in node.output), (c.name for c in graph.initializer), kept)
     for node in graph.node:
         for field in ("name", "doc_string", "metadata_props"):
             node.ClearField(field)
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
     for constant in graph.initializer:
-        constant.name = names[constant.name]
         constant.ClearField("doc_string")
         constant.ClearField("metadata_props")
-
-
-def _short_names(outputs: Iterable[str], constants: Iterable[str], kept: set[str]) -> dict[str, str]:
-    values = [name for name in (*outputs, *constants) if name not in kept]
-    return {name: f"v{index}" for index, name in enumerate(values)}

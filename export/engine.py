@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.errors import BitstreamError, CodecError, EngineError, SettingsError
+from encoder.codec.names import TIME
 from encoder.codec.runtime import Session
-from encoder.codec.topology import TIME
 from export.graph import PixelFormat, Precision, build_graph
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from encoder.codec.clip import SegmentModels
-from encoder.codec.topology import FRAMES
+from encoder.codec.names import FRAMES
 from export.half import half_precision
 
 PixelFormat = Literal["i420", "rgb"]

@@ -49,7 +49,7 @@ class _Converter:
                     full = not half or index in ALWAYS_FULL.get(node.op_type, ())
                     node.input[index] = self._as(name, TensorProto.FLOAT if full else TensorProto.FLOAT16)
             if half:
-                self._half.add(output)
+                self._half.update(node.output)
             graph.node.append(node)
         used = {name for node in graph.node for name in node.input}
         constants = [constant for constant in graph.initializer if constant.name in used]

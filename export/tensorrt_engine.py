@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import EngineError
-from encoder.codec.topology import TIME
+from encoder.codec.names import TIME
 from export.engine import DEFAULT_BATCH, Engine, Frames, Run
 from export.graph import OUTPUT, PixelFormat, Precision
 from export.to_tensorrt import build_plan, import_tensorrt, timing_cache_path

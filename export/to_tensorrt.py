@@ -10,7 +10,7 @@ import onnx
 
 from encoder.codec.console import replacing
 from encoder.codec.errors import EngineError
-from encoder.codec.topology import TIME
+from encoder.codec.names import TIME
 from export.device import gpu_count
 
 logger = logging.getLogger(__name__)

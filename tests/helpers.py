@@ -29,6 +29,15 @@ def moving_square(frames: int, height: int, width: int) -> Pixels:
     return video
 
 
+def panning(frames: int, height: int, width: int) -> Pixels:
+    """Return RGB frames (T, 3, H, W) cut from one picture, each a pixel further down and to the right."""
+    random = np.random.default_rng(0)
+    small = torch.from_numpy(random.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
+    size = (height + frames, width + frames)
+    picture = torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255)[0].numpy().astype(np.uint8)
+    return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
+
+
 def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
     """Fit a preset for two epochs and return the clip as it is read from its bytes."""
     video = Video(moving_square(frames, height, width), Fraction(25))

@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from helpers import moving_square
+from helpers import moving_square, panning
 
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, SettingsError
@@ -150,15 +150,6 @@ def test_split_is_even(frames, length, lengths):
 def test_video_that_the_format_cannot_hold_is_refused_before_the_fit():
     with pytest.raises(BitstreamError, match="frame rate must be over 0 and at most 1000"):
         make_encoder(rate=2000)
-
-
-def panning(frames, height, width):
-    """Return frames cut from one picture, each a pixel further down and to the right."""
-    random = np.random.default_rng(0)
-    small = torch.from_numpy(random.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
-    size = (height + frames, width + frames)
-    picture = torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255)[0].numpy().astype(np.uint8)
-    return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.codec.errors import BitstreamError
+from encoder.codec.names import to_places
 from encoder.codec.runtime import Session
 from encoder.codec.topology import MAX_BYTES, OPERATORS, Topology, dictionary
 from encoder.presets import PRESETS, Shape
@@ -114,8 +115,8 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ),
         ({"nodes": [helper.make_node("Constant", [], ["rgb"], value=EXTERNAL)]}, "outside the clip"),
         ({"constants": [EXTERNAL]}, "outside the clip"),
-        ({"constants": [TensorProto(name="big", dims=[1 << 40])]}, "at most 1048576 elements"),
-        ({"constants": [TensorProto(name="less", dims=[-1])]}, "at most 1048576 elements"),
+        ({"constants": [TensorProto(name="shape", dims=[1 << 40])]}, "at most 1048576 elements"),
+        ({"constants": [TensorProto(name="shape", dims=[-1])]}, "at most 1048576 elements"),
         ({"nodes": [helper.make_node("Add", ["t"], ["rgb"])]}, "no valid graph"),
         ({"nodes": [helper.make_node("Mul", ["t", "nothing"], ["rgb"])]}, "no valid graph"),
         (
@@ -126,8 +127,8 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ({"nodes": LABORIOUS}, r"needs \d{12} multiplications, over 274877906944"),
         ({"nodes": DEPENDENT, "said": SAID}, "sizes of inner values"),
         ({"nodes": DEPENDENT}, "a size that is known"),
-        ({"nodes": NEGATIVE}, "value 'less' must have a size that is known, and over 0"),
-        ({"nodes": SQUARED, "constants": COLUMN}, "value 'square' must grow with the number of times, along its first axis"),
+        ({"nodes": NEGATIVE}, r"value 'v\d' must have a size that is known, and over 0"),
+        ({"nodes": SQUARED, "constants": COLUMN}, r"value 'v\d' must grow with the number of times, along its first axis"),
         ({"constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), name) for name in ("shape", "0")]}, "the same name"),
         ({"version": 13}, "format 8 to 12, got 13"),
         ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, [7])}, "float32 of shape"),
@@ -143,13 +144,12 @@ BRANCH = helper.make_graph([], "branch", [], [])
     ],
 )
 def test_forbidden(changes, message):
-    data = make_model(**changes).SerializeToString()
     with pytest.raises(BitstreamError, match=message):
-        Topology.parse(pack(data))
+        Topology.check(make_model(**changes))
 
 
 def test_graph_without_coded_tensors():
-    model = make_model()
+    model = make_model(nodes=[helper.make_node("Reshape", ["t", "shape"], ["rgb"])])
     del model.graph.input[1]
     with pytest.raises(BitstreamError, match=r"must have 1\.\.1024 coded tensors, got 0"):
         Topology.check(model)
@@ -157,7 +157,7 @@ def test_graph_without_coded_tensors():
 
 def test_something_after_the_graph():
     with pytest.raises(BitstreamError, match="followed by something"):
-        Topology.parse(pack(make_model().SerializeToString()) + b"x")
+        Topology.parse(pack(to_places(make_model()).SerializeToString()) + b"x")
 
 
 def test_functions_are_forbidden():
@@ -182,7 +182,7 @@ def test_truncated():
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_damaged_graph_never_crashes(sample_clip, data):
-    damaged = bytearray(sample_clip.topology.model.SerializeToString())
+    damaged = bytearray(to_places(sample_clip.topology.model).SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(BitstreamError):

@@ -11,7 +11,7 @@ from encoder.codec.tensor import Shape
 
 RGB = 3
 """Channels of a frame."""
-MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 384, 1 << 22, 1 << 30
+MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 512, 1 << 22, 1 << 30
 """Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
 MAX_ARITHMETIC = 1 << 38
 """Largest number of multiplications for one frame."""

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
+from encoder.codec.names import TIME
 from encoder.codec.runtime import Session
-from encoder.codec.topology import TIME
 
 
 class ReferenceDecoder:

@@ -20,10 +20,9 @@ from onnx import numpy_helper
 
 from encoder.codec.cost import RGB, check_values
 from encoder.codec.errors import BitstreamError
+from encoder.codec.names import FRAMES, TIME, from_places, to_places
 from encoder.codec.tensor import Shape
 
-TIME, FRAMES = "t", "rgb"
-"""Names of the graph's input and output."""
 MAX_BYTES = 1 << 20
 """Largest unpacked topology."""
 MAX_NODES = 4096
@@ -116,14 +115,21 @@ class Topology:
     """Payload of the topology chunk: as it was read, since another DEFLATE may pack the same graph otherwise."""
 
     @classmethod
-    def check(cls, model: onnx.ModelProto, packed: bytes | None = None) -> Self:
-        """Take a graph that keeps the rules; raises BitstreamError for one that does not."""
+    def check(cls, model: onnx.ModelProto) -> Self:
+        """Take a graph that keeps the rules; raises BitstreamError for one that does not. Its values get other names."""
+        packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
+        places = to_places(model)
+        data = packer.compress(places.SerializeToString(deterministic=True)) + packer.flush()
+        return cls._check(from_places(places), data)
+
+    @classmethod
+    def _check(cls, model: onnx.ModelProto, packed: bytes) -> Self:
         _check_model(model)
         for node in model.graph.node:
             _check_node(node)
         tensors = _tensors(model.graph)
         check_values(model, FRAMES)
-        return cls(model, tensors, _pack(model) if packed is None else packed)
+        return cls(model, tensors, packed)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -140,7 +146,7 @@ class Topology:
             model.ParseFromString(unpacked)
         except DecodeError:
             raise BitstreamError("topology is not an ONNX model") from None
-        return cls.check(model, data)
+        return cls._check(from_places(model), data)
 
     @property
     def weights(self) -> int:
@@ -160,11 +166,6 @@ class Topology:
         del model.graph.input[1:]
         model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in self.tensors)
         return model
-
-
-def _pack(model: onnx.ModelProto) -> bytes:
-    packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
-    return packer.compress(model.SerializeToString(deterministic=True)) + packer.flush()
 
 
 def _check_model(model: onnx.ModelProto) -> None:
@@ -217,9 +218,6 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, Shape]:
         if kind.elem_type != onnx.TensorProto.FLOAT or not shape or min(shape) < 1:
             raise BitstreamError(f"coded tensor {value.name!r} must be float32 of fixed shape, got {shape}")
         tensors[value.name] = shape
-    made = {name for node in graph.node for name in node.output} | {constant.name for constant in graph.initializer}
-    if len(tensors) != len(inputs) or TIME in tensors or made & {TIME, *tensors}:
-        raise BitstreamError("two values have the same name")
     if sum(prod(shape) for shape in tensors.values()) > MAX_WEIGHTS:
         raise BitstreamError(f"topology has over {MAX_WEIGHTS} weights")
     return tensors

@@ -1,0 +1,50 @@
+from fractions import Fraction
+
+import pytest
+import torch
+from helpers import panning
+
+from encoder.checkpoint import Checkpoint
+from encoder.codec.errors import SettingsError
+from encoder.encode import Compression, Encoder
+from encoder.fit import Limit
+from encoder.presets import PRESETS
+from encoder.video import Video
+
+HOW = Checkpoint(source="a/video.mp4", width=64, height=48, preset="fast", segment_frames=4, seed=7, seconds=1.5)
+VIDEO = Video(panning(8, 48, 64), Fraction(25))
+
+
+def make_encoder(states=None, video=VIDEO):
+    device = torch.device("cpu")
+    return Encoder(video, PRESETS["fast"], Compression(), segment_frames=4, device=device, settings="", states=states)
+
+
+def test_round_trip(tmp_path):
+    states = [{"a.b": torch.arange(6.0).reshape(2, 3)}, {"a.b": torch.zeros(2, 3), "c": torch.ones(1)}]
+    HOW.save(tmp_path / "fit.safetensors", states)
+    how, loaded = Checkpoint.load(tmp_path / "fit.safetensors")
+    assert how == HOW
+    assert [list(state) for state in loaded] == [list(state) for state in states]
+    assert all(torch.equal(state[name], loaded[index][name]) for index, state in enumerate(states) for name in state)
+
+
+def test_a_fit_goes_on_from_its_own_states():
+    first = make_encoder()
+    list(first.run(Limit(epochs=2)))
+    again = make_encoder(first.states)
+    assert again.topology == first.topology
+    networks = [again.network(index) for index in range(2)]
+    assert all(network.camera is not None for network in networks)
+    list(again.run(Limit(epochs=1), start=0.999))
+    for before, after in zip(first.states, again.states, strict=True):
+        assert torch.equal(before["camera.displacements.values"], after["camera.displacements.values"])
+        assert torch.allclose(before["head.weight"], after["head.weight"], atol=0.1)
+
+
+@pytest.mark.parametrize(("frames", "message"), [(8, "of another network"), (4, "has 2 segments, the video 1")])
+def test_states_of_another_video(frames, message):
+    first = make_encoder()
+    list(first.run(Limit(epochs=1)))
+    with pytest.raises(SettingsError, match=message):
+        list(make_encoder(first.states, Video(panning(frames, 96, 64), Fraction(25))).run(Limit(epochs=1)))
