@@ -86,8 +86,8 @@ def ours(video: Video, seconds: int) -> Iterator[Point]:
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
-    """Yield a point for each of four rates, each of which goes on from one fit for half of the time."""
-    base, _ = fit(video, PRESETS["fast"], seconds / 2, Compression())
+    """Yield a point for each of four rates, each of which goes on from one fit for half of that fit's time."""
+    base, _ = fit(video, PRESETS["fast"], seconds, Compression())
     for weight in RATE_WEIGHTS:
         rung = encoder(video, PRESETS["fast"], Compression(rate_weight=weight), base.states)
         for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
