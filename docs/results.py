@@ -6,10 +6,9 @@ Each measurement appends its points to docs/results.json; `python docs/results.p
 import argparse
 import io
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ import av
 import bjontegaard
 import numpy as np
 import torch
+from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import Colorspace
 
 from encoder import fit as fitting
 from encoder import quantizer as quantizing
 from encoder.checkpoint import State
-from encoder.cli import SAMPLE
+from encoder.cli import RUNG_START, SAMPLE
 from encoder.codec import coding
 from encoder.codec.clip import Clip
 from encoder.codec.segment import Segment
@@ -32,6 +32,8 @@ from encoder.encode import Compression, Encoder, quantize
 from encoder.evaluate import psnr_db, qualities
 from encoder.fit import Limit
 from encoder.presets import PRESETS, Preset
+from encoder.quantizer import Quantizer
+from encoder.target import bits_per_pixel
 from encoder.video import RESAMPLING, Video, read_video
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -39,6 +41,8 @@ CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
 """Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
+LADDER_BITS_PER_PIXEL = (0.04, 0.06, 0.085, 0.115)
+"""Sizes of a ladder's rungs."""
 ABLATION_WEIGHTS = (0.04, 0.08)
 """Weights of a bit per pixel at which techniques are left out."""
 TARGET_BYTES = (40_000, 80_000, 140_000)
@@ -48,10 +52,12 @@ PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
 CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
     "x264 medium": ("libx264", "h264", {"preset": "medium"}, (21, 24, 27, 30, 33)),
-    "x265 medium": ("libx265", "hevc", {"preset": "medium", "x265-params": "log-level=none"}, (21, 24, 27, 30, 33)),
+    "x265 medium": ("libx265", "hevc", {"preset": "medium", "x265-params": "log-level=none:info=0"}, (21, 24, 27, 30, 33)),
     "SVT-AV1 preset 6": ("libsvtav1", "obu", {"preset": "6"}, (32, 39, 46, 53, 60)),
 }
 """FFmpeg's encoder, file format, options and constant rate factors. The formats are those that add the least to the code."""
+LIBRARY_NOTES = "filter_units=remove_types=6"
+"""Removes what x264 writes into its files about itself, which no decoder needs."""
 PIXELS = "yuv420p"
 
 Point = dict[str, Any]
@@ -88,11 +94,11 @@ def ours(video: Video, seconds: int) -> Iterator[Point]:
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of that fit's time."""
     base, _ = fit(video, PRESETS["fast"], seconds, Compression())
-    for weight in RATE_WEIGHTS:
-        rung = encoder(video, PRESETS["fast"], Compression(rate_weight=weight), base.states)
-        for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
+    for bits in LADDER_BITS_PER_PIXEL:
+        rung = encoder(video, PRESETS["fast"], Compression(file_bytes=bits_per_pixel(bits)(video)), base.states)
+        for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
             pass
-        yield {"rate_weight": weight} | measure(rung.clip(), video)
+        yield {"target": bits} | measure(rung.clip(), video)
 
 
 def paper(video: Video, seconds: int) -> Iterator[Point]:
@@ -114,7 +120,7 @@ def targets(video: Video, seconds: int) -> Iterator[Point]:
         made, point = fit(video, PRESETS["fast"], seconds, Compression(file_bytes=size))
         yield {"target_bytes": size} | point
     rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), made.states)
-    for _ in rung.run(Limit(seconds=seconds / 2), start=0.5):
+    for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
         pass
     yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(rung.clip(), video)
 
@@ -124,8 +130,8 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
     ratios: list[float] = []
     for _ in range(EPOCH_PAIRS):
         seconds: list[float] = []
-        for every in (fitting.RATE_EVERY, sys.maxsize):
-            with patch.object(fitting, "RATE_EVERY", every):
+        for bits in (Quantizer.bits, lambda *_: torch.zeros((), requires_grad=True)):
+            with patch.object(Quantizer, "bits", bits):
                 began = time.perf_counter()
                 epochs = encoder(video, PRESETS["fast"], Compression()).run(Limit(epochs=2), start=0.5)
                 seconds += [time.perf_counter() - began for _ in epochs]
@@ -133,13 +139,12 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
     yield {"rate_term_share": float(np.median(ratios)) - 1}
 
 
-@contextmanager
-def without(name: str) -> Iterator[Preset]:
-    """Leave a technique out; give the preset to fit."""
+def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
+    """Return what can be left out: the preset to fit then, and the values that modules' constants take."""
     preset = PRESETS["fast"]
     unpredicted = [way for way in coding.WAYS if not way & coding.PREDICTED]
     one_scale = {(coding, "WAYS"): (0, coding.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
-    changes: dict[str, tuple[Preset, dict[tuple[Any, str], Any]]] = {
+    return {
         "nothing": (preset, {}),
         "the camera": (replace(preset, camera=False), {}),
         "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, orthogonal=False)), {}),
@@ -151,31 +156,14 @@ def without(name: str) -> Iterator[Preset]:
         "scales of rows and columns": (preset, one_scale),
         "prediction of latents": (preset, {(coding, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
     }
-    chosen, values = changes[name]
-    with ExitStack() as stack:
-        for (module, constant), value in values.items():
-            stack.enter_context(patch.object(module, constant, value))
-        yield chosen
-
-
-ABLATIONS = (
-    "nothing",
-    "the camera",
-    "the matrix optimiser",
-    "rate and noise before half of the time",
-    "noise",
-    "learned steps",
-    "steps of channels",
-    "latents fitted to the rounded network",
-    "scales of rows and columns",
-    "prediction of latents",
-)
 
 
 def ablations(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that leave one technique out, at two rates each."""
-    for name in ABLATIONS:
-        with without(name) as preset:
+    for name, (preset, values) in techniques().items():
+        with ExitStack() as stack:
+            for (module, constant), value in values.items():
+                stack.enter_context(patch.object(module, constant, value))
             for weight in ABLATION_WEIGHTS:
                 made = {"without": name, "rate_weight": weight}
                 yield made | fit(video, preset, seconds, Compression(rate_weight=weight))[1]
@@ -201,6 +189,20 @@ def encode(video: Video, library: str, form: str, options: Mapping[str, str]) ->
             frame = frame.reformat(format=PIXELS, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return without_notes(buffer.getvalue()) if library == "libx264" else buffer.getvalue()
+
+
+def without_notes(data: bytes) -> bytes:
+    """Return an H.264 file without its encoder's notes."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data), format="h264") as source, av.open(buffer, "w", format="h264") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        notes = BitStreamFilterContext(LIBRARY_NOTES, stream, copy)
+        for packet in source.demux(stream):
+            for kept in notes.filter(packet if packet.size else None):
+                kept.stream = copy
+                target.mux(kept)
     return buffer.getvalue()
 
 
@@ -272,11 +274,11 @@ def ordered(curve: list[Point]) -> list[Point]:
 
 def curves_of(points: list[Point]) -> dict[str, list[Point]]:
     """Return the points of each curve by its name."""
-    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {} s", "paper": "papers' pipeline, {} s"}
+    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {0} s + {1} s", "paper": "papers' pipeline, {} s"}
     curves: dict[str, list[Point]] = {}
     for point in points:
         if point["measurement"] in (*names, "codecs"):
-            name = point.get("codec") or names[point["measurement"]].format(point["seconds"])
+            name = point.get("codec") or names[point["measurement"]].format(point["seconds"], point["seconds"] // 2)
             curves.setdefault(name, []).append(point)
     return curves
 
@@ -285,11 +287,10 @@ def ablation_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of what each technique contributes."""
     lines = ["| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |", "|---|---|---|---|"]
     whole = [point for point in points if point["without"] == "nothing"]
-    for name in ABLATIONS:
+    for name in dict.fromkeys(point["without"] for point in points):
         curve = [point for point in points if point["without"] == name]
-        if curve:
-            more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
-            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
+        more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
+        lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
     return lines
 
 

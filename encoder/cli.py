@@ -32,7 +32,7 @@ SEGMENT_FRAMES = 150
 MAX_SEED = 2**63 - 1
 SIZE_TOLERANCE = 0.03
 """How far a file may be from the size that was asked for, as a share, without a warning."""
-RUNG_START = 0.5
+RUNG_START = 0.3
 """Share of the schedule at which a rung of a ladder goes on with the fitted network."""
 
 logger = logging.getLogger(__name__)
@@ -181,14 +181,16 @@ def _compress(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     output = args.output or args.checkpoint.with_suffix(".nerv")
     video = read_video(args.source or Path(how.source), size=(how.width, how.height))
+    encoders: dict[float, Encoder] = {}  # all of them before the first fit, so that wrong rates are told at once
     for rate, target in targets.items():
         compression = Compression(file_bytes=target(video))
         options = f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s"
-        encoder = _encoder(how, video, compression, device=device, options=options, states=states)
+        encoders[rate] = _encoder(how, video, compression, device=device, options=options, states=states)
+    for rate, encoder in encoders.items():
         path = output.with_stem(f"{output.stem}-{rate:g}bpp")
         with replacing(path) as part:
             _run(encoder, limit, part, start=RUNG_START)
-        _report(path, video, compression.file_bytes)
+        _report(path, video, targets[rate](video))
 
 
 def _encoder(

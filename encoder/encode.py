@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from encoder.checkpoint import State
 from encoder.codec.clip import Clip
-from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, Header, chunk, signature
+from encoder.codec.container import CHUNK_BYTES, SIGNATURE, Header
 from encoder.codec.entropy import MAX_BOUND, Integers
 from encoder.codec.errors import SettingsError
 from encoder.codec.index import COUNT, ENTRY
 from encoder.codec.segment import HUFFMAN_BOUND, PREFIX, CoderName, Quantized, Segment
-from encoder.codec.tensor import NOTHING, RECORD, ZERO, channel_steps
+from encoder.codec.tensor import MAX_OFFSET, NOTHING, RECORD, ZERO, channel_steps
 from encoder.codec.topology import Topology
 from encoder.fit import Fit, Limit
 from encoder.motion import estimate_motion
 from encoder.presets import Preset, Shape
-from encoder.quantizer import GIVEN_STEP, Quantizer, channel_axis
+from encoder.quantizer import GIVEN_STEP, Quantizer, as_given, channel_axis
 from encoder.rate import RateControl
 from encoder.trace import trace
 from encoder.video import Video
@@ -37,8 +37,9 @@ DEFAULT_BITS = 8
 """Bits of a weight of a network that was not fitted for a rate."""
 DEFAULT_RATE_WEIGHT = 0.05
 """Weight of a bit per pixel to start from where a size is wanted of a preset that has none."""
-SMALLEST = 1e-30
-"""Stands for the largest weight of a tensor of zeros, which has integers of zero under any step."""
+SMALLEST = 2.0**-40
+"""Stands for the largest weight of a tensor of smaller ones, so that its step is one that the format has."""
+FOREIGN = "the checkpoint is of another network, or of another video"
 DISPLACEMENTS = "camera.displacements.values"
 """Where a network's state keeps the motion of the camera."""
 
@@ -120,11 +121,11 @@ class Encoder:
         self._states = states
         began = time.perf_counter()
         self._motions = self._find_motions() if preset.camera else []
-        self._spent_seconds = time.perf_counter() - began
         margin = _margin(self._motions)
         even_height, even_width = self._header.even_size
         self._shape = Shape(height=even_height, width=even_width, frames=max(map(len, self.runs)), margin=margin)
         self.topology: Topology = trace(self.network(0))
+        self._spent_seconds = time.perf_counter() - began
         if compression.file_bytes is not None and compression.file_bytes <= self._overhead_bytes:
             raise SettingsError(f"the file's size must be over {self._overhead_bytes}, which it has without weights")
         self.segments: list[Segment] = []
@@ -151,7 +152,7 @@ class Encoder:
                 yield Progress(done=done, segment=index, psnr_db=epoch.psnr_db)
             tensors = quantize(dict(network.named_parameters()), fit.quantizer, compression.bits or DEFAULT_BITS)
             self.segments.append(self._segment(run, tensors, compression.coder))
-            self.states.append({name: x.detach().cpu() for name, x in network.state_dict().items()})
+            self.states.append({name: x.detach().cpu() for name, x in (network.state_dict() | fit.unrounded).items()})
 
     def clip(self) -> Clip:
         """Return the clip, once all segments are fitted."""
@@ -180,23 +181,25 @@ class Encoder:
     def _overhead_bytes(self) -> int:
         """Size of the file but for the weights."""
         count = len(self.runs)
-        segment = chunk(SEGMENT, bytes(PREFIX.size + len(self.topology.tensors) * RECORD.size))
-        index = chunk(INDEX, bytes(count * ENTRY.size + COUNT.size))
-        head = chunk(HEAD, bytes(self._header)) + chunk(TOPOLOGY, self.topology.packed)
-        return len(signature() + head + index) + count * len(segment)
+        segment = PREFIX.size + len(self.topology.tensors) * RECORD.size
+        head = SIGNATURE.size + len(bytes(self._header)) + len(self.topology.packed)
+        return head + count * (segment + ENTRY.size) + COUNT.size + (count + 3) * CHUNK_BYTES
 
     def _load(self, network: nn.Module, state: State) -> None:
         try:
             network.load_state_dict(state)
         except RuntimeError:
-            raise SettingsError("the checkpoint is of another network, or of another video") from None
+            raise SettingsError(FOREIGN) from None
 
     def _find_motions(self) -> list[Tensor]:
-        if self._states is not None:
-            return [state[DISPLACEMENTS] for state in self._states if DISPLACEMENTS in state]
-        found = [estimate_motion(self._frames(run)).cpu() for run in self.runs]
-        # As the camera will have it, so that a run that goes on from this one's states finds the same canvas.
-        return [(motion / GIVEN_STEP).round() * GIVEN_STEP for motion in found]
+        if self._states is None:
+            # As the camera will have it, so that a run that goes on from this one's states finds the same canvas.
+            return [as_given(estimate_motion(self._frames(run)).cpu()) for run in self.runs]
+        motions = [state[DISPLACEMENTS] for state in self._states if DISPLACEMENTS in state]
+        rows = max(*map(len, self.runs), 2)
+        if any(motion.shape != (rows, 2, 2, 2) for motion in motions):
+            raise SettingsError(FOREIGN)
+        return motions
 
     def _frames(self, run: range) -> Tensor:
         return torch.from_numpy(_even(self._video.frames[run.start : run.stop])).to(self._device)
@@ -248,7 +251,7 @@ def _quantize(tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO,
     """Round a tensor to multiples of the steps of its channels, or of the smallest that keep the integers within a bound."""
     values = tensor.detach().cpu().numpy()
     shift = int(np.median(offsets))  # the offsets that are left are small, and none if all are the same
-    offsets = offsets - shift
+    offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
     relative = channel_steps(1.0, offsets, axis, values.ndim)
     largest = max(float(np.abs(values / relative).max()), SMALLEST)
     step = float(np.float32(max(step * 2 ** (shift / 2), largest / bound)))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import cos, isfinite, log10, pi
+from math import cos, isfinite, log, log10, pi
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from encoder.rate import RateControl
 RATE_FROM = 0.1
 """Share of the fit after which the bits count in the loss, ..."""
 NOISE_FROM = 0.3
-"""... after which the network trains through quantisation noise, ..."""
+"""... after which the network trains through quantisation noise, and the steps are learned, ..."""
 ROUND_FROM = 0.85
 """... and after which it trains through rounding, ..."""
 FREEZE_FROM = 0.93
@@ -28,6 +28,10 @@ PRUNE_AT = 0.7
 """Share of the fit after which the smallest weights are set to zero and stay there, if any are to be pruned."""
 RATE_EVERY = 8
 """Steps from one evaluation of the rate to the next, to save time."""
+SCALINGS, SLOPE = 3, 0.7
+"""How often the steps are scaled so that a size comes out, and by how much its logarithm falls as theirs rises, about."""
+MAX_SCALING = 0.7
+"""Largest change of the steps' logarithms at once."""
 STEP_LEARNING_RATE = 1.0
 """Learning rate of the logarithms of the steps, as a multiple of that of the weights."""
 
@@ -82,10 +86,13 @@ class Fit:
         self.network, self.recipe, self.limit, self.rate, self.prune = network, recipe, limit, rate, prune
         self._coded_bits, self._start, self._clock = coded_bits, start, clock
         self.quantizer: Quantizer | None = None
+        self.unrounded: dict[str, Tensor] = {}
+        """The tensors that were rounded for good, as they were before."""
         self._tensors = dict(network.named_parameters())
         self._optimizers = self._make_optimizers()
         self._masks: list[tuple[Tensor, Tensor]] = []
         self._frozen = False
+        self._scaled = False
         self._steps = 0
 
     def epochs(self, frames: Tensor) -> Iterator[Epoch]:
@@ -111,6 +118,8 @@ class Fit:
                 progress = self._progress(began, index + 1)
                 yield Epoch(index=index, progress=min(progress, 1.0), psnr_db=-10 * log10(max(mean, 1e-10)))
             index += 1
+        if self.rate is not None and self.quantizer is None:  # a fit too short to learn steps
+            self._start_quantizing()
         self.network.eval()
 
     def _progress(self, began: float, epochs: float) -> float:
@@ -141,8 +150,8 @@ class Fit:
         self._set_learning_rate(progress)
         if self.rate is not None and self.quantizer is None and progress >= RATE_FROM:
             self._start_quantizing()
-        if self.quantizer is not None and not self._frozen and progress >= FREEZE_FROM:
-            self._freeze(self.quantizer)
+        if self.quantizer is not None:
+            self._go_on_quantizing(self.quantizer, progress)
         target = frames[batch].float().mul_(1 / 255)
         output = self._forward(batch.float(), progress)[..., : target.shape[2], : target.shape[3]]
         loss = self.recipe.loss(output, target)
@@ -170,7 +179,30 @@ class Fit:
 
     def _start_quantizing(self) -> None:
         self.quantizer = Quantizer(self._tensors).to(next(iter(self._tensors.values())).device)
+        self.quantizer.requires_grad_(requires_grad=False)
         self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": STEP_LEARNING_RATE})
+
+    def _go_on_quantizing(self, quantizer: Quantizer, progress: float) -> None:
+        if progress >= ROUND_FROM and not self._scaled:
+            self._scale(quantizer)
+        if progress >= NOISE_FROM and not self._frozen:
+            # Before that, nothing but the bits would move the steps: upwards, without end.
+            quantizer.requires_grad_()
+            if progress >= FREEZE_FROM:
+                self._freeze(quantizer)
+
+    @torch.no_grad()
+    def _scale(self, quantizer: Quantizer) -> None:
+        """Scale the steps so that the size that is wanted comes out, which steering alone misses by a little.
+
+        Later it would cost quality: a network that has adapted to its rounding is best rounded so.
+        """
+        self._scaled = True
+        if self.rate is None or self.rate.target_bits is None or self._coded_bits is None:
+            return
+        for _ in range(SCALINGS):
+            missing = log(self._coded_bits(self._tensors, quantizer) / self.rate.target_bits)
+            quantizer.log_steps.add_(min(max(missing / SLOPE, -MAX_SCALING), MAX_SCALING))
 
     @torch.no_grad()
     def _freeze(self, quantizer: Quantizer) -> None:
@@ -180,6 +212,7 @@ class Fit:
             return
         for name, rounded in quantizer.rounded(self._tensors).items():
             if not name.startswith(LATENTS):
+                self.unrounded[name] = self._tensors[name].clone()
                 self._tensors[name].copy_(rounded).requires_grad = False
         quantizer.requires_grad_(requires_grad=False)
 

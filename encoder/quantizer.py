@@ -93,6 +93,11 @@ class Quantizer(nn.Module):
         return torch.stack([_bits(name, tensors[name] / step) for name, step in self.steps().items()]).sum()
 
 
+def as_given(values: Tensor) -> Tensor:
+    """Return values, rounded to the step of tensors that are given, not learned."""
+    return (values / GIVEN_STEP).round() * GIVEN_STEP
+
+
 def channel_axis(name: str) -> int:
     """Return the axis of a tensor's channels."""
     return 1 if name.startswith(LATENTS) else 0

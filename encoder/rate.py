@@ -5,7 +5,7 @@ from math import log
 import torch
 from torch import Tensor
 
-STEER_FROM, ARRIVE_AT = 0.1, 0.6
+STEER_FROM, ARRIVE_AT = 0.1, 0.5
 """Shares of the fit between which the size goes from where it is to what is wanted."""
 PROPORTIONAL, INTEGRAL = 4.0, 60.0
 """Change of the weight's logarithm for each unit of the size's logarithm that is missing; at once, and during a whole fit."""

@@ -8,6 +8,7 @@ from encoder.video import Video
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 BITS_PER_BYTE = 8
+MAX_BITS_PER_PIXEL = 1000
 
 Target = Callable[[Video], int]
 """Returns the size in bytes that the file of a video shall have."""
@@ -27,13 +28,13 @@ def bitrate(text: str) -> Target:
 
 def bits_per_pixel(bits: float) -> Target:
     """Return the target of a number of bits per pixel; raises SettingsError."""
-    if not 0 < bits < float("inf"):
-        raise SettingsError(f"bits per pixel must be over 0, got {bits:g}")
+    if not 0 < bits <= MAX_BITS_PER_PIXEL:
+        raise SettingsError(f"bits per pixel must be over 0 and at most {MAX_BITS_PER_PIXEL}, got {bits:g}")
     return lambda video: round(bits * video.frames[:, 0].size / BITS_PER_BYTE)
 
 
 def _number(text: str, suffix: str, rule: str) -> float:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)([kMG]?)({suffix})?", text)
+    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d+)?)([kMG]?)({suffix})?", text)
     value = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not value:
         raise SettingsError(f"{rule}, got {text!r}")

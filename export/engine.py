@@ -16,10 +16,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
+from encoder.codec.cost import MAX_VALUES
 from encoder.codec.errors import BitstreamError, CodecError, EngineError, SettingsError
 from encoder.codec.names import TIME
 from encoder.codec.runtime import Session
-from export.graph import PixelFormat, Precision, build_graph
+from export.graph import PixelFormat, Precision, black, build_graph
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Engine(ABC):
         """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
         if not 1 <= batch <= MAX_BATCH:
             raise SettingsError(f"batch must be in 1..{MAX_BATCH}, got {batch}")
+        # A batch as large as its memory may be at most.
+        batch = min(batch, max(MAX_VALUES // clip.topology.peak_values, 1))
         self.clip, self.batch, self.pixels = clip, batch, pixels
         self._models = SegmentModels(clip)  # used by the loader's thread alone
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
@@ -50,8 +53,18 @@ class Engine(ABC):
         self._lost: set[int] = set()
 
     def warm_up(self) -> None:
-        """Load the first segment, as `frames` would; raises EngineError if this engine cannot run here."""
-        self._network(0)
+        """Load the first segment whose weights can be decoded, as `frames` would.
+
+        Raises EngineError if this engine cannot run here, BitstreamError for a clip of which nothing can be shown.
+        """
+        for index in range(len(self.clip.segments)):
+            try:
+                self._network(index)
+            except BitstreamError:
+                if index + 1 == len(self.clip.segments):
+                    raise
+            else:
+                return
 
     @abstractmethod
     def load(self, model: onnx.ModelProto) -> Run:
@@ -60,8 +73,8 @@ class Engine(ABC):
     def frames(self, times: NDArray[np.float64]) -> Frames:
         """Return the pictures at times in frames since the clip's start, in their order.
 
-        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Where a segment's weights cannot be decoded the last picture stays, and
-        BitstreamError is raised if there is none yet. Raises EngineError.
+        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Where a segment's weights cannot be decoded the last picture stays, black if
+        there is none yet. Raises EngineError.
         """
         located = [self.clip.locate(float(time)) for time in times]
         parts: list[Frames] = []
@@ -87,7 +100,7 @@ class Engine(ABC):
             run = self._network(segment)
         except BitstreamError as error:
             if self._latest is None:
-                raise
+                self._latest = black(self.clip.header, self.pixels)
             if segment not in self._lost:
                 self._lost.add(segment)
                 logger.warning("segment at frame %d is left out: %s", self.clip.segments[segment].start, error)

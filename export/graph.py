@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from encoder.codec.clip import SegmentModels
+from encoder.codec.container import Header
 from encoder.codec.names import FRAMES
 from export.half import half_precision
 
@@ -38,6 +39,16 @@ def build_graph(
     else:
         tail.rgb(header.height, header.width)
     return model if precision == "fp32" else half_precision(model)
+
+
+def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
+    """Return a black picture (1, ...), of the shape and colours of the graphs' frames."""
+    if pixels == "rgb":
+        return np.zeros((1, 3, header.height, header.width), np.uint8)
+    height, width = header.even_size
+    picture = np.full((1, height * 3 // 2, width), CHROMA_OFFSET, np.uint8)
+    picture[:, :height] = LUMA_OFFSET
+    return picture
 
 
 class _Tail:

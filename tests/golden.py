@@ -22,7 +22,11 @@ def digest(clip: Clip) -> list[str]:
     return [hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in each.values())).hexdigest() for each in weights]
 
 
+TIMES = [0, 5, 9.5, 15]
+"""One of each segment, and one of them between two frames."""
+
+
 def pictures(clip: Clip) -> NDArray[np.uint8]:
-    """Return a picture of each segment, one of them between two frames."""
+    """Return the pictures at TIMES."""
     decoder = ReferenceDecoder(clip)
-    return np.stack([decoder.frame(time) for time in (0, 5, 9.5, 15)])
+    return np.stack([decoder.frame(time) for time in TIMES])

@@ -1,4 +1,7 @@
-"""A second decoder of segments, written from docs/format.md alone: plain integers, one symbol at a time."""
+"""A second decoder, written from docs/format.md alone: plain integers, one symbol at a time.
+
+Only the network is run by ONNX Runtime, as any decoder may.
+"""
 
 import struct
 import zlib
@@ -9,9 +12,12 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
+DICTIONARY = Path(__file__).parents[1] / "encoder" / "codec" / "dictionary.bin"
 WORD, STATE = 32, 1 << 64
 
 
@@ -107,3 +113,64 @@ def strangers_weights(
         along = [-1 if each == axis else 1 for each in range(len(shape))]
         weights = np.array(integers, np.float32).reshape(shape) * np.array(steps, np.float32).reshape(along)
         yield name, weights + before[name] if flags & 1 else weights
+
+
+def strangers_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield place, type and payload of each chunk of a whole file."""
+    assert data[:8] == b"NERV\1\0\0\0"
+    at, clip, segment = 8, 0, 0
+    while at < len(data):
+        kind, length, start = struct.unpack_from("<4sII", data, at)
+        payload, (checksum,) = data[at + 12 : at + 12 + length], struct.unpack_from("<I", data, at + 12 + length)
+        is_delta = kind == b"SEGM" and payload[10] == 1
+        assert (start, checksum) == (zlib.crc32(data[at : at + 8]), zlib.crc32(payload, segment if is_delta else clip))
+        clip = checksum if kind in (b"HEAD", b"TOPO") else clip
+        segment = checksum if kind == b"SEGM" else segment
+        yield at, kind, payload
+        at += 16 + length
+
+
+def strangers_graph(payload: bytes) -> onnx.ModelProto:
+    """Return the network of a TOPO chunk, with names in the places' stead."""
+    model = onnx.ModelProto.FromString(zlib.decompressobj(-15, DICTIONARY.read_bytes()).decompress(payload))
+    graph, made, following = model.graph, ["t"], 0
+    for kind, values in (("tensor", graph.input[1:]), ("constant", graph.initializer)):
+        for index, value in enumerate(values):
+            value.name = f"{kind} {index}"
+    for node in graph.node:
+        for index, place in enumerate(node.input):
+            if place.startswith("-"):
+                node.input[index] = made[int(place)]
+            elif place.startswith("+"):
+                following += int(place[1:] or 0)
+                node.input[index] = f"tensor {following}"
+                following += 1
+            elif place:
+                node.input[index] = f"constant {int(place[1:])}"
+        for index, name in enumerate(node.output):
+            if name:
+                made.append(name if name == "rgb" else f"value {len(made)}")
+                node.output[index] = made[-1]
+    return model
+
+
+def strangers_pictures(data: bytes, times: list[float]) -> NDArray[np.uint8]:
+    """Return the pictures (N, 3, height, width) of a file at times in frames since its start."""
+    (_, _, head), (_, _, topology), *segments, (_, _, index) = strangers_chunks(data)
+    width, height, frames = struct.unpack_from("<HHI", head)
+    assert list(struct.iter_unpack("<QIIB", index[:-4])) == [
+        (at, *struct.unpack_from("<II", payload), payload[10] == 0) for at, _, payload in segments
+    ]
+    graph = strangers_graph(topology)
+    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in graph.graph.input[1:]}
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    weights: dict[str, NDArray[np.float32]] = {}
+    shown: dict[float, NDArray[np.uint8]] = {}
+    for _, _, payload in segments:
+        start, count = struct.unpack_from("<II", payload)
+        weights = dict(strangers_weights(payload, shapes, weights))
+        for time in (time for time in times if start <= min(time, frames - 1) < start + count):
+            local = np.array([min(time - start, count - 1)], np.float32)
+            colours = session.run(["rgb"], {"t": local, **weights})[0][0, :, :height, :width]
+            shown[time] = np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
+    return np.stack([shown[time] for time in times])

@@ -71,7 +71,7 @@ def wait_for(condition, seconds=20):
 
 def test_from_video_to_browser(browser, tmp_path, write_video):
     write_video(np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4")
-    for command in ("encoder fit clip.mp4 --budget 5", "export onnx"):
+    for command in ("encoder fit clip.mp4 --epochs 8", "export onnx"):
         done = start(*command.split(), cwd=tmp_path)
         assert done.wait(100) == 0, done.stderr.read()
         done.stderr.close()
@@ -91,6 +91,7 @@ def test_from_video_to_browser(browser, tmp_path, write_video):
         assert server.stderr.read() == ""
     finally:
         server.kill()
+        server.wait()
         server.stderr.close()
 
 

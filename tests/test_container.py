@@ -1,4 +1,5 @@
 import contextlib
+import zlib
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,17 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.codec.container import (
+    HEAD,
     HEADER,
     MAX_RATE,
     MAX_SETTINGS_BYTES,
     MAX_SIDE,
     SEGMENT,
     SIGNATURE,
+    TOPOLOGY,
     VERSION,
     Chunk,
     ChunkReader,
     Header,
-    chunk,
+    file_bytes,
     signature,
 )
 from encoder.codec.errors import BitstreamError, UnsupportedVersionError
@@ -82,7 +85,9 @@ def test_garbage_header_never_crashes(data):
         assert 0 < Header.parse(data).rate <= MAX_RATE
 
 
-FILE = signature() + chunk(b"TEST", b"payload") + chunk(SEGMENT, b"") + chunk(b"MORE", bytes(40))
+KEY, DELTA = bytes(12), bytes(10) + b"\1\0"
+"""Payloads of segments, as far as their kind goes."""
+FILE = file_bytes([(HEAD, b"head"), (TOPOLOGY, b"graph"), (b"TEST", b"payload"), (SEGMENT, KEY), (b"MORE", bytes(40))])
 
 
 def read(data: bytes, *, piece: int = 1 << 30) -> tuple[list[Chunk], ChunkReader]:
@@ -93,7 +98,7 @@ def read(data: bytes, *, piece: int = 1 << 30) -> tuple[list[Chunk], ChunkReader
 
 @given(st.lists(st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=50)), max_size=5), st.integers(1, 40))
 def test_chunks_round_trip_in_pieces_of_any_size(parts, piece):
-    found, reader = read(signature() + b"".join(chunk(*part) for part in parts), piece=piece)
+    found, reader = read(file_bytes(parts), piece=piece)
     assert [(part.kind, part.payload) for part in found] == parts
     assert all(part.intact for part in found)
     assert (reader.rest_bytes, reader.skipped_bytes) == (0, 0)
@@ -105,7 +110,33 @@ def test_offsets_are_those_in_the_file():
 
 
 def test_chunk_bytes_are_those_of_the_documentation():
-    assert chunk(b"SEGM", b"abc").hex() == "5345474d" + "03000000" + "50783308" + "616263" + "c2412435"
+    chunks = file_bytes([(HEAD, b"abc"), (TOPOLOGY, b"de")])[SIGNATURE.size :]
+    head = b"HEAD\3\0\0\0" + crc(b"HEAD\3\0\0\0") + b"abc" + crc(b"abc")
+    assert chunks == head + b"TOPO\2\0\0\0" + crc(b"TOPO\2\0\0\0") + b"de" + crc(b"abcde")
+
+
+def crc(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
+
+
+def intact(data: bytes) -> list[bool]:
+    return [part.intact for part in read(data)[0]]
+
+
+def test_chunks_of_another_file_do_not_fit():
+    parts = [(HEAD, b"one"), (TOPOLOGY, b"graph"), (SEGMENT, KEY)]
+    other = file_bytes([(HEAD, b"two"), *parts[1:]])
+    start = read(other)[0][2].offset
+    assert intact(file_bytes(parts)) == [True, True, True]
+    assert intact(file_bytes(parts) + other[start:]) == [True, True, True, False]
+
+
+def test_delta_segments_fit_behind_the_one_they_were_made_for():
+    keys = [KEY + b"first", KEY + b"other"]
+    first, other = (file_bytes([(HEAD, b""), (TOPOLOGY, b""), (SEGMENT, key), (SEGMENT, DELTA)]) for key in keys)
+    start = read(other)[0][3].offset
+    assert intact(other) == [True] * 4
+    assert intact(first[:start] + other[start:]) == [True, True, True, False]
 
 
 @pytest.mark.parametrize("length", range(SIGNATURE.size))
@@ -135,22 +166,18 @@ def test_every_bit_flip_is_noticed():
         damaged = bytearray(FILE)
         damaged[bit // 8] ^= 1 << bit % 8
         found, reader = read(bytes(damaged))
-        whole = len(found) == 3 and all(part.intact for part in found)
+        whole = len(found) == 5 and all(part.intact for part in found)
         assert not whole or reader.skipped_bytes or reader.rest_bytes
 
 
 def test_reading_goes_on_behind_a_damaged_chunk():
-    first, second, _ = read(FILE)[0]
+    _, _, first, second, _ = read(FILE)[0]
     damaged = bytearray(FILE)
     damaged[first.offset + 13] ^= 1  # payload
-    assert [(part.kind, part.intact) for part in read(bytes(damaged))[0]] == [
-        (b"TEST", False),
-        (SEGMENT, True),
-        (b"MORE", True),
-    ]
+    assert intact(bytes(damaged)) == [True, True, False, True, True]
     damaged[first.offset + 5] ^= 1  # length
     found, reader = read(bytes(damaged))
-    assert [part.kind for part in found] == [SEGMENT, b"MORE"]
+    assert [part.kind for part in found] == [HEAD, TOPOLOGY, SEGMENT, b"MORE"]
     assert reader.skipped_bytes == second.offset - first.offset
 
 

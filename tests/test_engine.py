@@ -61,11 +61,29 @@ def test_picture_stays_where_a_segment_cannot_be_decoded(tiny_clip, caplog):
     assert "segment at frame 3 is left out: weights cannot be unpacked" in caplog.text
 
 
-def test_no_picture_before_a_segment_that_cannot_be_decoded(tiny_clip):
+@pytest.mark.parametrize(("pixels", "colour"), [("rgb", {0}), ("i420", {16, 128})])
+def test_picture_is_black_before_the_first_that_can_be_decoded(tiny_clip, pixels, colour):
     first, second = tiny_clip.segments
-    engine = OnnxRuntimeCpu(replace(tiny_clip, segments=(replace(first, coder=HUFFMAN, code=b"\xff"), second)))
-    with pytest.raises(BitstreamError):
-        engine.frames(np.array([0.0]))
+    broken = replace(first, coder=HUFFMAN, code=b"\xff")
+    engine = open_engine(replace(tiny_clip, segments=(broken, second)), pixels=pixels)
+    frames = engine.frames(np.array([0.0, 1.0, 4.0]))
+    engine.close()
+    assert frames.shape[0] == 3
+    assert set(np.unique(frames[:2])) == colour
+    assert len(np.unique(frames[2])) > 20
+
+
+def test_clip_of_which_nothing_can_be_shown(tiny_clip):
+    broken = [replace(segment, coder=HUFFMAN, code=b"\xff") for segment in tiny_clip.segments]
+    with pytest.raises(BitstreamError, match="weights cannot be unpacked"):
+        open_engine(replace(tiny_clip, segments=tuple(broken)))
+
+
+def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch):
+    monkeypatch.setattr("export.engine.MAX_VALUES", 5 * tiny_clip.topology.peak_values // 2)
+    engine = OnnxRuntimeCpu(tiny_clip, batch=8)
+    assert engine.batch == 2
+    assert len(engine.frames(np.arange(6.0))) == 6
     engine.close()
 
 

@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from golden import DATA, digest, pictures
-from stranger import FORMAT, strangers_weights
+from golden import DATA, TIMES, digest, pictures
+from stranger import FORMAT, strangers_decays, strangers_pictures, strangers_weights
 
 from encoder.codec import tensor
 from encoder.codec.clip import Clip
+from encoder.codec.entropy import DECAYS
 from encoder.codec.segment import HUFFMAN, RANGE
 from encoder.codec.topology import OPERATORS, dictionary
 
@@ -32,6 +33,16 @@ def test_golden_files_decode_by_the_format_alone(name):
     for segment, expected in zip(clip.segments, DIGESTS[name], strict=True):
         weights = dict(strangers_weights(bytes(segment), clip.topology.tensors, weights))
         assert hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in weights.values())).hexdigest() == expected
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_golden_files_are_shown_by_the_format_alone(name):
+    shown = strangers_pictures((DATA / f"{name}.nerv").read_bytes(), TIMES)
+    assert np.abs(shown.astype(int) - np.load(DATA / f"{name}.npy")).max() <= 1
+
+
+def test_table_is_the_one_of_the_format():
+    assert strangers_decays() == list(DECAYS)
 
 
 def test_golden_files_use_all_that_the_format_has():

@@ -1,9 +1,15 @@
+from fractions import Fraction
 from math import log
 
 import pytest
 import torch
+from helpers import panning
 
+from encoder.encode import Compression, Encoder
+from encoder.fit import Limit
+from encoder.presets import PRESETS
 from encoder.rate import RateControl
+from encoder.video import Video
 
 
 def test_weight_is_per_pixel():
@@ -23,6 +29,15 @@ def test_size_is_steered_to_the_target(target, lag):
         settled = log(15_000.0) - 0.35 * (weight.log().item() - first)
         bits += (settled - bits) / (800 * lag)
     assert bits == pytest.approx(log(target), abs=0.02)
+
+
+def test_fit_has_the_size_that_was_asked_for():
+    size = 9000
+    video = Video(panning(12, 48, 64), Fraction(25))
+    options = {"segment_frames": 12, "device": torch.device("cpu"), "settings": ""}
+    encoder = Encoder(video, PRESETS["fast"], Compression(file_bytes=size), **options)
+    list(encoder.run(Limit(epochs=400)))
+    assert len(bytes(encoder.clip())) == pytest.approx(size, rel=0.03)
 
 
 def test_weight_changes_little_at_once():

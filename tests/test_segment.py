@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 import zlib
 from math import inf, nan
@@ -8,7 +10,8 @@ import pytest
 from encoder.codec.entropy import Encoder
 from encoder.codec.errors import BitstreamError
 from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
-from encoder.codec.tensor import DELTA, RECORD, SECOND
+from encoder.codec.tensor import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
+from encoder.codec.topology import MAX_WEIGHTS
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 TENSORS = {
@@ -20,7 +23,7 @@ TENSORS = {
 @pytest.mark.parametrize("coder", ["range", "huffman"])
 def test_round_trip(coder):
     segment = Segment.encode(7, 5, TENSORS, SHAPES, coder=coder)
-    again = Segment.parse(bytes(segment))
+    again = Segment.parse(bytes(segment), 2)
     assert again == segment
     assert (again.start, again.frames, again.is_key) == (7, 5, True)
     weights = again.weights(SHAPES)
@@ -32,7 +35,7 @@ def test_round_trip(coder):
 @pytest.mark.parametrize("coder", ["range", "huffman"])
 def test_delta_is_added_to_the_segment_before(coder):
     changed = {"a": Quantized(integers=np.full((2, 3), 2, np.int32), step=0.25, delta=True), "b": TENSORS["b"]}
-    segment = Segment.parse(bytes(Segment.encode(5, 5, changed, SHAPES, coder=coder)))
+    segment = Segment.parse(bytes(Segment.encode(5, 5, changed, SHAPES, coder=coder)), 2)
     assert not segment.is_key
     before = Segment.encode(0, 5, TENSORS, SHAPES).weights(SHAPES)
     assert np.array_equal(segment.weights(SHAPES, before)["a"], [[-1, -0.5, 0], [0.5, 1, 1.5]])
@@ -44,7 +47,7 @@ def test_delta_is_added_to_the_segment_before(coder):
 def test_channels_have_steps_of_their_own(axis, offsets):
     integers = np.arange(-3, 3, dtype=np.int32).reshape(2, 3)
     tensor = Quantized(integers=integers, step=0.5, channels=np.array(offsets, np.int32), channel_axis=axis)
-    segment = Segment.parse(bytes(Segment.encode(0, 5, {"a": tensor}, {"a": (2, 3)})))
+    segment = Segment.parse(bytes(Segment.encode(0, 5, {"a": tensor}, {"a": (2, 3)})), 1)
     steps = 0.5 * 2 ** (np.array(offsets) / 2)
     assert np.allclose(segment.weights({"a": (2, 3)})["a"], integers * np.expand_dims(steps, 1 - axis), rtol=1e-6)
 
@@ -53,7 +56,7 @@ def test_second_axis_of_a_tensor_that_has_one():
     coder = Encoder()
     coder.encode(np.zeros(4, np.int32), 0, 1)
     record = RECORD.pack(1.0, 1, 0, SECOND, 0, 0, 0)
-    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
     with pytest.raises(BitstreamError, match="tensor of one axis has no second"):
         segment.weights({"a": (4,)})
 
@@ -94,6 +97,8 @@ def test_wrong_shape():
         (nan, 1, 0, 0, 0, 0, 0),
         (-1.0, 1, 0, 0, 0, 0, 0),
         (0.0, 1, 0, 0, 0, 0, 0),
+        (2.0**-65, 1, 0, 0, 0, 0, 0),
+        (2.0**65, 1, 0, 0, 0, 0, 0),
         (1.0, 0, 0, 0, 0, 0, 0),
         (1.0, 4096, 0, 0, 0, 0, 0),
         (1.0, 1, 64, 0, 0, 0, 0),
@@ -105,7 +110,7 @@ def test_wrong_shape():
 )
 def test_record_out_of_range(record):
     with pytest.raises(BitstreamError, match="tensor's parameters are out of range"):
-        Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + RECORD.pack(*record))
+        Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + RECORD.pack(*record), 1)
 
 
 @pytest.mark.parametrize(
@@ -121,18 +126,23 @@ def test_record_out_of_range(record):
 )
 def test_prefix_out_of_range(prefix, flags, message):
     with pytest.raises(BitstreamError, match=message):
-        Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0, 0))
+        Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0, 0), prefix[2])
+
+
+def test_another_number_of_tensors():
+    with pytest.raises(BitstreamError, match="segment has 2 tensors, expected 3"):
+        Segment.parse(bytes(Segment.encode(0, 5, TENSORS, SHAPES)), 3)
 
 
 def test_shorter_than_its_prefix():
     with pytest.raises(BitstreamError, match="segment needs 12 bytes, got 3"):
-        Segment.parse(b"abc")
+        Segment.parse(b"abc", 1)
 
 
 @pytest.mark.parametrize("data", [b"\xff", zlib.compress(bytes(3), wbits=-15), zlib.compress(bytes(5), wbits=-15), b""])
 def test_huffman_code_of_another_size(data):
     record = RECORD.pack(1.0, 127, 0, 0, 0, 0, 0)
-    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, HUFFMAN) + record + data)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, HUFFMAN) + record + data, 1)
     with pytest.raises(BitstreamError):
         segment.weights({"a": (4,)})
 
@@ -141,9 +151,25 @@ def test_prediction_that_runs_away():
     record = RECORD.pack(1.0, 4095, 63, 2, 0, 0, 0)
     coder = Encoder()
     coder.encode(np.full(5000, 4095, np.int32), 63, 4095)
-    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
     with pytest.raises(BitstreamError, match="after prediction must be in"):
         segment.weights({"a": (5000, 1)})
+
+
+def test_largest_segment_fits_in_a_gigabyte(tmp_path):
+    rows, columns = 4096, MAX_WEIGHTS // 4096
+    coder = Encoder()
+    for shape in ((rows,), (columns,), (rows, columns)):
+        coder.encode(np.zeros(shape, np.int32), 0, 63)
+    record = RECORD.pack(1.0, 63, 0, PREDICTED | ROWS | COLUMNS, 0, 0, 0)
+    (tmp_path / "segment").write_bytes(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    program = (
+        "import pathlib, resource, sys; from encoder.codec.segment import Segment;"
+        f"Segment.parse(pathlib.Path(sys.argv[1]).read_bytes(), 1).weights({{'a': ({rows}, {columns})}});"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "segment"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) << 10 < 1 << 30
 
 
 def test_six_million_weights_are_decoded_in_two_seconds():
@@ -154,7 +180,7 @@ def test_six_million_weights_are_decoded_in_two_seconds():
     tensors = {name: Quantized(integers=values, step=0.1) for name, values in drawn.items()}
     data = bytes(Segment.encode(0, 1, tensors, shapes))
     start = time.process_time()
-    weights = Segment.parse(data).weights(shapes)
+    weights = Segment.parse(data, len(shapes)).weights(shapes)
     seconds = time.process_time() - start
     assert sum(values.size for values in weights.values()) == 6_000_000
     assert seconds < 2

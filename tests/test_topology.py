@@ -1,4 +1,5 @@
 import contextlib
+import time
 import zlib
 
 import numpy as np
@@ -71,10 +72,12 @@ def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
 EXTERNAL = numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")
 EXTERNAL.data_location = TensorProto.EXTERNAL
 EXTERNAL.external_data.add(key="location", value="/etc/passwd")
+OUTPUT = [helper.make_node("Reshape", ["t", "shape"], ["time"]), helper.make_node("Mul", ["time", "0"], ["rgb"])]
+"""What makes a good output, behind nodes that are not."""
 ENLARGING = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["huge"]),
-    helper.make_node("Mul", ["0", "0"], ["rgb"]),
+    *OUTPUT,
 ]
 DEPENDENT = [
     helper.make_node("Cast", ["t"], ["sizes"], to=TensorProto.INT64),
@@ -97,9 +100,27 @@ LABORIOUS = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 1000, 1000]))),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
     helper.make_node("AveragePool", ["large"], ["pooled"], kernel_shape=[500, 500]),
-    helper.make_node("AveragePool", ["large"], ["again"], kernel_shape=[500, 500]),
-    helper.make_node("Mul", ["0", "0"], ["rgb"]),
+    *OUTPUT,
 ]
+DOUBLING = [
+    helper.make_node("Concat", [f"{'x' * count}shape"] * 2, [f"{'x' * (count + 1)}shape"], axis=0) for count in range(40)
+] + OUTPUT
+OVERFLOWING = [
+    helper.make_node("Constant", [], ["negative"], value=numpy_helper.from_array(np.array([-5]))),
+    helper.make_node("Cast", ["negative"], ["wrapped"], to=TensorProto.UINT16),
+    helper.make_node("Cast", ["wrapped"], ["large"], to=TensorProto.INT64),
+    helper.make_node("Constant", [], ["six"], value=numpy_helper.from_array(np.array([6]))),
+    helper.make_node("Add", ["large", "six"], ["sizes"]),
+    helper.make_node("Expand", ["t", "sizes"], ["expanded"]),
+    *OUTPUT,
+]
+LARGE = [
+    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 500, 500]))),
+    helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
+]
+VARIADIC = [*LARGE, helper.make_node("Max", ["large"] * 400, ["largest"]), *OUTPUT]
+KEPT = [*LARGE, *(helper.make_node("Neg", ["large"], [f"minus{index}"]) for index in range(8)), *OUTPUT]
+TEXT = [helper.make_node("Cast", ["t"], ["text"], to=TensorProto.STRING), *OUTPUT]
 SAID = [helper.make_tensor_value_info("any", TensorProto.FLOAT, [1, 3, 2, 2])]
 BRANCH = helper.make_graph([], "branch", [], [])
 
@@ -121,10 +142,17 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ({"nodes": [helper.make_node("Mul", ["t", "nothing"], ["rgb"])]}, "no valid graph"),
         (
             {"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, 4, 4])},
-            r"declared to be \[3, 4, 4\], but",
+            r"declared to be \[1, 3, 4, 4\], but is \[1, 3, 2, 2\]",
         ),
         ({"nodes": ENLARGING}, r"needs 108\d{8} values at once, over 41"),
-        ({"nodes": LABORIOUS}, r"needs \d{12} multiplications, over 274877906944"),
+        ({"nodes": LABORIOUS}, r"needs \d{12} multiplications, over 4297"),
+        ({"nodes": DOUBLING}, r"needs \d{14} values at once"),
+        ({"nodes": OVERFLOWING}, "a size that is known"),
+        ({"nodes": VARIADIC}, r"needs 48\d{8} multiplications, over 4297"),
+        ({"nodes": KEPT}, r"needs 67500\d\d values at once, over 4196"),
+        ({"nodes": TEXT}, "must be float32, int32 or int64, got STRING"),
+        ({"nodes": [helper.make_node("Mul", ["0", "0"], ["rgb"])]}, r"to be \[2, 3, 2, 2\], but is \[1, 3, 2, 2\]"),
+        ({"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, [1, 3, 2, 2])}, "float32 of shape"),
         ({"nodes": DEPENDENT, "said": SAID}, "sizes of inner values"),
         ({"nodes": DEPENDENT}, "a size that is known"),
         ({"nodes": NEGATIVE}, r"value 'v\d' must have a size that is known, and over 0"),
@@ -146,6 +174,30 @@ BRANCH = helper.make_graph([], "branch", [], [])
 def test_forbidden(changes, message):
     with pytest.raises(BitstreamError, match=message):
         Topology.check(make_model(**changes))
+
+
+def test_work_of_a_check_does_not_grow_with_the_square_of_a_graph():
+    outputs = [f"part{index}" for index in range(30_000)]
+    sizes = numpy_helper.from_array(np.array([1, 3, 100, 100]))
+    nodes = [
+        helper.make_node("Constant", [], ["sizes"], value=sizes),
+        helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
+        helper.make_node("Reshape", ["large", "flat"], ["row"]),
+        helper.make_node("Split", ["row"], outputs, axis=0, num_outputs=len(outputs)),
+        *(helper.make_node("Neg", [f"part{index}"], [f"minus{index}"]) for index in range(4000)),
+        *OUTPUT,
+    ]
+    constants = [numpy_helper.from_array(np.array(x), name) for name, x in (("flat", [30_000]), ("shape", [-1, 1, 1, 1]))]
+    packed = pack(to_places(make_model(nodes=nodes, constants=constants)).SerializeToString())
+    start = time.process_time()
+    Topology.parse(packed)
+    assert time.process_time() - start < 5
+
+
+def test_values_that_are_needed_at_once():
+    model = make_model()
+    # The weight and the shape (of 64 bits), the time in its two shapes, and the frame.
+    assert Topology.check(model).peak_values == 12 + 2 * 4 + 1 + 1 + 12
 
 
 def test_graph_without_coded_tensors():

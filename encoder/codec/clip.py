@@ -1,21 +1,34 @@
 """A clip: header, topology and segments, as a value that can be read from bytes and become the same bytes."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import onnx
 
-from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, Chunk, ChunkReader, Header, chunk, signature
+from encoder.codec.container import (
+    CHUNK_BYTES,
+    HEAD,
+    INDEX,
+    SEGMENT,
+    SIGNATURE,
+    TOPOLOGY,
+    Chunk,
+    ChunkReader,
+    Header,
+    file_bytes,
+)
 from encoder.codec.errors import BitstreamError
-from encoder.codec.index import Entry, index_bytes, parse_index
+from encoder.codec.index import Entry, index_bytes
 from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
 
 MAX_FILE_BYTES = 1 << 30
 BLOCK_BYTES = 1 << 20
-"""Piece in which a file in memory is read, so that little of it is held twice."""
+"""Piece in which a file is read, so that little of it is held twice."""
 MAX_NOTES = 100
 """Most notes about a file's damage that are kept."""
 MAX_RECORDS = 1 << 20
@@ -41,9 +54,13 @@ class Clip:
 
         If not strict, damaged segments are left out, and those that depend on them: `damage` names them.
         """
+        return cls._read((data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)), strict=strict)
+
+    @classmethod
+    def _read(cls, blocks: Iterable[bytes], *, strict: bool) -> Self:
         reader = ClipReader()
-        for start in range(0, len(data), BLOCK_BYTES):
-            reader.feed(data[start : start + BLOCK_BYTES])
+        for block in blocks:
+            reader.feed(block)
         header, topology, segments, damage = reader.finish()
         if strict and damage:
             raise BitstreamError(damage[0])
@@ -53,23 +70,21 @@ class Clip:
     def read(cls, path: Path, *, strict: bool = True) -> Self:
         """Read a file from disk; raises BitstreamError, also where there is no such file."""
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise BitstreamError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                return cls._read(iter(partial(file.read, BLOCK_BYTES), b""), strict=strict)
         except OSError as error:
             raise BitstreamError(f"cannot read {path}: {error.strerror}") from None
-        return cls.parse(data, strict=strict)
 
     def __bytes__(self) -> bytes:
         """Return the file's bytes."""
-        parts = [signature(), chunk(HEAD, bytes(self.header)), chunk(TOPOLOGY, self.topology.packed)]
+        parts = [(HEAD, bytes(self.header)), (TOPOLOGY, self.topology.packed)]
         entries: list[Entry] = []
-        size = sum(map(len, parts))
+        size = SIGNATURE.size + sum(CHUNK_BYTES + len(payload) for _, payload in parts)
         for segment in self.segments:
             entries.append(Entry(offset=size, start=segment.start, frames=segment.frames, is_key=segment.is_key))
-            parts.append(chunk(SEGMENT, bytes(segment)))
-            size += len(parts[-1])
-        return b"".join([*parts, chunk(INDEX, index_bytes(entries))])
+            parts.append((SEGMENT, bytes(segment)))
+            size += CHUNK_BYTES + len(parts[-1][1])
+        return file_bytes([*parts, (INDEX, index_bytes(entries))])
 
     @property
     def bits_per_weight(self) -> float:
@@ -98,7 +113,7 @@ class ClipReader:
         self._damage: list[str] = []
         self._notes = 0
         self._entries: list[Entry] = []
-        self._index: list[Entry] | None = None
+        self._index: bytes | None = None
         self._size = 0
         self._records = 0
         self._chain = 0
@@ -129,7 +144,7 @@ class ClipReader:
             damage.append(f"clip ends inside a chunk, of which it has {self._chunks.rest_bytes} bytes")
         if self._position < self.header.frames:
             damage.append(f"frames from {self._position} to the end are missing")
-        if self._index != self._entries and not damage:
+        if self._index != index_bytes(self._entries) and not damage:
             damage.append("index is missing" if self._index is None else "index does not fit the segments")
         if not self.segments:
             raise BitstreamError(damage[0])
@@ -141,7 +156,7 @@ class ClipReader:
         return self.segments[-1].start + self.segments[-1].frames if self.segments else 0
 
     def _take(self, part: Chunk, header: Header, topology: Topology) -> None:
-        where = f"chunk {part.kind.decode(errors='replace')} at byte {part.offset}"
+        where = f"chunk {part.kind.decode('ascii', 'backslashreplace')} at byte {part.offset}"
         if not part.intact:
             self._note(f"{where} is damaged: its checksum differs")
             return
@@ -149,9 +164,10 @@ class ClipReader:
             if self._index is not None or part.kind in (HEAD, TOPOLOGY):
                 raise BitstreamError("it is out of order")  # noqa: TRY301 (as from the calls below)
             if part.kind == SEGMENT:
-                self._take_segment(Segment.parse(part.payload), part.offset, header, topology)
+                segment = Segment.parse(part.payload, len(topology.tensors))
+                self._take_segment(segment, part.offset, header, topology)
             elif part.kind == INDEX:
-                self._index = parse_index(part.payload)
+                self._index = part.payload
         except BitstreamError as error:
             self._note(f"{where} cannot be used: {error}")
 
@@ -164,8 +180,6 @@ class ClipReader:
         stop = segment.start + segment.frames
         if not self._position <= segment.start < stop <= header.frames:
             raise BitstreamError(f"segment of frames {segment.start} to {stop} cannot follow frame {self._position}")
-        if len(segment.tensors) != len(topology.tensors):
-            raise BitstreamError(f"segment has {len(segment.tensors)} tensors, expected {len(topology.tensors)}")
         self._records += len(segment.tensors)
         self._chain = topology.weights if segment.is_key else self._chain + topology.weights
         if self._records > MAX_RECORDS or self._chain > MAX_CHAIN_WEIGHTS:

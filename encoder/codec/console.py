@@ -20,6 +20,8 @@ from encoder.codec.errors import CodecError, SettingsError
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes."""
 OWN_PACKAGES = ("encoder", "export", "player")
+MAX_LINE = 500
+"""Characters of a line that are printed: a stranger's file may put any text into a message."""
 PLAIN_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
 
@@ -60,7 +62,9 @@ class Commands:
         arguments = self._parser.parse_args(argv)
         # What ends a process ends it in order: temporary files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Formatter("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         for package in OWN_PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
         try:
@@ -83,8 +87,20 @@ class Commands:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return BAD_INPUT
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey, and of a length that can be read."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_LINE])
+
+
+class _Formatter(logging.Formatter):
+    """Makes a line of what is printable."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its base's name)
+        return printable(super().formatMessage(record))
 
 
 def show(figures: Mapping[str, object], *, as_json: bool) -> None:
@@ -94,8 +110,8 @@ def show(figures: Mapping[str, object], *, as_json: bool) -> None:
         return
     width = max(map(len, figures))
     for name, value in figures.items():
-        text = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{name.replace('_', ' '):{width}}  {text}")
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        print(f"{name.replace('_', ' '):{width}}  {printable(text)}")
 
 
 class Update(Protocol):

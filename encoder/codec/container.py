@@ -6,7 +6,7 @@ The reader takes bytes as they arrive and gives what is complete, so that the fi
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -21,6 +21,12 @@ CHECKSUM = struct.Struct("<I")  # CRC-32, once of type and length, once of the p
 HEADER = struct.Struct("<HHIIIBx")  # width, height, frames, rate numerator and denominator, flags
 HEAD, TOPOLOGY, SEGMENT, INDEX = b"HEAD", b"TOPO", b"SEGM", b"INDX"
 """Types of the chunks, in the order in which they stand in a file; there may be many segments."""
+CHUNK_BYTES = CHUNK.size + 2 * CHECKSUM.size
+"""Bytes that a chunk has beside its payload."""
+KIND_AT, DELTA_SEGMENT = 10, 1
+"""Byte of a segment's payload that tells its kind, and its value for one that is coded on top of the segment before."""
+ESSENTIALS = 2
+"""Chunks at the start of a file that say what it is: header and topology."""
 RESUME = re.compile(b"|".join((SEGMENT, INDEX)))
 """What reading goes on with after damage: the other types must be whole anyway."""
 
@@ -44,10 +50,42 @@ def signature() -> bytes:
     return SIGNATURE.pack(MAGIC, VERSION)
 
 
-def chunk(kind: bytes, payload: bytes) -> bytes:
-    """Return a chunk of a four-letter type."""
-    start = CHUNK.pack(kind, len(payload))
-    return start + _checksum(start) + payload + _checksum(payload)
+def file_bytes(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a file of chunks, each a four-letter type and a payload."""
+    checksums = Checksums()
+    return signature() + b"".join(checksums.chunk(*part) for part in chunks)
+
+
+class Checksums:
+    """Checksums of the payloads of a file, each going on from one before, so that a chunk of another file does not fit."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._clip = 0
+        self._segment = 0
+
+    def chunk(self, kind: bytes, payload: bytes) -> bytes:
+        """Return the next chunk of a file."""
+        start = CHUNK.pack(kind, len(payload))
+        checksum = self.of(kind, payload)
+        self.take(kind, checksum)
+        return start + _checksum(start) + payload + CHECKSUM.pack(checksum)
+
+    def of(self, kind: bytes, payload: bytes) -> int:
+        """Return the checksum of the next payload.
+
+        It goes on from that of the topology, whose own goes on from that of the header; but that of a delta segment goes on
+        from the segment before.
+        """
+        is_delta = kind == SEGMENT and payload[KIND_AT : KIND_AT + 1] == bytes([DELTA_SEGMENT])
+        return zlib.crc32(payload, self._segment if is_delta else self._clip)
+
+    def take(self, kind: bytes, checksum: int) -> None:
+        """Go on behind a payload."""
+        if self._count < ESSENTIALS:
+            self._clip, self._count = checksum, self._count + 1
+        elif kind == SEGMENT:
+            self._segment = checksum
 
 
 def _checksum(data: bytes) -> bytes:
@@ -63,7 +101,7 @@ class Chunk:
     offset: int
     """Bytes of the file before the chunk."""
     intact: bool = True
-    """Whether the payload's checksum fits."""
+    """Whether the payload's checksum fits, and what it goes on from."""
 
 
 class ChunkReader:
@@ -77,6 +115,7 @@ class ChunkReader:
         self._buffer = bytearray()
         self._offset = 0
         self._signed = False
+        self._checksums = Checksums()
         self.skipped_bytes = 0
         """Bytes that belong to no chunk."""
 
@@ -120,7 +159,10 @@ class ChunkReader:
             if len(self._buffer) < end + CHECKSUM.size:
                 return None
             payload = bytes(self._buffer[start:end])
-            intact = bytes(self._buffer[end : end + CHECKSUM.size]) == _checksum(payload)
+            checksum = self._checksums.of(kind, payload)
+            intact = bytes(self._buffer[end : end + CHECKSUM.size]) == CHECKSUM.pack(checksum)
+            if intact:
+                self._checksums.take(kind, checksum)
             found = Chunk(kind, payload, self._offset, intact)
             self._drop(end + CHECKSUM.size)
             return found

@@ -1,5 +1,6 @@
 """What a frame of a graph takes: the size of every value, the memory and the multiplications, known before anything is run."""
 
+from collections import Counter
 from collections.abc import Mapping
 from math import prod
 
@@ -11,39 +12,41 @@ from encoder.codec.tensor import Shape
 
 RGB = 3
 """Channels of a frame."""
+KINDS: dict[int, int] = {onnx.TensorProto.FLOAT: 1, onnx.TensorProto.INT32: 1, onnx.TensorProto.INT64: 2}
+"""Types that values may have, and as how many elements each of theirs counts."""
 MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 512, 1 << 22, 1 << 30
 """Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
-MAX_ARITHMETIC = 1 << 38
-"""Largest number of multiplications for one frame."""
+MAX_ARITHMETIC_PER_PIXEL, FREE_ARITHMETIC, MAX_ARITHMETIC = 1 << 19, 1 << 32, 1 << 40
+"""Largest number of multiplications for a frame: for each of its pixels, beside that, and in all."""
+TOUCHED = 16
+"""Multiplications that an element counts which is read or written by an operator that is no product: a sine takes as many."""
 BATCHES = (1, 2, 256)
 """Numbers of times for which the sizes are looked at: if they grow in proportion from one to all of them, they always do, since
 without an operator that tells a size they are polynomials without negative coefficients."""
-WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.DOUBLE)
-"""Types whose elements count twice."""
 
 
-def check_values(model: onnx.ModelProto, frames: str) -> None:
+def check_values(model: onnx.ModelProto, frames: str) -> int:
     """Check that a graph holds together, and what its output `frames` takes; raises BitstreamError.
 
     The first input and the output have the number of times as their first axis.
+    Returns the number of elements that are needed at once for one frame, weights and all.
     """
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
-    single, *more = (_inferred(model, batch) for batch in BATCHES)
-    shapes = _shapes(single)
-    for batch, graph in zip(BATCHES[1:], more, strict=True):
-        for name, shape in _shapes(graph).items():
+    declared = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+    graphs = [_inferred(model, batch) for batch in BATCHES]
+    shapes, *more = (_shapes(graph) for graph in graphs)
+    for batch, grown in zip(BATCHES, (shapes, *more), strict=True):
+        for name, shape in grown.items():
             if shape not in (shapes[name], (batch * shapes[name][0], *shapes[name][1:]) if shape else None):
                 raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
-    declared = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
-    if shapes[frames] != (1, *declared):
-        raise BitstreamError(f"{frames!r} is declared to be {list(declared)}, but is {shapes[frames]}")
-    kinds = {x.name: x.type.tensor_type.elem_type for x in (*single.input, *single.value_info, *single.output)}
-    kinds |= {x.name: x.data_type for x in single.initializer}
-    sizes = {name: prod(shape) * (2 if kinds.get(name) in WIDE else 1) for name, shape in shapes.items()}
-    _check_cost(single, sizes, shapes, frames)
+        if grown[frames] != (batch, *declared):
+            raise BitstreamError(f"{frames!r} is declared to be {[batch, *declared]}, but is {list(grown[frames])}")
+    kinds = _kinds(graphs[0])
+    sizes = {name: prod(shape) * KINDS[kinds[name]] for name, shape in shapes.items()}
+    return _check_cost(graphs[0], sizes, shapes, frames)
 
 
 def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
@@ -53,7 +56,8 @@ def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     fixed.graph.output[0].type.tensor_type.ClearField("shape")
     try:
-        return infer_shapes(fixed, check_type=True, strict_mode=True, data_prop=True).graph
+        # Without following data through operators: that may take any amount of memory, and does not see numbers overflow.
+        return infer_shapes(fixed, check_type=True, strict_mode=True, data_prop=False).graph
     except (InferenceError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
 
@@ -71,27 +75,49 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
     return shapes
 
 
-def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str) -> None:
-    """Check what is held at once if each value is dropped after its last use, and the number of multiplications."""
-    last_use = {name: index for index, node in enumerate(graph.node) for name in node.input}
+def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the type of every value of a graph; raises BitstreamError for one that is not allowed."""
+    kinds = {x.name: x.type.tensor_type.elem_type for x in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= {x.name: x.data_type for x in graph.initializer}
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise BitstreamError(f"value {name!r} must be float32, int32 or int64, got {onnx.TensorProto.DataType.Name(kind)}")
+    return kinds
+
+
+def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str) -> int:
+    """Check what is held at once, which is returned, and the number of multiplications.
+
+    A value is dropped after its last use, but what does not depend on the time is kept: runtimes compute it once.
+    """
+    last_use = {name: index for index, node in enumerate(graph.node) for name in (*node.output, *node.input)}
+    last_use[frames] = len(graph.node)
     weights = sum(sizes[x.name] for x in (*graph.input, *graph.initializer))
-    live: dict[str, int] = {}
-    peak = arithmetic = 0
+    varying = {graph.input[0].name}
+    dropped: Counter[int] = Counter()
+    held = peak = arithmetic = 0
     for index, node in enumerate(graph.node):
-        live |= {name: sizes[name] for name in node.output if name}
-        peak = max(peak, sum(live.values()))
-        live = {name: size for name, size in live.items() if last_use.get(name, -1) > index}
+        made = [name for name in node.output if name]
+        if not varying.isdisjoint(node.input):
+            varying.update(made)
+            for name in made:
+                dropped[last_use[name]] += sizes[name]
+        held += sum(sizes[name] for name in made)
+        peak = max(peak, held)
+        held -= dropped[index]
         arithmetic += _multiplications(node, sizes, shapes)
-    limit = min(MAX_VALUES_PER_PIXEL * sizes[frames] // RGB + FREE_VALUES + weights, MAX_VALUES)
+    pixels = sizes[frames] // RGB
+    limit = min(MAX_VALUES_PER_PIXEL * pixels + FREE_VALUES + weights, MAX_VALUES)
     if weights + peak > limit:
         raise BitstreamError(f"a frame needs {weights + peak} values at once, over {limit}")
-    if arithmetic > MAX_ARITHMETIC:
-        raise BitstreamError(f"a frame needs {arithmetic} multiplications, over {MAX_ARITHMETIC}")
+    limit = min(MAX_ARITHMETIC_PER_PIXEL * pixels + FREE_ARITHMETIC, MAX_ARITHMETIC)
+    if arithmetic > limit:
+        raise BitstreamError(f"a frame needs {arithmetic} multiplications, over {limit}")
+    return weights + peak
 
 
 def _multiplications(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> int:
     made = sum(sizes[name] for name in node.output if name)
-    taken = max((sizes[name] for name in node.input if name), default=0)
     match node.op_type:
         case "Conv":
             return made * prod(shapes[node.input[1]][1:])
@@ -100,7 +126,7 @@ def _multiplications(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Map
         case "AveragePool":
             return made * prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), []))
         case _:
-            return max(made, taken)
+            return TOUCHED * (made + sum(sizes[name] for name in node.input if name))
 
 
 def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.coding import shortest
+from encoder.codec.container import DELTA_SEGMENT
 from encoder.codec.entropy import Decoder, Encoder, Integers
 from encoder.codec.errors import BitstreamError
 from encoder.codec.tensor import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
-KEY_SEGMENT, DELTA_SEGMENT = 0, 1
+KEY_SEGMENT = 0
 RANGE, HUFFMAN = 0, 1
 HUFFMAN_BOUND = 127
 """Largest magnitude of an integer that Huffman's code takes: a byte."""
@@ -98,19 +99,24 @@ class Segment:
         return prefix + b"".join(map(bytes, self.tensors)) + self.code
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the payload of a segment's chunk; raises BitstreamError. The weights are decoded when asked for."""
+    def parse(cls, data: bytes, tensors: int) -> Self:
+        """Read the payload of a segment's chunk of a number of tensors; raises BitstreamError.
+
+        The weights are decoded when asked for.
+        """
         if len(data) < PREFIX.size:
             raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
         start, frames, count, kind, coder = PREFIX.unpack_from(data)
         if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in CODERS:
             raise BitstreamError(f"unknown kind of segment {kind} or coder {coder}")
+        if count != tensors:
+            raise BitstreamError(f"segment has {count} tensors, expected {tensors}")
         stop = PREFIX.size + count * RECORD.size
         if len(data) < stop:
             raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
-        tensors = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
-        segment = cls(start=start, frames=frames, tensors=tensors, coder=coder, code=data[stop:])
-        if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in tensors):
+        records = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
+        segment = cls(start=start, frames=frames, tensors=records, coder=coder, code=data[stop:])
+        if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in records):
             raise BitstreamError(f"segment at frame {start} has models, which Huffman's code has not")
         if segment.is_key != (kind == KEY_SEGMENT):
             raise BitstreamError(f"segment at frame {start} is of the other kind than it says")

@@ -21,14 +21,14 @@ MAX_OFFSET = LEVELS - 1
 """Largest magnitude of the offset of a level, or of a channel's step."""
 ROOT = np.float32(2**0.5)
 """What an odd offset of a step multiplies it by, beside a power of two."""
-MAX_STEP = 2.0**64
-"""Largest step: no weight of it is too large for float32."""
+MIN_STEP, MAX_STEP = 2.0**-64, 2.0**64
+"""Range of steps: no weight is too large for float32, and none so small that some machines take it for zero."""
 MAX_INTEGER = 1 << 24
 """Largest magnitude of an integer after prediction: float32 holds all up to here."""
 NOTHING, ZERO = np.empty(0, np.int32), np.zeros(1, np.int32)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodedTensor:
     """How a tensor is coded: weight = integer * step, integers by Laplace models of rows and columns."""
 
@@ -75,7 +75,7 @@ class CodedTensor:
             channel_level=channel_level,
         )
         in_range = 0 < bound <= MAX_BOUND and max(level, *side) < LEVELS and not flags & ~FLAGS
-        if not (in_range and 0 < tensor.step <= MAX_STEP):
+        if not (in_range and MIN_STEP <= tensor.step <= MAX_STEP):
             raise BitstreamError(f"tensor's parameters are out of range: {tensor}")
         return tensor
 

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 4096
 MAX_TENSORS = 1024
 """Largest number of coded tensors."""
-MAX_WEIGHTS = 1 << 25
+MAX_WEIGHTS = 1 << 24
 """Largest number of weights of a segment."""
 OPERATORS = frozenset(
     {
@@ -111,6 +111,8 @@ class Topology:
     model: onnx.ModelProto
     tensors: Mapping[str, Shape]
     """Name and shape of each coded tensor, in the order of the bitstream."""
+    peak_values: int
+    """Elements that are needed at once for one frame, at most, weights and all."""
     packed: bytes
     """Payload of the topology chunk: as it was read, since another DEFLATE may pack the same graph otherwise."""
 
@@ -118,18 +120,7 @@ class Topology:
     def check(cls, model: onnx.ModelProto) -> Self:
         """Take a graph that keeps the rules; raises BitstreamError for one that does not. Its values get other names."""
         packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
-        places = to_places(model)
-        data = packer.compress(places.SerializeToString(deterministic=True)) + packer.flush()
-        return cls._check(from_places(places), data)
-
-    @classmethod
-    def _check(cls, model: onnx.ModelProto, packed: bytes) -> Self:
-        _check_model(model)
-        for node in model.graph.node:
-            _check_node(node)
-        tensors = _tensors(model.graph)
-        check_values(model, FRAMES)
-        return cls(model, tensors, packed)
+        return cls.parse(packer.compress(to_places(model).SerializeToString(deterministic=True)) + packer.flush())
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -141,12 +132,16 @@ class Topology:
             raise BitstreamError(f"topology cannot be unpacked: {error}") from None
         if not unpacker.eof or unpacker.unused_data or len(unpacked) > MAX_BYTES:
             raise BitstreamError(f"topology is cut off, followed by something, or larger than {MAX_BYTES} bytes")
-        model = onnx.ModelProto()
+        places = onnx.ModelProto()
         try:
-            model.ParseFromString(unpacked)
+            places.ParseFromString(unpacked)
         except DecodeError:
             raise BitstreamError("topology is not an ONNX model") from None
-        return cls._check(from_places(model), data)
+        model = from_places(places)
+        _check_model(model)
+        for node in model.graph.node:
+            _check_node(node)
+        return cls(model, _tensors(model.graph), check_values(model, FRAMES), data)
 
     @property
     def weights(self) -> int:
@@ -186,7 +181,8 @@ def _check_model(model: onnx.ModelProto) -> None:
     if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1 or time.shape.dim[0].dim_value:
         raise BitstreamError(f"{TIME!r} must be float32 of shape (N,)")
     channels = [dim.dim_value for dim in frames.shape.dim[1:-2]]
-    if frames.elem_type != onnx.TensorProto.FLOAT or channels != [RGB]:
+    batch = frames.shape.dim[0].dim_value if frames.shape.dim else 0
+    if frames.elem_type != onnx.TensorProto.FLOAT or channels != [RGB] or batch:
         raise BitstreamError(f"{FRAMES!r} must be float32 of shape (N, 3, H, W)")
 
 

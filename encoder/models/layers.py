@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.quantizer import GIVEN_STEP
+from encoder.quantizer import as_given
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -86,7 +86,7 @@ class Camera(nn.Module):
     def aim(self, displacements: Tensor) -> None:
         """Take the displacements of the frames' corners (T, 2, 2, 2), in pixels, as `motion.estimate_motion` returns them."""
         values = self.displacements.values
-        values[: len(displacements)] = (displacements / GIVEN_STEP).round() * GIVEN_STEP
+        values[: len(displacements)] = as_given(displacements)
         values[len(displacements) :] = values[len(displacements) - 1]
 
     def forward(self, canvas: Tensor, t: Tensor) -> Tensor:
