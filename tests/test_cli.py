@@ -117,7 +117,7 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit --seed 99999999999999999999", "seed must be in 0..9223372036854775807"),
         ("encoder fit --rate 0", "the rate must be over 0, got 0"),
         ("encoder fit --rate 1 --bits 8", "not allowed with argument"),
-        ("encoder fit --bits-per-pixel nan", "bits per pixel must be over 0, got nan"),
+        ("encoder fit --bits-per-pixel nan", "bits per pixel must be over 0 and at most 1000, got nan"),
         ("encoder fit --file-size big", "a file size is a number of bytes like 200kB, got 'big'"),
         ("encoder fit --bitrate 0", "a bitrate is a number of bits per second like 500k, got '0'"),
         ("encoder fit --bits 1", "bits must be in 2..12, got 1"),
