@@ -252,9 +252,10 @@ def tables() -> str:
             rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
             lines.append(f"| {name} | {' | '.join(rates)} |")
         lines.append("")
-    kinds = ("ablations", "targets", "overhead")
-    ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
-    return "\n".join([*lines, *ablation_table(ablated), "", *target_table(steered), "", *map(str, timed)])
+    kinds = ("ladder", "ablations", "targets", "overhead")
+    rungs, ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
+    tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
+    return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
 
 
 def listed(curve: list[Point]) -> str:
@@ -281,6 +282,23 @@ def curves_of(points: list[Point]) -> dict[str, list[Point]]:
             name = point.get("codec") or names[point["measurement"]].format(point["seconds"], point["seconds"] // 2)
             curves.setdefault(name, []).append(point)
     return curves
+
+
+def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
+    """Return the lines of the table of rungs beside fits of their own, taken as lines of the bytes' logarithm in between."""
+    lines = [
+        "| clip, seconds | bits per pixel asked for | bytes | PSNR in dB | with a fit of its own |",
+        "|---|---|---|---|---|",
+    ]
+    for rung in rungs:
+        same = {"measurement": "ours", "clip": rung["clip"], "seconds": rung["seconds"]}
+        own = ordered([point for point in points if same.items() <= point.items()])
+        if own:
+            sizes, qualities = np.log([point["bytes"] for point in own]), [point["psnr_db"] for point in own]
+            gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
+            cells = f"{rung['target']} | {rung['bytes']:,} | {rung['psnr_db']:.2f} | {gain:+.2f} |"
+            lines.append(f"| {rung['clip']}, {rung['seconds']} s | {cells}")
+    return lines
 
 
 def ablation_table(points: list[Point]) -> list[str]:

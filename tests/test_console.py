@@ -1,8 +1,9 @@
 import io
+import logging
 
 import pytest
 
-from encoder.codec.console import progress, replacing
+from encoder.codec.console import MAX_LINE, PrintableFormatter, printable, progress, replacing, show
 from encoder.codec.errors import SettingsError, first_line
 
 
@@ -57,3 +58,11 @@ def test_output_that_is_a_folder(tmp_path):
 @pytest.mark.parametrize(("message", "line"), [("one\ntwo", "one"), ("\n\n three", "three"), ("", "ValueError")])
 def test_first_line_of_an_error(message, line):
     assert first_line(ValueError(message)) == line
+
+
+def test_text_of_a_stranger_cannot_steer_the_terminal(capsys):
+    show({"settings": "a\x1b[2Jb\u202ec"}, as_json=False)
+    assert capsys.readouterr().out == "settings  a?[2Jb?c\n"
+    assert len(printable("x" * 10_000)) == MAX_LINE
+    record = logging.LogRecord("encoder", logging.WARNING, "", 0, "note %s", ("\x07",), None)
+    assert PrintableFormatter("%(message)s").format(record) == "note ?"

@@ -63,7 +63,7 @@ class Commands:
         # What ends a process ends it in order: temporary files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Formatter("%(message)s"))
+        handler.setFormatter(PrintableFormatter("%(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         for package in OWN_PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
@@ -96,10 +96,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_LINE])
 
 
-class _Formatter(logging.Formatter):
+class PrintableFormatter(logging.Formatter):
     """Makes a line of what is printable."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its base's name)
+        """Return the line of a record."""
         return printable(super().formatMessage(record))
 
 
