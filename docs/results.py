@@ -243,7 +243,7 @@ def tables() -> str:
     lines: list[str] = []
     for clip in CLIPS:
         curves = curves_of([point for point in points if point["clip"] == clip])
-        lines += [f"### {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
+        lines += [f"## {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
         for name, curve in curves.items():
             lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
         anchors = [name for name in curves if not name.startswith("nervcast")]
