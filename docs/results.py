@@ -1,6 +1,6 @@
 """Measure what docs/results.md shows: `python docs/results.py MEASUREMENT CLIP`, on a machine that does nothing else.
 
-Each measurement appends its points to docs/results.json; `python docs/results.py tables` prints the tables made of them.
+Each measurement appends its points to docs/results.json; `python docs/tables.py` prints the tables made of them.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 import av
-import bjontegaard
 import numpy as np
 import torch
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import Colorspace
+from tables import CLIPS, RESULTS, Point, load
 
 from encoder import fit as fitting
 from encoder import quantizer as quantizing
@@ -36,9 +36,6 @@ from encoder.quantizer import Quantizer
 from encoder.target import bits_per_pixel
 from encoder.video import RESAMPLING, Video, read_video
 
-RESULTS = Path(__file__).with_suffix(".json")
-CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
-"""Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
 LADDER_BITS_PER_PIXEL = (0.04, 0.06, 0.085, 0.115)
@@ -59,8 +56,6 @@ CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
 LIBRARY_NOTES = "filter_units=remove_types=6"
 """Removes what x264 writes into its files about itself, which no decoder needs."""
 PIXELS = "yuv420p"
-
-Point = dict[str, Any]
 
 
 def encoder(video: Video, preset: Preset, compression: Compression, states: list[State] | None = None) -> Encoder:
@@ -228,124 +223,14 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
 }
 
 
-def bd_rate(anchor: list[Point], test: list[Point]) -> float:
-    """Return how many more bytes a curve takes than an anchor at equal PSNR, in percent (Bjontegaard, Akima interpolation)."""
-    curves = [sorted((point["bytes"], point["psnr_db"]) for point in points) for points in (anchor, test)]
-    (anchor_bytes, anchor_db), (test_bytes, test_db) = [tuple(zip(*curve, strict=True)) for curve in curves]
-    # Of a curve that reaches beyond the other one, the common part counts.
-    options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
-    return float(bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, **options))
-
-
-def tables() -> str:
-    """Return the tables in Markdown."""
-    points = load()
-    lines: list[str] = []
-    for clip in CLIPS:
-        curves = curves_of([point for point in points if point["clip"] == clip])
-        lines += [f"## {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
-        for name, curve in curves.items():
-            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
-        anchors = [name for name in curves if not name.startswith("nervcast")]
-        lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
-        for name in (name for name in curves if name.startswith("nervcast")):
-            rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
-            lines.append(f"| {name} | {' | '.join(rates)} |")
-        lines.append("")
-    kinds = ("ladder", "ablations", "targets", "overhead")
-    rungs, ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
-    tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
-    return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
-
-
-def listed(curve: list[Point]) -> str:
-    """Return a curve's points as text."""
-    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered(curve))
-
-
-def bits_of(curve: list[Point]) -> str:
-    """Return the bits per weight of a curve's points as text."""
-    return ", ".join(f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point)
-
-
-def ordered(curve: list[Point]) -> list[Point]:
-    """Return a curve's points from the smallest file to the largest."""
-    return sorted(curve, key=lambda point: point["bytes"])
-
-
-def curves_of(points: list[Point]) -> dict[str, list[Point]]:
-    """Return the points of each curve by its name."""
-    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {0} s + {1} s", "paper": "papers' pipeline, {} s"}
-    curves: dict[str, list[Point]] = {}
-    for point in points:
-        if point["measurement"] in (*names, "codecs"):
-            name = point.get("codec") or names[point["measurement"]].format(point["seconds"], point["seconds"] // 2)
-            curves.setdefault(name, []).append(point)
-    return curves
-
-
-def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
-    """Return the lines of the table of rungs beside fits of their own, taken as lines of the bytes' logarithm in between."""
-    lines = [
-        "| clip, seconds | bits per pixel asked for | bytes | PSNR in dB | with a fit of its own |",
-        "|---|---|---|---|---|",
-    ]
-    for rung in rungs:
-        same = {"measurement": "ours", "clip": rung["clip"], "seconds": rung["seconds"]}
-        own = ordered([point for point in points if same.items() <= point.items()])
-        if own:
-            sizes, qualities = np.log([point["bytes"] for point in own]), [point["psnr_db"] for point in own]
-            gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
-            cells = f"{rung['target']} | {rung['bytes']:,} | {rung['psnr_db']:.2f} | {gain:+.2f} |"
-            lines.append(f"| {rung['clip']}, {rung['seconds']} s | {cells}")
-    return lines
-
-
-def ablation_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of what each technique contributes."""
-    lines = ["| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |", "|---|---|---|---|"]
-    whole = [point for point in points if point["without"] == "nothing"]
-    for name in dict.fromkeys(point["without"] for point in points):
-        curve = [point for point in points if point["without"] == name]
-        more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
-        lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
-    return lines
-
-
-def target_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of sizes that were asked for and reached."""
-    lines = ["| asked for | bytes: PSNR in dB | off by |", "|---|---|---|"]
-    for point in points:
-        after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
-        off = 100 * (point["bytes"] / point["target_bytes"] - 1)
-        lines.append(f"| {point['target_bytes']:,}{after} | {listed([point])} | {off:+.1f} % |")
-    return lines
-
-
-def excess(whole: list[Point], other: list[Point]) -> float:
-    """Return the ratio of two curves' bytes at the PSNR in their middle, each taken as a line of the bytes' logarithm."""
-    middle = np.mean([point["psnr_db"] for point in (*whole, *other)])
-    slope, _ = np.polyfit([point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1)
-    at = [np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve]) for curve in (other, whole)]
-    return float(np.exp(at[0] - at[1]))
-
-
-def load() -> list[Point]:
-    """Return all points measured so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-
-
 def main() -> None:
-    """Run a measurement, or print the tables."""
+    """Run a measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measurement", choices=[*MEASUREMENTS, "tables"])
+    parser.add_argument("measurement", choices=MEASUREMENTS)
     parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
     parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
     parser.add_argument("--seconds", type=int, default=120, help="time for each fit (default: 120)")
     args = parser.parse_args()
-    if args.measurement == "tables":
-        print(tables())
-        return
     made = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}
     old = [point for point in load() if not made.items() <= point.items()]
     new: list[Point] = []

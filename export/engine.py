@@ -43,9 +43,10 @@ class Engine(ABC):
         """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
         if not 1 <= batch <= MAX_BATCH:
             raise SettingsError(f"batch must be in 1..{MAX_BATCH}, got {batch}")
-        # A batch as large as its memory may be at most.
-        batch = min(batch, max(MAX_VALUES // clip.topology.peak_values, 1))
-        self.clip, self.batch, self.pixels = clip, batch, pixels
+        self.clip, self.pixels = clip, pixels
+        self.batch = min(batch, max(MAX_VALUES // clip.topology.peak_values, 1))
+        if self.batch < batch:
+            logger.warning("batches have %d frames instead of %d, which would take too much memory", self.batch, batch)
         self._models = SegmentModels(clip)  # used by the loader's thread alone
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Run]] = {}

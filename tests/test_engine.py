@@ -79,10 +79,11 @@ def test_clip_of_which_nothing_can_be_shown(tiny_clip):
         open_engine(replace(tiny_clip, segments=tuple(broken)))
 
 
-def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch):
+def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch, caplog):
     monkeypatch.setattr("export.engine.MAX_VALUES", 5 * tiny_clip.topology.peak_values // 2)
     engine = OnnxRuntimeCpu(tiny_clip, batch=8)
     assert engine.batch == 2
+    assert "batches have 2 frames instead of 8" in caplog.text
     assert len(engine.frames(np.arange(6.0))) == 6
     engine.close()
 

@@ -10,7 +10,7 @@ from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.encode import Compression, Encoder, split
 from encoder.fit import FREEZE_FROM, Fit, Limit
 from encoder.presets import PRESETS, Shape, find_preset
-from encoder.quantizer import LATENTS
+from encoder.quantizer import INITIAL_STEP, LATENTS
 from encoder.rate import RateControl
 from encoder.video import Video
 
@@ -81,6 +81,15 @@ def test_the_latents_are_fitted_to_what_will_be_written():
     for name, x in fit.network.named_parameters():
         assert torch.equal(x, before[name]) != name.startswith(LATENTS)
         assert torch.allclose(before[name], written[name], atol=1e-6) != name.startswith(LATENTS)
+
+
+def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
+    fit = make_fit(Limit(epochs=1), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    list(fit.epochs(FRAMES))
+    tensors = dict(fit.network.named_parameters())
+    step, offsets = fit.quantizer.learned("mix.weight")
+    assert step == pytest.approx(INITIAL_STEP * tensors["mix.weight"].std(correction=0).item(), rel=1e-4)
+    assert not offsets.any()
 
 
 def test_a_network_without_latents_is_never_frozen():

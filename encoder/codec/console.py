@@ -20,7 +20,7 @@ from encoder.codec.errors import CodecError, SettingsError
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes."""
 OWN_PACKAGES = ("encoder", "export", "player")
-MAX_LINE = 500
+MAX_LINE = 1024
 """Characters of a line that are printed: a stranger's file may put any text into a message."""
 PLAIN_SECONDS = 5.0
 """Time between two lines of progress where there is no terminal."""
@@ -93,7 +93,8 @@ def _fail(message: str) -> int:
 
 def printable(text: str) -> str:
     """Return a text without what a terminal would obey, and of a length that can be read."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_LINE])
+    shown = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
+    return "".join(letter if letter.isprintable() else "?" for letter in shown)
 
 
 class PrintableFormatter(logging.Formatter):

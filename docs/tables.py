@@ -1,0 +1,125 @@
+"""Print the tables of docs/results.md, made of the points that results.py measured: `python docs/tables.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bjontegaard
+import numpy as np
+
+RESULTS = Path(__file__).with_name("results.json")
+CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
+"""Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
+
+Point = dict[str, Any]
+
+
+def bd_rate(anchor: list[Point], test: list[Point]) -> float:
+    """Return how many more bytes a curve takes than an anchor at equal PSNR, in percent (Bjontegaard, Akima interpolation)."""
+    curves = [sorted((point["bytes"], point["psnr_db"]) for point in points) for points in (anchor, test)]
+    (anchor_bytes, anchor_db), (test_bytes, test_db) = [tuple(zip(*curve, strict=True)) for curve in curves]
+    # Of a curve that reaches beyond the other one, the common part counts.
+    options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
+    return float(bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, **options))
+
+
+def tables() -> str:
+    """Return the tables in Markdown."""
+    points = load()
+    lines: list[str] = []
+    for clip in CLIPS:
+        curves = curves_of([point for point in points if point["clip"] == clip])
+        lines += [f"## {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
+        for name, curve in curves.items():
+            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
+        anchors = [name for name in curves if not name.startswith("nervcast")]
+        lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
+        for name in (name for name in curves if name.startswith("nervcast")):
+            rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
+            lines.append(f"| {name} | {' | '.join(rates)} |")
+        lines.append("")
+    kinds = ("ladder", "ablations", "targets", "overhead")
+    rungs, ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
+    tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
+    return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
+
+
+def listed(curve: list[Point]) -> str:
+    """Return a curve's points as text."""
+    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered(curve))
+
+
+def bits_of(curve: list[Point]) -> str:
+    """Return the bits per weight of a curve's points as text."""
+    return ", ".join(f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point)
+
+
+def ordered(curve: list[Point]) -> list[Point]:
+    """Return a curve's points from the smallest file to the largest."""
+    return sorted(curve, key=lambda point: point["bytes"])
+
+
+def curves_of(points: list[Point]) -> dict[str, list[Point]]:
+    """Return the points of each curve by its name."""
+    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {0} s + {1} s", "paper": "papers' pipeline, {} s"}
+    curves: dict[str, list[Point]] = {}
+    for point in points:
+        if point["measurement"] in (*names, "codecs"):
+            name = point.get("codec") or names[point["measurement"]].format(point["seconds"], point["seconds"] // 2)
+            curves.setdefault(name, []).append(point)
+    return curves
+
+
+def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
+    """Return the lines of the table of rungs beside fits of their own, taken as lines of the bytes' logarithm in between."""
+    lines = [
+        "| clip, seconds | bits per pixel asked for | bytes | PSNR in dB | against a fit of its own |",
+        "|---|---|---|---|---|",
+    ]
+    for rung in rungs:
+        same = {"measurement": "ours", "clip": rung["clip"], "seconds": rung["seconds"]}
+        own = ordered([point for point in points if same.items() <= point.items()])
+        if own:
+            sizes, qualities = np.log([point["bytes"] for point in own]), [point["psnr_db"] for point in own]
+            gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
+            cells = f"{rung['target']} | {rung['bytes']:,} | {rung['psnr_db']:.2f} | {gain:+.2f} |"
+            lines.append(f"| {rung['clip']}, {rung['seconds']} s | {cells}")
+    return lines
+
+
+def ablation_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of what each technique contributes."""
+    lines = ["| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |", "|---|---|---|---|"]
+    whole = [point for point in points if point["without"] == "nothing"]
+    for name in dict.fromkeys(point["without"] for point in points):
+        curve = [point for point in points if point["without"] == name]
+        more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
+        lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
+    return lines
+
+
+def target_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of sizes that were asked for and reached."""
+    lines = ["| asked for | bytes: PSNR in dB | off by |", "|---|---|---|"]
+    for point in points:
+        after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
+        off = 100 * (point["bytes"] / point["target_bytes"] - 1)
+        lines.append(f"| {point['target_bytes']:,}{after} | {listed([point])} | {off:+.1f} % |")
+    return lines
+
+
+def excess(whole: list[Point], other: list[Point]) -> float:
+    """Return the ratio of two curves' bytes at the PSNR in their middle, each taken as a line of the bytes' logarithm."""
+    middle = np.mean([point["psnr_db"] for point in (*whole, *other)])
+    slope, _ = np.polyfit([point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1)
+    at = [np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve]) for curve in (other, whole)]
+    return float(np.exp(at[0] - at[1]))
+
+
+def load() -> list[Point]:
+    """Return all points measured so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
+if __name__ == "__main__":
+    print(tables())
