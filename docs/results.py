@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +24,6 @@ from tables import CLIPS, RESULTS, Point, load
 
 from encoder import fit as fitting
 from encoder import quantizer as quantizing
-from encoder.checkpoint import State
 from encoder.cli import RUNG_START, SAMPLE
 from encoder.codec import coding
 from encoder.codec.clip import Clip
@@ -42,6 +42,9 @@ LADDER_BITS_PER_PIXEL = (0.04, 0.06, 0.085, 0.115)
 """Sizes of a ladder's rungs."""
 ABLATION_WEIGHTS = (0.04, 0.08)
 """Weights of a bit per pixel at which techniques are left out."""
+ABLATION_EPOCHS = 40
+"""Epochs of these fits, about a minute's: not seconds, so that a machine's noise cannot be taken for a technique's gain."""
+ABLATION_SEEDS = (0, 1)
 TARGET_BYTES = (40_000, 80_000, 140_000)
 """Sizes that fits are steered to."""
 EPOCH_PAIRS = 7
@@ -58,16 +61,16 @@ LIBRARY_NOTES = "filter_units=remove_types=6"
 PIXELS = "yuv420p"
 
 
-def encoder(video: Video, preset: Preset, compression: Compression, states: list[State] | None = None) -> Encoder:
+def encoder(video: Video, preset: Preset, compression: Compression, **options: Any) -> Encoder:
     """Return an encoder of one segment."""
     device = torch.device("cpu")
-    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", states=states)
+    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", **options)
 
 
-def fit(video: Video, preset: Preset, seconds: float, compression: Compression) -> tuple[Encoder, Point]:
+def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, seed: int = 0) -> tuple[Encoder, Point]:
     """Fit and write a clip; return the encoder and what was measured of the file."""
-    made = encoder(video, preset, compression)
-    for _ in made.run(Limit(seconds=seconds)):
+    made = encoder(video, preset, compression, seed=seed)
+    for _ in made.run(limit):
         pass
     return made, measure(made.clip(), video)
 
@@ -83,14 +86,14 @@ def measure(clip: Clip, video: Video) -> Point:
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
     for weight in RATE_WEIGHTS:
-        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], seconds, Compression(rate_weight=weight))[1]
+        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression(rate_weight=weight))[1]
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of that fit's time."""
-    base, _ = fit(video, PRESETS["fast"], seconds, Compression())
+    base, _ = fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression())
     for bits in LADDER_BITS_PER_PIXEL:
-        rung = encoder(video, PRESETS["fast"], Compression(file_bytes=bits_per_pixel(bits)(video)), base.states)
+        rung = encoder(video, PRESETS["fast"], Compression(file_bytes=bits_per_pixel(bits)(video)), states=base.states)
         for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
             pass
         yield {"target": bits} | measure(rung.clip(), video)
@@ -98,7 +101,8 @@ def ladder(video: Video, seconds: int) -> Iterator[Point]:
 
 def paper(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of the papers' pipeline: a fit with pruning, quantised to several numbers of bits, in Huffman's code."""
-    made, first = fit(video, PRESETS["fast"], seconds, Compression(bits=8, prune=PAPER_PRUNE, coder="huffman"))
+    pipeline = Compression(bits=8, prune=PAPER_PRUNE, coder="huffman")
+    made, first = fit(video, PRESETS["fast"], Limit(seconds=seconds), pipeline)
     yield {"bits": 8} | first
     network = made.network(0)
     network.load_state_dict(made.states[0])
@@ -112,9 +116,9 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
 def targets(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that are steered to a size, and of a rung that goes on from the last of them."""
     for size in TARGET_BYTES:
-        made, point = fit(video, PRESETS["fast"], seconds, Compression(file_bytes=size))
+        made, point = fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression(file_bytes=size))
         yield {"target_bytes": size} | point
-    rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), made.states)
+    rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), states=made.states)
     for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
         pass
     yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(rung.clip(), video)
@@ -153,15 +157,16 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
     }
 
 
-def ablations(video: Video, seconds: int) -> Iterator[Point]:
-    """Yield points of fits that leave one technique out, at two rates each."""
+def ablations(video: Video, _: int) -> Iterator[Point]:
+    """Yield points of fits that leave one technique out, at two rates with two seeds each."""
+    limit = Limit(epochs=ABLATION_EPOCHS)
     for name, (preset, values) in techniques().items():
         with ExitStack() as stack:
             for (module, constant), value in values.items():
                 stack.enter_context(patch.object(module, constant, value))
-            for weight in ABLATION_WEIGHTS:
-                made = {"without": name, "rate_weight": weight}
-                yield made | fit(video, preset, seconds, Compression(rate_weight=weight))[1]
+            for weight, seed in product(ABLATION_WEIGHTS, ABLATION_SEEDS):
+                made = {"without": name, "rate_weight": weight, "seed": seed}
+                yield made | fit(video, preset, limit, Compression(rate_weight=weight), seed)[1]
 
 
 def codecs(video: Video, _: int) -> Iterator[Point]:
