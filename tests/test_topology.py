@@ -95,6 +95,8 @@ SQUARED = [
     helper.make_node("Reshape", ["t", "shape"], ["time"]),
     helper.make_node("Mul", ["time", "0"], ["rgb"]),
 ]
+# Of a single time, the axis of times goes as well.
+SQUEEZED = [helper.make_node("Squeeze", ["t"], ["v1"]), *OUTPUT]
 COLUMN = [numpy_helper.from_array(np.array(x), name) for name, x in (("column", [-1, 1]), ("shape", [-1, 1, 1, 1]))]
 LABORIOUS = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 1000, 1000]))),
@@ -157,6 +159,7 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ({"nodes": DEPENDENT}, "a size that is known"),
         ({"nodes": NEGATIVE}, r"value 'v\d' must have a size that is known, and over 0"),
         ({"nodes": SQUARED, "constants": COLUMN}, r"value 'v\d' must grow with the number of times, along its first axis"),
+        ({"nodes": SQUEEZED}, r"value 'v\d' must grow with the number of times, along its first axis"),
         ({"constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), name) for name in ("shape", "0")]}, "the same name"),
         ({"version": 13}, "format 8 to 12, got 13"),
         ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, [7])}, "float32 of shape"),

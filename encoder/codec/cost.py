@@ -40,7 +40,8 @@ def check_values(model: onnx.ModelProto, frames: str) -> int:
     shapes, *more = (_shapes(graph) for graph in graphs)
     for batch, grown in zip(BATCHES, (shapes, *more), strict=True):
         for name, shape in grown.items():
-            if shape not in (shapes[name], (batch * shapes[name][0], *shapes[name][1:]) if shape else None):
+            first = shapes.get(name)  # it may have fewer axes, or none
+            if shape != first and (not first or shape != (batch * first[0], *first[1:])):
                 raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
         if grown[frames] != (batch, *declared):
             raise BitstreamError(f"{frames!r} is declared to be {[batch, *declared]}, but is {list(grown[frames])}")
