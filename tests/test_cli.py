@@ -230,25 +230,26 @@ def test_ladder_from_one_fit(tmp_path, write_video):
 @pytest.mark.parametrize(
     ("options", "coder", "made"),
     [
-        ("--bits 6 --prune 0.2 --coder huffman", HUFFMAN, {"values": 63, "zeros": 0.15}),
+        ("--bits 6 --prune 0.2 --coder huffman", HUFFMAN, {"values": 63, "zeros": 0.2}),
         ("--bits 4", RANGE, {"values": 15, "zeros": 0}),
-        ("--rate 50", RANGE, {"values": 8191, "zeros": 0.5}),
+        ("--rate 50", RANGE, {"values": 8191, "zeros": 0.9}),
         ("--bitrate 900k", RANGE, {"values": 8191, "zeros": 0}),
     ],
 )
 def test_ways_to_a_smaller_file(tmp_path, write_video, options, coder, made):
     write_video(moving_square(4, 36, 64), "video.mp4")
-    done = run(f"encoder fit video.mp4 --epochs 80 {options}", tmp_path)
+    done = run(f"encoder fit video.mp4 --epochs 300 {options}", tmp_path)
     assert done.returncode == 0, done.stderr
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert options in info["settings"]
     clip = Clip.read(tmp_path / "video.nerv")
     (segment,) = clip.segments
     weights = segment.weights(clip.topology.tensors)
-    layers = [x for x in weights.values() if x.ndim == 4]
+    # Latents, whose grids have other sides, are not pruned.
+    kernels = [x for x in weights.values() if x.shape[2:] in ((1, 1), (3, 3))]
     assert segment.coder == coder
     assert max(len(np.unique(x)) for x in weights.values()) <= made["values"]
-    assert np.mean([not weight for x in layers for weight in x.ravel()]) >= made["zeros"]
+    assert np.mean([not weight for x in kernels for weight in x.ravel()]) >= made["zeros"]
 
 
 def test_damaged_segment_is_reported_and_decoding_goes_on(folder):
