@@ -1,8 +1,14 @@
 """Distortions between frames (B, 3, H, W) in 0..1."""
 
+import torch
 import torch.nn.functional as F
-from pytorch_msssim import ssim
+from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
+
+WINDOWS = (11, 9, 7, 5, 3)
+"""Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
+SCALES = 16
+"""MS-SSIM halves a frame four times."""
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
@@ -13,3 +19,20 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
 def l1_ssim(output: Tensor, target: Tensor) -> Tensor:
     """Return 0.7 L1 + 0.3 (1 - SSIM) (NeRV, section 3.2)."""
     return 0.7 * F.l1_loss(output, target) + 0.3 * (1 - ssim(output, target, data_range=1.0))
+
+
+def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
+    """Return 60 (0.7 L1 + 0.3 (1 - MS-SSIM)) + L1 of the Fourier coefficients (Boosting-NeRV, section 3.4).
+
+    Frames too small for MS-SSIM have L1 in its place.
+    """
+    difference = F.l1_loss(output, target)
+    window = ms_ssim_window(*output.shape[2:])
+    structure = difference if window is None else 1 - ms_ssim(output, target, data_range=1.0, win_size=window)
+    spectrum = torch.view_as_real(torch.fft.fft2(output - target)).abs().mean()
+    return 60 * (0.7 * difference + 0.3 * structure) + spectrum
+
+
+def ms_ssim_window(height: int, width: int) -> int | None:
+    """Return the size of MS-SSIM's window for a frame; None for one that is too small for it."""
+    return next((size for size in WINDOWS if (size - 1) * SCALES < min(height, width)), None)

@@ -1,7 +1,10 @@
-"""Muon: momentum whose matrices are made orthogonal, so that all directions of a convolution learn at the same pace.
+"""Optimisers that torch does not have.
 
-Keller Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024; the step is scaled so that learning rates of
-Adam fit (Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+Muon: momentum whose matrices are made orthogonal, so that all directions of a convolution learn at the same pace (K. Jordan,
+"Muon: an optimizer for hidden layers in neural networks", 2024). The step is scaled so that learning rates of Adam fit (Liu et
+al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+
+Adan: Adam whose step also follows the change of the gradient (Xie et al., arXiv 2208.06677, algorithm 1).
 """
 
 from collections.abc import Iterable
@@ -16,6 +19,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that drives all singular values towards 1."""
 RMS = 0.2
 """Root mean square of a step at a learning rate of 1, as Adam's steps usually have it."""
+
+ADAN_DECAYS = (0.98, 0.92, 0.99)
+"""Of the means of the gradient, of its change, and of the square of both."""
+EPSILON = 1e-8
+"""Added to a divisor."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,3 +62,34 @@ def orthogonal(matrix: Tensor) -> Tensor:
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x if wide else x.T
+
+
+class Adan(torch.optim.Optimizer):
+    """Optimise parameters of any shape."""
+
+    def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict[str, object]], *, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take a step; parameters without a gradient stay."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group["lr"])
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, learning_rate: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            zeros = [torch.zeros_like(parameter) for _ in ADAN_DECAYS]
+            state.update(steps=0, means=zeros, gradient=gradient.clone())
+        state["steps"] += 1
+        change = gradient - state["gradient"]
+        ahead = gradient + ADAN_DECAYS[1] * change
+        corrected: list[Tensor] = []
+        for decay, mean, value in zip(ADAN_DECAYS, state["means"], (gradient, change, ahead.square()), strict=True):
+            mean.lerp_(value, 1 - decay)
+            corrected.append(mean / (1 - decay ** state["steps"]))
+        slope, bend, size = corrected
+        parameter.addcdiv_(slope + ADAN_DECAYS[1] * bend, size.sqrt().add_(EPSILON), value=-learning_rate)
+        state["gradient"].copy_(gradient)

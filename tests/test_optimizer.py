@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from encoder.optimizer import Muon, orthogonal
+from encoder.optimizer import Adan, Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 50), (50, 6), (1, 9)])
@@ -37,3 +37,35 @@ def test_a_linear_map_is_learned():
         ((weight @ inputs - goal @ inputs) ** 2).mean().backward()
         muon.step()
     assert (weight - goal).abs().max() < 0.1
+
+
+def test_adans_first_step_is_the_sign_of_the_gradient():
+    weight = torch.nn.Parameter(torch.zeros(5))
+    weight.grad = torch.tensor([3.0, -0.1, 7.0, -2.0, 0.5])
+    Adan([weight], lr=0.01).step()
+    torch.testing.assert_close(weight.detach(), -0.01 * weight.grad.sign())
+
+
+def test_adan_follows_the_change_of_the_gradient():
+    """Its second step, by hand."""
+    weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    adan = Adan([weight], lr=0.01)
+    for gradient in (1.0, 3.0):
+        weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        adan.step()
+    slope = (0.98 * 0.02 * 1 + 0.02 * 3) / (1 - 0.98**2)
+    bend = 0.08 * 2 / (1 - 0.92**2)
+    size = (0.99 * 0.01 * 1 + 0.01 * (3 + 0.92 * 2) ** 2) / (1 - 0.99**2)
+    assert weight.item() == pytest.approx(-0.01 - 0.01 * (slope + 0.92 * bend) / size**0.5, rel=1e-6)
+
+
+def test_adan_finds_a_minimum():
+    goal = torch.linspace(-2, 2, 9)
+    weight = torch.nn.Parameter(torch.zeros(9))
+    adan = Adan([weight], lr=0.05)
+    for step in range(1000):
+        adan.param_groups[0]["lr"] = 0.05 * (1 - step / 1000)
+        adan.zero_grad()
+        ((weight - goal) ** 2 * torch.arange(1.0, 10)).sum().backward()
+        adan.step()
+    assert (weight - goal).abs().max() < 0.02

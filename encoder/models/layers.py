@@ -10,21 +10,37 @@ from torch import Tensor, nn
 from encoder.quantizer import as_given
 
 Activation = Callable[[Tensor], Tensor]
+PARTS = 256
+"""Steps to a turn in which phases of positional encodings grow from the first number to the last."""
 
 
 class PositionalEncoding(nn.Module):
-    """Sines and cosines of a time at geometrically growing frequencies (NeRV, section 3.1)."""
+    """Sines and cosines of a number, at frequencies that grow by a factor from level to level (NeRV, section 3.1).
+
+    Most of these turn many times from one whole number to the next, which only a slower one of the same values can be told from
+    in between; it is taken in their place. Their own phases are so large that single precision has no digits left for them,
+    and each engine would find others. Frequencies are rounded, so that the topology needs less for them: phases are off by at
+    most a part of a turn.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, *, base: float, levels: int) -> None:
+    def __init__(self, *, base: float, levels: int, count: int) -> None:
+        """Take how many whole numbers there are: of frames, for the encoding of a time."""
         super().__init__()
-        self.register_buffer("frequencies", pi * base ** torch.arange(levels), persistent=False)
+        turns = base ** torch.arange(levels, dtype=torch.float64) / (2 * count)
+        turns = ((turns - turns.round()) * PARTS * count).round() / (PARTS * count)
+        self.count = count
+        self.register_buffer("frequencies", (2 * turns).float(), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in 0..1 of shape (B,) to (B, 2 * levels)."""
-        phase = t[:, None] * self.frequencies
+        """Map numbers in 0..count of shape (B,) to (B, 2 * levels)."""
+        phase = pi * (t[:, None] * self.frequencies)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+    def shares(self, x: Tensor) -> Tensor:
+        """Map something else, numbers in 0..1 of shape (N,), to (N, 2 * levels): a table of its own would take its bytes."""
+        return self(x * self.count)
 
 
 class TemporalGrid(nn.Module):
@@ -98,14 +114,34 @@ class Camera(nn.Module):
         return F.grid_sample(canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
 
 
-class SeparableBlock(nn.Module):
-    """Separable convolution residual block, SCRB (NeRV++, figure 2): x + pw2(act(pw1(dw(x))))."""
+class ConvBlock(nn.Module):
+    """NeRV's block (section 3.1): convolution, PixelShuffle, activation if there is one."""
 
-    def __init__(self, channels: int, activation: Activation) -> None:
+    def __init__(self, before: int, after: int, stride: int, *, kernel: int, activation: Activation | None) -> None:
         super().__init__()
+        self.stride, self.activation = stride, activation
+        self.conv = nn.Conv2d(before, after * stride**2, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C, stride * H, stride * W)."""
+        x = self.conv(x)
+        if self.stride > 1:
+            x = F.pixel_shuffle(x, self.stride)
+        return x if self.activation is None else self.activation(x)
+
+
+class SeparableBlock(nn.Module):
+    """Separable convolution residual block, SCRB (NeRV++, figure 2): x + pw2(act(pw1(dw(x)))).
+
+    Inside it is `expansion` times as wide as outside: once in the paper.
+    """
+
+    def __init__(self, channels: int, activation: Activation, *, expansion: float = 1.0) -> None:
+        super().__init__()
+        inside = round(expansion * channels)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.pointwise1 = nn.Conv2d(channels, channels, 1)
-        self.pointwise2 = nn.Conv2d(channels, channels, 1)
+        self.pointwise1 = nn.Conv2d(channels, inside, 1)
+        self.pointwise2 = nn.Conv2d(inside, channels, 1)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,19 +153,50 @@ class UpsamplingBlock(nn.Module):
     """NeRV++'s block (figure 2): project, refine, PixelShuffle, refine, and add the bilinearly upsampled projection."""
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, *, activation: Activation, shuffle_activation: Activation
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        activation: Activation,
+        shuffle_activation: Activation,
+        expansion: float = 1.0,
+        depth: int = 1,
     ) -> None:
         super().__init__()
         self.stride = stride
         self.project = nn.Conv2d(in_channels, channels, 1)
-        self.before = SeparableBlock(channels, activation)
+        self.before = _separable(channels, activation, expansion=expansion, depth=depth)
         self.expand = nn.Conv2d(channels, channels * stride**2, 3, padding=1)
-        self.after = SeparableBlock(channels, activation)
+        self.after = _separable(channels, activation, expansion=expansion, depth=depth)
         self.shuffle_activation = shuffle_activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, H, W) to (B, C, stride * H, stride * W)."""
         skip = self.project(x)
         fine = F.pixel_shuffle(self.expand(self.before(skip)), self.stride)
-        coarse = F.interpolate(skip, scale_factor=float(self.stride), mode="bilinear")
-        return self.after(self.shuffle_activation(fine)) + coarse
+        fine = self.after(self.shuffle_activation(fine))
+        # Last, so that a decoder need not hold it while it works on the rest.
+        return fine + F.interpolate(skip, scale_factor=float(self.stride), mode="bilinear")
+
+
+def _separable(channels: int, activation: Activation, *, expansion: float, depth: int) -> nn.Module:
+    return nn.Sequential(*(SeparableBlock(channels, activation, expansion=expansion) for _ in range(depth)))
+
+
+def colours(x: Tensor) -> Tensor:
+    """Return what a head makes (B, 3, H, W) as colours in 0..1."""
+    return (torch.tanh(x) + 1) / 2
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Return features (B, C, H, W) of mean 0 and deviation 1 in each channel; a single cell stays as it is."""
+    return F.instance_norm(x) if x.shape[2] * x.shape[3] > 1 else x
+
+
+def steps(count: int, weight: Tensor) -> Tensor:
+    """Return 0 .. count - 1, (count,).
+
+    They hang on a weight, or torch's exporter would compute all that is made of them, and the topology would hold it.
+    """
+    return torch.arange(count, dtype=weight.dtype, device=weight.device) + 0 * weight[0]

@@ -1,0 +1,113 @@
+"""NeRV (NeurIPS 2021), NeRV++ and NeRV*++ (arXiv 2402.18305): an MLP on the encoded time, then upsampling blocks.
+
+Where a paper and its code disagree: the blocks of NeRV++ are those of its figure 2 (the code never had them), and its head is
+the code's 1x1 convolution, since the paper's ratio of multiplications to NeRV fits that and not the figure's 3x3. The time is
+encoded at 40 frequencies, as both codes' commands for Bunny do, which gives the papers' numbers of parameters; NeRV's text has
+80 numbers. NeRV's activation is the text's GELU, which is its best, not the SiLU of its commands; NeRV++'s stem has the SiLU of
+its code.
+
+NeRV*++ is not specified anywhere. Ours is a reconstruction: two separable blocks in a row, half as wide again inside. That has
+the number of parameters and the ratio of multiplications to NeRV++ that its paper reports.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoder.models.layers import ConvBlock, PositionalEncoding, UpsamplingBlock, colours
+from encoder.models.sizing import Layout, halved, layout, narrowed, share
+
+STRIDES = ((5, 2), (5, 2, 2), (5, 2, 2, 2), (5, 2, 2, 2, 2), (5, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2))
+"""Strides of the stages, of which the ones are taken whose stem has about 16 cells on its long side."""
+CELLS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class NervConfig:
+    """The network of a segment: its frame size, and what size S of NeRV++ at 1280x720 makes of it."""
+
+    height: int
+    """Height of a frame, in pixels."""
+    width: int
+    """Width of a frame, in pixels."""
+    frames: int
+    """Frames of a segment."""
+    stem_channels: int = 26
+    """Channels of the stem's feature map: the one knob that sets the size."""
+    block: Literal["convolution", "separable"] = "separable"
+    """NeRV's block or that of NeRV++."""
+    floor: int = 80
+    """Fewest channels of a stage: 80 in NeRV++, 96 in NeRV."""
+    expansion: float = 1.0
+    """Width inside of a separable convolution, as a multiple of its own: 1.5 in our NeRV*++."""
+    depth: int = 1
+    """Separable convolutions in a row: 2 in our NeRV*++."""
+    levels: int = 40
+    """Frequencies of the positional encoding."""
+
+    @property
+    def layout(self) -> Layout:
+        """Strides and grid."""
+        return layout(self.height, self.width, choices=STRIDES, cells=CELLS)
+
+    @property
+    def stem_widths(self) -> tuple[int, int]:
+        """Hidden units of the stem, and channels of its feature map."""
+        part = share(self.height, self.width)
+        return narrowed(512, part), narrowed(self.stem_channels, part)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        floor = narrowed(self.floor, share(self.height, self.width))
+        return halved(self.stem_widths[1], len(self.layout.strides), floor)
+
+
+class Nerv(nn.Module):
+    """Map times to frames."""
+
+    def __init__(self, config: NervConfig) -> None:
+        super().__init__()
+        hidden, stem = config.stem_widths
+        self.grid = config.layout.grid
+        self.activation = F.silu if config.block == "separable" else F.gelu
+        self.encoding = PositionalEncoding(base=1.25, levels=config.levels, count=config.frames)
+        self.stem1 = nn.Linear(2 * config.levels, hidden)
+        self.stem2 = nn.Linear(hidden, stem * prod(self.grid))
+        stages = zip(pairwise((stem, *config.channels)), config.layout.strides, strict=True)
+        self.blocks = nn.Sequential(*(_block(config, before, after, stride) for (before, after), stride in stages))
+        self.head = nn.Conv2d(config.channels[-1], 3, 1)
+        if config.block == "separable":
+            self.apply(_initialise)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, H and W those of the layout's canvas."""
+        x = self.activation(self.stem1(self.encoding(t)))
+        x = self.activation(self.stem2(x)).unflatten(1, (-1, *self.grid))  # (B, C, h, w)
+        return colours(self.head(self.blocks(x)))
+
+
+def _block(config: NervConfig, before: int, after: int, stride: int) -> nn.Module:
+    if config.block == "convolution":
+        return ConvBlock(before, after, stride, kernel=3, activation=F.gelu)
+    return UpsamplingBlock(
+        before,
+        after,
+        stride,
+        activation=F.gelu,
+        shuffle_activation=F.silu,
+        expansion=config.expansion,
+        depth=config.depth,
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Initialise a convolution as NeRV++'s code does."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        assert module.bias is not None  # every convolution here has one
+        nn.init.zeros_(module.bias)
