@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from encoder.codec.errors import SourceError
+from encoder.presets import SizeName
 
 State = dict[str, Tensor]
 KEY = "nervcast"
@@ -28,6 +29,9 @@ class Checkpoint:
     height: int
     """Height of a frame, in pixels."""
     preset: str
+    size: SizeName
+    mask: str | None
+    """Path of the mask, if there was one."""
     segment_frames: int
     """Largest number of frames of a segment."""
     seed: int

@@ -1,6 +1,6 @@
 """Measure a file on disk against its source: every frame decoded from the file, after 8-bit rounding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
@@ -13,23 +13,30 @@ from pytorch_msssim import ms_ssim
 from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
+from encoder.losses import ms_ssim_window
+from encoder.mask import Mask
 from encoder.video import Video
 
 MAX_PSNR_DB = 100.0
 """Reported for a frame without any error."""
-WINDOWS = (11, 9, 7, 5, 3)
-"""Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
-SCALES = 16
-"""MS-SSIM halves a frame four times."""
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue (BT.601)."""
+YUV_WEIGHTS = (6 / 8, 1 / 8, 1 / 8)
+"""Weights of the planes' PSNR."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameQuality:
-    """Quality of one frame."""
+    """Quality of a frame, or the mean of several."""
 
     psnr_db: float
+    """Of the RGB pixels."""
+    psnr_yuv_db: float
+    """Of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1."""
     ms_ssim: float | None
-    """None for a frame that is too small for it."""
+    """Of the RGB pixels; None for a frame that is too small for it."""
+    psnr_masked_db: float | None = None
+    """Of the pixels that are masked; None where none are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,12 @@ class Evaluation:
 
     psnr_db: float
     """Peak signal-to-noise ratio of the RGB pixels, mean over frames."""
+    psnr_yuv_db: float
+    """That of luma and both chroma planes, weighted 6:1:1."""
     ms_ssim: float | None
     """Multi-scale structural similarity of the RGB pixels, mean over frames; None for frames of 32 pixels and less."""
+    psnr_masked_db: float | None
+    """Peak signal-to-noise ratio of the pixels that were masked, mean over frames; None without a mask."""
     bits_per_pixel: float
     """Size of the file over the pixels of all frames."""
     file_bytes: int
@@ -50,21 +61,45 @@ class Evaluation:
     """Frames per second that the clip is shown at."""
 
 
-def qualities(clip: Clip, source: Video) -> Iterator[FrameQuality]:
+def qualities(clip: Clip, source: Video, mask: Mask | None = None) -> Iterator[FrameQuality]:
     """Yield the quality of each decoded frame; raises SettingsError if the source does not have as many."""
     if len(source.frames) != clip.header.frames:
         raise SettingsError(f"the clip has {clip.header.frames} frames, the source {len(source.frames)}")
-    for decoded, original in zip(ReferenceDecoder(clip).frames(), source.frames, strict=True):
-        yield FrameQuality(psnr_db=psnr_db(decoded, original), ms_ssim=_ms_ssim(decoded, original))
+    for index, (decoded, original) in enumerate(zip(ReferenceDecoder(clip).frames(), source.frames, strict=True)):
+        yield frame_quality(decoded, original, None if mask is None else mask[index])
 
 
-def evaluation(path: Path, clip: Clip, frames: list[FrameQuality]) -> Evaluation:
+def frame_quality(
+    decoded: NDArray[np.uint8], original: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
+) -> FrameQuality:
+    """Return the quality of an RGB frame (3, H, W), and of its pixels that are masked (H, W)."""
+    planes = [_yuv(picture) for picture in (decoded, original)]
+    yuv = sum(weight * psnr_db(a, b) for weight, a, b in zip(YUV_WEIGHTS, *planes, strict=True))
+    return FrameQuality(
+        psnr_db=psnr_db(decoded, original),
+        psnr_yuv_db=yuv,
+        ms_ssim=_ms_ssim(decoded, original),
+        psnr_masked_db=psnr_db(decoded[:, mask], original[:, mask]) if mask is not None and mask.any() else None,
+    )
+
+
+def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
+    """Return the mean over frames of each figure, over those frames that have it."""
+    means: dict[str, float | None] = {}
+    for name in ("psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"):
+        values = [value for frame in frames if (value := getattr(frame, name)) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return FrameQuality(**means)  # type: ignore[arg-type]
+
+
+def evaluation(path: Path, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
     """Return the figures of a file from those of its frames."""
-    similarities = [frame.ms_ssim for frame in frames if frame.ms_ssim is not None]
-    size = path.stat().st_size
+    mean, size = mean_quality(frames), path.stat().st_size
     return Evaluation(
-        psnr_db=float(np.mean([frame.psnr_db for frame in frames])),
-        ms_ssim=float(np.mean(similarities)) if similarities else None,
+        psnr_db=mean.psnr_db,
+        psnr_yuv_db=mean.psnr_yuv_db,
+        ms_ssim=mean.ms_ssim,
+        psnr_masked_db=mean.psnr_masked_db,
         bits_per_pixel=8 * size / clip.header.pixels,
         file_bytes=size,
         frames=clip.header.frames,
@@ -74,14 +109,21 @@ def evaluation(path: Path, clip: Clip, frames: list[FrameQuality]) -> Evaluation
     )
 
 
-def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of the same shape."""
+def _yuv(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return luma and both chroma planes, all of them in 0..255, (3, H, W)."""
+    red, _, blue = picture.astype(np.float64)
+    luma = np.tensordot(LUMA, picture, 1)
+    return np.stack([luma, (blue - luma) / (2 * (1 - LUMA[2])), (red - luma) / (2 * (1 - LUMA[0]))])
+
+
+def psnr_db(a: NDArray[np.uint8] | NDArray[np.float64], b: NDArray[np.uint8] | NDArray[np.float64]) -> float:
+    """Return the peak signal-to-noise ratio of two pictures of the same shape, of values in 0..255."""
     error = np.mean(np.square(a.astype(np.float64) - b))
     return min(10 * log10(255**2 / error), MAX_PSNR_DB) if error else MAX_PSNR_DB
 
 
 def _ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
-    window = next((size for size in WINDOWS if (size - 1) * SCALES < min(a.shape[1:])), None)
+    window = ms_ssim_window(*a.shape[1:])
     if window is None:
         return None
     x, y = (torch.from_numpy(picture.astype(np.float32))[None] for picture in (a, b))

@@ -40,8 +40,10 @@ class Quantizer(nn.Module):
     noise: Tensor
     _tensor: Tensor
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
+        """Take the tensors of the segment before, if these are coded as differences from them."""
         super().__init__()
+        self._before = before or {}
         learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
         # A tensor of equal values has no deviation; its magnitude sets the step then.
         spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
@@ -86,11 +88,20 @@ class Quantizer(nn.Module):
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the dequantised tensors; gradients pass the rounding unchanged."""
-        return dict(tensors) | {name: _round(tensors[name] / step) * step for name, step in self.steps().items()}
+        rounded = dict(tensors)
+        for name, step in self.steps().items():
+            change = _round(self._change(name, tensors[name]) / step) * step
+            rounded[name] = self._before[name] + change if name in self._before else change
+        return rounded
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the expected code length of all learned tensors, in bits."""
-        return torch.stack([_bits(name, tensors[name] / step) for name, step in self.steps().items()]).sum()
+        steps = self.steps()
+        return torch.stack([_bits(name, self._change(name, tensors[name]) / step) for name, step in steps.items()]).sum()
+
+    def _change(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what is coded of a tensor: its difference from the segment before, if there is one."""
+        return tensor - self._before[name] if name in self._before else tensor
 
 
 def as_given(values: Tensor) -> Tensor:

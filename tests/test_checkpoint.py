@@ -6,18 +6,21 @@ from helpers import panning
 
 from encoder.checkpoint import Checkpoint
 from encoder.codec.errors import SettingsError
-from encoder.encode import Compression, Encoder
+from encoder.compression import Compression
+from encoder.encode import Encoder
 from encoder.fit import Limit
 from encoder.presets import PRESETS
 from encoder.video import Video
 
-HOW = Checkpoint(source="a/video.mp4", width=64, height=48, preset="fast", segment_frames=4, seed=7, seconds=1.5)
+HOW = Checkpoint(
+    source="a/video.mp4", width=64, height=48, preset="fast", size="S", mask=None, segment_frames=4, seed=7, seconds=1.5
+)
 VIDEO = Video(panning(8, 48, 64), Fraction(25))
 
 
-def make_encoder(states=None, video=VIDEO):
-    device = torch.device("cpu")
-    return Encoder(video, PRESETS["fast"], Compression(), segment_frames=4, device=device, settings="", states=states)
+def make_encoder(states=None, video=VIDEO, preset="fast"):
+    options = {"segment_frames": 4, "device": torch.device("cpu"), "settings": "", "keep_states": True}
+    return Encoder(video, PRESETS[preset], Compression(), states=states, **options)
 
 
 def test_round_trip(tmp_path):
@@ -43,6 +46,21 @@ def test_a_fit_goes_on_from_its_own_states():
         assert torch.equal(before["camera.displacements.values"], after["camera.displacements.values"])
         for name in ("head.weight", "head.bias"):
             assert torch.allclose(before[name], after[name], atol=0.1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_goes_on_from_its_states(preset):
+    """What was reached is there at once: with frame encoders too, which are gone by then."""
+    first = make_encoder(preset=preset)
+    reached = [step.psnr_db for step in first.run(Limit(epochs=40))][-1]
+    again = make_encoder(first.states, preset=preset)
+    assert next(again.run(Limit(epochs=40), start=0.999)).psnr_db > reached - 3
+
+
+def test_states_are_kept_only_if_wanted():
+    encoder = Encoder(VIDEO, PRESETS["fast"], Compression(), segment_frames=4, device=torch.device("cpu"), settings="")
+    list(encoder.run(Limit(epochs=1)))
+    assert encoder.states == []
 
 
 def test_states_are_those_before_rounding():

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from helpers import SAMPLE
 
-from encoder.cli import SAMPLE as VIDEO
+from encoder.cli_common import SAMPLE as VIDEO
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
-from encoder.evaluate import MAX_PSNR_DB, evaluation, psnr_db, qualities
+from encoder.evaluate import MAX_PSNR_DB, FrameQuality, evaluation, frame_quality, mean_quality, psnr_db, qualities
 from encoder.video import Video, read_video
 
 
@@ -20,6 +20,21 @@ def test_psnr_of_an_error_of_one():
 def test_psnr_without_error_is_finite():
     picture = np.zeros((3, 4, 5), np.uint8)
     assert psnr_db(picture, picture) == MAX_PSNR_DB
+
+
+def test_yuv_counts_luma_six_times():
+    """Red alone is in all three planes: luma, and both chroma planes, whose ranges are those of luma."""
+    original = np.full((3, 4, 5), 100, np.uint8)
+    decoded = original.copy()
+    decoded[0] += 10
+    errors = 0.299 * 10, (0 - 0.299 * 10) / (2 * (1 - 0.114)), (10 - 0.299 * 10) / (2 * (1 - 0.299))
+    luma, blue, red = (20 * np.log10(255 / abs(error)) for error in errors)
+    assert frame_quality(decoded, original).psnr_yuv_db == pytest.approx((6 * luma + blue + red) / 8)
+
+
+def test_mean_is_over_the_frames_that_have_a_figure():
+    frames = [FrameQuality(psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=value) for value in (20, None, 30)]
+    assert mean_quality(frames) == FrameQuality(psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=25)
 
 
 def test_evaluation_counts_every_byte_and_frame(tiny_clip, tiny_file):

@@ -5,8 +5,8 @@ import torch
 from encoder.codec.coding import shortest
 from encoder.codec.entropy import Encoder
 from encoder.codec.tensor import ZERO, channel_steps
-from encoder.encode import quantize
 from encoder.quantizer import Quantizer
+from encoder.rounding import quantize
 
 
 def tensors():
@@ -93,9 +93,18 @@ def test_quantize_without_a_quantizer_uses_a_number_of_bits(bits):
         assert np.abs(coded.integers * np.float32(coded.step) - weights[name].detach().numpy()).max() <= coded.step / 2 * 1.001
 
 
-@pytest.mark.parametrize(("largest", "bits", "step"), [(2.0, 5, 1 / 16), (2.0, 12, 1 / 16), (20.0, 8, 20 / 127)])
-def test_quantize_keeps_the_step_of_what_is_given(largest, bits, step):
-    (coded,) = quantize({"given": torch.tensor([largest, 0.5])}, None, bits).values()
+@pytest.mark.parametrize(
+    ("largest", "bits", "huffman", "step"),
+    [
+        (2.0, 5, False, 1 / 16),
+        (2.0, 12, False, 1 / 16),
+        (20.0, 8, False, 1 / 16),
+        (2.0, 8, True, 1 / 16),
+        (20.0, 8, True, 20 / 127),
+    ],
+)
+def test_quantize_keeps_the_step_of_what_is_given(largest, bits, huffman, step):
+    (coded,) = quantize({"given": torch.tensor([largest, 0.5])}, None, bits, given=["given"], huffman=huffman).values()
     assert coded.step == pytest.approx(step)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from helpers import panning
 
-from encoder.encode import Compression, Encoder
+from encoder.compression import Compression
+from encoder.encode import Encoder
 from encoder.fit import Limit
 from encoder.presets import PRESETS
 from encoder.rate import RateControl

@@ -116,6 +116,27 @@ def show(figures: Mapping[str, object], *, as_json: bool) -> None:
         print(f"{name.replace('_', ' '):{width}}  {printable(text)}")
 
 
+def show_table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print rows of the same figures on stdout: as one JSON list, or as a table for people."""
+    if as_json:
+        print(json.dumps(list(rows)))
+        return
+    texts = [[name.replace("_", " ") for name in rows[0]], *(list(map(_cell, row.values())) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        print("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"  # noqa: PLR2004 (digits that say something)
+        case int():
+            return f"{value:,}"
+        case _:
+            return printable(str(value))
+
+
 class Update(Protocol):
     """Takes how far a job has come."""
 

@@ -1,0 +1,103 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from helpers import moving_square, panning
+
+from encoder.codec.errors import SettingsError
+from encoder.compression import Compression
+from encoder.encode import Encoder
+from encoder.evaluate import psnr_db, qualities
+from encoder.fit import Limit
+from encoder.mask import GREY, masked, read_mask
+from encoder.presets import PRESETS
+from encoder.video import Video
+
+VIDEO = Video(moving_square(3, 24, 32), Fraction(25))
+
+
+def write(path, picture):
+    """Write a picture (H, W) of 0 and 255."""
+    frame = av.VideoFrame.from_ndarray(np.repeat(picture[..., None], 3, 2), format="rgb24")
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png")
+        stream.height, stream.width = picture.shape
+        stream.pix_fmt = "rgb24"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def square(at=8):
+    picture = np.zeros((24, 32), np.uint8)
+    picture[at : at + 8, at : at + 8] = 255
+    return picture
+
+
+def test_one_picture_is_for_all_frames(tmp_path):
+    write(tmp_path / "mask.png", square())
+    mask = read_mask(tmp_path / "mask.png", VIDEO)
+    assert mask.shape == (3, 24, 32)
+    assert np.array_equal(mask, np.repeat(square()[None] > 0, 3, 0))
+
+
+def test_folder_has_a_picture_for_each_frame(tmp_path):
+    for index in range(3):
+        write(tmp_path / f"{index}.png", square(4 * index))
+    assert np.array_equal(read_mask(tmp_path, VIDEO), np.stack([square(4 * index) > 0 for index in range(3)]))
+
+
+def test_another_number_of_pictures(tmp_path):
+    for index in range(2):
+        write(tmp_path / f"{index}.png", square())
+    with pytest.raises(SettingsError, match=r"a mask has 1 or 3 pictures, .* has 2"):
+        read_mask(tmp_path, VIDEO)
+
+
+def test_mask_of_everything(tmp_path):
+    write(tmp_path / "mask.png", np.full((24, 32), 255, np.uint8))
+    with pytest.raises(SettingsError, match="leaves nothing of a frame"):
+        read_mask(tmp_path / "mask.png", VIDEO)
+
+
+def test_nothing_masked_is_left_in_the_video():
+    mask = np.repeat(square()[None] > 0, 3, 0)
+    hidden = masked(VIDEO, mask)
+    assert (hidden.frames[:, :, mask[0]] == GREY).all()
+    assert np.array_equal(hidden.frames[:, :, ~mask[0]], VIDEO.frames[:, :, ~mask[0]])
+
+
+def centre():
+    mask = np.zeros((12, 48, 64), bool)
+    mask[:, 18:30, 24:40] = True
+    return mask
+
+
+def scattered():
+    """Five boxes of a tenth of a frame's sides, at the same places of all frames."""
+    mask = np.zeros((12, 48, 64), bool)
+    for row, column in np.random.default_rng(0).integers((0, 0), (43, 58), (5, 2)):
+        mask[:, row : row + 5, column : column + 6] = True
+    return mask
+
+
+def fit(preset, video, mask):
+    options = {"segment_frames": 12, "device": torch.device("cpu"), "settings": "", "mask": mask, "size": "L"}
+    encoder = Encoder(video, PRESETS[preset], Compression(), **options)
+    list(encoder.run(Limit(epochs=80)))
+    return encoder.clip()
+
+
+@pytest.mark.parametrize("preset", ["fast", "hnerv"])
+@pytest.mark.parametrize("make", [centre, scattered])
+def test_what_is_masked_is_filled_and_cannot_matter(preset, make):
+    """What one frame lacks is seen in others, since the picture moves; but the middle of the centre is never seen."""
+    video, mask = Video(panning(12, 48, 64), Fraction(25)), make()
+    clip = fit(preset, video, mask)
+    spoiled = Video(np.where(mask[:, None], 255 - video.frames, video.frames), video.rate)
+    assert bytes(fit(preset, spoiled, mask)) == bytes(clip)
+    filled = np.mean([quality.psnr_masked_db for quality in qualities(clip, video, mask)])
+    hidden = masked(video, mask).frames
+    grey = np.mean([psnr_db(a[:, m], b[:, m]) for a, b, m in zip(hidden, video.frames, mask, strict=True)])
+    assert filled > grey + 0.5
