@@ -1,0 +1,316 @@
+"""The yardstick: fit networks and run classic codecs on one video, decode their files, measure, and keep what was measured."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import isfinite, isnan
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoder import classic
+from encoder.bd import bd_rate
+from encoder.classic import find_codec
+from encoder.codec.clip import Clip
+from encoder.codec.console import replacing
+from encoder.codec.decoder import ReferenceDecoder
+from encoder.codec.errors import SettingsError
+from encoder.compression import Compression
+from encoder.encode import Encoder, Progress
+from encoder.evaluate import FrameQuality, frame_quality, mean_quality
+from encoder.fit import Limit
+from encoder.presets import DEFAULT_SIZE, SIZES, SizeName, complexity, find_preset
+from encoder.video import Video
+
+RESULTS, FILES = "results.json", "files"
+"""Names in a report's folder: of the results, and of the folder of the files that are compared."""
+QUALITIES = ("psnr_db", "psnr_yuv_db", "ms_ssim")
+"""Of a point, by which systems are compared."""
+RATE_WEIGHTS = (0.02, 0.3)
+"""Weights of a bit per pixel between which rates are taken, for presets that are fitted for a rate."""
+
+Frames = Iterator[NDArray[np.uint8]]
+"""RGB pictures (3, H, W)."""
+Show = Callable[[Progress], None]
+"""Takes how far a fit has come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How networks are fitted."""
+
+    limit: Limit
+    compression: Compression
+    segment_frames: int
+    device: torch.device
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A file and what it is worth."""
+
+    system: str
+    """Preset or codec."""
+    rate: str
+    """What decides on the size: the network's, the weight of a bit, or a constant rate factor."""
+    file: str
+    """Name of the file."""
+    file_bytes: int
+    bits_per_pixel: float
+    psnr_db: float
+    """Of the RGB pixels, mean over frames."""
+    psnr_yuv_db: float
+    """Of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1, mean over frames."""
+    ms_ssim: float | None
+    """Of the RGB pixels, mean over frames."""
+    encode_seconds: float
+    decode_fps: float
+    """Frames per second of decoding the whole file to 8-bit RGB, all that it takes included."""
+    macs_per_pixel: float | None
+    """Multiplications of the network for a pixel; None where there is no network."""
+
+
+class Report:
+    """A folder of results."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Go on with a folder's results, as far as their files are there; raises SettingsError for those of other settings."""
+        self.folder, self.settings = folder, settings
+        self.points: list[Point] = []
+        (folder / FILES).mkdir(parents=True, exist_ok=True)
+        if not (folder / RESULTS).exists():
+            return
+        before, points = read_results(folder)
+        if before != settings:
+            changed = sorted(key for key in before | settings if before.get(key) != settings.get(key))
+            raise SettingsError(f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder")
+        self.points = [point for point in points if self._has_file(point)]
+
+    def path(self, point: Point) -> Path:
+        """Return where the file of a point is."""
+        return self.folder / FILES / point.file
+
+    def _has_file(self, point: Point) -> bool:
+        path = self.path(point)
+        return path.is_file() and path.stat().st_size == point.file_bytes
+
+    def find(self, system: str, rate: str) -> Point | None:
+        """Return a point if it has been measured."""
+        return next((point for point in self.points if (point.system, point.rate) == (system, rate)), None)
+
+    def add(self, point: Point, data: bytes) -> None:
+        """Keep a file and what it is worth."""
+        with replacing(self.path(point)) as part:
+            part.write_bytes(data)
+        self.points.append(point)
+        kept = {"settings": self.settings, "points": list(map(asdict, self.points)), "bd_rate": self.bd_rates()}
+        with replacing(self.folder / RESULTS) as part:
+            part.write_text(json.dumps(kept, indent=1) + "\n")
+
+    def bd_rates(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Return the BD-rate of each system against each other in percent, by the quality, the system and the anchor."""
+        return {quality: _bd_rates(self.points, quality) for quality in QUALITIES}
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[Point]]:
+    """Return the settings and points of a comparison; raises SettingsError for a folder that holds none."""
+    try:
+        kept = json.loads((folder / RESULTS).read_text())
+        return dict(kept["settings"]), [_checked(Point(**point)) for point in kept["points"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise SettingsError(f"{folder / RESULTS} is no result of a comparison") from None
+
+
+def _checked(point: Point) -> Point:
+    """Return a point as it was read, if its values are what they should be; raises ValueError."""
+    for name, kind in get_type_hints(Point).items():
+        value = getattr(point, name)
+        if not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
+            raise ValueError(name)
+    if Path(point.file).name != point.file:
+        raise ValueError(point.file)
+    return point
+
+
+def _bd_rates(points: Sequence[Point], quality: str) -> dict[str, dict[str, float | None]]:
+    found = {
+        name: [(point.bits_per_pixel, getattr(point, quality)) for point in curve if getattr(point, quality) is not None]
+        for name, curve in curves(points).items()
+    }
+    rates = {test: {anchor: bd_rate(found[anchor], found[test]) for anchor in found if anchor != test} for test in found}
+    return {test: {anchor: None if isnan(rate) else rate for anchor, rate in row.items()} for test, row in rates.items()}
+
+
+def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """Return the points of each system, from the smallest file to the largest."""
+    names = dict.fromkeys(point.system for point in points)
+    ordered = sorted(points, key=lambda point: point.file_bytes)
+    return {name: [point for point in ordered if point.system == name] for name in names}
+
+
+@dataclass(frozen=True)
+class File:
+    """What a system makes of a video."""
+
+    data: bytes
+    macs_per_pixel: float | None = None
+    """Multiplications that decoding takes for a pixel; None where there is no network."""
+
+
+class System(ABC):
+    """Something that makes files of a video, at several rates."""
+
+    name: str
+    rates: Sequence[str]
+    suffix: str
+
+    @abstractmethod
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file, telling how far it is."""
+
+    @abstractmethod
+    def decode(self, data: bytes, video: Video) -> Frames:
+        """Yield the frames of a file of a video."""
+
+    @abstractmethod
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Frames:
+        """Yield the frames of a file at rising times, in frames; raises SettingsError for times at which it has none."""
+
+    def file_name(self, rate: str) -> str:
+        """Return the name of a file, with nothing in it that a shell or a file system minds."""
+        return f"{self.name}-{rate.replace(' ', '-')}{self.suffix}".replace("*", "star")
+
+
+class ClassicSystem(System):
+    """A classic codec at several constant rate factors."""
+
+    def __init__(self, name: str, rates: int) -> None:
+        """Raise SettingsError for an unknown codec."""
+        self.name, self._codec = name, find_codec(name)
+        self.rates = [f"crf {factor}" for factor in self._codec.rates(rates)]
+        self.suffix = f".{self._codec.form}"
+
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file; raises SettingsError where the codec cannot do it."""
+        del show
+        return File(classic.encode(video, self._codec, int(rate.removeprefix("crf "))))
+
+    def decode(self, data: bytes, video: Video) -> Frames:
+        """Yield the frames of a file."""
+        height, width = video.frames.shape[2:]
+        return classic.decode(data, self._codec, height=height, width=width)
+
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Frames:
+        """Yield the frames at times; raises SettingsError for those in between."""
+        if not all(float(time).is_integer() for time in times):
+            raise SettingsError("classic codecs have no frames in between: leave --codecs out")
+        return (frame for index, frame in enumerate(self.decode(data, video)) if index in times)
+
+
+class NetworkSystem(System):
+    """A preset: at several weights of a bit if it is fitted for a rate, or else in several sizes, as the papers have it."""
+
+    suffix = ".nerv"
+
+    def __init__(self, name: str, rates: int, fitting: Fitting) -> None:
+        """Raise SettingsError for an unknown preset, or more rates than it has sizes."""
+        self.name, self._preset, self._fitting = name, find_preset(name), fitting
+        if self._preset.recipe.rate_weight and fitting.compression.bits is None:
+            self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*RATE_WEIGHTS, rates)]
+        elif rates > len(SIZES):
+            raise SettingsError(f"preset {name} has {len(SIZES)} sizes, got {rates} rates")
+        else:
+            self.rates = [f"size {size}" for size in SIZES[:rates]]
+
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file."""
+        fitting, weight = self._fitting, float(rate.split()[1]) if rate.startswith("rate") else None
+        limit = f"{fitting.limit.seconds:g} s" if fitting.limit.seconds is not None else f"{fitting.limit.epochs} epochs"
+        sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
+        size = sizes.get(rate, DEFAULT_SIZE)
+        encoder = Encoder(
+            video,
+            self._preset,
+            replace(fitting.compression, rate_weight=weight),
+            size=size,
+            segment_frames=fitting.segment_frames,
+            device=fitting.device,
+            settings=f"compare --preset {self.name}, {rate}, {limit}, seed {fitting.seed}",
+            seed=fitting.seed,
+        )
+        for progress in encoder.run(fitting.limit):
+            show(progress)
+        return File(bytes(encoder.clip()), complexity(self._preset, size, encoder.shape).macs_per_pixel)
+
+    def decode(self, data: bytes, video: Video) -> Frames:
+        """Yield the frames of a file, by the reference decoder."""
+        del video
+        return ReferenceDecoder(Clip.parse(data)).frames()
+
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Frames:
+        """Yield the frames at times; raises SettingsError for those in between, of a network that has none."""
+        del video
+        if not (self._preset.continuous or all(float(time).is_integer() for time in times)):
+            raise SettingsError(f"preset {self.name} has no frames in between")
+        return map(ReferenceDecoder(Clip.parse(data)).frame, times)
+
+
+def measure(system: System, rate: str, video: Video, held_out: Video | None, show: Show) -> tuple[Point, bytes]:
+    """Make a file, decode it and measure it, on the frames between the video's if these are given."""
+    began = time.perf_counter()
+    file = system.encode(video, rate, show)
+    encode_seconds = time.perf_counter() - began
+    if held_out is None:
+        originals, frames = video.frames, system.decode(file.data, video)
+    else:
+        originals = held_out.frames
+        frames = system.at(file.data, video, [index + 0.5 for index in range(len(originals))])
+    decode_seconds, qualities = 0.0, list[FrameQuality]()
+    for original in originals:
+        began = time.perf_counter()
+        decoded = next(frames)
+        decode_seconds += time.perf_counter() - began
+        qualities.append(frame_quality(decoded, original))
+    mean = mean_quality(qualities)
+    point = Point(
+        system=system.name,
+        rate=rate,
+        file=system.file_name(rate),
+        file_bytes=len(file.data),
+        bits_per_pixel=8 * len(file.data) / video.frames[:, 0].size,
+        psnr_db=mean.psnr_db,
+        psnr_yuv_db=mean.psnr_yuv_db,
+        ms_ssim=mean.ms_ssim,
+        encode_seconds=encode_seconds,
+        decode_fps=len(qualities) / decode_seconds,
+        macs_per_pixel=file.macs_per_pixel,
+    )
+    return point, file.data
+
+
+def halves(video: Video) -> tuple[Video, Video]:
+    """Return the even frames of a video, and the odd ones that lie between them."""
+    return Video(video.frames[::2], video.rate / 2), Video(video.frames[1:-1:2], video.rate / 2)
+
+
+def compare(
+    systems: Sequence[System], video: Video, report: Report, *, is_held_out: bool = False, show: Show = lambda _: None
+) -> Iterator[Point]:
+    """Measure what the report does not have yet, yielding each point.
+
+    With the odd frames held out, networks are fitted to the even ones, and measured on the odd ones in between.
+    """
+    held_out = None
+    if is_held_out:
+        video, held_out = halves(video)
+    for system in systems:
+        for rate in system.rates:
+            if report.find(system.name, rate) is None:
+                report.add(*measure(system, rate, video, held_out, show))
+                yield report.points[-1]
