@@ -1,10 +1,10 @@
-# make install | demo | test | check | fuzz
+# make install | demo | test | check | fuzz | reproduce-bunny
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check fuzz browser clean
+.PHONY: install demo test check fuzz reproduce-bunny browser clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,12 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
+
+# The papers' comparison, which needs a GPU for some hours.
+reproduce-bunny: install
+	$(PYTHON) -m encoder compare encoder/data/bunny_720p.mp4 --resize 1280x720 --epochs 300 --device cuda --codecs \
+	  --presets nerv nerv++ 'nerv*++' hnerv --bits 8 --prune 0.2 --coder huffman -o reproduction
+	$(PYTHON) docs/reproduction.py reproduction
 
 # 200,000 mutated files, which takes its time.
 fuzz: install

@@ -4,10 +4,9 @@ Each measurement appends its points to docs/results.json; `python docs/tables.py
 """
 
 import argparse
-import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
@@ -15,26 +14,29 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import av
 import numpy as np
 import torch
-from av.bitstream import BitStreamFilterContext
-from av.video.reformatter import Colorspace
 from tables import CLIPS, RESULTS, Point, load
+from unseen import inpainting, interpolation
 
+from encoder import classic
 from encoder import fit as fitting
 from encoder import quantizer as quantizing
-from encoder.cli import RUNG_START, SAMPLE
+from encoder.classic import CODECS
+from encoder.cli import RUNG_START
+from encoder.cli_common import SAMPLE
 from encoder.codec import coding
 from encoder.codec.clip import Clip
 from encoder.codec.segment import Segment
-from encoder.encode import Compression, Encoder, quantize
+from encoder.compression import Compression
+from encoder.encode import Encoder
 from encoder.evaluate import psnr_db, qualities
 from encoder.fit import Limit
 from encoder.presets import PRESETS, Preset
 from encoder.quantizer import Quantizer
+from encoder.rounding import quantize
 from encoder.target import bits_per_pixel
-from encoder.video import RESAMPLING, Video, read_video
+from encoder.video import Video, read_video
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
@@ -50,21 +52,13 @@ TARGET_BYTES = (40_000, 80_000, 140_000)
 EPOCH_PAIRS = 7
 PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
-CODECS: dict[str, tuple[str, str, dict[str, str], tuple[int, ...]]] = {
-    "x264 medium": ("libx264", "h264", {"preset": "medium"}, (21, 24, 27, 30, 33)),
-    "x265 medium": ("libx265", "hevc", {"preset": "medium", "x265-params": "log-level=none:info=0"}, (21, 24, 27, 30, 33)),
-    "SVT-AV1 preset 6": ("libsvtav1", "obu", {"preset": "6"}, (32, 39, 46, 53, 60)),
-}
-"""FFmpeg's encoder, file format, options and constant rate factors. The formats are those that add the least to the code."""
-LIBRARY_NOTES = "filter_units=remove_types=6"
-"""Removes what x264 writes into its files about itself, which no decoder needs."""
-PIXELS = "yuv420p"
+CODEC_RATES = 5
 
 
 def encoder(video: Video, preset: Preset, compression: Compression, **options: Any) -> Encoder:
     """Return an encoder of one segment."""
     device = torch.device("cpu")
-    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", **options)
+    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", keep_states=True, **options)
 
 
 def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, seed: int = 0) -> tuple[Encoder, Point]:
@@ -107,7 +101,7 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
     network = made.network(0)
     network.load_state_dict(made.states[0])
     for bits in PAPER_BITS[1:]:
-        tensors = quantize(dict(network.named_parameters()), None, bits).values()
+        tensors = quantize(dict(network.named_parameters()), None, bits, given=made.given, huffman=True).values()
         names = dict(zip(made.topology.tensors, tensors, strict=True))
         segment = Segment.encode(0, len(video.frames), names, made.topology.tensors, coder="huffman")
         yield {"bits": bits} | measure(replace(made.clip(), segments=(segment,)), video)
@@ -146,7 +140,7 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
     return {
         "nothing": (preset, {}),
         "the camera": (replace(preset, camera=False), {}),
-        "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, orthogonal=False)), {}),
+        "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, optimizer="adam")), {}),
         "rate and noise before half of the time": (preset, {(fitting, "RATE_FROM"): 0.5, (fitting, "NOISE_FROM"): 0.5}),
         "noise": (preset, {(fitting, "NOISE_FROM"): fitting.ROUND_FROM}),
         "learned steps": (preset, {(fitting, "STEP_LEARNING_RATE"): 0.0}),
@@ -171,50 +165,13 @@ def ablations(video: Video, _: int) -> Iterator[Point]:
 
 def codecs(video: Video, _: int) -> Iterator[Point]:
     """Yield points of the classic codecs."""
-    for name, (library, form, options, factors) in CODECS.items():
-        for factor in factors:
-            data = encode(video, library, form, options | {"crf": str(factor)})
-            yield {"codec": name, "crf": factor, "bytes": len(data), "psnr_db": quality(data, form, video)}
-
-
-def encode(video: Video, library: str, form: str, options: Mapping[str, str]) -> bytes:
-    """Return the file of a video."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=form) as container:
-        stream = container.add_stream(library, video.rate, options=dict(options))
-        stream.height, stream.width = video.frames.shape[2:]
-        stream.pix_fmt = PIXELS
-        for picture in video.frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
-            frame = frame.reformat(format=PIXELS, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return without_notes(buffer.getvalue()) if library == "libx264" else buffer.getvalue()
-
-
-def without_notes(data: bytes) -> bytes:
-    """Return an H.264 file without its encoder's notes."""
-    buffer = io.BytesIO()
-    with av.open(io.BytesIO(data), format="h264") as source, av.open(buffer, "w", format="h264") as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        notes = BitStreamFilterContext(LIBRARY_NOTES, stream, copy)
-        for packet in source.demux(stream):
-            for kept in notes.filter(packet if packet.size else None):
-                kept.stream = copy
-                target.mux(kept)
-    return buffer.getvalue()
-
-
-def quality(data: bytes, form: str, video: Video) -> float:
-    """Return the mean PSNR of a file's RGB pixels."""
-    with av.open(io.BytesIO(data), format=form) as container:
-        frames = [
-            frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU601, interpolation=RESAMPLING).to_ndarray()
-            for frame in container.decode(video=0)
-        ]
-    pairs = zip(frames, video.frames, strict=True)
-    return float(np.mean([psnr_db(decoded.transpose(2, 0, 1), original) for decoded, original in pairs]))
+    height, width = video.frames.shape[2:]
+    for codec in CODECS.values():
+        for factor in codec.rates(CODEC_RATES):
+            data = classic.encode(video, codec, factor)
+            pairs = zip(classic.decode(data, codec, height=height, width=width), video.frames, strict=True)
+            quality = float(np.mean([psnr_db(decoded, original) for decoded, original in pairs]))
+            yield {"codec": codec.title, "crf": factor, "bytes": len(data), "psnr_db": quality}
 
 
 MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
@@ -225,6 +182,8 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "targets": targets,
     "overhead": overhead,
     "codecs": codecs,
+    "interpolation": interpolation,
+    "inpainting": inpainting,
 }
 
 

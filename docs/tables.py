@@ -4,23 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import bjontegaard
 import numpy as np
+
+from encoder.bd import bd_rate
 
 RESULTS = Path(__file__).with_name("results.json")
 CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
 """Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
 
 Point = dict[str, Any]
-
-
-def bd_rate(anchor: list[Point], test: list[Point]) -> float:
-    """Return how many more bytes a curve takes than an anchor at equal PSNR, in percent (Bjontegaard, Akima interpolation)."""
-    curves = [sorted((point["bytes"], point["psnr_db"]) for point in points) for points in (anchor, test)]
-    (anchor_bytes, anchor_db), (test_bytes, test_db) = [tuple(zip(*curve, strict=True)) for curve in curves]
-    # Of a curve that reaches beyond the other one, the common part counts.
-    options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
-    return float(bjontegaard.bd_rate(anchor_bytes, anchor_db, test_bytes, test_db, **options))
 
 
 def tables() -> str:
@@ -35,13 +27,19 @@ def tables() -> str:
         anchors = [name for name in curves if not name.startswith("nervcast")]
         lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
         for name in (name for name in curves if name.startswith("nervcast")):
-            rates = [f"{bd_rate(curves[anchor], curves[name]):+.1f} %" for anchor in anchors]
+            rates = [f"{bd_rate(points_of(curves[anchor]), points_of(curves[name])):+.1f} %" for anchor in anchors]
             lines.append(f"| {name} | {' | '.join(rates)} |")
         lines.append("")
-    kinds = ("ladder", "ablations", "targets", "overhead")
-    rungs, ablated, steered, timed = ([point for point in points if point["measurement"] == kind] for kind in kinds)
+    kinds = ("ladder", "ablations", "targets", "overhead", "interpolation", "inpainting")
+    rungs, ablated, steered, timed, *unseen = ([point for point in points if point["measurement"] == kind] for kind in kinds)
     tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
+    tables += map(unseen_table, unseen)
     return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
+
+
+def points_of(curve: list[Point]) -> list[tuple[float, float]]:
+    """Return a curve's bytes and PSNR."""
+    return [(point["bytes"], point["psnr_db"]) for point in curve]
 
 
 def listed(curve: list[Point]) -> str:
@@ -105,6 +103,15 @@ def target_table(points: list[Point]) -> list[str]:
         after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
         off = 100 * (point["bytes"] / point["target_bytes"] - 1)
         lines.append(f"| {point['target_bytes']:,}{after} | {listed([point])} | {off:+.1f} % |")
+    return lines
+
+
+def unseen_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of frames or pixels that networks were not fitted to."""
+    lines = ["| | bytes | PSNR in dB | of what was not fitted to |", "|---|---|---|---|"]
+    for point in points:
+        name = f"{point['preset']}, {point['mask']}" if "mask" in point else point["preset"]
+        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f} |")
     return lines
 
 

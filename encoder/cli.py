@@ -9,27 +9,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encoder import cli_compare, cli_models
+from encoder.cli_common import SAMPLE, add_coding, add_device, add_fit, check_seed
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, replacing, show
 from encoder.codec.container import VERSION
-from encoder.codec.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
 
     from encoder.checkpoint import Checkpoint, State
-    from encoder.encode import Compression, Encoder
+    from encoder.compression import Compression
+    from encoder.encode import Encoder
     from encoder.evaluate import Evaluation, FrameQuality
     from encoder.fit import Limit
     from encoder.target import Target
     from encoder.video import Video
 
-SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
-"""What `fit` takes when nothing is named."""
 SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
-SEGMENT_FRAMES = 150
-MAX_SEED = 2**63 - 1
 SIZE_TOLERANCE = 0.03
 """How far a file may be from the size that was asked for, as a share, without a warning."""
 RUNG_START = 0.3
@@ -50,10 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary="measure a clip against its source: quality of every decoded frame, size of the file",
         example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
     )
+    cli_models.add(commands)
+    cli_compare.add(commands)
     for command in (info, evaluate):
         command.add_argument("clip", type=Path, help="a .nerv file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
+    evaluate.add_argument("--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit")
     return commands.main(argv)
 
 
@@ -66,24 +67,18 @@ def _add_fit(commands: Commands) -> None:
     )
     fit.add_argument("video", nargs="?", type=Path, help="video file or folder of images (default: the bundled sample)")
     fit.add_argument("-o", "--output", type=Path, metavar="CLIP", help="file to write (default: the video's name, .nerv)")
-    fit.add_argument("--preset", default="fast", help="network and recipe: fast or nerv++ (default: fast)")
+    fit.add_argument("--preset", default="fast", metavar="NAME", help="network and recipe, see `models` (default: fast)")
+    fit.add_argument("--size", choices=("XS", "S", "M", "L"), default="S", help="size of the network (default: S)")
     fit.add_argument(
         "--resize",
         metavar="WxH",
         help="frame size, or 'source' for the video's own (default: the video's shape with at most 320x180 pixels)",
     )
-    limit = fit.add_mutually_exclusive_group()
-    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit (default: {BUDGET_SECONDS:g})")
-    limit.add_argument("--epochs", type=int, help="passes over the frames, instead of a budget")
+    add_fit(fit, budget_seconds=BUDGET_SECONDS)
+    add_device(fit)
     fit.add_argument(
-        "--segment-frames",
-        type=int,
-        default=SEGMENT_FRAMES,
-        metavar="N",
-        help=f"most frames that share a network (default: {SEGMENT_FRAMES})",
+        "--mask", type=Path, metavar="PATH", help="picture, or folder or video of one for each frame: white is not fitted to"
     )
-    _add_device(fit)
-    fit.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     _add_size(fit)
     fit.add_argument("--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs")
 
@@ -104,11 +99,7 @@ def _add_compress(commands: Commands) -> None:
     )
     compress.add_argument("--budget", type=float, metavar="SECONDS", help="time for each size (default: half of the fit's)")
     compress.add_argument("--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was")
-    _add_device(compress)
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
+    add_device(compress)
 
 
 def _add_size(fit: argparse.ArgumentParser) -> None:
@@ -118,21 +109,19 @@ def _add_size(fit: argparse.ArgumentParser) -> None:
     size.add_argument("--bits-per-pixel", type=float, metavar="X", help="size of the file, in bits per pixel")
     size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
     size.add_argument("--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k")
-    size.add_argument("--bits", type=int, metavar="N", help="quantise to N bits after the fit, instead of fitting for a rate")
-    group.add_argument("--prune", type=float, default=0.0, metavar="SHARE", help="share of the layers' weights to set to zero")
-    group.add_argument("--coder", choices=("range", "huffman"), default="range", help="entropy coder (default: range)")
+    add_coding(group, size)
 
 
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
     from encoder.checkpoint import Checkpoint
-    from encoder.encode import Compression, pick_device
+    from encoder.compression import Compression
+    from encoder.encode import pick_device
     from encoder.fit import Limit
     from encoder.presets import find_preset
     from encoder.video import parse_size, read_video
 
-    if not 0 <= args.seed <= MAX_SEED:
-        raise SettingsError(f"seed must be in 0..{MAX_SEED}, got {args.seed}")
+    check_seed(args.seed)
     find_preset(args.preset)  # before the video is read
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)
@@ -155,11 +144,15 @@ def _fit(args: argparse.Namespace) -> None:
             width=width,
             height=height,
             preset=args.preset,
+            size=args.size,
+            mask=str(args.mask.resolve()) if args.mask else None,
             segment_frames=args.segment_frames,
             seed=args.seed,
             seconds=0.0,
         )
-        encoder = _encoder(how, video, compression, device=device, options=_limit_text(limit) + _rate_text(args))
+        options = _limit_text(limit) + _rate_text(args)
+        keep_states = args.checkpoint is not None
+        encoder = _encoder(how, video, compression, device=device, options=options, keep_states=keep_states)
         logger.info("fitting %d frames of %dx%d on %s", frames, width, height, device)
         began = time.perf_counter()
         _run(encoder, limit, part)
@@ -170,7 +163,8 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _compress(args: argparse.Namespace) -> None:
     from encoder.checkpoint import Checkpoint
-    from encoder.encode import Compression, pick_device
+    from encoder.compression import Compression
+    from encoder.encode import pick_device
     from encoder.fit import Limit
     from encoder.target import bits_per_pixel
     from encoder.video import read_video
@@ -201,20 +195,26 @@ def _encoder(
     device: "torch.device",
     options: str,
     states: "Sequence[State] | None" = None,
+    keep_states: bool = False,
 ) -> "Encoder":
     from encoder.encode import Encoder
+    from encoder.mask import read_mask
     from encoder.presets import find_preset
 
-    common = f"--preset {how.preset} --resize {how.width}x{how.height}"
+    mask = f" --mask {Path(how.mask).name}" if how.mask else ""
+    common = f"--preset {how.preset} --size {how.size} --resize {how.width}x{how.height}{mask}"
     return Encoder(
         video,
         find_preset(how.preset),
         compression,
+        size=how.size,
         segment_frames=how.segment_frames,
         device=device,
         settings=f"{common}{options} --segment-frames {how.segment_frames} --seed {how.seed}",
         seed=how.seed,
         states=states,
+        keep_states=keep_states,
+        mask=read_mask(Path(how.mask), video) if how.mask else None,
     )
 
 
@@ -287,16 +287,17 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     header = Clip.read(args.clip).header
     video = read_video(args.source, size=(header.width, header.height))
-    show(asdict(_measure(args.clip, video)), as_json=args.json)
+    show(asdict(_measure(args.clip, video, args.mask)), as_json=args.json)
 
 
-def _measure(path: Path, video: "Video") -> "Evaluation":
+def _measure(path: Path, video: "Video", mask_path: Path | None = None) -> "Evaluation":
     from encoder.evaluate import evaluation, qualities
+    from encoder.mask import read_mask
 
     clip = Clip.read(path)
     frames: list[FrameQuality] = []
     with progress("measuring", total=clip.header.frames) as update:
-        for quality in qualities(clip, video):
+        for quality in qualities(clip, video, read_mask(mask_path, video) if mask_path else None):
             frames.append(quality)
             update(len(frames))
     return evaluation(path, clip, frames)

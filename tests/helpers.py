@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.encode import Compression, Encoder
+from encoder.compression import Compression
+from encoder.encode import Encoder
 from encoder.fit import Limit
 from encoder.presets import PRESETS
 from encoder.video import Video

@@ -14,7 +14,7 @@ from encoder.codec.segment import CoderName, Quantized, Segment
 from encoder.codec.tensor import NOTHING, Shape
 from encoder.codec.topology import Topology
 from encoder.models.fast import Fast, FastConfig
-from encoder.models.nervpp import NervPP, NervPPConfig
+from encoder.models.nerv import Nerv, NervConfig
 from encoder.trace import trace
 
 HEIGHT, WIDTH, FRAMES = 18, 30, 4
@@ -27,7 +27,7 @@ LAST_KEY = 3
 def topologies() -> dict[str, Topology]:
     """Return a network with a camera, and one that maps times by an encoding."""
     config = FastConfig(height=HEIGHT, width=WIDTH, frames=FRAMES, margin=(4, 6), **SIZES)
-    return {"fast": trace(Fast(config)), "nervpp": trace(NervPP(NervPPConfig(height=HEIGHT, width=WIDTH, frames=FRAMES)))}
+    return {"fast": trace(Fast(config)), "nervpp": trace(Nerv(NervConfig(height=HEIGHT, width=WIDTH, frames=FRAMES)))}
 
 
 def make(topology: Topology, coder: CoderName) -> Clip:

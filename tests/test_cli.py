@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import moving_square
+from test_published import checkpoint
 
 from encoder.codec.clip import Clip
 from encoder.codec.segment import HUFFMAN, RANGE
-from encoder.presets import PRESETS
+from encoder.presets import PRESETS, SIZES
 from export.engine import ENGINES
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,9 @@ COMMANDS = [
     "encoder compress",
     "encoder info",
     "encoder evaluate",
+    "encoder models",
+    "encoder import",
+    "encoder compare",
     "export",
     "export onnx",
     "export trt",
@@ -78,12 +83,17 @@ def test_example_of_the_help_works(command, tmp_path):
         fit = "encoder fit -o bunny.nerv --checkpoint bunny.safetensors --resize 160x90 --epochs 1"
         assert run(fit, tmp_path).returncode == 0
     example = run(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
-    done = run(example.replace("--budget 120", "--budget 2"), tmp_path)
+    if command == "encoder import":
+        torch.save(checkpoint(), tmp_path / "quant_vid.pth")
+    example = example.replace("--budget 120", "--budget 2").replace(
+        "--budget 60 --rates 3", "--epochs 1 --rates 1 --resize 80x45"
+    )
+    done = run(example, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_help_takes_under_half_a_second(tmp_path):
-    for command in COMMANDS[:1] + COMMANDS[4:5] + COMMANDS[7:8]:
+    for command in ("encoder", "export", "player"):
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
@@ -92,8 +102,7 @@ def test_help_takes_under_half_a_second(tmp_path):
         assert min(seconds) < 0.5, command
 
 
-def test_help_names_the_presets_and_engines(tmp_path):
-    assert all(name in run("encoder fit --help", tmp_path).stdout for name in PRESETS)
+def test_help_names_the_engines(tmp_path):
     assert all(name in run("player bench --help", tmp_path).stdout for name in ENGINES)
 
 
@@ -107,7 +116,7 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit --budget 0", "the budget must be over 0 seconds, got 0"),
         ("encoder fit --epochs 0", "the number of epochs must be at least 1, got 0"),
         ("encoder fit --segment-frames 0", "a segment needs at least 1 frame, got 0"),
-        ("encoder fit --preset x", "unknown preset 'x', known are: fast, nerv++"),
+        ("encoder fit --preset x", "unknown preset 'x', known are: fast, nerv, e-nerv"),
         ("encoder fit --resize big", "a size is two numbers of 1 to 8192 like 640x360, got 'big'"),
         ("encoder fit -o nowhere/a.nerv", "no such folder: nowhere"),
         ("encoder fit -o empty", "output empty is a folder"),
@@ -125,6 +134,22 @@ def test_help_names_the_presets_and_engines(tmp_path):
         ("encoder fit --coder huffman", "the huffman coder takes at most 8 bits: give --bits as well"),
         ("encoder fit --bits 8 --prune 1", "the share to prune must be in 0..1, got 1"),
         ("encoder fit --prune 0.2", "pruning needs --bits"),
+        ("encoder fit --size XXL", "invalid choice: 'XXL'"),
+        ("encoder fit --mask nope.png", "nope.png"),
+        ("encoder models --resize big", "a size is two numbers"),
+        ("encoder models --frames 0", "a segment needs at least 1 frame, got 0"),
+        ("encoder import nerv a.pth", "invalid choice: 'nerv'"),
+        ("encoder import hnerv nope.pth -o a.nerv", "cannot read nope.pth: No such file"),
+        ("encoder import hnerv plain -o a.nerv", "plain is no quantised checkpoint of HNeRV"),
+        ("encoder import hnerv plain --fps 0 -o a.nerv", "fps must be over 0 and at most 1000, got 0"),
+        ("encoder compare --rates 0", "rates must be in 1..16, got 0"),
+        ("encoder compare --presets --codecs", "there is nothing to compare"),
+        ("encoder compare --presets x", "unknown preset 'x'"),
+        ("encoder compare --codecs x", "unknown codec 'x', known are: x264, x265, svtav1"),
+        ("encoder compare --holdout odd --codecs x264", "classic codecs have no frames in between"),
+        ("encoder compare --holdout odd --presets nirvana", "preset nirvana has no frames in between"),
+        ("encoder compare --frame 132", "frame must be in 0..131, got 132"),
+        ("encoder compare --holdout odd --frame 4", "frame must be one that is held out, odd and in 1..130, got 4"),
         ("encoder fit --file-size 100", "the file's size must be over"),
         ("encoder fit --checkpoint nowhere/a.safetensors", "no such folder: nowhere"),
         ("encoder compress nope --bits-per-pixel 1", "cannot read nope"),
@@ -195,10 +220,11 @@ def test_from_video_to_files(tmp_path, write_video):
 
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert (info["frames"], info["segments"], info["width"]) == (10, 2, 64)
-    assert info["settings"] == "--preset fast --resize 64x36 --epochs 30 --segment-frames 5 --seed 3"
+    assert info["settings"] == "--preset fast --size S --resize 64x36 --epochs 30 --segment-frames 5 --seed 3"
 
     result = json.loads(run("encoder evaluate video.nerv video.mp4 --json", tmp_path).stdout)
-    assert list(result) == ["psnr_db", "ms_ssim", "bits_per_pixel", "file_bytes", "frames", "width", "height", "fps"]
+    qualities = ["psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"]
+    assert list(result) == [*qualities, "bits_per_pixel", "file_bytes", "frames", "width", "height", "fps"]
     assert result["file_bytes"] == (tmp_path / "video.nerv").stat().st_size
     assert result["psnr_db"] > 20
 
@@ -250,6 +276,47 @@ def test_ways_to_a_smaller_file(tmp_path, write_video, options, coder, made):
     assert segment.coder == coder
     assert max(len(np.unique(x)) for x in weights.values()) <= made["values"]
     assert np.mean([not weight for x in kernels for weight in x.ravel()]) >= made["zeros"]
+
+
+def test_models_are_listed(tmp_path):
+    rows = json.loads(run("encoder models --resize 320x180 --frames 50 --json", tmp_path).stdout)
+    assert [(row["preset"], row["size"]) for row in rows] == [(preset, size) for preset in PRESETS for size in SIZES]
+    assert all(list(row) == ["preset", "size", "parameters", "macs_per_pixel"] for row in rows)
+    assert all(row["parameters"] > 1000 and row["macs_per_pixel"] > 100 for row in rows)
+    lines = run("encoder models --resize 320x180 --frames 50", tmp_path).stdout.splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[1].split()[:2] == ["fast", "XS"]
+
+
+def test_masked_pixels_are_filled_and_measured(tmp_path, write_video):
+    write_video(moving_square(4, 36, 64), "video.mp4")
+    mask = np.zeros((1, 3, 36, 64), np.uint8)
+    mask[..., 10:20, 10:30] = 255
+    write_video(mask, "mask.mp4")
+    done = run("encoder fit video.mp4 --mask mask.mp4 --epochs 20 --size XS --preset hnerv", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
+    assert info["settings"].startswith("--preset hnerv --size XS --resize 64x36 --mask mask.mp4 --epochs 20")
+    result = json.loads(run("encoder evaluate video.nerv video.mp4 --mask mask.mp4 --json", tmp_path).stdout)
+    assert 5 < result["psnr_masked_db"] < 60
+
+
+def test_comparison_is_reported(tmp_path, write_video):
+    write_video(moving_square(4, 36, 64), "video.mp4")
+    command = "encoder compare video.mp4 --presets fast nerv --codecs x264 --rates 2 --epochs 2 -o report"
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert files == {"results.json", "report.md", "report.html", "files"}
+    assert len(list((tmp_path / "report" / "files").iterdir())) == 6
+    before = (tmp_path / "report" / "results.json").read_bytes()
+    assert run(command, tmp_path).returncode == 0
+    assert (tmp_path / "report" / "results.json").read_bytes() == before
+    other = run(f"{command} --seed 1", tmp_path)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "holds a comparison of another seed" in other.stderr
 
 
 def test_damaged_segment_is_reported_and_decoding_goes_on(folder):

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import fit_clip
 
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, EngineError, SettingsError
 from encoder.codec.segment import HUFFMAN
+from encoder.presets import PRESETS
 from export.engine import ENGINES, OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda, open_engine
 
 HERE = ["openvino", "onnxruntime-cpu"]
@@ -26,6 +28,18 @@ def test_engine_matches_the_reference_decoder(engine, tiny_clip):
     expected = np.stack([ReferenceDecoder(tiny_clip).frame(time) for time in times])
     assert frames.dtype == np.uint8
     assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_openvino_makes_the_frames_of_every_network(preset):
+    """Of a segment long enough for the times' encodings to have large phases, in which single precision has few digits."""
+    clip = fit_clip(preset, frames=120, height=32, width=48, segment_frames=120)
+    engine = open_engine(clip, "openvino", batch=4, pixels="rgb")
+    times = np.array([0, 1, 2, 59, 60, 118, 119])
+    frames = engine.frames(times)
+    engine.close()
+    expected = np.stack([ReferenceDecoder(clip).frame(time) for time in times])
     assert np.abs(frames.astype(int) - expected).max() <= 1
 
 

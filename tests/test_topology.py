@@ -58,11 +58,19 @@ def test_bound_model_runs():
     assert np.array_equal(frames, np.concatenate([0 * weights, 2 * weights]))
 
 
-@pytest.mark.parametrize("margin", [None, (14, 10)])
-@pytest.mark.parametrize("size", [(180, 320), (288, 352), (720, 1280)])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "size", "margin"),
+    [
+        *((preset, (180, 320), None) for preset in PRESETS),
+        ("fast", (288, 352), None),
+        ("fast", (720, 1280), (14, 10)),
+        ("nerv++", (720, 1280), None),
+        ("hnerv-boost", (720, 1280), None),
+    ],
+)
 def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
-    topology = trace(PRESETS[preset].network(Shape(height=size[0], width=size[1], frames=132, margin=margin)))
+    frames = PRESETS[preset].group_frames or 132
+    topology = trace(PRESETS[preset].network(Shape(height=size[0], width=size[1], frames=frames, margin=margin), "S"))
     assert Topology.parse(topology.packed).tensors == topology.tensors
     assert len(topology.packed) < 1000
     assert {node.op_type for node in topology.model.graph.node} <= OPERATORS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import moving_square
 
-from encoder.cli import SAMPLE
+from encoder.cli_common import SAMPLE
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.evaluate import psnr_db
 from encoder.video import parse_size, read_video
