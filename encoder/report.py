@@ -39,11 +39,11 @@ COLUMNS = {
 }
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-figure { display: inline-block; margin: .5rem; } figcaption { font-size: .85rem; max-width: 16rem; }
+figure { display: inline-block; margin: .5rem; vertical-align: top; } figcaption { font-size: .85rem; max-width: 16rem; }
 img { image-rendering: pixelated; width: 16rem; } svg { background: white; max-width: 100%; height: auto; }
 """
 
@@ -149,6 +149,8 @@ def plot(report: Report, label: str, name: str) -> str:
         rates, qualities = map(attrgetter("bits_per_pixel"), points), map(attrgetter(name), points)
         axes.plot(list(rates), list(qualities), marker="o", label=system.replace("$", r"\$"))
     axes.set(xlabel="bits per pixel", ylabel=label, xscale="log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     text = io.StringIO()

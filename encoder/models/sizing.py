@@ -13,7 +13,7 @@ REFERENCE = 1280
 For smaller frames, widths shrink with the long side, and numbers of parameters, which are products of two widths, with its
 square: as the pixels do, so that the bits per pixel stay what they are.
 """
-MIN_CHANNELS = 4
+MIN_CHANNELS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
