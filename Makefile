@@ -22,7 +22,8 @@ bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install browser
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto -m 'not alone'
+	$(PYTHON) -m pytest -m alone
 
 # The browser test needs Chromium and its driver.
 browser:

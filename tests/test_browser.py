@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from helpers import moving_square
 
+pytestmark = pytest.mark.alone
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
     "--headless=new",

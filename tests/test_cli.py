@@ -92,6 +92,7 @@ def test_example_of_the_help_works(command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.alone
 def test_help_takes_under_half_a_second(tmp_path):
     for command in ("encoder", "export", "player"):
         seconds = []

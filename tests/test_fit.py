@@ -43,10 +43,10 @@ def test_fit_learns_the_frames(preset):
     fit = make_fit(Limit(epochs=150), preset, is_encoded=True)
     epochs = list(fit.epochs(FRAMES))
     assert [epoch.index for epoch in epochs] == list(range(150))
-    assert epochs[-1].psnr_db > epochs[0].psnr_db + 2
+    assert epochs[-1].psnr_db > epochs[0].psnr_db + 3
     shown = fit.network(torch.arange(4.0))[..., :16, :24].detach()
     error = (shown - FRAMES / 255).square().mean().item()
-    assert -10 * log10(error) > epochs[-1].psnr_db - 3  # without the encoder of frames too
+    assert -10 * log10(error) > epochs[-1].psnr_db - 1  # without the encoder of frames too
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -238,7 +238,7 @@ def test_groups_are_differences_from_the_one_before():
     assert np.mean(shown[-6:]) > np.mean(shown[:6])  # each goes on where the one before ended
 
 
-@pytest.mark.parametrize("coding", [{"bits": 6}, {"bits": 6, "prune": 0.2}, {"file_bytes": 80_000}])
+@pytest.mark.parametrize("coding", [{"bits": 6}, {"bits": 6, "prune": 0.2}, {"file_bytes": 40_000}])
 def test_differences_are_coded_in_every_way(coding):
     video = Video(moving_square(12, 32, 48), Fraction(25))
     options = {"segment_frames": 9, "device": torch.device("cpu"), "settings": "test", "size": "XS"}
@@ -247,7 +247,7 @@ def test_differences_are_coded_in_every_way(coding):
     clip = bytes(encoder.clip())
     assert [segment.is_key for segment in Clip.parse(clip).segments] == [True, False, False, False]
     if "file_bytes" in coding:
-        assert len(clip) == pytest.approx(80_000, rel=0.1)
+        assert len(clip) == pytest.approx(40_000, rel=0.03)
     shown = zip(ReferenceDecoder(Clip.parse(clip)).frames(), video.frames, strict=True)
     assert min(psnr_db(frame, original) for frame, original in shown) > 15
 

@@ -12,6 +12,8 @@ from player.server import SESSIONS, _url, make_app
 from player.sessions import Sessions, _reachable
 from player.stream import Stream
 
+pytestmark = pytest.mark.alone
+
 SDP = {"Content-Type": "application/sdp"}
 
 

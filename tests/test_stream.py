@@ -19,6 +19,8 @@ from player.reader import READ_AHEAD_BATCHES, Reader
 from player.stream import Stream
 from player.video_encoder import CODECS, VideoEncoder
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     def __init__(self):
