@@ -172,3 +172,16 @@ def test_fast_covers_any_size_in_the_range_of_colours(height, width, margin):
     assert frames.shape[2] >= height + height % 2
     assert frames.shape[3] >= width + width % 2
     assert 0 <= frames.min() <= frames.max() <= 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_gradients_are_the_same_in_both_memory_formats(name):
+    target = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = PRESETS[name].network(Shape(height=24, width=40, frames=3), "L").to(memory_format=layout)
+        (network(torch.tensor([1.0]))[..., :24, :40] - target).square().mean().backward()
+        found.append({key: x.grad for key, x in network.named_parameters() if x.grad is not None})
+    for key, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][key], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()), key

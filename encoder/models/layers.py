@@ -191,7 +191,13 @@ def colours(x: Tensor) -> Tensor:
 
 def normalised(x: Tensor) -> Tensor:
     """Return features (B, C, H, W) of mean 0 and deviation 1 in each channel; a single cell stays as it is."""
-    return F.instance_norm(x) if x.shape[2] * x.shape[3] > 1 else x
+    if x.shape[2] * x.shape[3] == 1:
+        return x
+    result = F.instance_norm(x)
+    if result.requires_grad:
+        # For a batch of 1, torch misreads a gradient whose channels come last (2.13, on CPUs).
+        result.register_hook(Tensor.contiguous)
+    return result
 
 
 def steps(count: int, weight: Tensor) -> Tensor:
