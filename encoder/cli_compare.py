@@ -3,6 +3,7 @@
 import argparse
 import logging
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,8 @@ def _compare(args: argparse.Namespace) -> None:
     with progress("comparing", total=sum(len(system.rates) for system in systems)) as update:
         for point in compare(systems, video, report, is_held_out=is_held_out, show=show):
             update(done(), f"{point.system} {point.rate}: {point.file_bytes} bytes, {point.psnr_db:.2f} dB")
-            write_report(report, systems, video, frame, is_held_out=is_held_out)
-    write_report(report, systems, video, frame, is_held_out=is_held_out)
+            write_report(report, video, frame, is_held_out=is_held_out)
+    write_report(report, video, frame, is_held_out=is_held_out)
     logger.info("see %s", args.output / PAGE)
 
 
@@ -133,6 +134,7 @@ def _settings(args: argparse.Namespace, fitting: "Fitting", source: Path, video:
     frames, _, height, width = video.frames.shape
     limit = fitting.limit
     return {
+        "nervcast": version("nervcast"),
         "video": source.name,
         "frames": frames,
         "size": f"{width}x{height}",

@@ -80,7 +80,7 @@ class Report:
     """A folder of results."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Go on with a folder's results, as far as their files are there; raises SettingsError for those of other settings."""
+        """Go on with a folder's results; raises SettingsError for those of other settings."""
         self.folder, self.settings = folder, settings
         self.points: list[Point] = []
         (folder / FILES).mkdir(parents=True, exist_ok=True)
@@ -90,25 +90,28 @@ class Report:
         if before != settings:
             changed = sorted(key for key in before | settings if before.get(key) != settings.get(key))
             raise SettingsError(f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder")
-        self.points = [point for point in points if self._has_file(point)]
+        self.points = points
 
     def path(self, point: Point) -> Path:
         """Return where the file of a point is."""
         return self.folder / FILES / point.file
 
-    def _has_file(self, point: Point) -> bool:
+    def has_file(self, point: Point) -> bool:
+        """Tell whether the file of a point is there."""
         path = self.path(point)
         return path.is_file() and path.stat().st_size == point.file_bytes
 
     def find(self, system: str, rate: str) -> Point | None:
-        """Return a point if it has been measured."""
-        return next((point for point in self.points if (point.system, point.rate) == (system, rate)), None)
+        """Return a point if it has been measured, and its file is there."""
+        found = (point for point in self.points if (point.system, point.rate) == (system, rate))
+        return next(filter(self.has_file, found), None)
 
     def add(self, point: Point, data: bytes) -> None:
         """Keep a file and what it is worth."""
         with replacing(self.path(point)) as part:
             part.write_bytes(data)
-        self.points.append(point)
+        same = (point.system, point.rate)
+        self.points = [*(old for old in self.points if (old.system, old.rate) != same), point]
         kept = {"settings": self.settings, "points": list(map(asdict, self.points)), "bd_rate": self.bd_rates()}
         with replacing(self.folder / RESULTS) as part:
             part.write_text(json.dumps(kept, indent=1) + "\n")
@@ -261,17 +264,26 @@ class NetworkSystem(System):
         return map(ReferenceDecoder(Clip.parse(data)).frame, times)
 
 
+def decode(point: Point, data: bytes, video: Video, time: float) -> NDArray[np.uint8]:
+    """Return the frame (3, H, W) of a point's file at a time, in frames."""
+    if point.system in classic.CODECS:
+        return next(ClassicSystem(point.system, 1).at(data, video, [time]))
+    return ReferenceDecoder(Clip.parse(data)).frame(time)
+
+
 def measure(system: System, rate: str, video: Video, held_out: Video | None, show: Show) -> tuple[Point, bytes]:
     """Make a file, decode it and measure it, on the frames between the video's if these are given."""
     began = time.perf_counter()
     file = system.encode(video, rate, show)
     encode_seconds = time.perf_counter() - began
+    originals = video.frames if held_out is None else held_out.frames
+    qualities: list[FrameQuality] = []
+    began = time.perf_counter()
     if held_out is None:
-        originals, frames = video.frames, system.decode(file.data, video)
+        frames = system.decode(file.data, video)
     else:
-        originals = held_out.frames
         frames = system.at(file.data, video, [index + 0.5 for index in range(len(originals))])
-    decode_seconds, qualities = 0.0, list[FrameQuality]()
+    decode_seconds = time.perf_counter() - began
     for original in originals:
         began = time.perf_counter()
         decoded = next(frames)

@@ -20,7 +20,7 @@ class Compression:
     bits: int | None = None
     """Bits of a weight, quantised after the fit; None fits for a rate, if the preset has one."""
     prune: float = 0.0
-    """Share of the convolutions' weights that are set to zero, the smallest, before the last part of the fit."""
+    """Share of the layers' weights that are set to zero, the smallest, before the last part of the fit."""
     coder: CoderName = "range"
 
     def __post_init__(self) -> None:

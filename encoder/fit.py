@@ -38,8 +38,8 @@ WARMUP_START = 0.1
 """Learning rate at the very start, as a share of the full one."""
 FRAME_LATENTS = f"{LATENTS}0.values"
 """The latents that an encoder makes of frames, one row for each."""
-STEP_LEARNING_RATE = 1.0
-"""Learning rate of the logarithms of the steps, as a multiple of that of the weights."""
+STEP_LEARNING_RATE = 8e-3
+"""Learning rate of the logarithms of the steps, whatever that of the weights is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,8 @@ class Fit:
     def _start_quantizing(self) -> None:
         self.quantizer = Quantizer(self._tensors, self._before).to(next(iter(self._tensors.values())).device)
         self.quantizer.requires_grad_(requires_grad=False)
-        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": STEP_LEARNING_RATE})
+        gain = STEP_LEARNING_RATE / self.recipe.learning_rate
+        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": gain})
 
     def _go_on_quantizing(self, quantizer: Quantizer, progress: float) -> None:
         if progress >= ROUND_FROM and not self._scaled:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from encoder.codec.console import replacing
-from encoder.compare import QUALITIES, Point, Report, System, curves
+from encoder.compare import QUALITIES, Point, Report, curves, decode
 from encoder.video import Video
 
 MARKDOWN, PAGE = "report.md", "report.html"
@@ -60,8 +60,8 @@ class Table:
     """Its head first."""
 
 
-def write_report(report: Report, systems: Sequence[System], video: Video, frame: int, *, is_held_out: bool = False) -> None:
-    """Write the tables and the page of a report; the pictures are of a frame of the video, and of these systems."""
+def write_report(report: Report, video: Video, frame: int, *, is_held_out: bool = False) -> None:
+    """Write the tables and the page of a report; the pictures are of a frame of the video."""
     tables = [points_table(report), *bd_tables(report), published_table(report)]
     settings = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in report.settings.items())
     with replacing(report.folder / MARKDOWN) as part:
@@ -69,7 +69,7 @@ def write_report(report: Report, systems: Sequence[System], video: Video, frame:
         part.write_text("\n".join(["# Comparison", "", settings, *(line for section in sections for line in section)]) + "\n")
     body = ["<h1>Comparison</h1>", f"<p>{escape(settings)}</p>"]
     body += [plot(report, label, name) for label, name in zip(LABELS, QUALITIES, strict=True)]
-    body += [f"<h2>Frame {frame}</h2>", *pictures(report, systems, video, frame, is_held_out=is_held_out)]
+    body += [f"<h2>Frame {frame}</h2>", *pictures(report, video, frame, is_held_out=is_held_out)]
     for table in tables:
         body += [f"<h2>{table.title}</h2>", f"<p>{table.text}</p>", *html(table.rows)]
     with replacing(report.folder / PAGE) as part:
@@ -87,7 +87,8 @@ def points_table(report: Report) -> Table:
             rows.append([*(form.format(point) for form in COLUMNS.values()), similarity, complexity])
     text = (
         "Sizes are those of the files; qualities are of what was decoded from them, after 8-bit rounding, mean over frames. "
-        "Decoding is of the whole file to RGB on the CPU: networks by the reference decoder, classic codecs (4:2:0) by FFmpeg."
+        "Decoding is to RGB on the CPU, of all frames or of those held out: networks by the reference decoder, classic codecs "
+        "(4:2:0) by FFmpeg."
     )
     return Table("Files", text, rows)
 
@@ -158,16 +159,13 @@ def plot(report: Report, label: str, name: str) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def pictures(report: Report, systems: Sequence[System], video: Video, frame: int, *, is_held_out: bool) -> list[str]:
+def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> list[str]:
     """Return a crop of a frame, of the source and of each system at about the same bits per pixel, with maps of the errors."""
     original = video.frames[frame]
     lines = [_figure(original, "source")]
-    for name, point in _alike(curves(report.points)).items():
-        system = next((system for system in systems if system.name == name), None)
-        if system is None:  # of an earlier run
-            continue
+    for name, point in _alike(curves(list(filter(report.has_file, report.points)))).items():
         time = frame / 2 if is_held_out else frame  # files of even frames have half of them
-        decoded = next(system.at(report.path(point).read_bytes(), video, [time]))
+        decoded = decode(point, report.path(point).read_bytes(), video, time)
         errors = np.abs(decoded.astype(np.int16) - original) * ERROR_GAIN
         lines.append(
             _figure(decoded, f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, {point.psnr_db:.2f} dB")

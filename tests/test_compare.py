@@ -9,7 +9,7 @@ import torch
 from helpers import panning
 
 from encoder.codec.errors import SettingsError
-from encoder.compare import FILES, RESULTS, ClassicSystem, Fitting, NetworkSystem, Point, Report, compare, curves
+from encoder.compare import FILES, RESULTS, ClassicSystem, Fitting, NetworkSystem, Point, Report, compare, curves, decode
 from encoder.compression import Compression
 from encoder.evaluate import psnr_db
 from encoder.fit import Limit
@@ -62,10 +62,27 @@ def test_points_are_of_the_files(tmp_path):
     for point in compare([ClassicSystem("x265", 1), network("fast")], VIDEO, report):
         assert (tmp_path / FILES / point.file).stat().st_size == point.file_bytes
         assert point.bits_per_pixel == 8 * point.file_bytes / (9 * 48 * 64)
-        assert min(point.psnr_db, point.psnr_yuv_db, point.encode_seconds, point.decode_fps) > 0
+        assert min(point.psnr_yuv_db, point.encode_seconds, point.decode_fps) > 0
+        data = report.path(point).read_bytes()
+        shown = [decode(point, data, VIDEO, index) for index in range(9)]
+        expected = np.mean([psnr_db(a, b) for a, b in zip(shown, VIDEO.frames, strict=True)])
+        assert point.psnr_db == pytest.approx(expected, abs=1e-6)
         assert (point.macs_per_pixel is None) == (point.system == "x265")
     kept = json.loads((tmp_path / RESULTS).read_text())
     assert [point["system"] for point in kept["points"]] == ["x265", "fast"]
+
+
+def test_points_without_files_stay_until_they_are_measured_again(tmp_path):
+    Report(tmp_path, SETTINGS).add(POINT, b"abc")
+    (tmp_path / FILES / POINT.file).unlink()
+    report = Report(tmp_path, SETTINGS)
+    assert report.points == [POINT]
+    assert report.find(POINT.system, POINT.rate) is None
+    other = replace(POINT, system="b", file="b", file_bytes=1)
+    report.add(other, b"x")
+    again = replace(POINT, psnr_db=1.0)
+    report.add(again, b"abc")
+    assert Report(tmp_path, SETTINGS).points == [other, again]
 
 
 def test_results_of_another_comparison(tmp_path):
@@ -141,7 +158,7 @@ def test_frames_that_are_held_out_are_shown_in_between(tmp_path):
     (frame,) = system.at(files[0], VIDEO, [2.5])
     shown = [psnr_db(frame, VIDEO.frames[index]) for index in (4, 5, 6)]
     assert shown[1] > max(shown[0], shown[2])
-    write_report(report, [system], VIDEO, 5, is_held_out=True)
+    write_report(report, VIDEO, 5, is_held_out=True)
     assert (tmp_path / "whole" / PAGE).read_text().count("<img") == 3
 
 
@@ -161,7 +178,7 @@ def test_report_of_several_runs_shows_all_of_them(tmp_path):
     for system in systems:
         report = Report(tmp_path, SETTINGS | {"video": "<script>"})
         list(compare([system], VIDEO, report))
-        write_report(report, systems, VIDEO, 4)
+        write_report(report, VIDEO, 4)
     page = (tmp_path / PAGE).read_text()
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)

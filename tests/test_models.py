@@ -143,7 +143,7 @@ def test_nirvana_makes_each_frame_of_its_group():
     assert (frames[0] - frames[2]).abs().max() > 1e-4
 
 
-def test_frame_encoder_halves_frames_to_the_grid():
+def test_frame_encoder_reduces_frames_to_the_grid():
     encoder = ConvNextEncoder(channels=16, strides=(5, 4, 2), canvas=(80, 120))
     assert encoder(torch.rand(2, 3, 78, 115)).shape == (2, 16, 2, 3)
 
