@@ -27,7 +27,8 @@ def main() -> None:
     for quality in ("psnr_db", "ms_ssim"):
         for system, row in rates[quality].items():
             if system != ANCHOR:
-                paper, here = PUBLISHED.get((system, quality), ""), row.get(ANCHOR) or ""
+                paper, rate = PUBLISHED.get((system, quality), ""), row.get(ANCHOR)
+                here = "under three points, or too little overlap" if rate is None else rate
                 rows.append({"BD-rate against NeRV": system, "at equal": quality, "paper in %": paper, "here in %": here})
     show_table(rows, as_json=False)
 
