@@ -82,22 +82,26 @@ def scattered():
     return mask
 
 
-def fit(preset, video, mask):
+def fit(preset, video, mask, epochs=80):
     options = {"segment_frames": 12, "device": torch.device("cpu"), "settings": "", "mask": mask, "size": "L"}
     encoder = Encoder(video, PRESETS[preset], Compression(), **options)
-    list(encoder.run(Limit(epochs=80)))
+    list(encoder.run(Limit(epochs=epochs)))
     return encoder.clip()
 
 
 @pytest.mark.parametrize(("preset", "gain_db"), [("fast", 5), ("hnerv", 0.5)])
 @pytest.mark.parametrize("make", [centre, scattered])
-def test_what_is_masked_is_filled_and_cannot_matter(preset, gain_db, make):
+def test_what_is_masked_is_filled(preset, gain_db, make):
     """What one frame lacks is seen in others, since the picture moves; but the middle of the centre is never seen."""
     video, mask = Video(panning(12, 48, 64), Fraction(25)), make()
     clip = fit(preset, video, mask)
-    spoiled = Video(np.where(mask[:, None], 255 - video.frames, video.frames), video.rate)
-    assert bytes(fit(preset, spoiled, mask)) == bytes(clip)
     filled = np.mean([quality.psnr_masked_db for quality in qualities(clip, video, mask)])
     hidden = masked(video, mask).frames
     grey = np.mean([psnr_db(a[:, m], b[:, m]) for a, b, m in zip(hidden, video.frames, mask, strict=True)])
     assert filled > grey + gain_db
+
+
+def test_what_is_masked_cannot_matter():
+    video, mask = Video(panning(12, 48, 64), Fraction(25)), scattered()
+    spoiled = Video(np.where(mask[:, None], 255 - video.frames, video.frames), video.rate)
+    assert bytes(fit("fast", spoiled, mask, epochs=20)) == bytes(fit("fast", video, mask, epochs=20))
