@@ -22,7 +22,7 @@ bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install browser
-	$(PYTHON) -m pytest -n auto -m 'not alone'
+	$(PYTHON) -m pytest -n auto --dist worksteal -m 'not alone'
 	$(PYTHON) -m pytest -m alone
 
 # The browser test needs Chromium and its driver.

@@ -16,27 +16,29 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from speed import film, lengths, speed, workers
 from tables import CLIPS, RESULTS, Point, load
 from unseen import inpainting, interpolation
 
-from encoder import classic
-from encoder import fit as fitting
+from encoder import classic, training
 from encoder import quantizer as quantizing
 from encoder.classic import CODECS
-from encoder.cli import RUNG_START
 from encoder.cli_common import SAMPLE
+from encoder.cli_compress import RUNG_START
 from encoder.codec import coding
 from encoder.codec.clip import Clip
 from encoder.codec.segment import Segment
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.evaluate import psnr_db, qualities
-from encoder.fit import Limit
+from encoder.limit import Limit
+from encoder.plan import make_plan
 from encoder.presets import PRESETS, Preset
 from encoder.quantizer import Quantizer
 from encoder.rounding import quantize
+from encoder.source import read_video
 from encoder.target import bits_per_pixel
-from encoder.video import Video, read_video
+from encoder.video import Video
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
@@ -57,8 +59,9 @@ CODEC_RATES = 5
 
 def encoder(video: Video, preset: Preset, compression: Compression, **options: Any) -> Encoder:
     """Return an encoder of one segment."""
+    plan = make_plan(video, preset, segment_frames=150, key_interval=1)
     device = torch.device("cpu")
-    return Encoder(video, preset, compression, segment_frames=150, device=device, settings="", keep_states=True, **options)
+    return Encoder(video, preset, compression, plan=plan, device=device, settings="", keep_states=True, **options)
 
 
 def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, seed: int = 0) -> tuple[Encoder, Point]:
@@ -127,7 +130,7 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
             with patch.object(Quantizer, "bits", bits):
                 began = time.perf_counter()
                 epochs = encoder(video, PRESETS["fast"], Compression()).run(Limit(epochs=2), start=0.5)
-                seconds += [time.perf_counter() - began for _ in epochs]
+                seconds += [time.perf_counter() - began for step in epochs if step.finished is None]
         ratios.append((seconds[1] - seconds[0]) / (seconds[3] - seconds[2]))
     yield {"rate_term_share": float(np.median(ratios)) - 1}
 
@@ -141,11 +144,11 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
         "nothing": (preset, {}),
         "the camera": (replace(preset, camera=False), {}),
         "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, optimizer="adam")), {}),
-        "rate and noise before half of the time": (preset, {(fitting, "RATE_FROM"): 0.5, (fitting, "NOISE_FROM"): 0.5}),
-        "noise": (preset, {(fitting, "NOISE_FROM"): fitting.ROUND_FROM}),
-        "learned steps": (preset, {(fitting, "STEP_LEARNING_RATE"): 0.0}),
+        "rate and noise before half of the time": (preset, {(training, "RATE_FROM"): 0.5, (training, "NOISE_FROM"): 0.5}),
+        "noise": (preset, {(training, "NOISE_FROM"): training.ROUND_FROM}),
+        "learned steps": (preset, {(training, "STEP_LEARNING_RATE"): 0.0}),
         "steps of channels": (preset, {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim}),
-        "latents fitted to the rounded network": (preset, {(fitting, "FREEZE_FROM"): 2.0}),
+        "latents fitted to the rounded network": (preset, {(training, "FREEZE_FROM"): 2.0}),
         "scales of rows and columns": (preset, one_scale),
         "prediction of latents": (preset, {(coding, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
     }
@@ -184,6 +187,10 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "codecs": codecs,
     "interpolation": interpolation,
     "inpainting": inpainting,
+    "speed": speed,
+    "lengths": lengths,
+    "workers": workers,
+    "film": film,
 }
 
 

@@ -34,6 +34,9 @@ def tables() -> str:
     rungs, ablated, steered, timed, *unseen = ([point for point in points if point["measurement"] == kind] for kind in kinds)
     tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
     tables += map(unseen_table, unseen)
+    tables.append(speed_table([point for point in points if point["measurement"] == "speed"]))
+    tables.append(length_table([point for point in points if point["measurement"] == "lengths"]))
+    tables.append([str(point) for point in points if point["measurement"] in ("workers", "film")])
     return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
 
 
@@ -113,6 +116,28 @@ def unseen_table(points: list[Point]) -> list[str]:
         name = f"{point['preset']}, {point['mask']}" if "mask" in point else point["preset"]
         lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f} |")
     return lines
+
+
+def speed_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of our fits beside those of the papers' recipes."""
+    lines = [
+        "| clip | network | seconds | bytes | PSNR in dB | times as fast |",
+        "|---|---|---|---|---|---|",
+    ]
+    for point in points:
+        times = f"{point['speedup']}" if "speedup" in point else "1"
+        name = point["preset"] if "speedup" not in point else f"{point['preset']}, against {point['against']}"
+        cells = f"{point['fit_seconds']:,.1f} | {point['bytes']:,} | {point['psnr_db']:.2f} | {times}"
+        lines.append(f"| {point['clip']} | {name} | {cells} |")
+    return lines
+
+
+def length_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of what a frame takes in videos of several lengths."""
+    rows = (
+        f"| {point['frames']:,} | {point['milliseconds_per_frame']:.1f} | {point['peak_megabytes']:,.0f} |" for point in points
+    )
+    return ["| frames | milliseconds per frame | peak of memory in MB |", "|---|---|---|", *rows]
 
 
 def excess(whole: list[Point], other: list[Point]) -> float:

@@ -15,10 +15,11 @@ from encoder.compare import halves
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.evaluate import psnr_db, qualities
-from encoder.fit import Limit
-from encoder.mask import Mask, masked
+from encoder.limit import Limit
+from encoder.mask import Masked
+from encoder.plan import make_plan
 from encoder.presets import PRESETS
-from encoder.video import Video
+from encoder.video import Frames, Video
 
 FOLDER = Path(__file__).parent
 SHOWN_PRESETS = ("fast", "nerv++", "hnerv", "hnerv-boost")
@@ -51,11 +52,11 @@ def inpainting(video: Video, seconds: int) -> Iterator[Point]:
     """Yield the quality of pixels that were masked while fitting: of boxes all over the frame, and of one in the middle."""
     masks = {"boxes": _boxes(video), "centre": _centre(video)}
     shown: dict[str, Picture] = {}
-    for name, mask in masks.items():
-        shown[f"{name}: source"] = masked(video, mask).frames[SHOWN_FRAME]
+    for name, masked in masks.items():
+        shown[f"{name}: source"] = masked.read(range(SHOWN_FRAME, SHOWN_FRAME + 1))[0]
         for preset in ("fast", "hnerv"):
-            clip = _fit(video, preset, seconds, mask)
-            found = list(qualities(clip, video, mask))
+            clip = _fit(masked, preset, seconds)
+            found = list(qualities(clip, video, masked))
             whole, filled = np.mean([(each.psnr_db, each.psnr_masked_db) for each in found], axis=0).tolist()
             made = {"mask": name, "preset": preset, "bytes": len(bytes(clip)), "psnr_db": whole}
             yield made | {"psnr_unseen_db": filled}
@@ -63,32 +64,33 @@ def inpainting(video: Video, seconds: int) -> Iterator[Point]:
     _show(shown, "inpainting.png")
 
 
-def _fit(video: Video, preset: str, seconds: int, mask: Mask | None = None) -> Clip:
+def _fit(video: Frames, name: str, seconds: int) -> Clip:
     """Return the clip of a fit, read from its bytes."""
-    device = torch.device("cpu")
-    encoder = Encoder(video, PRESETS[preset], Compression(), segment_frames=150, device=device, settings="", mask=mask)
+    preset = PRESETS[name]
+    plan = make_plan(video, preset, segment_frames=150, key_interval=1)
+    encoder = Encoder(video, preset, Compression(), plan=plan, device=torch.device("cpu"), settings="")
     for _ in encoder.run(Limit(seconds=seconds)):
         pass
     return Clip.parse(bytes(encoder.clip()))
 
 
-def _boxes(video: Video) -> Mask:
-    """Return a mask of boxes at random places, which are the same in all frames."""
-    frames, _, height, width = video.frames.shape
+def _boxes(video: Video) -> Masked:
+    """Return a video without boxes at random places, which are the same in all frames."""
+    width, height = video.size
     side = height // BOX
-    mask = np.zeros((frames, height, width), bool)
+    picture = np.zeros((1, 3, height, width), np.uint8)
     for row, column in np.random.default_rng(0).integers((height - side, width - side), size=(BOXES, 2)):
-        mask[:, row : row + side, column : column + side] = True
-    return mask
+        picture[..., row : row + side, column : column + side] = 255
+    return Masked(video, Video(picture, video.rate))
 
 
-def _centre(video: Video) -> Mask:
-    """Return a mask of a box in the middle of each frame."""
-    frames, _, height, width = video.frames.shape
-    mask = np.zeros((frames, height, width), bool)
+def _centre(video: Video) -> Masked:
+    """Return a video without a box in the middle of each frame."""
+    width, height = video.size
     top, left = (height - height // CENTRE) // 2, (width - width // CENTRE) // 2
-    mask[:, top : top + height // CENTRE, left : left + width // CENTRE] = True
-    return mask
+    picture = np.zeros((1, 3, height, width), np.uint8)
+    picture[..., top : top + height // CENTRE, left : left + width // CENTRE] = 255
+    return Masked(video, Video(picture, video.rate))
 
 
 def _show(pictures: Mapping[str, Picture], name: str) -> None:

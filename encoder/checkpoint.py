@@ -34,9 +34,17 @@ class Checkpoint:
     """Path of the mask, if there was one."""
     segment_frames: int
     """Largest number of frames of a segment."""
+    key_interval: int
+    """Most segments from one key to the next."""
     seed: int
     seconds: float
     """Wall-clock time that the fit took."""
+
+    def settings(self, options: str) -> str:
+        """Return what a file says about how it was made, with further options."""
+        mask = f" --mask {Path(self.mask).name}" if self.mask else ""
+        first = f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{mask}{options}"
+        return f"{first} --segment-frames {self.segment_frames} --key-interval {self.key_interval} --seed {self.seed}"
 
     def save(self, path: Path, states: Sequence[State]) -> None:
         """Write the networks' states to a file, one for each segment."""

@@ -9,6 +9,7 @@ from encoder.codec.errors import SettingsError
 SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
 """The video that is taken when none is named."""
 SEGMENT_FRAMES = 150
+KEY_INTERVAL = 8
 MAX_SEED = 2**63 - 1
 
 
@@ -25,10 +26,10 @@ def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
 
 
-def add_fit(command: argparse.ArgumentParser, *, budget_seconds: float) -> None:
+def add_fit(command: argparse.ArgumentParser, *, budget: str) -> None:
     """Add the options that say how long to fit, in which segments, and from which seed."""
     limit = command.add_mutually_exclusive_group()
-    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit (default: {budget_seconds:g})")
+    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit (default: {budget})")
     limit.add_argument("--epochs", type=int, help="passes over the frames, instead of a budget")
     command.add_argument(
         "--segment-frames",
@@ -36,6 +37,13 @@ def add_fit(command: argparse.ArgumentParser, *, budget_seconds: float) -> None:
         default=SEGMENT_FRAMES,
         metavar="N",
         help=f"most frames that share a network (default: {SEGMENT_FRAMES})",
+    )
+    command.add_argument(
+        "--key-interval",
+        type=int,
+        default=KEY_INTERVAL,
+        metavar="N",
+        help=f"most segments from one that is coded alone to the next (default: {KEY_INTERVAL})",
     )
     command.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
 

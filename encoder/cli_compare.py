@@ -14,8 +14,8 @@ from encoder.codec.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
-    from encoder.compare import Fitting, System
-    from encoder.encode import Progress
+    from encoder.group import Progress
+    from encoder.systems import Fitting, System
     from encoder.video import Video
 
 BUDGET_SECONDS = 60.0
@@ -49,18 +49,20 @@ def add(commands: Commands) -> None:
         default="none",
         help="odd: fit to the even frames, measure the odd ones in between (default: none)",
     )
-    add_fit(compare, budget_seconds=BUDGET_SECONDS)
+    add_fit(compare, budget=f"{BUDGET_SECONDS:g}")
     add_device(compare)
     add_coding(compare.add_argument_group("the papers' pipeline"))
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from encoder.compare import Fitting, Report, compare
+    from encoder.compare import Report, compare
     from encoder.compression import Compression
     from encoder.encode import pick_device
-    from encoder.fit import Limit
+    from encoder.limit import Limit
     from encoder.report import PAGE, write_report
-    from encoder.video import parse_size, read_video
+    from encoder.source import read_video
+    from encoder.systems import Fitting
+    from encoder.video import parse_size
 
     check_seed(args.seed)
     if not 1 <= args.rates <= MAX_RATES:
@@ -70,6 +72,7 @@ def _compare(args: argparse.Namespace) -> None:
         limit=Limit(seconds=budget, epochs=args.epochs),
         compression=Compression(bits=args.bits, prune=args.prune, coder=args.coder),
         segment_frames=args.segment_frames,
+        key_interval=args.key_interval,
         device=pick_device(args.device),
         seed=args.seed,
     )
@@ -95,8 +98,8 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[System]":
     from encoder.classic import CODECS
-    from encoder.compare import ClassicSystem, NetworkSystem
     from encoder.presets import find_preset
+    from encoder.systems import ClassicSystem, NetworkSystem
 
     codecs = args.codecs
     if args.holdout == "odd":
@@ -141,6 +144,7 @@ def _settings(args: argparse.Namespace, fitting: "Fitting", source: Path, video:
         "pixels": f"CRC-32 {zlib.crc32(np.ascontiguousarray(video.frames).data):08x}",
         "limit": f"{limit.seconds:g} s" if limit.seconds is not None else f"{limit.epochs} epochs",
         "segment_frames": args.segment_frames,
+        "key_interval": args.key_interval,
         "coding": f"{args.bits or 'default'} bits, {args.prune:g} pruned, {args.coder} coder",
         "holdout": args.holdout,
         "device": _device_name(fitting.device),

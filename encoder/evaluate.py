@@ -14,8 +14,8 @@ from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
 from encoder.losses import ms_ssim_window
-from encoder.mask import Mask
-from encoder.video import Video
+from encoder.mask import Masked
+from encoder.video import Frames, frames_of
 
 MAX_PSNR_DB = 100.0
 """Reported for a frame without any error."""
@@ -61,12 +61,15 @@ class Evaluation:
     """Frames per second that the clip is shown at."""
 
 
-def qualities(clip: Clip, source: Video, mask: Mask | None = None) -> Iterator[FrameQuality]:
-    """Yield the quality of each decoded frame; raises SettingsError if the source does not have as many."""
-    if len(source.frames) != clip.header.frames:
-        raise SettingsError(f"the clip has {clip.header.frames} frames, the source {len(source.frames)}")
-    for index, (decoded, original) in enumerate(zip(ReferenceDecoder(clip).frames(), source.frames, strict=True)):
-        yield frame_quality(decoded, original, None if mask is None else mask[index])
+def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
+    """Yield the quality of each decoded frame, also where the source was masked.
+
+    Raises SettingsError if the source does not have as many.
+    """
+    if source.count != clip.header.frames:
+        raise SettingsError(f"the clip has {clip.header.frames} frames, the source {source.count}")
+    for index, (decoded, original) in enumerate(zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)):
+        yield frame_quality(decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0])
 
 
 def frame_quality(

@@ -41,9 +41,11 @@ class Quantizer(nn.Module):
     _tensor: Tensor
 
     def __init__(self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
-        """Take the tensors of the segment before, if these are coded as differences from them."""
+        """Take the tensors of the segment before, if these may be coded as differences from them."""
         super().__init__()
         self._before = before or {}
+        self.differences: frozenset[str] | None = None if before else frozenset()
+        """Names of the tensors that are coded as differences; None until that is decided."""
         learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
         # A tensor of equal values has no deviation; its magnitude sets the step then.
         spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
@@ -56,8 +58,18 @@ class Quantizer(nn.Module):
         )
         # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
         size = sum(x.numel() for x in learned.values())
-        self.register_buffer("noise", torch.rand(4 * size) - HALF, persistent=False)
+        # Always the same, for fits that go on from a state.
+        noise = torch.rand(4 * size, generator=torch.Generator("cpu").manual_seed(0), device="cpu") - HALF
+        self.register_buffer("noise", noise, persistent=False)
         self._places = 3 * size
+
+    def get_extra_state(self) -> list[str] | None:
+        """Return what is coded as differences, for `state_dict`."""
+        return None if self.differences is None else sorted(self.differences)
+
+    def set_extra_state(self, state: list[str] | None) -> None:
+        """Take what is coded as differences, for `load_state_dict`."""
+        self.differences = None if state is None else frozenset(state)
 
     def steps(self) -> dict[str, Tensor]:
         """Return the steps of each learned tensor, in a shape that is broadcast to its own."""
@@ -91,17 +103,33 @@ class Quantizer(nn.Module):
         rounded = dict(tensors)
         for name, step in self.steps().items():
             change = _round(self._change(name, tensors[name]) / step) * step
-            rounded[name] = self._before[name] + change if name in self._before else change
+            rounded[name] = self._before[name] + change if name in (self.differences or ()) else change
         return rounded
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the expected code length of all learned tensors, in bits."""
-        steps = self.steps()
-        return torch.stack([_bits(name, self._change(name, tensors[name]) / step) for name, step in steps.items()]).sum()
+        """Return the expected code length of all learned tensors, in bits; of the shorter of both ways while that is open."""
+        lengths: list[Tensor] = []
+        for name, step in self.steps().items():
+            if self.differences is None:
+                lengths.append(torch.minimum(*self._both(name, tensors[name], step)))
+            else:
+                lengths.append(_bits(name, self._change(name, tensors[name]) / step))
+        return torch.stack(lengths).sum()
+
+    @torch.no_grad()
+    def decide(self, tensors: Mapping[str, Tensor]) -> None:
+        """Code as differences from now on what is shorter so."""
+        if self.differences is None:
+            lengths = {name: self._both(name, tensors[name], step) for name, step in self.steps().items()}
+            self.differences = frozenset(name for name, (alone, change) in lengths.items() if change < alone)
+
+    def _both(self, name: str, tensor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bits of a tensor coded alone, and as a difference."""
+        return _bits(name, tensor / step), _bits(name, (tensor - self._before[name]) / step)
 
     def _change(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what is coded of a tensor: its difference from the segment before, if there is one."""
-        return tensor - self._before[name] if name in self._before else tensor
+        """Return what is coded of a tensor: its difference from the segment before, if it is coded so."""
+        return tensor - self._before[name] if name in (self.differences or ()) else tensor
 
 
 def as_given(values: Tensor) -> Tensor:

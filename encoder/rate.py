@@ -1,6 +1,9 @@
 """What a bit weighs against the distortion: a constant, or steered so that a size comes out."""
 
+import copy
+from collections.abc import Callable, Mapping
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +16,10 @@ MAX_CHANGE = 0.5
 """Largest change of the weight's logarithm at once."""
 CALIBRATE_AT = (0.4, 0.6, 0.7, 0.8, 0.9)
 """Shares of the fit at which the estimate of the bits is compared with what the coder makes of them."""
+SCALINGS, SLOPE, MIN_SLOPE = 4, 0.7, 0.1
+"""How often the steps are scaled so that a size comes out; the fall of its logarithm as theirs rises, at first and at least."""
+MAX_SCALING = 0.7
+"""Largest change of the steps' logarithms at once."""
 
 
 class RateControl:
@@ -26,6 +33,14 @@ class RateControl:
         self._log_weight = torch.tensor(log(rate_weight / pixels))
         self._began: tuple[float, Tensor] | None = None
         self._latest, self._missing = 0.0, torch.tensor(0.0)
+
+    def state(self) -> dict[str, Any]:
+        """Return what it takes to go on from here."""
+        return {name: value for name, value in vars(self).items() if name != "target_bits"}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another was."""
+        vars(self).update(copy.deepcopy(dict(state)))
 
     def weight(self, bits: Tensor, progress: float) -> Tensor:
         """Return the weight of a bit, given how many the tensors take now, and the share of the fit that is done, 0..1."""
@@ -41,6 +56,18 @@ class RateControl:
         """Take an estimate of the bits, and how many they were."""
         self._calibrations.pop(0)
         self._coded_share = coded / estimate.item()
+
+    @torch.no_grad()
+    def scale(self, log_steps: Tensor, coded_bits: Callable[[], float]) -> None:
+        """Change all steps' logarithms so that the size that is wanted comes out, which steering alone misses by a little."""
+        if self.target_bits is None:
+            return
+        slope, missing = SLOPE, log(coded_bits() / self.target_bits)
+        for _ in range(SCALINGS):
+            change = min(max(missing / slope, -MAX_SCALING), MAX_SCALING)
+            log_steps.add_(change)
+            before, missing = missing, log(coded_bits() / self.target_bits)
+            slope = max((before - missing) / change if change else SLOPE, MIN_SLOPE)
 
     def _steer(self, now: Tensor, progress: float, goal: float) -> None:
         if self._began is None:

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from encoder.codec.console import replacing
-from encoder.compare import QUALITIES, Point, Report, curves, decode
+from encoder.compare import QUALITIES, Point, Report, curves
+from encoder.systems import frame_at
 from encoder.video import Video
 
 MARKDOWN, PAGE = "report.md", "report.html"
@@ -165,7 +166,7 @@ def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> 
     lines = [_figure(original, "source")]
     for name, point in _alike(curves(list(filter(report.has_file, report.points)))).items():
         time = frame / 2 if is_held_out else frame  # files of even frames have half of them
-        decoded = decode(point, report.path(point).read_bytes(), video, time)
+        decoded = frame_at(point.system, report.path(point).read_bytes(), video, time)
         errors = np.abs(decoded.astype(np.int16) - original) * ERROR_GAIN
         lines.append(
             _figure(decoded, f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, {point.psnr_db:.2f} dB")

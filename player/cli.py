@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, clips_here, progress, show
 from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import BitstreamError, SettingsError
+from encoder.codec.follower import Follower
 from export.engine import DEFAULT_BATCH, Engine, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
@@ -83,10 +84,12 @@ def _serve(args: argparse.Namespace) -> None:
     def engine_of(clip: Clip) -> Callable[[], Engine]:
         return lambda: open_engine(clip, args.engine, batch=args.batch)
 
-    streams = {name: Stream(clip, engine_of(clip), file_bytes=size) for name, (clip, size) in clips.items()}
+    streams = {
+        name: Stream(found.clip, engine_of(found.clip), file_bytes=found.file_bytes, follower=found.follower)
+        for name, found in clips.items()
+    }
     # An engine that is not there is an error now, not when somebody watches.
-    first, _ = next(iter(clips.values()))
-    engine = engine_of(first)()
+    engine = engine_of(next(iter(clips.values())).clip)()
     engine.close()
 
     def announce(url: str) -> None:
@@ -114,37 +117,59 @@ def _address(host: str) -> str:
         raise SettingsError(f"host must be an IP address of this machine, got {host!r}") from None
 
 
-def _read_clips(paths: Sequence[Path]) -> dict[str, tuple[Clip, int]]:
-    """Return the clips named, or else the readable ones of the current folder, or else the sample, and their sizes in bytes.
+@dataclass(frozen=True)
+class _Found:
+    """A clip, and what follows its file if that is still being written."""
 
-    The keys are unique names.
-    """
-    found = {path: _read(path) for path in paths}
+    clip: Clip
+    file_bytes: int
+    follower: Follower | None
+
+
+def _read_clips(paths: Sequence[Path]) -> dict[str, _Found]:
+    """Return the clips named, or else the readable ones of the current folder, or else the sample, by unique names."""
+    found = {path: _find(path) for path in paths}
     if not paths:
         for path in clips_here():
             try:
-                found[path] = _read(path)
+                found[path] = _find(path)
             except BitstreamError as error:
                 logger.warning("%s is left out: %s", path, error)
     if not found:
-        found[SAMPLE] = _read(SAMPLE)
-    clips: dict[str, tuple[Clip, int]] = {}
-    for path, clip in found.items():
+        found[SAMPLE] = _find(SAMPLE)
+    clips: dict[str, _Found] = {}
+    for path, each in found.items():
         name, number = path.stem, 2
         while name in clips:
             name, number = f"{path.stem}-{number}", number + 1
-        clips[name] = clip, path.stat().st_size
+        clips[name] = each
     return clips
+
+
+def _find(path: Path) -> _Found:
+    """Read a clip; one without an end may still be growing."""
+    follower = Follower(path)
+    if not follower.is_whole:
+        clip = follower.clip
+        _warn(path, follower.damage)
+        logger.info("%s is being written, or was cut off: %d of %d frames are there", path, clip.end, clip.header.frames)
+        return _Found(clip, follower.file_bytes, follower)
+    follower.close()
+    return _Found(_read(path), path.stat().st_size, None)
 
 
 def _read(path: Path) -> Clip:
     """Read a clip, whose damaged segments are reported and left out."""
     clip = Clip.read(path, strict=False)
-    for note in clip.damage[:MAX_NOTES]:
-        logger.warning("%s: %s", path, note)
-    if len(clip.damage) > MAX_NOTES:
-        logger.warning("%s: and %d more", path, len(clip.damage) - MAX_NOTES)
+    _warn(path, clip.damage)
     return clip
+
+
+def _warn(path: Path, damage: Sequence[str]) -> None:
+    for note in damage[:MAX_NOTES]:
+        logger.warning("%s: %s", path, note)
+    if len(damage) > MAX_NOTES:
+        logger.warning("%s: and %d more", path, len(damage) - MAX_NOTES)
 
 
 def _decode(args: argparse.Namespace) -> None:

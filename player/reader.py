@@ -28,6 +28,8 @@ class Reader:
         self._ready: deque[Numbered] = deque()
         self._changed = threading.Condition()
         self._next, self._generation, self._closed = 0, 0, False
+        self._last = -1
+        """Number of the frame that was handed out last."""
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="decoder")
         self._thread.start()
@@ -39,13 +41,30 @@ class Reader:
             if self._error is not None:
                 raise self._error
             self._changed.notify_all()
-            return self._ready.popleft() if self._ready else None
+            if not self._ready:
+                return None
+            self._last = self._ready[0][0]
+            return self._ready.popleft()
 
     def seek(self, frame: int) -> None:
         """Go on from a frame; what was decoded ahead is dropped."""
         with self._changed:
             self._ready.clear()
-            self._next = frame
+            self._next, self._last = frame, frame - 1
+            self._generation += 1
+            self._changed.notify_all()
+
+    def go_on(self) -> None:
+        """Drop what was decoded of the clip's start, since its end is no longer where it was."""
+        with self._changed:
+            kept: deque[Numbered] = deque()
+            last = self._last
+            for numbered in self._ready:
+                if numbered[0] <= last:
+                    break
+                kept.append(numbered)
+                last = numbered[0]
+            self._ready, self._next = kept, last + 1
             self._generation += 1
             self._changed.notify_all()
 
@@ -75,10 +94,10 @@ class Reader:
                 self._changed.notify_all()
 
     def _decode_batch(self, engine: Engine) -> None:
-        frames = engine.clip.header.frames
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._ready) <= (READ_AHEAD_BATCHES - 1) * engine.batch)
-            numbers = (self._next + np.arange(engine.batch)) % frames
+            # By now the clip may have become longer.
+            numbers = (self._next + np.arange(engine.batch)) % engine.clip.end
             generation = self._generation
         if self._closed:
             return
@@ -87,5 +106,5 @@ class Reader:
         with self._changed:
             if generation == self._generation:
                 self._ready.extend(zip(numbers.tolist(), pictures, strict=True))
-                self._next = int(numbers[-1] + 1) % frames
+                self._next = int(numbers[-1] + 1)
                 self._changed.notify_all()

@@ -20,6 +20,8 @@ WEB = Path(__file__).parent / "web"
 SDP = "application/sdp"
 MAX_BODY_BYTES = 1 << 16
 RETRY_SECONDS = 10
+FOLLOW_SECONDS = 1.0
+"""Time between two looks at files that are still being written."""
 
 STREAMS = web.AppKey("streams", Mapping[str, Stream])
 SESSIONS = web.AppKey("sessions", Sessions)
@@ -73,11 +75,21 @@ def _url(address: str, port: int) -> URL:
 
 
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+    following = [asyncio.create_task(_follow(stream)) for stream in app[STREAMS].values() if stream.follows]
     yield
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
     try:
         await app[SESSIONS].close_all()
     finally:
         await asyncio.gather(*(asyncio.to_thread(stream.close) for stream in app[STREAMS].values()))
+
+
+async def _follow(stream: Stream) -> None:
+    while stream.follows:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        await asyncio.to_thread(stream.follow)
 
 
 @web.middleware
@@ -175,7 +187,7 @@ def _check(wishes: object, stream: Stream) -> str | None:
             return f"unknown key {key!r}, known are: {', '.join(kinds)}"
         if type(value) is not kinds[key]:
             return f"{key} must be of type {kinds[key].__name__}"
-    last = stream.clip.header.frames - 1
+    last = stream.clip.end - 1
     if not 0 <= wishes.get("frame", 0) <= last:
         return f"frame must be in 0..{last}"
     return None
@@ -189,7 +201,7 @@ def _describe(name: str, stream: Stream) -> dict[str, object]:
         "height": header.height,
         "frames": header.frames,
         "fps": float(header.rate),
-        "bits_per_pixel": 8 * stream.file_bytes / header.pixels,
+        "bits_per_pixel": 8 * stream.file_bytes / (header.width * header.height * stream.clip.end),
         "file_bytes": stream.file_bytes,
     }
 
@@ -197,6 +209,8 @@ def _describe(name: str, stream: Stream) -> dict[str, object]:
 def _state(stream: Stream) -> dict[str, object]:
     return {
         "frame": stream.frame,
+        "frames": stream.clip.end,
+        "file_bytes": stream.file_bytes,
         "playing": stream.playing,
         "loop": stream.loop,
         "error": stream.error,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError
+from encoder.codec.follower import Follower
 from export.engine import Engine, Frames
 from player.broadcast import Broadcast, Viewer
 from player.pacer import Pacer
@@ -47,8 +48,11 @@ class Figures:
 class Stream:
     """Streams a clip to its viewers, who share one timeline. The threads start with the first viewer."""
 
-    def __init__(self, clip: Clip, open_engine: Callable[[], Engine], *, file_bytes: int) -> None:
-        self.clip = clip
+    def __init__(
+        self, clip: Clip, open_engine: Callable[[], Engine], *, file_bytes: int, follower: Follower | None = None
+    ) -> None:
+        """Take what follows the clip's file, if that is still being written."""
+        self.clip, self._follower = clip, follower
         self.file_bytes = file_bytes
         """Size of the clip's file."""
         self.error: str | None = None
@@ -57,6 +61,10 @@ class Stream:
         """Number of the frame that was shown last."""
         self.playing = True
         self.loop = True
+        self.follows = follower is not None
+        """Whether there may be more of the clip's file."""
+        self._waits = False
+        """Whether playing has ended with the clip's file, of which there may be more."""
         self._open = open_engine
         height, width = clip.header.even_size
         self._broadcasts: Mapping[CodecName, Broadcast] = {
@@ -119,8 +127,30 @@ class Stream:
         self._seeks.append(frame)
         self.frame = frame
 
+    def follow(self) -> None:
+        """Take what has come to the clip's file; for a thread that may wait."""
+        follower, end, reader = self._follower, self.clip.end, self._reader
+        if follower is None:
+            return
+        try:
+            follower.read_on()
+            is_over = follower.is_whole
+        except CodecError as error:
+            logger.warning("the clip ends at frame %d: %s", self.clip.end, error)
+            is_over = True
+        self.file_bytes = follower.file_bytes
+        if self.clip.end > end:
+            if reader is not None:
+                reader.go_on()
+            self.playing, self._waits = self.playing or self._waits, False
+        if is_over:
+            self.follows = False
+            follower.close()
+
     def close(self) -> None:
         """End the threads and wait for them."""
+        if self._follower is not None:
+            self._follower.close()
         self._closed = True
         self._wake.set()
         if self._thread is not None:
@@ -164,13 +194,13 @@ class Stream:
         """Return the picture to show now: the next one, the same again during a pause, or None if it is not decoded yet."""
         if self._seeks:
             reader.seek(self._seeks.popleft())
-            self._picture = None
+            self._picture, self._waits = None, False
         if self._picture is not None and not self.playing:
             return self._picture
         following = reader.read()
         if following is None:
             return None
         self.frame, self._picture = following
-        if self.frame == self.clip.header.frames - 1 and not self.loop:
-            self.playing = False
+        if self.frame == self.clip.end - 1 and not self.loop:
+            self.playing, self._waits = False, self.follows
         return self._picture

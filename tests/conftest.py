@@ -1,9 +1,10 @@
 """Small clips that the tests share: fitted for a moment, coded and read back."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import numpy as np
@@ -57,12 +58,13 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
         rate: Fraction = Fraction(25),
         key_frames: Sequence[int] = (),
         options: dict[str, str] | None = None,
+        coding: Mapping[str, str] = MappingProxyType({}),
     ) -> Path:
         path = tmp_path / name
         with av.open(path, "w", options=options) as container:
             webm = path.suffix == ".webm"
             stream = container.add_stream("libvpx-vp9" if webm else "libx264", rate)
-            stream.options = {"lossless": "1"} if webm else {"qp": "0", "bf": "0"}
+            stream.options = {"lossless": "1"} if webm else {"qp": "0", "bf": "0"} | coding
             stream.height, stream.width = frames.shape[2:]
             stream.pix_fmt = pix_fmt
             stream.codec_context.time_base = unit

@@ -1,8 +1,11 @@
 """What several tests need to make."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,9 +13,10 @@ from numpy.typing import NDArray
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
-from encoder.fit import Limit
+from encoder.limit import Limit
+from encoder.plan import make_plan
 from encoder.presets import PRESETS
-from encoder.video import Video
+from encoder.video import Frames, Video
 
 Pixels = NDArray[np.uint8]
 SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
@@ -39,11 +43,37 @@ def panning(frames: int, height: int, width: int) -> Pixels:
     return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
 
 
+def make_encoder(
+    video: Frames,
+    name: str = "fast",
+    compression: Compression | None = None,
+    *,
+    segment_frames: int = 100,
+    key_interval: int = 1,
+    **options: Any,
+) -> Encoder:
+    """Return the encoder of a preset."""
+    preset = PRESETS[name]
+    plan = make_plan(video, preset, segment_frames=segment_frames, key_interval=key_interval)
+    options = {"device": torch.device("cpu"), "settings": "--preset test"} | options
+    return Encoder(video, preset, compression or Compression(), plan=plan, **options)
+
+
 def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
     """Fit a preset for two epochs and return the clip as it is read from its bytes."""
     video = Video(moving_square(frames, height, width), Fraction(25))
-    options = {"segment_frames": segment_frames, "device": torch.device("cpu"), "settings": "--preset test"}
-    encoder = Encoder(video, PRESETS[preset], Compression(), **options)
+    encoder = make_encoder(video, preset, segment_frames=segment_frames)
     for _ in encoder.run(Limit(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
+
+
+def write_images(folder: Path, frames: Iterable[Pixels], name: str = "{:03}.png") -> None:
+    """Write RGB frames (3, H, W) as a new folder of images."""
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
+        with av.open(folder / name.format(index), "w", format="image2") as container:
+            stream = container.add_stream("png", 1)
+            stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "rgb24"
+            container.mux(stream.encode(picture))

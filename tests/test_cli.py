@@ -33,6 +33,7 @@ COMMANDS = [
     "encoder models",
     "encoder import",
     "encoder compare",
+    "encoder bench",
     "export",
     "export onnx",
     "export trt",
@@ -221,7 +222,7 @@ def test_from_video_to_files(tmp_path, write_video):
 
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert (info["frames"], info["segments"], info["width"]) == (10, 2, 64)
-    assert info["settings"] == "--preset fast --size S --resize 64x36 --epochs 30 --segment-frames 5 --seed 3"
+    assert info["settings"] == "--preset fast --size S --resize 64x36 --epochs 30 --segment-frames 5 --key-interval 8 --seed 3"
 
     result = json.loads(run("encoder evaluate video.nerv video.mp4 --json", tmp_path).stdout)
     qualities = ["psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"]
@@ -239,7 +240,7 @@ def test_from_video_to_files(tmp_path, write_video):
 
 def test_ladder_from_one_fit(tmp_path, write_video):
     write_video(moving_square(10, 36, 64), "video.mp4")
-    fit = "encoder fit video.mp4 --epochs 20 --segment-frames 5 --checkpoint fit.safetensors --rate 0.1"
+    fit = "encoder fit video.mp4 --epochs 20 --segment-frames 5 --key-interval 1 --checkpoint fit.safetensors --rate 0.1"
     assert run(fit, tmp_path).returncode == 0
     (tmp_path / "video.mp4").rename(tmp_path / "moved.mp4")
     command = "encoder compress fit.safetensors --bits-per-pixel 40 20 --budget 2 -o rung.nerv"

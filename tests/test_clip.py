@@ -150,7 +150,7 @@ def test_first_segment_that_is_no_key(delta_clip):
 
 def test_too_many_weights_between_two_keys(delta_clip, monkeypatch):
     monkeypatch.setattr("encoder.codec.clip.MAX_CHAIN_WEIGHTS", 2 * delta_clip.topology.weights)
-    with pytest.raises(BitstreamError, match="too many without a key segment"):
+    with pytest.raises(BitstreamError, match="too many segments without a key segment"):
         Clip.parse(bytes(delta_clip))
 
 

@@ -9,11 +9,12 @@ import torch
 from helpers import panning
 
 from encoder.codec.errors import SettingsError
-from encoder.compare import FILES, RESULTS, ClassicSystem, Fitting, NetworkSystem, Point, Report, compare, curves, decode
+from encoder.compare import FILES, RESULTS, Point, Report, compare, curves
 from encoder.compression import Compression
 from encoder.evaluate import psnr_db
-from encoder.fit import Limit
+from encoder.limit import Limit
 from encoder.report import MARKDOWN, PAGE, write_report
+from encoder.systems import ClassicSystem, Fitting, NetworkSystem, frame_at
 from encoder.video import Video
 
 VIDEO = Video(panning(9, 48, 64), Fraction(25))
@@ -38,6 +39,7 @@ def network(name, rates=1, epochs=2, **coding):
         limit=Limit(epochs=epochs),
         compression=Compression(**coding),
         segment_frames=150,
+        key_interval=1,
         device=torch.device("cpu"),
         seed=0,
     )
@@ -64,7 +66,7 @@ def test_points_are_of_the_files(tmp_path):
         assert point.bits_per_pixel == 8 * point.file_bytes / (9 * 48 * 64)
         assert min(point.psnr_yuv_db, point.encode_seconds, point.decode_fps) > 0
         data = report.path(point).read_bytes()
-        shown = [decode(point, data, VIDEO, index) for index in range(9)]
+        shown = [frame_at(point.system, data, VIDEO, index) for index in range(9)]
         expected = np.mean([psnr_db(a, b) for a, b in zip(shown, VIDEO.frames, strict=True)])
         assert point.psnr_db == pytest.approx(expected, abs=1e-6)
         assert (point.macs_per_pixel is None) == (point.system == "x265")

@@ -9,7 +9,8 @@ from encoder.cli_common import SAMPLE as VIDEO
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
 from encoder.evaluate import MAX_PSNR_DB, FrameQuality, evaluation, frame_quality, mean_quality, psnr_db, qualities
-from encoder.video import Video, read_video
+from encoder.source import read_video
+from encoder.video import Video
 
 
 def test_psnr_of_an_error_of_one():

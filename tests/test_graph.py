@@ -10,7 +10,7 @@ from encoder.codec.clip import SegmentModels
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.runtime import Session
 from encoder.presets import PRESETS
-from encoder.video import RESAMPLING
+from encoder.source import RESAMPLING
 from export.graph import build_graph
 
 TIMES = np.array([0, 1.25, 2], np.float32)
@@ -79,7 +79,8 @@ def test_half_precision_halves_the_weights_and_keeps_the_times(sample_clip):
 
 def test_half_precision_tells_late_frames_apart():
     # In 16 bits, 2049 is 2048.
-    clip = fit_clip("fast", frames=2052, height=8, width=8, segment_frames=3000)
+    clip = fit_clip("fast", frames=2052, height=16, width=32, segment_frames=3000)
+    assert len(clip.segments) == 1
     half, full = (build_graph(SegmentModels(clip), 0, pixels="rgb", precision=precision) for precision in ("fp16", "fp32"))
     times = np.array([2048, 2049, 2050], np.float32)
     expected = Session(full).run({"t": times})

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import requires
+from pathlib import Path
 
 import pytest
 from helpers import SAMPLE
@@ -55,3 +57,12 @@ def test_decoding_loads_no_torch(engine):
     command = [sys.executable, "-c", DECODE.format(engine=engine), SAMPLE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout.split()
+
+
+def test_contract_names_every_module_of_the_encoder():
+    root = Path(__file__).parents[1]
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (named,) = (contract["forbidden_modules"] for contract in contracts if contract["type"] == "forbidden")
+    others = {"__init__", "__main__", "__pycache__", "codec", "data"}
+    names = {path.stem for path in (root / "encoder").iterdir()} - others
+    assert set(named) == {f"encoder.{name}" for name in names}

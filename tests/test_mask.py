@@ -3,16 +3,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-import torch
-from helpers import moving_square, panning
+from helpers import make_encoder, moving_square, panning
 
 from encoder.codec.errors import SettingsError
-from encoder.compression import Compression
-from encoder.encode import Encoder
 from encoder.evaluate import psnr_db, qualities
-from encoder.fit import Limit
-from encoder.mask import GREY, masked, read_mask
-from encoder.presets import PRESETS
+from encoder.limit import Limit
+from encoder.mask import GREY, Masked, read_mask
 from encoder.video import Video
 
 VIDEO = Video(moving_square(3, 24, 32), Fraction(25))
@@ -37,7 +33,7 @@ def square(at=8):
 
 def test_one_picture_is_for_all_frames(tmp_path):
     write(tmp_path / "mask.png", square())
-    mask = read_mask(tmp_path / "mask.png", VIDEO)
+    mask = read_mask(tmp_path / "mask.png", VIDEO).mask(range(3))
     assert mask.shape == (3, 24, 32)
     assert np.array_equal(mask, np.repeat(square()[None] > 0, 3, 0))
 
@@ -45,7 +41,7 @@ def test_one_picture_is_for_all_frames(tmp_path):
 def test_folder_has_a_picture_for_each_frame(tmp_path):
     for index in range(3):
         write(tmp_path / f"{index}.png", square(4 * index))
-    assert np.array_equal(read_mask(tmp_path, VIDEO), np.stack([square(4 * index) > 0 for index in range(3)]))
+    assert np.array_equal(read_mask(tmp_path, VIDEO).mask(range(3)), np.stack([square(4 * index) > 0 for index in range(3)]))
 
 
 def test_another_number_of_pictures(tmp_path):
@@ -62,10 +58,10 @@ def test_mask_of_everything(tmp_path):
 
 
 def test_nothing_masked_is_left_in_the_video():
-    mask = np.repeat(square()[None] > 0, 3, 0)
-    hidden = masked(VIDEO, mask)
-    assert (hidden.frames[:, :, mask[0]] == GREY).all()
-    assert np.array_equal(hidden.frames[:, :, ~mask[0]], VIDEO.frames[:, :, ~mask[0]])
+    mask = square() > 0
+    hidden = Masked(VIDEO, Video(np.repeat(square()[None, None], 3, 1), VIDEO.rate)).read(range(3))
+    assert (hidden[:, :, mask] == GREY).all()
+    assert np.array_equal(hidden[:, :, ~mask], VIDEO.frames[:, :, ~mask])
 
 
 def centre():
@@ -82,9 +78,12 @@ def scattered():
     return mask
 
 
+def hide(video, mask):
+    return Masked(video, Video(np.repeat(255 * mask[:, None].astype(np.uint8), 3, 1), video.rate))
+
+
 def fit(preset, video, mask, epochs=80):
-    options = {"segment_frames": 12, "device": torch.device("cpu"), "settings": "", "mask": mask, "size": "L"}
-    encoder = Encoder(video, PRESETS[preset], Compression(), **options)
+    encoder = make_encoder(hide(video, mask), preset, size="L")
     list(encoder.run(Limit(epochs=epochs)))
     return encoder.clip()
 
@@ -95,8 +94,8 @@ def test_what_is_masked_is_filled(preset, gain_db, make):
     """What one frame lacks is seen in others, since the picture moves; but the middle of the centre is never seen."""
     video, mask = Video(panning(12, 48, 64), Fraction(25)), make()
     clip = fit(preset, video, mask)
-    filled = np.mean([quality.psnr_masked_db for quality in qualities(clip, video, mask)])
-    hidden = masked(video, mask).frames
+    filled = np.mean([quality.psnr_masked_db for quality in qualities(clip, video, hide(video, mask))])
+    hidden = hide(video, mask).read(range(12))
     grey = np.mean([psnr_db(a[:, m], b[:, m]) for a, b, m in zip(hidden, video.frames, mask, strict=True)])
     assert filled > grey + gain_db
 

@@ -3,12 +3,10 @@ from math import log
 
 import pytest
 import torch
-from helpers import panning
+from helpers import make_encoder, panning
 
 from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.fit import Limit
-from encoder.presets import PRESETS
+from encoder.limit import Limit
 from encoder.rate import RateControl
 from encoder.video import Video
 
@@ -35,8 +33,7 @@ def test_size_is_steered_to_the_target(target, lag):
 def test_fit_has_the_size_that_was_asked_for():
     size = 9000
     video = Video(panning(12, 48, 64), Fraction(25))
-    options = {"segment_frames": 12, "device": torch.device("cpu"), "settings": ""}
-    encoder = Encoder(video, PRESETS["fast"], Compression(file_bytes=size), **options)
+    encoder = make_encoder(video, "fast", Compression(file_bytes=size))
     list(encoder.run(Limit(epochs=400)))
     assert len(bytes(encoder.clip())) == pytest.approx(size, rel=0.03)
 

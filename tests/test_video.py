@@ -4,12 +4,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from helpers import moving_square
+from helpers import moving_square, write_images
 
 from encoder.cli_common import SAMPLE
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.evaluate import psnr_db
-from encoder.video import parse_size, read_video
+from encoder.source import Source, read_video
+from encoder.video import parse_size
 
 FRAMES = moving_square(6, 36, 64)
 IDENTITY = bytes.fromhex(
@@ -154,16 +155,6 @@ def test_parse_size():
     assert parse_size("640x360") == (640, 360)
 
 
-def write_images(folder, frames, name="{:03}.png"):
-    folder.mkdir()
-    for index, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
-        with av.open(folder / name.format(index), "w", format="image2") as container:
-            stream = container.add_stream("png", 1)
-            stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "rgb24"
-            container.mux(stream.encode(picture))
-
-
 def test_folder_of_images(tmp_path):
     write_images(tmp_path / "images", FRAMES)
     (tmp_path / "images" / "notes.txt").write_text("not an image")
@@ -237,3 +228,35 @@ def test_too_long_for_memory(write_video, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 200)
     with pytest.raises(SourceError, match="6 frames of 64x36 do not fit in half of the memory"):
         read_video(write_video(FRAMES))
+
+
+def test_runs_are_those_of_the_whole(write_video):
+    source = Source(write_video(FRAMES, pts=[0, 1, 2, 5, 6, 7]))
+    whole = source.read(range(8))
+    for run in (range(2, 5), range(4, 7), range(7, 8), range(1, 3)):
+        assert np.array_equal(source.read(run), whole[run.start : run.stop])
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "video.mkv", "video.ts", "video.avi"])
+@pytest.mark.parametrize("coding", [{"bf": "3", "g": "48", "x264-params": "open-gop=1"}, {"g": "900"}])
+def test_runs_far_apart_are_those_of_the_whole(write_video, name, coding):
+    """Whatever lies before a key frame in the file, and is shown after it, and wherever a container finds its way to."""
+    levels = np.random.default_rng(0).integers(0, 256, (700, 3, 1, 1), np.uint8)
+    path = write_video(np.tile(levels, (1, 1, 16, 16)), name, coding=coding)
+    whole = Source(path).read(range(700))
+    source = Source(path)
+    for start in (690, 30, 690, 3, 330, 250, 600, 0, 400):
+        assert np.array_equal(source.read(range(start, start + 10)), whole[start : start + 10])
+
+
+def test_runs_before_a_damage_can_be_read(write_video):
+    path = write_video(np.repeat(FRAMES, 4, 0), key_frames=range(24))
+    with av.open(path) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    data[positions[12] : positions[20]] = bytes(positions[20] - positions[12])
+    path.write_bytes(data)
+    source = Source(path)
+    assert source.read(range(10)).shape == (10, 3, 36, 64)
+    with pytest.raises(SourceError, match=r"cannot decode|damaged video"):
+        source.read(range(10, 24))

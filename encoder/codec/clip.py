@@ -1,7 +1,7 @@
 """A clip: header, topology and segments, as a value that can be read from bytes and become the same bytes."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,24 +9,13 @@ from typing import Self
 
 import onnx
 
-from encoder.codec.container import (
-    CHUNK_BYTES,
-    HEAD,
-    INDEX,
-    SEGMENT,
-    SIGNATURE,
-    TOPOLOGY,
-    Chunk,
-    ChunkReader,
-    Header,
-    file_bytes,
-)
+from encoder.codec.container import HEAD, INDEX, MAX_FILE_BYTES, SEGMENT, TOPOLOGY, Chunk, ChunkReader, Header
 from encoder.codec.errors import BitstreamError
 from encoder.codec.index import Entry, index_bytes
 from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
+from encoder.codec.writer import ClipBytes
 
-MAX_FILE_BYTES = 1 << 30
 BLOCK_BYTES = 1 << 20
 """Piece in which a file is read, so that little of it is held twice."""
 MAX_NOTES = 100
@@ -43,8 +32,8 @@ class Clip:
 
     header: Header
     topology: Topology
-    segments: tuple[Segment, ...]
-    """In the order of their frames. Where one was damaged, frames are missing between two."""
+    segments: Sequence[Segment]
+    """In the order of their frames, at least one. Where one was damaged, frames are missing between two."""
     damage: tuple[str, ...] = ()
     """What was wrong with the file, for people to read."""
 
@@ -77,19 +66,19 @@ class Clip:
 
     def __bytes__(self) -> bytes:
         """Return the file's bytes."""
-        parts = [(HEAD, bytes(self.header)), (TOPOLOGY, self.topology.packed)]
-        entries: list[Entry] = []
-        size = SIGNATURE.size + sum(CHUNK_BYTES + len(payload) for _, payload in parts)
-        for segment in self.segments:
-            entries.append(Entry(offset=size, start=segment.start, frames=segment.frames, is_key=segment.is_key))
-            parts.append((SEGMENT, bytes(segment)))
-            size += CHUNK_BYTES + len(parts[-1][1])
-        return file_bytes([*parts, (INDEX, index_bytes(entries))])
+        made = ClipBytes(self.header, self.topology)
+        return b"".join([made.start, *map(made.segment, self.segments), made.end])
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of all segments, records and code, for each of their weights."""
         return 8 * sum(len(bytes(segment)) for segment in self.segments) / (len(self.segments) * self.topology.weights)
+
+    @property
+    def end(self) -> int:
+        """Number of the frame that comes after the last segment: as many as the header says, if the clip is whole."""
+        last = self.segments[-1]
+        return last.start + last.frames
 
     def locate(self, time: float) -> tuple[int, float]:
         """Return the segment that shows a time (in frames since the clip's start), and the time since that segment's start.
@@ -118,6 +107,16 @@ class ClipReader:
         self._records = 0
         self._chain = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file's last chunk has been read."""
+        return self._index is not None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of what has been read."""
+        return self._size
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises BitstreamError for a file that cannot be used at all, or grows too large."""
         self._size += len(data)
@@ -131,13 +130,17 @@ class ClipReader:
             else:
                 self._take(part, self.header, self.topology)
 
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was wrong with the chunks so far, for people to read."""
+        more = self._notes - MAX_NOTES
+        return (*self._damage, *([f"{more} more chunks are damaged"] if more > 0 else []))
+
     def finish(self) -> tuple[Header, Topology, tuple[Segment, ...], tuple[str, ...]]:
         """Return what the whole file held, and what was wrong with it; raises BitstreamError if no frame can be shown."""
         if self.header is None or self.topology is None:
             raise BitstreamError("clip ends before its first segment")
-        damage = self._damage[:MAX_NOTES]
-        if self._notes > MAX_NOTES:
-            damage.append(f"{self._notes - MAX_NOTES} more chunks are damaged")
+        damage = list(self.damage)
         if self._chunks.skipped_bytes:
             damage.append(f"{self._chunks.skipped_bytes} bytes belong to no chunk")
         if self._chunks.rest_bytes:
@@ -182,14 +185,25 @@ class ClipReader:
             raise BitstreamError(f"segment of frames {segment.start} to {stop} cannot follow frame {self._position}")
         self._records += len(segment.tensors)
         self._chain = topology.weights if segment.is_key else self._chain + topology.weights
-        if self._records > MAX_RECORDS or self._chain > MAX_CHAIN_WEIGHTS:
-            raise BitstreamError("clip has too many segments, or too many without a key segment")
+        _check_lengths(self._records, self._chain)
         if not segment.is_key and (segment.start > self._position or not self.segments):
             raise BitstreamError(f"segment at frame {segment.start} needs the one before")
         if segment.start > self._position:
             self._note(f"frames {self._position} to {segment.start - 1} are missing")
         self._entries.append(Entry(offset=offset, start=segment.start, frames=segment.frames, is_key=segment.is_key))
         self.segments.append(segment)
+
+
+def check_lengths(topology: Topology, segments: int, chain: int) -> None:
+    """Raise BitstreamError for more segments than a clip may have, in all or from one key to the next."""
+    _check_lengths(segments * len(topology.tensors), chain * topology.weights)
+
+
+def _check_lengths(records: int, weights: int) -> None:
+    if records > MAX_RECORDS:
+        raise BitstreamError("clip has too many segments: make them longer")
+    if weights > MAX_CHAIN_WEIGHTS:
+        raise BitstreamError("clip has too many segments without a key segment")
 
 
 class SegmentModels:

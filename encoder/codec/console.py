@@ -169,11 +169,13 @@ class _Lines:
     def __init__(self, title: str, total: float, stream: IO[str]) -> None:
         self._title, self._total, self._stream = title, total, stream
         self._next = time.monotonic() + PLAIN_SECONDS
+        self._has_ended = False
 
     def __call__(self, done: float, text: str = "") -> None:
         now = time.monotonic()
-        if now < self._next and done < self._total:
+        if self._has_ended or (now < self._next and done < self._total):
             return
+        self._has_ended = done >= self._total
         self._next = now + PLAIN_SECONDS
         print(f"{self._title}: {int(100 * done / self._total):3}% {text}".rstrip(), file=self._stream, flush=True)
 
@@ -181,17 +183,29 @@ class _Lines:
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """Give a temporary name beside a file to write to; it takes the file's place at the end, or vanishes on an error."""
-    if path.is_dir():
-        raise SettingsError(f"output {path} is a folder")
-    if not path.parent.is_dir():
-        raise SettingsError(f"no such folder: {path.parent}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    part.touch()  # or a folder that cannot be written to would show at the end
+    writable(path)
+    part = temporary(path)
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def writable(path: Path) -> None:
+    """Raise SettingsError or OSError for a file that cannot be written: now, not at the end."""
+    if path.is_dir():
+        raise SettingsError(f"output {path} is a folder")
+    if not path.parent.is_dir():
+        raise SettingsError(f"no such folder: {path.parent}")
+    part = temporary(path)
+    part.touch()
+    part.unlink()
+
+
+def temporary(path: Path) -> Path:
+    """Return a name beside a file to write to, before it takes the file's place."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 def newest_clip() -> Path:

@@ -41,6 +41,7 @@ MAX_DENOMINATOR = 100_000
 """Denominator that a measured or wanted rate is rounded to."""
 MAX_SETTINGS_BYTES = 1024
 MAX_CHUNK_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 30
 CONTINUOUS = 1
 """Header flag: times between whole numbers decode to pictures in between."""
 

@@ -43,15 +43,22 @@ function complain(error) {
 function choose(name) {
   viewer?.close();
   clip = clips.find((candidate) => candidate.name === name);
-  seek.max = clip.frames - 1;
   video.style.aspectRatio = `${clip.width} / ${clip.height}`;
-  const size = clip.file_bytes < 1e6 ? `${(clip.file_bytes / 1e3).toFixed(0)} kB` : `${(clip.file_bytes / 1e6).toFixed(1)} MB`;
-  find("facts").textContent =
-    `${clip.width}×${clip.height} · ${clip.frames} frames at ${number(clip.fps)} fps · ${size} · ${clip.bits_per_pixel.toFixed(3)} bits per pixel`;
+  showFacts({ frames: clip.frames, file_bytes: clip.file_bytes });
   pending = state = null;
   showReceived(null);
   viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
   window.nervcast = viewer;  // for the curious, and for tests
+}
+
+/** Show what is there of the clip, which grows while it is being written. */
+function showFacts({ frames, file_bytes: bytes }) {
+  seek.max = frames - 1;
+  const count = frames < clip.frames ? `${frames} of ${clip.frames}` : frames;
+  const size = bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  const cost = (8 * bytes / (clip.width * clip.height * frames)).toFixed(3);
+  find("facts").textContent =
+    `${clip.width}×${clip.height} · ${count} frames at ${number(clip.fps)} fps · ${size} · ${cost} bits per pixel`;
 }
 
 const number = (value) => value.toFixed(value >= 100 || Number.isInteger(value) ? 0 : 1);
@@ -62,13 +69,14 @@ function clock(frame) {
 }
 
 function showTime(frame) {
-  find("time").textContent = `${clock(frame)} / ${clock(clip.frames)}`;
+  find("time").textContent = `${clock(frame)} / ${clock(state?.frames ?? clip.frames)}`;
 }
 
 function showState(now) {
   state = now;
   play.classList.toggle("playing", state.playing);
   loop.setAttribute("aria-pressed", state.loop);
+  showFacts(state);
   if (!dragging) {
     seek.value = state.frame;
     showTime(state.frame);
@@ -143,7 +151,7 @@ addEventListener("pageshow", (event) => { if (event.persisted) choose(clip.name)
 
 addEventListener("keydown", (event) => {
   if (!state || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button, input")) return;
-  const step = (frames) => seekTo(Math.min(Math.max((pending ?? state.frame) + frames, 0), clip.frames - 1));
+  const step = (frames) => seekTo(Math.min(Math.max((pending ?? state.frame) + frames, 0), state.frames - 1));
   const actions = {
     " ": () => play.click(),
     l: () => loop.click(),

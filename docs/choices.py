@@ -1,0 +1,211 @@
+"""Other choices than those of the preset `fast`, one at a time: what docs/ablations.md compares.
+
+Those that did not earn their place in the encoder live here, as changes of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoder import encode, optimizer, tuning
+from encoder.losses import l1_ssim, squared
+from encoder.models import fast
+from encoder.models.fast import Fast, FastConfig
+from encoder.models.layers import TemporalGrid
+from encoder.presets import PRESETS, Preset, Shape, SizeName
+from encoder.training import ROUND_FROM, Training
+
+FAST = PRESETS["fast"]
+AVERAGE_FROM, AVERAGE_DECAY = 0.6, 0.99
+"""Share of the fit from which on weights are averaged, and the decay of their mean."""
+COARSE_UNTIL = 0.3
+"""Share of the fit in which a loss sees half of the resolution."""
+ROTATE_EVERY = 10
+"""Steps from one look for SOAP's axes to the next."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is done otherwise."""
+
+    preset: Preset = FAST
+    values: Mapping[tuple[Any, str], Any] = field(default_factory=dict)
+    """Values that attributes of modules take meanwhile."""
+
+    def made(self) -> AbstractContextManager[Any]:
+        """Return a context in which the choice is made."""
+        stack = ExitStack()
+        for (owner, name), value in self.values.items():
+            stack.enter_context(patch.object(owner, name, value))
+        return stack
+
+
+def choices() -> Iterator[tuple[str, Choice]]:
+    """Yield all choices by name, the preset's own first."""
+    yield "the preset", Choice()
+    yield "optimiser: Adam", _recipe(optimizer="adam")
+    yield "optimiser: Adan, learning rate 3e-3", _recipe(optimizer="adan", learning_rate=3e-3)
+    yield "optimiser: SOAP", Choice(values={(tuning, "Muon"): Soap})
+    for rate in (4e-3, 1.6e-2):
+        yield f"learning rate: {rate:g}", _recipe(learning_rate=rate)
+    for rate in (1.0, 10.0):
+        yield f"learning rate of latents: {rate:g} times", _recipe(latent_rate=rate)
+    yield "warm-up: 20 %", _recipe(warmup=0.2)
+    yield "Adam's decays: 0.9, 0.999", _recipe(betas=(0.9, 0.999))
+    yield "loss: L1", _recipe(loss=F.l1_loss)
+    yield "loss: 0.7 L1 + 0.3 (1 - SSIM)", _recipe(loss=l1_ssim)
+    yield "loss: 0.7 L1 + 1.5 MSE", _recipe(loss=_l1_squared)
+    for batch in (1, 2, 8):
+        yield f"batch: {batch}", _recipe(batch=batch)
+    yield "weights averaged", Choice(values={(encode, "Training"): Averaged})
+    yield "half the resolution first", Choice(values={(encode, "Training"): Coarse})
+    yield "activation: GELU", Choice(values={(torch, "sin"): F.gelu})
+    yield "no camera", Choice(replace(FAST, camera=False))
+    yield "latents: of each frame alone", _network(latents=((1, 8),))
+    yield "latents: every 4th frame alone", _network(latents=((4, 16),))
+    yield "latents: no still scene", _network(Sceneless)
+    yield "times scale and shift channels", _network(TimeAffine)
+    yield "trunk: one block less", _network(Shallow)
+    yield "trunk: at half the frame's resolution", Choice(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
+    yield "trunk: at an eighth of it", Choice(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
+    yield "head: 1x1", _network(PointHead)
+
+
+def _recipe(**changes: Any) -> Choice:
+    return Choice(replace(FAST, recipe=replace(FAST.recipe, **changes)))
+
+
+def _network(kind: Callable[[FastConfig], nn.Module] = Fast, **changes: Any) -> Choice:
+    made = FAST.network
+
+    def network(shape: Shape, size: SizeName) -> nn.Module:
+        with patch("encoder.presets.Fast", lambda config: kind(replace(config, **changes))):
+            return made(shape, size)
+
+    return Choice(replace(FAST, network=network))
+
+
+def _l1_squared(output: Tensor, target: Tensor) -> Tensor:
+    return 0.7 * F.l1_loss(output, target) + 1.5 / 8 * squared(output, target)
+
+
+class Averaged(Training):
+    """Goes on, once weights are rounded, from the mean of what they were."""
+
+    _mean: dict[str, Tensor] | None = None
+
+    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+        """Take a step."""
+        learned = {name: x for name, x in self.network.named_parameters() if x.requires_grad}
+        with torch.no_grad():
+            if progress >= ROUND_FROM and self._mean is not None:
+                for name, x in learned.items():
+                    x.copy_(self._mean[name])
+                self._mean = None
+            elif AVERAGE_FROM <= progress < ROUND_FROM:
+                self._mean = self._mean or {name: x.clone() for name, x in learned.items()}
+                for name, x in learned.items():
+                    self._mean[name].lerp_(x, 1 - AVERAGE_DECAY)
+        return super().step(batch, target, mask, progress, gain=gain)
+
+
+class Coarse(Training):
+    """Looks at half of the resolution at first."""
+
+    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+        """Take a step."""
+        self.recipe = replace(self.recipe, loss=_halved if progress < COARSE_UNTIL else squared)
+        return super().step(batch, target, mask, progress, gain=gain)
+
+
+def _halved(output: Tensor, target: Tensor) -> Tensor:
+    return squared(F.avg_pool2d(output, 2), F.avg_pool2d(target, 2))
+
+
+class Sceneless(Fast):
+    """Without the grid that stands still."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(replace(config, scene_channels=1))
+        scene = self.latents[-1]
+        with torch.no_grad():
+            scene.values.zero_()
+        scene.requires_grad_(requires_grad=False)
+
+
+class TimeAffine(Fast):
+    """Scales and shifts the trunk's channels by the time."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self.affine = TemporalGrid(frames=config.frames, period=1, shape=(2 * config.trunk_channels, 1, 1))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times in frames (B,) to frames (B, 3, H, W)."""
+        *temporal, scene = self.latents
+        x = torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1)))
+        coarse = self.project(x)
+        scale, shift = self.affine(t).chunk(2, dim=1)
+        fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
+        fine = (1 + scale) * fine + shift
+        skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
+        canvas = torch.sigmoid(F.pixel_shuffle(self.head(self.after(torch.sin(fine)) + skip), fast.SHUFFLE))
+        return canvas if self.camera is None else self.camera(canvas, t)
+
+
+class Shallow(Fast):
+    """Without the block after the upsampling."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self.after = nn.Identity()
+
+
+class PointHead(Fast):
+    """With a head that looks at one place."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 1)
+
+
+class Soap(torch.optim.Optimizer):
+    """Adam along the axes of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."""
+
+    def __init__(self, params: Any, *, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take a step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad.flatten(1), group["lr"])
+
+    def _update(self, parameter: Tensor, gradient: Tensor, learning_rate: float) -> None:
+        first, second = 0.95, 0.95
+        state = self.state[parameter]
+        if not state:
+            sides = gradient @ gradient.T, gradient.T @ gradient
+            axes = [torch.linalg.eigh(side).eigenvectors for side in sides]
+            zeros = torch.zeros_like(gradient)
+            state.update(steps=0, sides=sides, axes=axes, mean=zeros, square=zeros.clone())
+        state["steps"] += 1
+        (left, right), mean, square = state["axes"], state["mean"], state["square"]
+        mean.lerp_(gradient, 1 - first)
+        turned = left.T @ gradient @ right
+        square.lerp_(turned.square(), 1 - second)
+        correction = (1 - first ** state["steps"]), (1 - second ** state["steps"])
+        update = (left.T @ mean @ right / correction[0]) / ((square / correction[1]).sqrt() + optimizer.EPSILON)
+        parameter.add_((left @ update @ right.T).view(parameter.shape), alpha=-learning_rate)
+        for side, new in zip(state["sides"], (gradient @ gradient.T, gradient.T @ gradient), strict=True):
+            side.lerp_(new, 1 - second)
+        if state["steps"] % ROTATE_EVERY == 0:
+            state["axes"] = [torch.linalg.qr(side @ axes).Q for side, axes in zip(state["sides"], state["axes"], strict=True)]

@@ -1,0 +1,94 @@
+"""The commands `info` and `evaluate`: what a clip holds, and what it is worth."""
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder.codec.clip import Clip
+from encoder.codec.console import Commands, progress, show
+from encoder.codec.container import VERSION
+
+if TYPE_CHECKING:
+    from encoder.evaluate import Evaluation, FrameQuality
+    from encoder.video import Frames
+
+SIZE_TOLERANCE = 0.03
+"""How far a file may be from the size that was asked for, as a share, without a warning."""
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    info = commands.add("info", _info, summary="show what a clip holds", example="python -m encoder info bunny.nerv --json")
+    evaluate = commands.add(
+        "evaluate",
+        _evaluate,
+        summary="measure a clip against its source: quality of every decoded frame, size of the file",
+        example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
+    )
+    for command in (info, evaluate):
+        command.add_argument("clip", type=Path, help="a .nerv file")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
+    evaluate.add_argument("--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit")
+
+
+def _info(args: argparse.Namespace) -> None:
+    clip = Clip.read(args.clip, strict=False)
+    header = clip.header
+    size = args.clip.stat().st_size
+    show(
+        {
+            "version": VERSION,
+            "width": header.width,
+            "height": header.height,
+            "frames": header.frames,
+            "fps": float(header.rate),
+            "duration_seconds": header.duration_seconds,
+            "continuous": header.continuous,
+            "segments": len(clip.segments),
+            "key_segments": sum(segment.is_key for segment in clip.segments),
+            "damage": "; ".join(clip.damage),
+            "weights": clip.topology.weights * len(clip.segments),
+            "file_bytes": size,
+            "topology_bytes": len(clip.topology.packed),
+            "bits_per_pixel": 8 * size / header.pixels,
+            "bits_per_weight": clip.bits_per_weight,
+            "settings": header.settings,
+        },
+        as_json=args.json,
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from encoder.source import Source
+
+    header = Clip.read(args.clip).header
+    source = Source(args.source, size=(header.width, header.height))
+    show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
+
+
+def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
+    """Measure a file and say what it is worth, with a warning if it has not the size that was asked for."""
+    result = _measure(path, source)
+    similarity = "" if result.ms_ssim is None else f", MS-SSIM {result.ms_ssim:.4f}"
+    cost = f"{result.file_bytes} bytes, {result.bits_per_pixel:.4f} bits per pixel"
+    logger.info("%s: %.2f dB%s in %s", path, result.psnr_db, similarity, cost)
+    if wanted_bytes and abs(result.file_bytes / wanted_bytes - 1) > SIZE_TOLERANCE:
+        logger.warning("that is not the size of %d bytes that was asked for; a larger budget may reach it", wanted_bytes)
+
+
+def _measure(path: Path, source: "Frames", mask_path: Path | None = None) -> "Evaluation":
+    from encoder.evaluate import evaluation, qualities
+    from encoder.mask import read_mask
+
+    clip = Clip.read(path)
+    frames: list[FrameQuality] = []
+    with progress("measuring", total=clip.header.frames) as update:
+        for quality in qualities(clip, source, read_mask(mask_path, source) if mask_path else None):
+            frames.append(quality)
+            update(len(frames))
+    return evaluation(path, clip, frames)

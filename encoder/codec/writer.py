@@ -1,0 +1,86 @@
+"""A clip's bytes, chunk by chunk as they come to be: what is written can be read and played while the rest is still fitted."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from encoder.codec.console import temporary
+from encoder.codec.container import HEAD, INDEX, MAX_FILE_BYTES, SEGMENT, TOPOLOGY, Checksums, Header, signature
+from encoder.codec.errors import BitstreamError
+from encoder.codec.index import Entry, index_bytes
+from encoder.codec.segment import Segment
+from encoder.codec.topology import Topology
+
+END_BYTES = 1 << 24
+"""Left for the index, which grows with the segments."""
+
+
+class ClipBytes:
+    """Makes the chunks of a clip in their order."""
+
+    def __init__(self, header: Header, topology: Topology) -> None:
+        self._checksums = Checksums()
+        self._entries: list[Entry] = []
+        essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
+        self.start = signature() + b"".join(self._checksums.chunk(*part) for part in essentials)
+        """What stands before the segments."""
+        self.size = len(self.start)
+        """Bytes of all chunks so far."""
+
+    def segment(self, segment: Segment) -> bytes:
+        """Return the chunk of the next segment."""
+        self._entries.append(Entry(offset=self.size, start=segment.start, frames=segment.frames, is_key=segment.is_key))
+        chunk = self._checksums.chunk(SEGMENT, bytes(segment))
+        self.size += len(chunk)
+        return chunk
+
+    @property
+    def end(self) -> bytes:
+        """What stands after the last segment."""
+        return self._checksums.chunk(INDEX, index_bytes(self._entries))
+
+
+class ClipWriter:
+    """Writes a clip to a file that grows: it appears with its first segment, and each later one is on the disk once added."""
+
+    def __init__(self, path: Path, header: Header, topology: Topology) -> None:
+        """Take the file that is to be made, or replaced by the first segment."""
+        self.path, self._bytes = path, ClipBytes(header, topology)
+        self._file: BinaryIO | None = None
+        self._start = self._bytes.start
+
+    def add(self, segment: Segment) -> None:
+        """Append a segment; raises BitstreamError for a clip that would become too large, OSError."""
+        if self._bytes.size + len(bytes(segment)) + END_BYTES > MAX_FILE_BYTES:
+            raise BitstreamError(f"a clip has at most {MAX_FILE_BYTES} bytes: it ends before frame {segment.start}")
+        self._append(self._bytes.segment(segment))
+
+    def finish(self) -> None:
+        """Append the index, and close the file."""
+        self._append(self._bytes.end)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _append(self, data: bytes) -> None:
+        if self._file is not None:
+            self._write(data)
+            return
+        # A file that there may be is replaced at once, by one that can be played.
+        part = temporary(self.path)
+        try:
+            self._file = part.open("wb")
+            self._write(self._start + data)
+            part.replace(self.path)  # an open file keeps growing under its new name
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None  # the caller looked
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())

@@ -1,0 +1,120 @@
+"""A job from its first segment to its last: fitted, written as it comes to be, saved, and shown."""
+
+import contextlib
+import logging
+import time
+import zlib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from encoder.assembly import Assembly
+from encoder.checkpoint import Checkpoint
+from encoder.codec.console import progress, replacing
+from encoder.codec.errors import SettingsError
+from encoder.group import Progress
+from encoder.job import Job
+from encoder.pool import Crew, Events, Pool, Work, makespan, one_after_another
+from encoder.unfinished import Unfinished
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a job is done, on which no byte depends."""
+
+    output: Path
+    """Clip to write."""
+    crew: Crew | None
+    """Where workers come from; None if this process fits."""
+    workers: int | None
+    """How many of them, unless that is for the crew to say."""
+    resume: bool
+    """Whether to go on where an interrupted run stopped."""
+    save_seconds: float
+    """Time between two states that another run goes on from."""
+    checkpoint: Path | None
+    """Where to write the states of the networks, if they are wanted."""
+
+
+def run_job(job: Job, how: Checkpoint, run: Run) -> None:
+    """Fit, and write the clip as it comes to be, and the checkpoint if one is wanted."""
+    unfinished = Unfinished(run.output, _identity(job))
+    if run.resume and unfinished.exists:
+        unfinished.check()
+    elif unfinished.exists:
+        raise SettingsError(f"an interrupted run can go on with --resume; {unfinished.advice}")
+    elif run.resume:
+        logger.info("nothing is left of an earlier run: starting anew")
+    began, plan = time.perf_counter(), job.plan
+    workers = 1 if run.crew is None else min(run.workers or run.crew.capacity(job.device, job.threads), len(plan.groups))
+    # Where others fit, this process only looks for what all have in common.
+    encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
+    limit = job.limit
+    if limit.seconds is not None:
+        span = makespan([sum(plan.times[number] for number in group) for group in plan.groups], workers)
+        limit = replace(limit, seconds=limit.seconds / span)
+    unfinished.begin()
+    work = Work(replace(job, motions=encoder.motions, limit=limit), unfinished, run.save_seconds)
+    logger.info("fitting %d frames of %dx%d in %d segments", plan.runs[-1].stop, job.width, job.height, len(plan.runs))
+    assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
+    events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()
+    try:
+        with contextlib.closing(events):
+            _follow(events, assembly, len(plan.runs))
+        assembly.finish()
+    except BaseException:
+        assembly.stop()
+        _tell(run.output, assembly.frames, unfinished)
+        raise
+    if run.checkpoint:
+        seconds = (job.limit.seconds or time.perf_counter() - began) * workers
+        with replacing(run.checkpoint) as part:
+            replace(how, seconds=seconds).save(part, assembly.states)
+    unfinished.remove()
+
+
+def _identity(job: Job) -> dict[str, str]:
+    """Return what must be the same for a run to go on with what another left."""
+    hardness = zlib.crc32(repr((job.plan.runs, job.plan.hardness)).encode())
+    return {
+        "version": version("nervcast"),
+        "source": str(job.source),
+        "content": f"{hardness:08x}",
+        "mask": str(job.mask or "none"),
+        "checkpoint": "wanted" if job.keep_states else "not wanted",
+        "device": job.device,
+        "threads": str(job.threads),
+        "settings": job.settings,
+    }
+
+
+def _follow(events: Events, assembly: Assembly, segments: int) -> None:
+    """Write what is finished, and show how far all groups have come."""
+    done: dict[int, float] = {}
+    running: dict[int, Progress] = {}
+    with progress("fitting") as update:
+        for group, step in events:
+            done[group] = step.done
+            if step.finished is None:
+                running[group] = step
+            else:
+                running.pop(group, None)
+                assembly.take(step.segment, step.finished)
+            shown = [running[group] for group in sorted(running)] or [step]
+            numbers = ", ".join(str(each.segment + 1) for each in shown)
+            qualities = ", ".join(f"{each.psnr_db:.2f}" for each in shown)
+            update(sum(done.values()), f"segment {numbers}/{segments}, {qualities} dB in training")
+
+
+def _tell(output: Path, frames: int, unfinished: Unfinished) -> None:
+    """Say what an interrupted run leaves."""
+    if not unfinished.exists and not unfinished.before.exists():
+        unfinished.remove()
+    if frames:
+        logger.info("%s holds the first %d frames", output, frames)
+    if unfinished.before.exists():
+        logger.info("what it held before is in %s", unfinished.before)
+    if unfinished.exists:
+        logger.info("the same command with --resume goes on")

@@ -1,0 +1,106 @@
+"""How a video is encoded piece by piece: its segments, which of them are keys, and how hard each is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.codec.errors import SettingsError
+from encoder.presets import Preset
+from encoder.scenes import changes, cuts, split
+from encoder.video import Frames
+
+KEY_TIME, KEY_BYTES = 1.5, 1.5
+"""Time and bytes of a key segment, as multiples of those of one which starts from the segment before."""
+GROUP_KEY_TIME, GROUP_KEY_BYTES = 4.0, 4.0
+"""The same, of presets whose segments are a few frames, ..."""
+GROUP_KEY_INTERVAL = 16
+"""... and from one key of theirs to the next."""
+STILL_FRAMES = 50.0
+"""Frames whose bytes are as many as those of a segment that depend on no time."""
+STILL = 4.0
+"""Change of a frame, of 255, that is as hard as the picture itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The segments of a video."""
+
+    runs: tuple[range, ...]
+    """Frames of each."""
+    keys: frozenset[int]
+    """Numbers of the segments that are coded alone: each group begins with one."""
+    hardness: tuple[float, ...]
+    """How hard a frame of each is, 1 on average."""
+    key_time: float
+    """Time of a key segment, as a multiple of that of one which starts from the segment before."""
+    key_bytes: float
+    """Bytes of a key segment, as a multiple of those of another one."""
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest segment."""
+        return max(map(len, self.runs))
+
+    @cached_property
+    def groups(self) -> list[range]:
+        """Numbers of the segments of each group, which needs no other."""
+        bounds = [*sorted(self.keys), len(self.runs)]
+        return [range(start, stop) for start, stop in pairwise(bounds)]
+
+    @cached_property
+    def times(self) -> list[float]:
+        """Share of the time of each segment."""
+        return self._shares(self.key_time)
+
+    @cached_property
+    def sizes(self) -> list[float]:
+        """Share of the bytes of each segment."""
+        return self._shares(self.key_bytes, STILL_FRAMES)
+
+    def _shares(self, key: float, still: float = 0.0) -> list[float]:
+        parts = [
+            (len(run) + still) * hard * (key if index in self.keys else 1.0)
+            for index, (run, hard) in enumerate(zip(self.runs, self.hardness, strict=True))
+        ]
+        whole = sum(parts)
+        return [part / whole for part in parts]
+
+
+def make_plan(
+    source: Frames, preset: Preset, *, segment_frames: int, key_interval: int, show: Callable[[float], None] = lambda _: None
+) -> Plan:
+    """Look at all of a video, made small, and cut it into segments, of at most so many frames unless the preset has a length.
+
+    What is shown is the share of it that has been looked at. Raises SettingsError for lengths under 1, SourceError.
+    """
+    if segment_frames < 1:
+        raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
+    if key_interval < 1:
+        raise SettingsError(f"a key is needed every 1 segment at least, got {key_interval}")
+    differences = changes(source.thumbnails(), show)
+    starts = cuts(differences)
+    runs = split(source.count, preset.group_frames or segment_frames, starts)
+    begins, keys = {0, *starts}, list[int]()
+    interval = GROUP_KEY_INTERVAL if preset.group_frames else key_interval
+    for index, run in enumerate(runs):
+        if run.start in begins or index - keys[-1] >= interval:
+            keys.append(index)
+    return Plan(
+        runs=tuple(runs),
+        keys=frozenset(keys),
+        hardness=_hardness(differences, runs),
+        key_time=GROUP_KEY_TIME if preset.group_frames else KEY_TIME,
+        key_bytes=GROUP_KEY_BYTES if preset.group_frames else KEY_BYTES,
+    )
+
+
+def _hardness(differences: NDArray[np.float64], runs: Sequence[range]) -> tuple[float, ...]:
+    """Return how hard a frame of each run is: what stands still is fitted once, what moves again and again."""
+    # The first difference of a run is that from another one.
+    hard = [1 + float(np.mean(differences[run.start + 1 : run.stop])) / STILL if len(run) > 1 else 1.0 for run in runs]
+    mean = sum(value * len(run) for value, run in zip(hard, runs, strict=True)) / sum(map(len, runs))
+    return tuple(value / mean for value in hard)

@@ -1,0 +1,28 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from encoder.bench import bench
+from encoder.losses import squared
+from encoder.presets import PRESETS, Shape, complexity
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["fast", "nerv", "hnerv", "nirvana"])
+def test_figures_belong_together(name):
+    speed = bench(PRESETS[name], "XS", height=36, width=64, device=CPU)
+    assert 0 < speed.share_of_peak < 1
+    assert 1 < speed.peak_gflops < 1e6
+    frames = 3 if name == "nirvana" else PRESETS[name].recipe.batch
+    assert speed.frames_per_second == pytest.approx(frames * speed.steps_per_second)
+
+
+def test_arithmetic_is_three_times_that_of_decoding():
+    """Backwards it takes twice as much as forwards, but for what depends on nothing that is learned."""
+    nerv, shape = PRESETS["nerv"], Shape(height=72, width=128, frames=12)
+    preset = replace(nerv, recipe=replace(nerv.recipe, loss=squared))  # others have arithmetic of their own
+    decoding = 2e-9 * complexity(preset, "S", shape).macs_per_pixel * 72 * 128
+    speed = bench(preset, "S", height=72, width=128, device=CPU)
+    assert speed.gflop_per_step == pytest.approx(3 * decoding, rel=0.05)

@@ -1,0 +1,75 @@
+import time
+from fractions import Fraction
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from encoder.codec.errors import SettingsError
+from encoder.plan import GROUP_KEY_BYTES, GROUP_KEY_TIME, KEY_BYTES, KEY_TIME, Plan, make_plan
+from encoder.presets import PRESETS
+from encoder.video import Video
+
+FAST, NIRVANA = PRESETS["fast"], PRESETS["nirvana"]
+
+
+def scenes(*lengths, moving=()):
+    """Return a video of scenes of noise, which stand still but for some."""
+    random = np.random.default_rng(0)
+    parts = []
+    for number, length in enumerate(lengths):
+        picture = random.integers(0, 256, (3, 36, 64), np.uint8)
+        parts += [
+            np.roll(picture, index if number in moving else 0, 2) // (8 if number in moving else 1) for index in range(length)
+        ]
+    return Video(np.stack(parts), Fraction(25))
+
+
+def test_segments_begin_with_scenes():
+    plan = make_plan(scenes(20, 13, 40), FAST, segment_frames=15, key_interval=8)
+    assert plan.runs == (range(10), range(10, 20), range(20, 33), range(33, 46), range(46, 59), range(59, 73))
+    assert plan.keys == {0, 2, 3}  # each scene's first
+    assert plan.groups == [range(2), range(2, 3), range(3, 6)]
+    assert plan.longest == 14
+
+
+@pytest.mark.parametrize(("interval", "keys"), [(1, range(7)), (3, (0, 3, 6)), (8, (0,))])
+def test_keys_are_no_further_apart_than_wanted(interval, keys):
+    plan = make_plan(scenes(70), FAST, segment_frames=10, key_interval=interval)
+    assert plan.keys == set(keys)
+    assert list(chain.from_iterable(plan.groups)) == list(range(7))
+
+
+def test_presets_of_groups_have_their_own_lengths():
+    plan = make_plan(scenes(3 * 17 + 2), NIRVANA, segment_frames=150, key_interval=1)
+    assert {len(run) for run in plan.runs} <= {2, 3}
+    assert plan.keys == {0, 16}
+    assert (plan.key_time, plan.key_bytes) == (GROUP_KEY_TIME, GROUP_KEY_BYTES)
+
+
+def test_time_and_bytes_go_to_keys_and_to_what_moves():
+    plan = make_plan(scenes(20, 20, moving=[1]), FAST, segment_frames=10, key_interval=8)
+    times, sizes = plan.times, plan.sizes
+    assert sum(times) == pytest.approx(1)
+    assert sum(sizes) == pytest.approx(1)
+    assert times[0] / times[1] == pytest.approx(KEY_TIME)
+    assert sizes[2] / sizes[3] == pytest.approx(KEY_BYTES, rel=0.1)
+    assert times[3] > 1.5 * times[1]
+    assert np.average(plan.hardness, weights=[len(run) for run in plan.runs]) == pytest.approx(1)
+
+
+def test_plan_of_a_film_takes_no_time():
+    length = 57_600
+    runs = tuple(range(3 * index, 3 * index + 3) for index in range(length))
+    keys = frozenset(range(0, length, 16))
+    plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * length, key_time=2, key_bytes=2)
+    began = time.process_time()
+    for group in plan.groups:
+        assert sum(plan.times[index] for index in group) > 0
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(("options", "message"), [((0, 1), "at least 1 frame, got 0"), ((1, 0), "every 1 segment at least")])
+def test_lengths_under_one(options, message):
+    with pytest.raises(SettingsError, match=message):
+        make_plan(scenes(3), FAST, segment_frames=options[0], key_interval=options[1])
