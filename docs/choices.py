@@ -175,21 +175,12 @@ class PointHead(Fast):
         self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 1)
 
 
-class Soap(torch.optim.Optimizer):
-    """Adam along the axes of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."""
+class Soap(optimizer.Muon):
+    """Adam along the axes of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3), for the same matrices."""
 
-    def __init__(self, params: Any, *, lr: float) -> None:
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Take a step."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad.flatten(1), group["lr"])
-
-    def _update(self, parameter: Tensor, gradient: Tensor, learning_rate: float) -> None:
+    def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
+        assert parameter.grad is not None  # the caller looked
+        gradient = parameter.grad.flatten(1)
         first, second = 0.95, 0.95
         state = self.state[parameter]
         if not state:

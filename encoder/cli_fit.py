@@ -66,7 +66,7 @@ def add(commands: Commands) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each, on which the bytes depend (default: its share; 1 on a cluster)",
+        help="threads of each, on which the bytes depend (default: a share of the cores; 1 on a cluster)",
     )
     long.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same settings stopped")
     long.add_argument(

@@ -152,7 +152,8 @@ class Pool:
                 while self._idle:  # what they hold may be what others wait for
                     self._end(self._idle.pop())
                 for worker in self._crew.ready(list(self._groups)) if self._groups else ():
-                    yield from self._receive(worker)
+                    if worker in self._groups:  # not ended for what another had to tell
+                        yield from self._receive(worker)
             if self._failure is not None:
                 raise self._failure
         finally:

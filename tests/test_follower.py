@@ -58,19 +58,27 @@ def test_file_without_a_segment(clip, tmp_path, share):
         Follower(tmp_path / "none.nerv")
 
 
-def test_player_shows_what_has_come(clip, tmp_path):
+@pytest.fixture
+def growing(clip, tmp_path):
+    """The stream of a file that has one segment so far, what follows it, and a function that lets the file have all of them."""
     path = tmp_path / "clip.nerv"
     first, _, _, whole = parts(clip)
     path.write_bytes(first)
     follower = Follower(path)
-    stream = Stream(follower.clip, lambda: None, file_bytes=1, follower=follower)
+    stream = Stream(follower.clip, lambda: None, file_bytes=len(first), follower=follower)
+    yield stream, follower, lambda: path.write_bytes(whole)
+    stream.close()
+
+
+def test_player_shows_what_has_come(clip, growing):
+    stream, follower, grow = growing
     reader = Reader(lambda: open_engine(follower.clip, "onnxruntime-cpu", batch=2))
     try:
         stream._reader = reader
         assert [reader.read(20)[0] for _ in range(8)] == [0, 1, 2, 0, 1, 2, 0, 1]
-        path.write_bytes(whole)
+        grow()
         stream.follow()
-        assert (stream.clip.end, stream.file_bytes) == (9, len(whole))
+        assert (stream.clip.end, stream.file_bytes) == (9, len(bytes(clip)))
         shown = [reader.read(20) for _ in range(16)]
         assert [number for number, _ in shown] == [2, 3, 4, 5, 6, 7, 8, *range(9)]  # not the start again, as it was before
         engine = open_engine(clip, "onnxruntime-cpu", batch=2)
@@ -79,7 +87,6 @@ def test_player_shows_what_has_come(clip, tmp_path):
         engine.close()
     finally:
         reader.close()
-        stream.close()
 
 
 def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
@@ -106,18 +113,14 @@ def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
     follower.close()
 
 
-def test_paused_stream_stays_where_it_is(clip, tmp_path):
-    path = tmp_path / "clip.nerv"
-    first, _, _, whole = parts(clip)
-    path.write_bytes(first)
-    follower = Follower(path)
-    stream = Stream(follower.clip, lambda: None, file_bytes=1, follower=follower)
+def test_paused_stream_stays_where_it_is(growing):
+    stream, _, grow = growing
     stream.playing = False
     stream.seek(2)
-    path.write_bytes(whole)
+    grow()
     stream.follow()
+    assert stream.clip.end == 9
     assert (stream.frame, stream.playing, list(stream._seeks)) == (2, False, [2])
-    stream.close()
 
 
 async def test_server_looks_at_files_that_grow(clip, tmp_path, aiohttp_client, monkeypatch):

@@ -348,6 +348,38 @@ def test_error_of_a_worker_is_that_of_all(video, tmp_path):
     assert active_children() == []
 
 
+def test_groups_after_one_that_fails_are_given_up():
+    """Even if their workers have something to tell at the same moment."""
+    ended = []
+
+    class Failing(Crew):
+        def start(self, _, number):
+            return FailingWorker(number)
+
+        def ready(self, workers):
+            return workers
+
+    class FailingWorker(Worker):
+        def __init__(self, number):
+            self.number = number
+
+        def assign(self, group):
+            self.group = group
+
+        def receive(self):
+            assert self.number not in ended
+            if self.group:
+                raise SourceError(f"group {self.group}")
+
+        def end(self):
+            ended.append(self.number)
+
+    work = SimpleNamespace(job=SimpleNamespace(plan=SimpleNamespace(groups=[range(n, n + 1) for n in range(5)])))
+    with pytest.raises(SourceError, match="group 1"):
+        list(Pool(work, Failing(), 3).run())
+    assert sorted(ended) == [0, 1, 2]
+
+
 def test_groups_go_to_the_first_worker_that_is_free():
     assert makespan([0.5, 0.25, 0.25], 2) == 0.5
     assert makespan([0.25, 0.25, 0.5], 2) == 0.75
