@@ -1,56 +1,100 @@
-"""Measure what docs/ablations.md shows: `python docs/ablations.py CLIP --seconds 60`, on a machine that does nothing else.
+"""Measure what docs/ablations.md shows.
 
-Each choice is fitted for the same time to the same size. What docs/ablations.json has is not measured again;
-`python docs/ablations.py --table` prints the tables made of it.
+`python docs/ablations.py pace CLIP`, on a machine that does nothing else, times an epoch of each choice; then
+`python docs/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as there is time for. So fits
+may run beside other work, and the machine's noise cannot be taken for a choice's gain. What docs/ablations-CLIP.json has is not
+measured again; `python docs/ablations.py table` prints the tables made of it.
 """
 
 import argparse
 import json
+import time
 from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
+from unittest.mock import patch
 
+import numpy as np
 from choices import choices
-from results import fit
+from results import encoder, fit
 from tables import CLIPS, Point
 
 from encoder.cli_common import SAMPLE
 from encoder.compression import Compression
 from encoder.limit import Limit
 from encoder.source import read_video
+from encoder.video import Video
 
-POINTS = Path(__file__).with_name("ablations.json")
 FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""
 OWN = "the preset"
 """The choice that others are compared with."""
+PACE_EPOCHS = 11
+"""Epochs that are timed, of which the first also allocates."""
 
 
-def load() -> list[Point]:
-    """Return what has been measured."""
-    return json.loads(POINTS.read_text()) if POINTS.exists() else []
+@dataclass
+class Measured:
+    """What has been measured of a clip."""
 
+    clip: str
+    paces: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that each choice takes before the fit, and for an epoch of it."""
+    points: list[Point] = field(default_factory=list)
+    """What each fit came to."""
 
-def measure(clip: str, source: Path, seconds: int, seed: int) -> None:
-    """Measure what has not been."""
-    video = read_video(source, size=CLIPS[clip])
-    points = load()
-    for name, choice in choices():
-        key = {"choice": name, "clip": clip, "seconds": seconds, "seed": seed}
-        if any(key.items() <= point.items() for point in points):
-            continue
-        with choice.made():
-            wish = Compression(file_bytes=FILE_BYTES[clip])
-            points.append(key | fit(video, choice.preset, Limit(seconds=seconds), wish, seed)[1])
-        print(points[-1], flush=True)
-        POINTS.write_text(json.dumps(points, indent=1) + "\n")
+    @classmethod
+    def load(cls, clip: str) -> "Measured":
+        """Read what there is."""
+        path = cls(clip).path
+        return cls(**json.loads(path.read_text())) if path.exists() else cls(clip)
+
+    def save(self) -> None:
+        """Write it."""
+        self.path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return Path(__file__).with_name(f"ablations-{self.clip}.json")
+
+    def pace(self, video: Video) -> None:
+        """Time what has not been."""
+        wish = Compression(file_bytes=FILE_BYTES[self.clip])
+        for name, choice in choices():
+            if name in self.paces:
+                continue
+            with choice.made(), patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
+                made = encoder(video, choice.preset, wish)
+                steps = made.run(Limit(epochs=PACE_EPOCHS))
+                times = [time.perf_counter() for step in steps if step.finished is None]
+            self.paces[name] = made.spent_seconds, median(np.diff(times).tolist())
+            print(name, *self.paces[name], flush=True)
+            self.save()
+
+    def fit(self, video: Video, seconds: int, seed: int) -> None:
+        """Fit what has not been."""
+        wish = Compression(file_bytes=FILE_BYTES[self.clip])
+        for name, choice in choices():
+            key = {"choice": name, "seconds": seconds, "seed": seed}
+            if any(key.items() <= point.items() for point in self.points):
+                continue
+            before, epoch = self.paces[name]
+            epochs = max(round((seconds - before) / epoch), 1)
+            with choice.made():
+                self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
+            print(self.points[-1], flush=True)
+            self.save()
 
 
 def table() -> str:
     """Return, in Markdown, the PSNR of the preset and by how much it changes with each other choice."""
     found: dict[tuple[str, int], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for point in load():
-        found[point["clip"], point["seconds"]][point["choice"]][point["seed"]] = point["psnr_db"]
+    for clip in CLIPS:
+        for point in Measured.load(clip).points:
+            found[clip, point["seconds"]][point["choice"]][point["seed"]] = point["psnr_db"]
     columns = sorted(found)
     lines = ["| | " + " | ".join(f"{clip}, {seconds} s" for clip, seconds in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, _ in choices():
@@ -73,16 +117,20 @@ def _cell(own: dict[int, float], other: dict[int, float], *, is_own: bool) -> st
 def main() -> None:
     """Measure, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("pace", "fit", "table"))
     parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
     parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
     parser.add_argument("--seconds", type=int, default=60, help="time for each fit (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="print the tables")
     args = parser.parse_args()
-    if args.table:
+    if args.what == "table":
         print(table())
+        return
+    video, measured = read_video(args.source, size=CLIPS[args.clip]), Measured.load(args.clip)
+    if args.what == "pace":
+        measured.pace(video)
     else:
-        measure(args.clip, args.source, args.seconds, args.seed)
+        measured.fit(video, args.seconds, args.seed)
 
 
 if __name__ == "__main__":

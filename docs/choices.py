@@ -52,7 +52,7 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "optimiser: Adam", _recipe(optimizer="adam")
     yield "optimiser: Adan, learning rate 3e-3", _recipe(optimizer="adan", learning_rate=3e-3)
     yield "optimiser: SOAP", Choice(values={(tuning, "Muon"): Soap})
-    for rate in (4e-3, 1.6e-2):
+    for rate in (8e-3, 2.4e-2):
         yield f"learning rate: {rate:g}", _recipe(learning_rate=rate)
     for rate in (1.0, 10.0):
         yield f"learning rate of latents: {rate:g} times", _recipe(latent_rate=rate)

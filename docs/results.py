@@ -146,7 +146,7 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
         "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, optimizer="adam")), {}),
         "rate and noise before half of the time": (preset, {(training, "RATE_FROM"): 0.5, (training, "NOISE_FROM"): 0.5}),
         "noise": (preset, {(training, "NOISE_FROM"): training.ROUND_FROM}),
-        "learned steps": (preset, {(training, "STEP_LEARNING_RATE"): 0.0}),
+        "learned steps": (preset, {(training, "STEP_LEARNING_RATES"): (0.0, 0.0)}),
         "steps of channels": (preset, {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim}),
         "latents fitted to the rounded network": (preset, {(training, "FREEZE_FROM"): 2.0}),
         "scales of rows and columns": (preset, one_scale),

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 MAX_STEP_PIXELS = 4 * 1920 * 1080
 """Most pixels of all frames of a step, which bound the memory that it takes."""
-KEEP_STEPS = 32
+KEEP_STEPS = 8
 """Steps, at least, from one state that is kept for a collapse to the next."""
 QUIET_SECONDS = 5.0
 """Time after which a long epoch is interrupted to tell how far it is."""
@@ -84,9 +84,12 @@ class Fit:
                 break  # there was no time left
             psnr_db = self._mean_psnr_db()
             # A part of an epoch may be of harder frames than the whole.
-            if (not len(self._left) or not isfinite(psnr_db)) and self._guard.collapsed(psnr_db):
-                self._roll_back(psnr_db)
-                continue
+            if not len(self._left) or not isfinite(psnr_db):
+                steps, recent = self.training.steps, 2 * -(-len(frames) // step_frames)
+                is_changed = steps - self.training.changed_at <= recent
+                if self._guard.collapsed(psnr_db, steps, is_changed=is_changed):
+                    self._roll_back(psnr_db)
+                    continue
             self._psnr_db = psnr_db
             self._good, self._latest = self._latest or self._good, None
             yield Epoch(index=self._epochs - 1, progress=min(self._progress(), 1.0), psnr_db=psnr_db)
@@ -141,13 +144,13 @@ class Fit:
         good = self._good or self._latest
         if guard.is_hopeless or good is None:
             raise SettingsError("the fit collapses again and again; fit with another --seed")
-        kept = guard.state()
+        kept, reference = guard.state(), guard.reference_db
         self._latest = None if self._good else self._latest
         self._go_to(good)
         guard.restore(kept)
+        guard.go_back(good["guard"])
         self._spent_seconds, self._epochs = spent, epochs
         torch.randperm(len(self._frames))  # or the same batches would come again
-        reference = guard.reference_db
         logger.warning(
             "the fit fell from %.1f to %.1f dB: back to where it was, with a lower learning rate", reference, psnr_db
         )

@@ -12,9 +12,13 @@ STEER_FROM, ARRIVE_AT = 0.1, 0.5
 """Shares of the fit between which the size goes from where it is to what is wanted."""
 PROPORTIONAL, INTEGRAL = 4.0, 60.0
 """Change of the weight's logarithm for each unit of the size's logarithm that is missing; at once, and during a whole fit."""
+FIRM_FROM, FIRM_INTEGRAL = 0.85, 1200.0
+"""Share of the fit from which on there is little time left, nor learning rate, and the latter of both from then on."""
 MAX_CHANGE = 0.5
 """Largest change of the weight's logarithm at once."""
-CALIBRATE_AT = (0.4, 0.6, 0.7, 0.8, 0.9)
+MAX_RISE = log(4)
+"""How far the weight's logarithm may rise on the way: a short fit would pay in quality for what longer steps save later."""
+CALIBRATE_AT = (0.4, 0.6, 0.7, 0.8, 0.9, 0.94)
 """Shares of the fit at which the estimate of the bits is compared with what the coder makes of them."""
 SCALINGS, SLOPE, MIN_SLOPE = 4, 0.7, 0.1
 """How often the steps are scaled so that a size comes out; the fall of its logarithm as theirs rises, at first and at least."""
@@ -30,7 +34,8 @@ class RateControl:
         self.target_bits = target_bits
         self._calibrations = list(CALIBRATE_AT) if target_bits else []
         self._coded_share = 1.0
-        self._log_weight = torch.tensor(log(rate_weight / pixels))
+        self._first_log_weight = log(rate_weight / pixels)
+        self._log_weight = torch.tensor(self._first_log_weight)
         self._began: tuple[float, Tensor] | None = None
         self._latest, self._missing = 0.0, torch.tensor(0.0)
 
@@ -75,6 +80,9 @@ class RateControl:
         start, first = self._began
         share = min(1.0, (progress - start) / max(ARRIVE_AT - start, 1e-9))
         missing = now - (first + (goal - first) * share)
-        change = PROPORTIONAL * (missing - self._missing) + INTEGRAL * (progress - self._latest) * missing
+        integral = INTEGRAL if progress < FIRM_FROM else FIRM_INTEGRAL
+        change = PROPORTIONAL * (missing - self._missing) + integral * (progress - self._latest) * missing
         self._log_weight = self._log_weight + change.clamp(-MAX_CHANGE, MAX_CHANGE)
+        if progress < ARRIVE_AT:
+            self._log_weight = self._log_weight.clamp(max=self._first_log_weight + MAX_RISE)
         self._latest, self._missing = progress, missing

@@ -38,9 +38,11 @@ WARMUP_START = 0.1
 """Learning rate at the very start, as a share of the full one."""
 FRAME_LATENTS = f"{LATENTS}0.values"
 """The latents that an encoder makes of frames, one row for each."""
-STEP_LEARNING_RATE = 8e-3
-"""Learning rate of the logarithms of the steps, whatever that of the weights is."""
-KEPT = ("unrounded", "steps", "_masks", "_frozen", "_scaled")
+STEP_LEARNING_RATES = 8e-3, 5e-2
+"""Least and largest learning rate of the logarithms of the steps, whatever that of the weights is."""
+STEP_TRAVEL = 9.0
+"""How far these would go during a whole fit at their full learning rate, at least: a short fit needs a higher rate for it."""
+KEPT = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_frozen", "_scaled")
 """Attributes that belong to the state."""
 
 
@@ -70,6 +72,12 @@ class Training:
         """The tensors that were rounded for good, as they were before."""
         self.steps = 0
         """How many have been taken."""
+        self.changed_at = 0
+        """How many had been when weights began last to be quantised or pruned otherwise, after which the quality may fall."""
+        self._stage = 0
+        """How many times they have."""
+        self._began: float | None = None
+        """Share of the schedule that was done before the first of them."""
         self.frame_encoder_state: FitState | None = None
         """Of what made the latents of frames, once the fit has ended, if there was something."""
         self._tensors = dict(network.named_parameters())
@@ -117,9 +125,12 @@ class Training:
 
         The mask (B, H, W) tells which pixels may become what they will; the gain is a factor of the learning rates.
         """
-        self._set_learning_rate(progress, gain)
+        if self._began is None:
+            self._began = progress
+        self._look_for_changes(progress)
         if self.rate is not None and self.quantizer is None and progress >= RATE_FROM:
             self._start_quantizing()
+        self._set_learning_rates(progress, gain)
         if self.quantizer is not None:
             self._go_on_quantizing(self.quantizer, progress)
         tensors = self._with_latents(batch, target)
@@ -153,7 +164,17 @@ class Training:
         others = [] if self._frame_encoder is None else list(self._frame_encoder.parameters())
         return make_optimizers(learned, others, self.recipe)
 
-    def _set_learning_rate(self, progress: float, gain: float) -> None:
+    def _look_for_changes(self, progress: float) -> None:
+        quantized = () if self.rate is None else (NOISE_FROM, ROUND_FROM, FREEZE_FROM)
+        stage = sum(progress >= edge for edge in (*quantized, *((PRUNE_AT,) if self._prune else ())))
+        if stage != self._stage:
+            self._stage, self.changed_at = stage, self.steps
+
+    def _set_learning_rates(self, progress: float, gain: float) -> None:
+        if self.quantizer is not None and self._began is not None:
+            wanted = STEP_TRAVEL * (progress - self._began) / max(self.steps, 1)
+            steps_rate = min(max(wanted, STEP_LEARNING_RATES[0]), STEP_LEARNING_RATES[1])
+            self._optimizers[0].param_groups[-1]["gain"] = steps_rate / self.recipe.learning_rate
         warmup = self.recipe.warmup
         rising = WARMUP_START + (1 - WARMUP_START) * progress / warmup
         factor = rising if progress < warmup else (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
@@ -171,8 +192,7 @@ class Training:
     def _start_quantizing(self) -> None:
         self.quantizer = Quantizer(self._tensors, self._before).to(next(iter(self._tensors.values())).device)
         self.quantizer.requires_grad_(requires_grad=False)
-        gain = STEP_LEARNING_RATE / self.recipe.learning_rate
-        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": gain})
+        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": 1.0})
 
     def _go_on_quantizing(self, quantizer: Quantizer, progress: float) -> None:
         if progress >= ROUND_FROM and not self._scaled:

@@ -38,6 +38,13 @@ def test_fit_has_the_size_that_was_asked_for():
     assert len(bytes(encoder.clip())) == pytest.approx(size, rel=0.03)
 
 
+def test_weight_rises_little_on_the_way():
+    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
+    weights = [rate.weight(torch.tensor(1e9), progress / 100).item() for progress in range(100)]
+    assert weights[49] == pytest.approx(4 * weights[0])
+    assert weights[-1] > 100 * weights[49]
+
+
 def test_weight_changes_little_at_once():
     rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
     rate.weight(torch.tensor(1e9), 0.5)
