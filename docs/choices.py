@@ -65,15 +65,15 @@ def choices() -> Iterator[tuple[str, Choice]]:
         yield f"batch: {batch}", _recipe(batch=batch)
     yield "weights averaged", Choice(values={(encode, "Training"): Averaged})
     yield "half the resolution first", Choice(values={(encode, "Training"): Coarse})
-    yield "activation: GELU", Choice(values={(torch, "sin"): F.gelu})
+    yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
     yield "no camera", Choice(replace(FAST, camera=False))
     yield "latents: of each frame alone", _network(latents=((1, 8),))
     yield "latents: every 4th frame alone", _network(latents=((4, 16),))
     yield "latents: no still scene", _network(Sceneless)
     yield "times scale and shift channels", _network(TimeAffine)
     yield "trunk: one block less", _network(Shallow)
-    yield "trunk: at half the frame's resolution", Choice(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
-    yield "trunk: at an eighth of it", Choice(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
+    yield "trunk: at half the frame's resolution", _network(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
+    yield "trunk: at an eighth of it", _network(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
     yield "head: 1x1", _network(PointHead)
 
 
@@ -81,14 +81,16 @@ def _recipe(**changes: Any) -> Choice:
     return Choice(replace(FAST, recipe=replace(FAST.recipe, **changes)))
 
 
-def _network(kind: Callable[[FastConfig], nn.Module] = Fast, **changes: Any) -> Choice:
+def _network(
+    kind: Callable[[FastConfig], nn.Module] = Fast, *, values: Mapping[tuple[Any, str], Any] | None = None, **changes: Any
+) -> Choice:
     made = FAST.network
 
     def network(shape: Shape, size: SizeName) -> nn.Module:
         with patch("encoder.presets.Fast", lambda config: kind(replace(config, **changes))):
             return made(shape, size)
 
-    return Choice(replace(FAST, network=network))
+    return Choice(replace(FAST, network=network), values or {})
 
 
 def _l1_squared(output: Tensor, target: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil
 from typing import Any, Literal
 
@@ -97,7 +98,7 @@ class Encoder:
         self.given = frozenset(name for name, x in network.named_parameters() if not x.requires_grad)
         """Names of tensors that are not learned, but coded."""
         self._names = [name for name, _ in network.named_parameters()]
-        self.topology: Topology = trace(network)
+        self.topology = _topology(preset.network, self.shape, size)
         check_lengths(self.topology, len(plan.runs), max(map(len, plan.groups)))
         self._cached = None
         self.spent_seconds = time.perf_counter() - began
@@ -272,6 +273,12 @@ class Encoder:
         if self._preset.prepare is not None:
             self._preset.prepare(network, self.frames(index))
         return network
+
+
+@lru_cache(maxsize=8)
+def _topology(make: Callable[[Shape, SizeName], nn.Module], shape: Shape, size: SizeName) -> Topology:
+    """Return the topology of a network, for which the exporter takes seconds: a comparison fits many of the same."""
+    return trace(make(shape, size))
 
 
 def _margin(motions: Collection[Tensor]) -> tuple[int, int] | None:
