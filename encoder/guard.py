@@ -49,9 +49,7 @@ class Guard:
         if isfinite(psnr_db) and shown >= self.reference_db - (CHANGE_DB if is_changed else COLLAPSE_DB):
             if shown >= self.reference_db and step > self._fell_at:
                 self.collapses = 0
-            if is_changed:
-                self.reference_db = shown
-            self.reference_db = max(shown, self.reference_db - EASE_DB)
+            self.reference_db = shown if is_changed else max(shown, self.reference_db - EASE_DB)
             return False
         self._fell_at = step
         self.collapses += 1

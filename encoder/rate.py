@@ -13,7 +13,7 @@ STEER_FROM, ARRIVE_AT = 0.1, 0.5
 PROPORTIONAL, INTEGRAL = 4.0, 60.0
 """Change of the weight's logarithm for each unit of the size's logarithm that is missing; at once, and during a whole fit."""
 FIRM_FROM, FIRM_INTEGRAL = 0.85, 1200.0
-"""Share of the fit from which on there is little time left, nor learning rate, and the latter of both from then on."""
+"""Share of the fit after which there is little time left to reach a size, at low learning rates; and the integral gain then."""
 MAX_CHANGE = 0.5
 """Largest change of the weight's logarithm at once."""
 MAX_RISE = log(4)

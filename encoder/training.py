@@ -41,7 +41,7 @@ FRAME_LATENTS = f"{LATENTS}0.values"
 STEP_LEARNING_RATES = 8e-3, 5e-2
 """Least and largest learning rate of the logarithms of the steps, whatever that of the weights is."""
 STEP_TRAVEL = 9.0
-"""How far these would go during a whole fit at their full learning rate, at least: a short fit needs a higher rate for it."""
+"""How far the logarithms of the steps could go in a whole fit at their full learning rate, which is higher in a short fit."""
 KEPT = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_frozen", "_scaled")
 """Attributes that belong to the state."""
 
@@ -73,11 +73,11 @@ class Training:
         self.steps = 0
         """How many have been taken."""
         self.changed_at = 0
-        """How many had been when weights began last to be quantised or pruned otherwise, after which the quality may fall."""
+        """Number of the step at which weights began last to be quantised or pruned otherwise: the quality may fall there."""
         self._stage = 0
-        """How many times they have."""
+        """How many such changes there have been."""
         self._began: float | None = None
-        """Share of the schedule that was done before the first of them."""
+        """Share of the schedule that was done before the first step."""
         self.frame_encoder_state: FitState | None = None
         """Of what made the latents of frames, once the fit has ended, if there was something."""
         self._tensors = dict(network.named_parameters())

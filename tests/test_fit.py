@@ -18,7 +18,7 @@ from encoder.presets import PRESETS, Shape
 from encoder.quantizer import INITIAL_STEP, LATENTS, Quantizer
 from encoder.rate import RateControl
 from encoder.scenes import split
-from encoder.training import FREEZE_FROM, Training
+from encoder.training import FREEZE_FROM, STEP_LEARNING_RATES, Training
 from encoder.video import Video
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
@@ -101,6 +101,12 @@ def test_budget_ends_the_fit():
 def test_budget_shorter_than_an_epoch():
     seconds = iter(range(10_000))
     assert len(list(make_fit(Limit(seconds=3), clock=lambda: next(seconds)).epochs(FRAMES))) == 1
+
+
+def test_steps_go_far_in_a_short_fit():
+    fit = make_fit(Limit(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    list(fit.epochs(FRAMES))
+    assert fit.training.quantizer.offsets.abs().max() > 30 * STEP_LEARNING_RATES[0]  # as they could go at the least rate
 
 
 def test_network_is_fitted_through_the_quantizer():
