@@ -63,12 +63,13 @@ class Encoder:
         settings: str,
         seed: int = 0,
         motions: Mapping[int, Tensor] | None = None,
+        topology: Topology | None = None,
         states: Sequence[State] | None = None,
         keep_states: bool = False,
     ) -> None:
         """Go on from the states of an earlier run, if given, and keep those of this one if told to.
 
-        The motions are those that another encoder of the same video has looked for.
+        The motions and the topology are those of another encoder of the same video.
 
         Raises SettingsError for a file too small, BitstreamError for a video that the format cannot hold, SourceError: before
         the fit, not after it.
@@ -98,7 +99,7 @@ class Encoder:
         self.given = frozenset(name for name, x in network.named_parameters() if not x.requires_grad)
         """Names of tensors that are not learned, but coded."""
         self._names = [name for name, _ in network.named_parameters()]
-        self.topology = _topology(preset.network, self.shape, size)
+        self.topology = topology or _topology(preset.network, self.shape, size)
         check_lengths(self.topology, len(plan.runs), max(map(len, plan.groups)))
         self._cached = None
         self.spent_seconds = time.perf_counter() - began

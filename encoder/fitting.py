@@ -56,7 +56,7 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         span = makespan([sum(plan.times[number] for number in group) for group in plan.groups], workers)
         limit = replace(limit, seconds=limit.seconds / span)
     unfinished.begin()
-    work = Work(replace(job, motions=encoder.motions, limit=limit), unfinished, run.save_seconds)
+    work = Work(replace(job, motions=encoder.motions, topology=encoder.topology, limit=limit), unfinished, run.save_seconds)
     logger.info("fitting %d frames of %dx%d in %d segments", plan.runs[-1].stop, job.width, job.height, len(plan.runs))
     assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
     events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()

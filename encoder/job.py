@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from encoder.codec.topology import Topology
 from encoder.compression import Compression
 from encoder.encode import DeviceName, Encoder, pick_device
 from encoder.limit import Limit
@@ -44,6 +45,8 @@ class Job:
     keep_states: bool
     motions: Mapping[int, Tensor] = field(default_factory=dict)
     """What an encoder of this job has found of the camera's motion."""
+    topology: Topology | None = None
+    """What it has traced, which takes seconds."""
 
     def open(self) -> Frames:
         """Return the video, masked; raises SourceError, SettingsError."""
@@ -66,5 +69,6 @@ class Job:
             settings=self.settings,
             seed=self.seed,
             motions=self.motions or None,
+            topology=self.topology,
             keep_states=self.keep_states,
         )

@@ -1,9 +1,17 @@
 """What several tests need to make."""
 
+import contextlib
+import io
+import logging
+import shlex
+import signal
 from collections.abc import Iterable
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -66,6 +74,29 @@ def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frame
     for _ in encoder.run(Limit(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
+
+
+def run(command: str, folder: Path) -> SimpleNamespace:
+    """Run a command of ours in a folder, but in this process, which has imported torch and traced networks before.
+
+    Returns what subprocess.run does.
+    """
+    package, *arguments = shlex.split(command)
+    out, err = io.StringIO(), io.StringIO()
+    terminate = signal.getsignal(signal.SIGTERM)
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(logging.getLogger(), "handlers", []),  # the command adds its own, if there is none
+    ):
+        try:
+            code = import_module(f"{package}.cli").main(arguments)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def write_images(folder: Path, frames: Iterable[Pixels], name: str = "{:03}.png") -> None:

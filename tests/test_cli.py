@@ -1,4 +1,4 @@
-"""The command lines as a user runs them: in a process of their own."""
+"""The command lines as a user runs them."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import moving_square
+from helpers import moving_square, run
 from test_published import checkpoint
 
 from encoder.codec.clip import Clip
@@ -44,7 +44,7 @@ COMMANDS = [
 ]
 
 
-def run(command, cwd, **options):
+def run_process(command, cwd):
     return subprocess.run(
         [sys.executable, "-m", *shlex.split(command)],
         cwd=cwd,
@@ -53,7 +53,6 @@ def run(command, cwd, **options):
         timeout=120,
         check=False,
         env={**os.environ, "COLUMNS": "100"},
-        **options,
     )
 
 
@@ -70,7 +69,7 @@ def folder(tiny_file):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, tmp_path):
-    done = run(f"{command} --help", tmp_path)
+    done = run_process(f"{command} --help", tmp_path)
     assert done.returncode == 0
     assert done.stderr == ""
     assert ("example:\n  python -m " in done.stdout) == (" " in command)
@@ -83,13 +82,13 @@ def test_example_of_the_help_works(command, tmp_path):
     if command == "encoder compress":
         fit = "encoder fit -o bunny.nerv --checkpoint bunny.safetensors --resize 160x90 --epochs 1"
         assert run(fit, tmp_path).returncode == 0
-    example = run(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
+    example = run_process(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
     if command == "encoder import":
         torch.save(checkpoint(), tmp_path / "quant_vid.pth")
     example = example.replace("--budget 120", "--budget 2").replace(
         "--budget 60 --rates 3", "--epochs 1 --rates 1 --resize 80x45"
     )
-    done = run(example, tmp_path)
+    done = run_process(example, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -99,13 +98,13 @@ def test_help_takes_under_half_a_second(tmp_path):
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            run(f"{command} --help", tmp_path)
+            run_process(f"{command} --help", tmp_path)
             seconds.append(time.perf_counter() - start)
         assert min(seconds) < 0.5, command
 
 
 def test_help_names_the_engines(tmp_path):
-    assert all(name in run("player bench --help", tmp_path).stdout for name in ENGINES)
+    assert all(name in run_process("player bench --help", tmp_path).stdout for name in ENGINES)
 
 
 @pytest.mark.parametrize(

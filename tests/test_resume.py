@@ -203,9 +203,10 @@ def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **o
         keep_states=True,
     )
     job = replace(job, **options)
+    encoder = job.encoder()
     unfinished = Unfinished(folder / "clip.nerv", {})
     unfinished.begin()
-    return Work(job, unfinished, save_seconds)
+    return Work(replace(job, motions=encoder.motions, topology=encoder.topology), unfinished, save_seconds)
 
 
 def written(work, events, path):
