@@ -1,9 +1,9 @@
 """Measure what docs/ablations.md shows.
 
-`python docs/ablations.py pace CLIP`, on a machine that does nothing else, times an epoch of each choice; then
-`python docs/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as there is time for. So fits
-may run beside other work, and the machine's noise cannot be taken for a choice's gain. What docs/ablations-CLIP.json has is not
-measured again; `python docs/ablations.py table` prints the tables made of it.
+`python docs/ablations.py pace CLIP` times epochs of each choice, in turns with the preset's; then
+`python docs/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as one core has time for. So
+fits may run beside other work, and the machine's noise cannot be taken for a choice's gain. What docs/ablations-CLIP.json has
+is not measured again; `python docs/ablations.py table` prints the table made of it.
 """
 
 import argparse
@@ -16,12 +16,11 @@ from pathlib import Path
 from statistics import mean, median
 from unittest.mock import patch
 
-import numpy as np
-from choices import FAST, choices
+import torch
+from choices import FAST, Choice, choices
 from results import encoder, fit
 from tables import CLIPS, Point
 
-from encoder import encode
 from encoder.cli_common import SAMPLE
 from encoder.compression import Compression
 from encoder.limit import Limit
@@ -32,8 +31,8 @@ FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""
 OWN = "the preset"
 """The choice that others are compared with."""
-PACE_EPOCHS = 8
-"""Epochs that are timed, of which the first also allocates."""
+PAIRS = 6
+"""Epochs of a choice and of the preset that are timed, of which the first also allocates."""
 
 
 @dataclass
@@ -41,8 +40,10 @@ class Measured:
     """What has been measured of a clip."""
 
     clip: str
-    paces: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Seconds that each choice takes before the fit, and for an epoch of it."""
+    preset_seconds: tuple[float, float] = (0.0, 0.0)
+    """What the preset takes before the fit, and for an epoch of it."""
+    paces: dict[str, float] = field(default_factory=dict)
+    """How many times longer an epoch of each choice is."""
     points: list[Point] = field(default_factory=list)
     """What each fit came to."""
 
@@ -64,17 +65,27 @@ class Measured:
     def pace(self, video: Video) -> None:
         """Time what has not been."""
         wish = Compression(file_bytes=FILE_BYTES[self.clip])
-        encoder(video, FAST, wish)  # imports what tracing needs
         for name, choice in choices():
             if name in self.paces:
                 continue
-            encode._topology.cache_clear()  # noqa: SLF001 (all are traced, as a new process would)
-            with choice.made(), patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
-                made = encoder(video, choice.preset, wish)
-                steps = made.run(Limit(epochs=PACE_EPOCHS))
-                times = [time.perf_counter() for step in steps if step.finished is None]
-            self.paces[name] = made.spent_seconds, median(np.diff(times).tolist())
-            print(name, *self.paces[name], flush=True)
+            seconds: list[list[float]] = []
+            with patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
+                own = encoder(video, FAST, wish)
+                with choice.made():
+                    other = encoder(video, choice.preset, wish)
+                turns = (Choice(), own.run(Limit(epochs=PAIRS))), (choice, other.run(Limit(epochs=PAIRS)))
+                for _ in range(PAIRS):
+                    pair: list[float] = []
+                    for each, steps in turns:
+                        began = time.perf_counter()
+                        with each.made():
+                            next(steps)
+                        pair.append(time.perf_counter() - began)
+                    seconds.append(pair)
+            if name == OWN:
+                self.preset_seconds = own.spent_seconds, median(epoch for epoch, _ in seconds[1:])
+            self.paces[name] = median(epoch / preset for preset, epoch in seconds[1:])
+            print(name, self.paces[name], flush=True)
             self.save()
 
     def fit(self, video: Video, seconds: int, seed: int) -> None:
@@ -84,8 +95,8 @@ class Measured:
             key = {"choice": name, "seconds": seconds, "seed": seed}
             if any(key.items() <= point.items() for point in self.points):
                 continue
-            before, epoch = self.paces[name]
-            epochs = max(round((seconds - before) / epoch), 1)
+            before, epoch = self.preset_seconds
+            epochs = max(round((seconds - before) / (self.paces[name] * epoch)), 1)
             with choice.made():
                 self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
             print(self.points[-1], flush=True)
@@ -129,6 +140,7 @@ def main() -> None:
     if args.what == "table":
         print(table())
         return
+    torch.set_num_threads(1)
     video, measured = read_video(args.source, size=CLIPS[args.clip]), Measured.load(args.clip)
     if args.what == "pace":
         measured.pace(video)

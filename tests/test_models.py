@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import panning
 
 from encoder.models.boost import ConditionedBlock
@@ -7,7 +8,16 @@ from encoder.models.convnext import ConvNextEncoder
 from encoder.models.enerv import TransformerBlock
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Thumbnails
-from encoder.models.layers import PARTS, Camera, PositionalEncoding, SeparableBlock, StillGrid, TemporalGrid, UpsamplingBlock
+from encoder.models.layers import (
+    PARTS,
+    Camera,
+    PositionalEncoding,
+    SeparableBlock,
+    StillGrid,
+    TemporalGrid,
+    UpsamplingBlock,
+    planes,
+)
 from encoder.models.nerv import NervConfig
 from encoder.models.nirvana import Nirvana, NirvanaConfig
 from encoder.presets import PRESETS, Shape
@@ -185,3 +195,11 @@ def test_gradients_are_the_same_in_both_memory_formats(name):
         found.append({key: x.grad for key, x in network.named_parameters() if x.grad is not None})
     for key, gradient in found[0].items():
         assert torch.allclose(gradient, found[1][key], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()), key
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_planes_are_a_pixel_shuffle_into_whole_planes(form):
+    x = torch.randn(2, 48, 3, 5).to(memory_format=form)
+    found = planes(x, 4)
+    assert torch.equal(found, F.pixel_shuffle(x, 4))
+    assert found.is_contiguous()

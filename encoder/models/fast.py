@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid
+from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
 
 SHUFFLE = 4
 """Upscaling factor of the head: the trunk works at a quarter of the frame's height and width."""
@@ -98,5 +98,5 @@ class Fast(nn.Module):
         coarse = self.project(x)
         fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
-        canvas = torch.sigmoid(F.pixel_shuffle(self.head(self.after(torch.sin(fine)) + skip), SHUFFLE))
+        canvas = torch.sigmoid(planes(self.head(self.after(torch.sin(fine)) + skip), SHUFFLE))
         return canvas if self.camera is None else self.camera(canvas, t)

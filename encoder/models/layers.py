@@ -114,6 +114,19 @@ class Camera(nn.Module):
         return F.grid_sample(canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
 
 
+def planes(x: Tensor, factor: int) -> Tensor:
+    """Return F.pixel_shuffle of (B, C * factor^2, H, W), but with each channel's pixels side by side in memory.
+
+    It would keep the channels of a pixel together, as convolutions like them; what follows on three of them is slow so.
+    """
+    if torch.compiler.is_exporting():  # as one operator
+        return F.pixel_shuffle(x, factor)
+    batch, channels, height, width = x.shape
+    channels //= factor**2
+    blocks = x.view(batch, channels, factor, factor, height, width)
+    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, height * factor, width * factor)
+
+
 class ConvBlock(nn.Module):
     """NeRV's block (section 3.1): convolution, PixelShuffle, activation if there is one."""
 
