@@ -49,7 +49,7 @@ def _compress(args: argparse.Namespace) -> None:
     source = Source(args.source or Path(how.source), size=(how.width, how.height))
     frames = read_mask(Path(how.mask), source) if how.mask else source
     preset = find_preset(how.preset)
-    plan = make_plan(frames, preset, segment_frames=how.segment_frames, key_interval=how.key_interval)
+    plan = make_plan(frames, preset, size=how.size, segment_frames=how.segment_frames, key_interval=how.key_interval)
     encoders: dict[float, Encoder] = {}  # all of them before the first fit, so that wrong rates are told at once
     for rate, target in targets.items():
         encoders[rate] = Encoder(

@@ -167,7 +167,7 @@ def _job(
     preset = find_preset(args.preset)
     lengths = {"segment_frames": args.segment_frames, "key_interval": args.key_interval}
     with progress("looking for scenes") as update:
-        plan = make_plan(frames, preset, **lengths, show=update)
+        plan = make_plan(frames, preset, size=args.size, **lengths, show=update)
     limit = limit or Limit(seconds=BUDGET_SECONDS * max(source.count / args.segment_frames, 1.0))
     return Job(
         source=Path(how.source),

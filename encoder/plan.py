@@ -4,12 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import ceil
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.errors import SettingsError
-from encoder.presets import Preset
+from encoder.codec.topology import MAX_WEIGHTS
+from encoder.motion import MAX_MARGIN
+from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
 from encoder.scenes import changes, cuts, split
 from encoder.video import Frames
 
@@ -71,21 +76,35 @@ class Plan:
 
 
 def make_plan(
-    source: Frames, preset: Preset, *, segment_frames: int, key_interval: int, show: Callable[[float], None] = lambda _: None
+    source: Frames,
+    preset: Preset,
+    *,
+    size: SizeName = DEFAULT_SIZE,
+    segment_frames: int,
+    key_interval: int,
+    show: Callable[[float], None] = lambda _: None,
 ) -> Plan:
     """Look at all of a video, made small, and cut it into segments, of at most so many frames unless the preset has a length.
 
-    What is shown is the share of it that has been looked at. Raises SettingsError for lengths under 1, SourceError.
+    They are shorter, and keys closer together, where frames are so large that a clip could not hold the weights. What is shown
+    is the share of the video that has been looked at. Raises SettingsError for lengths under 1 and for a network that is too
+    large for any, SourceError.
     """
     if segment_frames < 1:
         raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
     if key_interval < 1:
         raise SettingsError(f"a key is needed every 1 segment at least, got {key_interval}")
+    longest = preset.group_frames or segment_frames
+    while (weights := _most_weights(preset, size, source, longest)) > MAX_WEIGHTS:
+        if preset.group_frames or longest == 1:
+            width, height = source.size
+            raise SettingsError(f"a network of size {size} has too many weights for frames of {width}x{height}")
+        longest = longest * 7 // 8
     differences = changes(source.thumbnails(), show)
     starts = cuts(differences)
-    runs = split(source.count, preset.group_frames or segment_frames, starts)
+    runs = split(source.count, longest, starts)
     begins, keys = {0, *starts}, list[int]()
-    interval = GROUP_KEY_INTERVAL if preset.group_frames else key_interval
+    interval = min(GROUP_KEY_INTERVAL if preset.group_frames else key_interval, MAX_CHAIN_WEIGHTS // weights)
     for index, run in enumerate(runs):
         if run.start in begins or index - keys[-1] >= interval:
             keys.append(index)
@@ -96,6 +115,15 @@ def make_plan(
         key_time=GROUP_KEY_TIME if preset.group_frames else KEY_TIME,
         key_bytes=GROUP_KEY_BYTES if preset.group_frames else KEY_BYTES,
     )
+
+
+def _most_weights(preset: Preset, size: SizeName, source: Frames, frames: int) -> int:
+    """Return the weights of a segment of some frames, wherever the camera goes."""
+    width, height = source.size
+    across, down = (2 * ceil(MAX_MARGIN * side) for side in (width, height))
+    shape = Shape(height=height, width=width, frames=frames, margin=(down, across) if preset.camera else None)
+    with torch.device("meta"):  # which takes neither memory nor time
+        return sum(x.numel() for x in preset.network(shape, size).parameters())
 
 
 def _hardness(differences: NDArray[np.float64], runs: Sequence[range]) -> tuple[float, ...]:

@@ -122,7 +122,9 @@ class NetworkSystem(System):
         limit = f"{fitting.limit.seconds:g} s" if fitting.limit.seconds is not None else f"{fitting.limit.epochs} epochs"
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
         size = sizes.get(rate, DEFAULT_SIZE)
-        plan = make_plan(video, self._preset, segment_frames=fitting.segment_frames, key_interval=fitting.key_interval)
+        plan = make_plan(
+            video, self._preset, size=size, segment_frames=fitting.segment_frames, key_interval=fitting.key_interval
+        )
         encoder = Encoder(
             video,
             self._preset,

@@ -1,13 +1,16 @@
 import time
 from fractions import Fraction
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.errors import SettingsError
-from encoder.plan import GROUP_KEY_BYTES, GROUP_KEY_TIME, KEY_BYTES, KEY_TIME, Plan, make_plan
-from encoder.presets import PRESETS
+from encoder.codec.topology import MAX_WEIGHTS
+from encoder.plan import GROUP_KEY_BYTES, GROUP_KEY_INTERVAL, GROUP_KEY_TIME, KEY_BYTES, KEY_TIME, Plan, make_plan
+from encoder.presets import PRESETS, Shape
 from encoder.video import Video
 
 FAST, NIRVANA = PRESETS["fast"], PRESETS["nirvana"]
@@ -56,6 +59,33 @@ def test_time_and_bytes_go_to_keys_and_to_what_moves():
     assert sizes[2] / sizes[3] == pytest.approx(KEY_BYTES, rel=0.1)
     assert times[3] > 1.5 * times[1]
     assert np.average(plan.hardness, weights=[len(run) for run in plan.runs]) == pytest.approx(1)
+
+
+def huge(width, height):
+    """Return what a plan looks at of 400 frames."""
+    return SimpleNamespace(count=400, size=(width, height), thumbnails=lambda: scenes(400))
+
+
+@pytest.mark.parametrize("size", ["S", "L"])
+def test_segments_of_large_frames_are_as_short_as_a_clip_can_hold(size):
+    plan = make_plan(huge(3840, 2160), FAST, size=size, segment_frames=150, key_interval=8)
+    # The canvas of a camera that goes as far as it may is a quarter larger on both sides.
+    network = FAST.network(Shape(height=2160, width=3840, frames=plan.longest, margin=(540, 960)), size)
+    weights = sum(x.numel() for x in network.parameters())
+    assert 0.7 * MAX_WEIGHTS < weights <= MAX_WEIGHTS
+    assert 0.5 * MAX_CHAIN_WEIGHTS < weights * max(map(len, plan.groups)) <= MAX_CHAIN_WEIGHTS
+
+
+def test_network_too_large_for_any_segment():
+    with pytest.raises(SettingsError, match="a network of size L has too many weights for frames of 8192x8192"):
+        make_plan(huge(8192, 8192), PRESETS["nerv"], size="L", segment_frames=150, key_interval=8)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_lengths_that_a_clip_can_hold_are_kept(preset):
+    plan = make_plan(huge(320, 180), preset, segment_frames=150, key_interval=8)
+    assert plan.longest == (preset.group_frames or 134)
+    assert max(map(len, plan.groups)) == (GROUP_KEY_INTERVAL if preset.group_frames else 3)
 
 
 def test_plan_of_a_film_takes_no_time():

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 4096
 MAX_TENSORS = 1024
 """Largest number of coded tensors."""
-MAX_WEIGHTS = 1 << 24
+MAX_WEIGHTS = 1 << 25
 """Largest number of weights of a segment."""
 OPERATORS = frozenset(
     {
