@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 from choices import FAST, Choice, choices
-from results import encoder, fit
+from fits import encoder, fit
 from tables import CLIPS, Point
 
 from encoder.cli_common import SAMPLE

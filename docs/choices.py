@@ -17,7 +17,7 @@ from encoder import encode, optimizer, tuning
 from encoder.losses import l1_ssim, squared
 from encoder.models import fast
 from encoder.models.fast import Fast, FastConfig
-from encoder.models.layers import TemporalGrid
+from encoder.models.layers import TemporalGrid, planes
 from encoder.presets import PRESETS, Preset, Shape, SizeName
 from encoder.training import ROUND_FROM, Training
 
@@ -157,7 +157,7 @@ class TimeAffine(Fast):
         fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
         fine = (1 + scale) * fine + shift
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
-        canvas = torch.sigmoid(F.pixel_shuffle(self.head(self.after(torch.sin(fine)) + skip), fast.SHUFFLE))
+        canvas = torch.sigmoid(planes(self.head(self.after(torch.sin(fine)) + skip), fast.SHUFFLE))
         return canvas if self.camera is None else self.camera(canvas, t)
 
 

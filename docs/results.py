@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from fits import encoder, fit, measure
 from speed import film, lengths, speed, workers
 from tables import CLIPS, RESULTS, Point, load
 from unseen import inpainting, interpolation
@@ -26,13 +27,10 @@ from encoder.classic import CODECS
 from encoder.cli_common import SAMPLE
 from encoder.cli_compress import RUNG_START
 from encoder.codec import coding
-from encoder.codec.clip import Clip
 from encoder.codec.segment import Segment
 from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.evaluate import psnr_db, qualities
+from encoder.evaluate import psnr_db
 from encoder.limit import Limit
-from encoder.plan import make_plan
 from encoder.presets import PRESETS, Preset
 from encoder.quantizer import Quantizer
 from encoder.rounding import quantize
@@ -55,29 +53,6 @@ EPOCH_PAIRS = 7
 PAPER_BITS = (8, 7, 6, 5)
 PAPER_PRUNE = 0.2
 CODEC_RATES = 5
-
-
-def encoder(video: Video, preset: Preset, compression: Compression, **options: Any) -> Encoder:
-    """Return an encoder of one segment."""
-    plan = make_plan(video, preset, segment_frames=150, key_interval=1)
-    device = torch.device("cpu")
-    return Encoder(video, preset, compression, plan=plan, device=device, settings="", keep_states=True, **options)
-
-
-def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, seed: int = 0) -> tuple[Encoder, Point]:
-    """Fit and write a clip; return the encoder and what was measured of the file."""
-    made = encoder(video, preset, compression, seed=seed)
-    for _ in made.run(limit):
-        pass
-    return made, measure(made.clip(), video)
-
-
-def measure(clip: Clip, video: Video) -> Point:
-    """Return size and quality of a clip, as read from its bytes."""
-    data = bytes(clip)
-    frames = list(qualities(Clip.parse(data), video))
-    quality = float(np.mean([frame.psnr_db for frame in frames]))
-    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": clip.bits_per_weight}
 
 
 def ours(video: Video, seconds: int) -> Iterator[Point]:

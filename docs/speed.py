@@ -1,7 +1,7 @@
 """How fast fits are: beside the papers' recipes, along longer videos, and by several workers."""
 
+import contextlib
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -15,17 +15,16 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
-import torch
+from fits import encoder, measure
 from tables import Point
 
-from encoder import classic
+from encoder import classic, encode
 from encoder.classic import find_codec
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
-from encoder.evaluate import qualities
 from encoder.limit import Limit
-from encoder.plan import KEY_BYTES, KEY_TIME, Plan, make_plan
+from encoder.plan import KEY_BYTES, KEY_TIME, Plan
 from encoder.pool import makespan
 from encoder.presets import PRESETS, SizeName
 from encoder.video import Video
@@ -47,6 +46,7 @@ MARGIN = 0.95
 LENGTHS, LENGTH_EPOCHS, SEGMENT_FRAMES = (100, 500, 2000), 8, 100
 WORKERS_FRAMES, WORKERS_EPOCHS = 528, 8
 """Four times the sample, in groups of a segment."""
+POLL_SECONDS = 0.05
 SOURCE_FACTOR = 18
 """Constant rate factor of the long videos' files."""
 FILM_FRAMES, FILM_SEGMENT_FRAMES = 2 * 3600 * 24, 150
@@ -61,47 +61,37 @@ def speed(video: Video, _: int) -> Iterator[Point]:
         data = _baseline(video, preset, size)
         seconds = EPOCHS * _epoch_seconds(video, preset, size)
         made = {"against": preset, "against_size": size}
-        yield made | {"preset": preset, "fit_seconds": seconds, "bytes": len(data), "psnr_db": _psnr_db(data, video)}
+        yield made | {"preset": preset, "fit_seconds": seconds} | measure(Clip.parse(data), video)
         wish = Compression(file_bytes=round(MARGIN * len(data))) if len(data) < SMALL_BYTES else Compression()
         for speedup in SPEEDUPS:
+            encode._topology.cache_clear()  # noqa: SLF001 (each traces its network, as a new process would)
             began = time.perf_counter()
-            ours = _fit(video, "fast", "S", Limit(seconds=seconds / speedup), wish)
-            fit_seconds = time.perf_counter() - began
-            found = {"preset": "fast", "fit_seconds": fit_seconds, "bytes": len(ours), "psnr_db": _psnr_db(ours, video)}
-            yield made | found | {"speedup": speedup}
+            ours = _fitted(encoder(video, PRESETS["fast"], wish), Limit(seconds=seconds / speedup))
+            found = {"preset": "fast", "fit_seconds": time.perf_counter() - began}
+            yield made | found | {"speedup": speedup} | measure(Clip.parse(ours), video)
 
 
 def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
     """Return the clip of a paper's recipe, which is fitted if it has not been."""
     path = FOLDER / f"{preset}-{size}-{video.size[0]}x{video.size[1]}.nerv"
     if not path.exists():
-        data = _fit(video, preset, size, Limit(epochs=EPOCHS), Compression(bits=BITS))
+        data = _fitted(encoder(video, PRESETS[preset], Compression(bits=BITS), size=size), Limit(epochs=EPOCHS))
         FOLDER.mkdir(exist_ok=True)
         path.write_bytes(data)
     return path.read_bytes()
 
 
 def _epoch_seconds(video: Video, preset: str, size: SizeName) -> float:
-    encoder = _encoder(video, preset, size, Compression(bits=BITS))
+    made = encoder(video, PRESETS[preset], Compression(bits=BITS), size=size)
     with patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
-        times = [time.perf_counter() for step in encoder.run(Limit(epochs=TIMED_EPOCHS)) if step.finished is None]
+        times = [time.perf_counter() for step in made.run(Limit(epochs=TIMED_EPOCHS)) if step.finished is None]
     return median(np.diff(times).tolist())
 
 
-def _fit(video: Video, preset: str, size: SizeName, limit: Limit, compression: Compression) -> bytes:
-    encoder = _encoder(video, preset, size, compression)
-    for _ in encoder.run(limit):
+def _fitted(made: Encoder, limit: Limit) -> bytes:
+    for _ in made.run(limit):
         pass
-    return bytes(encoder.clip())
-
-
-def _encoder(video: Video, preset: str, size: SizeName, compression: Compression) -> Encoder:
-    plan = make_plan(video, PRESETS[preset], segment_frames=150, key_interval=1)
-    return Encoder(video, PRESETS[preset], compression, plan=plan, size=size, device=torch.device("cpu"), settings="")
-
-
-def _psnr_db(data: bytes, video: Video) -> float:
-    return float(np.mean([frame.psnr_db for frame in qualities(Clip.parse(data), video)]))
+    return bytes(made.clip())
 
 
 def lengths(video: Video, _: int) -> Iterator[Point]:
@@ -131,7 +121,7 @@ def film(_: Video, __: int) -> Iterator[Point]:
 
 
 def _run(video: Video, frames: int, epochs: int, *options: str) -> tuple[float, float]:
-    """Fit a file that repeats a video; return the seconds that `fit` reports, and the peak of memory so far in megabytes."""
+    """Fit a file that repeats a video; return the seconds that `fit` reports, and the peak of its memory in megabytes."""
     codec = find_codec("x264")
     repeated = replace(video, frames=video.frames[np.arange(frames) % video.count])
     lengths = ["--segment-frames", str(SEGMENT_FRAMES), "--key-interval", "1", "--epochs", str(epochs)]
@@ -139,8 +129,19 @@ def _run(video: Video, frames: int, epochs: int, *options: str) -> tuple[float, 
         path = Path(folder, f"video.{codec.form}")
         path.write_bytes(classic.encode(repeated, codec, SOURCE_FACTOR))
         command = [sys.executable, "-m", "encoder", "fit", str(path), "--resize", "source", *lengths, *options]
-        done = subprocess.run(  # noqa: S603 (our own command)
-            [*command, "-o", f"{folder}/clip.nerv"], stderr=subprocess.PIPE, text=True, check=True
-        )
-    seconds = float(re.findall(r"fitted in ([\d.]+) s", done.stderr)[0])
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        log = Path(folder, "log")
+        with log.open("w") as stderr, subprocess.Popen([*command, "-o", f"{folder}/clip.nerv"], stderr=stderr) as process:  # noqa: S603 (our own command)
+            megabytes = _peak_megabytes(process)
+        seconds = float(re.findall(r"fitted in ([\d.]+) s", log.read_text())[0])
+    return seconds, megabytes
+
+
+def _peak_megabytes(process: subprocess.Popen[bytes]) -> float:
+    """Return the most memory that a process has had, once it has ended: what the system says then includes its parent's."""
+    found = 0.0
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found = max([found, *(int(kilobytes) / 1024 for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status))])
+        time.sleep(POLL_SECONDS)
+    return found

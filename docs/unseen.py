@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
+from fits import encoder
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tables import Point
@@ -13,11 +13,9 @@ from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.compare import halves
 from encoder.compression import Compression
-from encoder.encode import Encoder
 from encoder.evaluate import psnr_db, qualities
 from encoder.limit import Limit
 from encoder.mask import Masked
-from encoder.plan import make_plan
 from encoder.presets import PRESETS
 from encoder.video import Frames, Video
 
@@ -66,12 +64,10 @@ def inpainting(video: Video, seconds: int) -> Iterator[Point]:
 
 def _fit(video: Frames, name: str, seconds: int) -> Clip:
     """Return the clip of a fit, read from its bytes."""
-    preset = PRESETS[name]
-    plan = make_plan(video, preset, segment_frames=150, key_interval=1)
-    encoder = Encoder(video, preset, Compression(), plan=plan, device=torch.device("cpu"), settings="")
-    for _ in encoder.run(Limit(seconds=seconds)):
+    made = encoder(video, PRESETS[name], Compression())
+    for _ in made.run(Limit(seconds=seconds)):
         pass
-    return Clip.parse(bytes(encoder.clip()))
+    return Clip.parse(bytes(made.clip()))
 
 
 def _boxes(video: Video) -> Masked:

@@ -44,7 +44,7 @@ class Assembly:
         self._waiting[index] = finished
         while (following := self._waiting.pop(len(self._checksums), None)) is not None:
             if not self._checksums:
-                self._unfinished.keep(self._output)
+                self._unfinished.keep()
             self._writer.add(following.segment)
             self._checksums.append(zlib.crc32(bytes(following.segment)))
             self.frames = following.segment.start + following.segment.frames

@@ -29,7 +29,7 @@ def add_device(command: argparse.ArgumentParser) -> None:
 def add_fit(command: argparse.ArgumentParser, *, budget: str) -> None:
     """Add the options that say how long to fit, in which segments, and from which seed."""
     limit = command.add_mutually_exclusive_group()
-    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit (default: {budget})")
+    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit all, however many fit (default: {budget})")
     limit.add_argument("--epochs", type=int, help="passes over the frames, instead of a budget")
     command.add_argument(
         "--segment-frames",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SAMPLE_OUTPUT = "bunny.nerv"
 BUDGET_SECONDS = 120.0
-"""Time for a segment."""
+"""Time for the frames of a segment, by default."""
 SAVE_SECONDS = 60.0
 MAX_WORKERS = 1024
 
@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         metavar="WxH",
         help="frame size, or 'source' for the video's own (default: the video's shape with at most 320x180 pixels)",
     )
-    add_fit(fit, budget=f"{BUDGET_SECONDS:g} for each segment")
+    add_fit(fit, budget=f"{BUDGET_SECONDS:g} for as many frames as a segment may have")
     add_device(fit)
     fit.add_argument(
         "--mask", type=Path, metavar="PATH", help="picture, or folder or video of one for each frame: white is not fitted to"
@@ -105,9 +105,9 @@ def _fit(args: argparse.Namespace) -> None:
     compression, target = _compression(args), _target(args)
     path = args.video or SAMPLE
     output = args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
-    for file in (output, args.checkpoint):
-        if file:
-            writable(file)
+    writable(output, path, args.mask, args.checkpoint)
+    if args.checkpoint:
+        writable(args.checkpoint, path, args.mask)
     began = time.perf_counter()
     source = Source(path, size=size, keep_size=keep_size)
     if target:
@@ -181,19 +181,19 @@ def _job(
         limit=limit,
         device=device,
         seed=args.seed,
-        threads=args.threads or _threads(args),
+        threads=args.threads or _threads(args, len(plan.groups)),
         settings=how.settings(_limit_text(limit) + _rate_text(args)),
         keep_states=args.checkpoint is not None,
     )
 
 
-def _threads(args: argparse.Namespace) -> int:
+def _threads(args: argparse.Namespace, groups: int) -> int:
     """Return how many threads a worker has, unless the user says so."""
     import torch
 
     if args.cluster is not None:
         return 1
-    return max(torch.get_num_threads() // (args.workers or 1), 1)
+    return max(torch.get_num_threads() // min(args.workers or 1, groups), 1)
 
 
 def _check_workers(args: argparse.Namespace) -> None:

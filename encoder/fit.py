@@ -24,7 +24,7 @@ KEEP_STEPS = 8
 """Steps, at least, from one state that is kept for a collapse to the next."""
 QUIET_SECONDS = 5.0
 """Time after which a long epoch is interrupted to tell how far it is."""
-KEPT = ("_epochs", "_spent_seconds", "_left", "_error", "_psnr_db", "_latest_at")
+KEPT = ("_epochs", "_spent", "_left", "_error", "_psnr_db", "_latest_at")
 """Attributes that belong to the state."""
 
 
@@ -50,7 +50,9 @@ class Fit:
     ) -> None:
         """Take what to train, and where in the schedule to start, 0..1."""
         self.training, self._limit, self._start, self._clock = training, limit, start, clock
-        self._epochs, self._spent_seconds = 0, 0.0
+        self._epochs = 0
+        self._spent = 0.0
+        """Share of the time that there is: not seconds, since a run that goes on may have another number of workers."""
         self._left = torch.zeros(0, dtype=torch.long)
         """Numbers of the frames that are still to come in this epoch."""
         self._error = torch.zeros(())
@@ -70,7 +72,7 @@ class Fit:
         Pixels that are masked (T, H, W) may become what they will. Raises SettingsError if the loss stops being finite.
         """
         self._frames, self._mask = frames, mask
-        self._began = self._clock() - self._spent_seconds
+        self._began = self._clock() - self._spent * (self._limit.seconds or 0.0)
         step_frames = frames_per_step(self.training.recipe, *frames.shape[2:])
         self.training.network.train()
         while self._progress() < 1:
@@ -110,7 +112,8 @@ class Fit:
             error = self.training.step(batch, unit(self._frames[batch]), mask, progress, gain=self._guard.gain)
             self._error = self._error.to(error.device) + error * len(batch)
             self._left = self._left[step_frames:]
-            self._spent_seconds = self._clock() - self._began
+            if self._limit.seconds is not None:
+                self._spent = (self._clock() - self._began) / self._limit.seconds
         self._epochs += 1
 
     def _mean_psnr_db(self) -> float:
@@ -123,7 +126,7 @@ class Fit:
         return self._snapshot() | {"good": self._good, "latest": self._latest}
 
     def restore(self, state: FitState) -> None:
-        """Go on from the state of a fit of the same network, recipe and limit."""
+        """Go on from the state of a fit of the same network and recipe, and the same number of epochs."""
         self._go_to(state)
         self._good, self._latest = state["good"], state["latest"]
 
@@ -140,7 +143,7 @@ class Fit:
 
     def _roll_back(self, psnr_db: float) -> None:
         """Go on from the last good state with a lower learning rate; raises SettingsError where that does not help."""
-        guard, spent, epochs = self._guard, self._spent_seconds, self._epochs
+        guard, spent, epochs = self._guard, self._spent, self._epochs
         good = self._good or self._latest
         if guard.is_hopeless or good is None:
             raise SettingsError("the fit collapses again and again; fit with another --seed")
@@ -149,7 +152,7 @@ class Fit:
         self._go_to(good)
         guard.restore(kept)
         guard.go_back(good["guard"])
-        self._spent_seconds, self._epochs = spent, epochs
+        self._spent, self._epochs = spent, epochs
         torch.randperm(len(self._frames))  # or the same batches would come again
         logger.warning(
             "the fit fell from %.1f to %.1f dB: back to where it was, with a lower learning rate", reference, psnr_db
@@ -160,8 +163,7 @@ class Fit:
             done = 1 - len(self._left) / len(self._frames) if len(self._left) else 0.0
             share = (self._epochs + done) / self._limit.epochs
         else:
-            assert self._limit.seconds is not None  # one of the two is given
-            share = self._spent_seconds / self._limit.seconds
+            share = self._spent
         return self._start + share * (1 - self._start)
 
 

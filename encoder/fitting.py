@@ -14,6 +14,7 @@ from encoder.codec.console import progress, replacing
 from encoder.codec.errors import SettingsError
 from encoder.group import Progress
 from encoder.job import Job
+from encoder.limit import Limit
 from encoder.pool import Crew, Events, Pool, Work, makespan, one_after_another
 from encoder.unfinished import Unfinished
 
@@ -41,38 +42,61 @@ class Run:
 def run_job(job: Job, how: Checkpoint, run: Run) -> None:
     """Fit, and write the clip as it comes to be, and the checkpoint if one is wanted."""
     unfinished = Unfinished(run.output, _identity(job))
-    if run.resume and unfinished.exists:
+    with unfinished.locked():
+        _check(unfinished, resume=run.resume)
+        began, workers = time.perf_counter(), _workers(job, run)
+        # Where others fit, this process only looks for what all have in common.
+        encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
+        limit = _limit(job, workers)
+        unfinished.begin()
+        found = replace(job, motions=encoder.motions, topology=encoder.topology, limit=limit)
+        work = Work(found, unfinished, run.save_seconds)
+        segments = len(job.plan.runs)
+        logger.info("fitting %d frames of %dx%d in %d segments", job.plan.runs[-1].stop, job.width, job.height, segments)
+        assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
+        events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()
+        try:
+            with contextlib.closing(events):
+                _follow(events, assembly, segments)
+            assembly.finish()
+        except BaseException:
+            assembly.stop()
+            _tell(run.output, assembly.frames, unfinished)
+            raise
+        if run.checkpoint:
+            seconds = (job.limit.seconds or time.perf_counter() - began) * workers
+            with replacing(run.checkpoint) as part:
+                replace(how, seconds=seconds).save(part, assembly.states)
+        unfinished.remove()
+
+
+def _check(unfinished: Unfinished, *, resume: bool) -> None:
+    """Raise SettingsError where a run would lose what an earlier one left, or cannot go on with it."""
+    if resume and unfinished.exists:
         unfinished.check()
     elif unfinished.exists:
         raise SettingsError(f"an interrupted run can go on with --resume; {unfinished.advice}")
-    elif run.resume:
+    elif resume:
         logger.info("nothing is left of an earlier run: starting anew")
-    began, plan = time.perf_counter(), job.plan
-    workers = 1 if run.crew is None else min(run.workers or run.crew.capacity(job.device, job.threads), len(plan.groups))
-    # Where others fit, this process only looks for what all have in common.
-    encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
-    limit = job.limit
-    if limit.seconds is not None:
-        span = makespan([sum(plan.times[number] for number in group) for group in plan.groups], workers)
-        limit = replace(limit, seconds=limit.seconds / span)
-    unfinished.begin()
-    work = Work(replace(job, motions=encoder.motions, topology=encoder.topology, limit=limit), unfinished, run.save_seconds)
-    logger.info("fitting %d frames of %dx%d in %d segments", plan.runs[-1].stop, job.width, job.height, len(plan.runs))
-    assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
-    events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()
-    try:
-        with contextlib.closing(events):
-            _follow(events, assembly, len(plan.runs))
-        assembly.finish()
-    except BaseException:
-        assembly.stop()
-        _tell(run.output, assembly.frames, unfinished)
-        raise
-    if run.checkpoint:
-        seconds = (job.limit.seconds or time.perf_counter() - began) * workers
-        with replacing(run.checkpoint) as part:
-            replace(how, seconds=seconds).save(part, assembly.states)
-    unfinished.remove()
+
+
+def _workers(job: Job, run: Run) -> int:
+    """Return how many fit at once; raises SettingsError where there is no room for any."""
+    if run.crew is None:
+        return 1
+    room = run.crew.capacity(job.device, job.threads)
+    if run.workers is not None and room < run.workers:
+        logger.warning("%d workers fit instead of %d: there is no room for more", room, run.workers)
+    return min(run.workers or room, room, len(job.plan.groups))
+
+
+def _limit(job: Job, workers: int) -> Limit:
+    """Return the limit as if one worker did all, one segment after the other."""
+    if job.limit.seconds is None:
+        return job.limit
+    plan = job.plan
+    span = makespan([sum(plan.times[number] for number in group) for group in plan.groups], workers)
+    return replace(job.limit, seconds=job.limit.seconds / span)
 
 
 def _identity(job: Job) -> dict[str, str]:
@@ -110,8 +134,6 @@ def _follow(events: Events, assembly: Assembly, segments: int) -> None:
 
 def _tell(output: Path, frames: int, unfinished: Unfinished) -> None:
     """Say what an interrupted run leaves."""
-    if not unfinished.exists and not unfinished.before.exists():
-        unfinished.remove()
     if frames:
         logger.info("%s holds the first %d frames", output, frames)
     if unfinished.before.exists():

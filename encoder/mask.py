@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.errors import SettingsError
 from encoder.source import Source
-from encoder.video import Frames, Reduced, Size, blocks
+from encoder.video import Frames, Reduced, Size, Video, blocks
 
 WHITE = 128
 """Value from which on a pixel of a mask's picture counts as masked."""
@@ -44,7 +44,9 @@ class Masked:
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return RGB frames (T, 3, H, W) with grey in place of what is masked; raises SourceError, SettingsError."""
-        frames = self._source.read(run).copy()
+        frames = self._source.read(run)
+        if isinstance(self._source, Video):  # these are its own
+            frames = frames.copy()
         for block in blocks(len(run)):  # or a long run would be in memory several times
             part = frames[block.start : block.stop]
             mask = self.mask(range(run.start + block.start, run.start + block.stop))

@@ -16,7 +16,7 @@ from encoder.codec.topology import MAX_WEIGHTS
 from encoder.motion import MAX_MARGIN
 from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
 from encoder.scenes import changes, cuts, split
-from encoder.video import Frames
+from encoder.video import Frames, check_memory
 
 KEY_TIME, KEY_BYTES = 1.5, 1.5
 """Time and bytes of a key segment, as multiples of those of one which starts from the segment before."""
@@ -100,6 +100,7 @@ def make_plan(
             width, height = source.size
             raise SettingsError(f"a network of size {size} has too many weights for frames of {width}x{height}")
         longest = longest * 7 // 8
+    check_memory(min(longest, source.count), source.size, shorter=" or fewer --segment-frames")
     differences = changes(source.thumbnails(), show)
     starts = cuts(differences)
     runs = split(source.count, longest, starts)

@@ -2,6 +2,7 @@
 
 import heapq
 import logging
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -101,7 +102,7 @@ class Crew(ABC):
     def capacity(self, device: str, threads: int) -> int:
         """Return how many workers of some threads, or of a GPU, there may be; raises SettingsError for none."""
         del device, threads
-        return 1
+        return sys.maxsize
 
     @abstractmethod
     def start(self, work: Work, number: int) -> Worker:

@@ -1,6 +1,5 @@
 """Read video files and folders of images run by run: upright, resized, at a constant rate, as 8-bit RGB."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import SourceError
 from encoder.truncation import is_truncated
-from encoder.video import THUMBNAIL, Size, Video, size_text
+from encoder.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DEFAULT_PIXELS = 320 * 180
@@ -39,10 +38,7 @@ GAP_TOLERANCE = Fraction(1, 10)
 def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False) -> Video:
     """Read all of a video file or of a folder of images, as `Source` has its frames; raises SourceError."""
     source = Source(path, size=size, keep_size=keep_size)
-    width, height = source.size
-    half_of_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if 3 * width * height * source.count > half_of_memory:
-        raise SourceError(f"{source.count} frames of {size_text(source.size)} do not fit in half of the memory: use --resize")
+    check_memory(source.count, source.size)
     return Video(source.read(range(source.count)), source.rate)
 
 

@@ -1,10 +1,13 @@
 """What an interrupted run leaves beside its clip, so that another one goes on from there."""
 
+import contextlib
+import fcntl
 import io
 import json
 import logging
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +22,9 @@ from encoder.group import Finished, GroupState
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, GROUP = "settings.json", "group-{}.pt"
+SETTINGS, GROUP, BEFORE = "settings.json", "group-{}.pt", "before.nerv"
+LOCK, REPLACED = "lock", "replaced"
+"""What a run locks, and what tells that the clip in place is its own."""
 UNREADABLE = (
     OSError,
     EOFError,
@@ -39,16 +44,34 @@ class Unfinished:
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         """Take the settings on which the bytes depend."""
-        output = output.resolve()  # workers elsewhere have other current folders
-        self.folder, self._settings = output.with_name(f".{output.name}.unfinished"), settings
+        self._output, self._settings = output.resolve(), settings  # workers elsewhere have other current folders
+        self.folder = self._output.with_name(f".{output.name}.unfinished")
 
     @property
     def exists(self) -> bool:
         """Whether an earlier run left something to go on with."""
         return any(self.folder.glob(GROUP.format("*")))
 
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Keep other runs away from the folder, which is made if it is not there, and deleted if nothing is left in it.
+
+        Raises SettingsError if there is another run, OSError.
+        """
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SettingsError(f"another run is writing {self._output}") from None
+            try:
+                yield
+            finally:
+                if not self.exists and not self.before.exists():
+                    self.remove()
+
     def begin(self) -> None:
-        """Make the folder, if it is not there; raises OSError."""
+        """Make the folder, if it is not there, and write down the settings; raises OSError."""
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / SETTINGS) as part:
             part.write_text(json.dumps(self._settings))
@@ -97,17 +120,20 @@ class Unfinished:
         try:
             with replacing(self._path(group)) as part:
                 part.write_bytes(buffer.getbuffer())
-        except OSError as error:
-            logger.warning("how far the fit is cannot be saved: %s", error.strerror)
+        except (OSError, SettingsError) as error:
+            logger.warning("how far the fit is cannot be saved: %s", error)
 
-    def keep(self, clip: Path) -> None:
-        """Keep a clip that is about to be replaced, if there is one, and none has been kept."""
-        if not clip.exists() or self.before.exists():
+    def keep(self) -> None:
+        """Keep the clip that is about to be replaced, if there is one, unless it is one that this run has begun."""
+        if (self.folder / REPLACED).exists():
             return
-        try:
-            os.link(clip, self.before)
-        except OSError:  # a file system without links
-            shutil.copy2(clip, self.before)
+        if self._output.exists() and not self.before.exists():
+            try:
+                os.link(self._output, self.before)
+            except OSError:  # a file system without links
+                with replacing(self.before) as part:
+                    shutil.copy2(self._output, part)
+        (self.folder / REPLACED).touch()
 
     def remove(self) -> None:
         """Delete the folder: the clip is finished, or nothing has been kept."""
@@ -116,7 +142,7 @@ class Unfinished:
     @property
     def before(self) -> Path:
         """Where the clip is kept that is replaced."""
-        return self.folder / "before.nerv"
+        return self.folder / BEFORE
 
     def _path(self, group: int) -> Path:
         return self.folder / GROUP.format(group)

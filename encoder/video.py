@@ -1,5 +1,6 @@
 """Videos as everything else sees them: frames that are read run by run, and their size."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_SIDE
-from encoder.codec.errors import SettingsError
+from encoder.codec.errors import SettingsError, SourceError
 
 BLOCK_FRAMES = 32
 """Frames that are read at once where all are needed one after the other."""
@@ -116,6 +117,13 @@ def frames_of(video: Frames) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames (3, H, W) of a video, of which some are in memory at once."""
     for run in blocks(video.count):
         yield from video.read(run)
+
+
+def check_memory(count: int, size: Size, *, shorter: str = "") -> None:
+    """Raise SourceError for frames that do not fit in half of the memory; say what makes fewer of them, if something does."""
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if 3 * size[0] * size[1] * count > half:
+        raise SourceError(f"{count} frames of {size_text(size)} do not fit in half of the memory: use --resize{shorter}")
 
 
 def parse_size(text: str) -> Size:

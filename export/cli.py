@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.console import Commands, newest_clip, progress, replacing
+from encoder.codec.console import Commands, newest_clip, progress, replacing, writable
 from encoder.codec.errors import SettingsError
 from export.engine import DEFAULT_BATCH, MAX_BATCH
 
@@ -77,6 +77,8 @@ def _export(args: argparse.Namespace, suffix: str, convert: Callable[[onnx.Model
     names = [output]
     if len(clip.segments) > 1:
         names = [output.with_stem(f"{output.stem}-{index:03}") for index in range(len(clip.segments))]
+    for name in names:
+        writable(name, source)
     with progress(f"exporting {source.name}", total=len(names)) as update:
         for index, name in enumerate(names):
             with replacing(name) as part:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import moving_square, run
+from helpers import SAMPLE, moving_square, run
 from test_published import checkpoint
 
 from encoder.codec.clip import Clip
@@ -152,6 +152,8 @@ def test_help_names_the_engines(tmp_path):
         ("encoder compare --frame 132", "frame must be in 0..131, got 132"),
         ("encoder compare --holdout odd --frame 4", "frame must be one that is held out, odd and in 1..130, got 4"),
         ("encoder fit --file-size 100", "the file's size must be over"),
+        ("encoder fit a.mp4 -o empty/../a.mp4", "a.mp4 would take the place of what is read or written besides"),
+        ("encoder fit -o a.nerv --checkpoint a.nerv", "a.nerv would take the place of what is read or written besides"),
         ("encoder fit --checkpoint nowhere/a.safetensors", "no such folder: nowhere"),
         ("encoder compress nope --bits-per-pixel 1", "cannot read nope"),
         ("encoder compress text.mp4 --bits-per-pixel 1", "text.mp4 is no checkpoint of a fit"),
@@ -345,6 +347,15 @@ def test_export_takes_the_newest_clip_and_names_are_free(folder):
     assert (folder / "newer-000.onnx").exists()
     assert run("export onnx tiny.nerv -o graph.onnx", folder).returncode == 0
     assert (folder / "graph-001.onnx").exists()
+
+
+def test_export_does_not_replace_the_clip(tmp_path):
+    clip = tmp_path / "bunny.nerv"
+    clip.write_bytes(SAMPLE.read_bytes())
+    done = run("export onnx -o bunny.nerv", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "bunny.nerv would take the place of what is read" in done.stderr
+    assert clip.read_bytes() == SAMPLE.read_bytes()
 
 
 def test_export_without_any_clip(tmp_path):

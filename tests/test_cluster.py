@@ -65,6 +65,14 @@ def test_cluster_makes_the_same_bytes_though_a_worker_dies(cluster, write_video)
     assert list(Path().glob(".*.unfinished")) == []  # where the workers are
 
 
+def test_no_more_workers_than_there_is_room_for(cluster, write_video):
+    """They would wait for ever, and take their shares of the time."""
+    folder = write_video(moving_square(12, 32, 48)).parent
+    command = [sys.executable, *FIT, "--epochs", "1", "--cluster", cluster, "--workers", "3", "-o", "clip.nerv"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=200)
+    assert "2 workers fit instead of 3" in done.stderr
+
+
 def test_no_machine_with_so_many_cores(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--cluster", cluster, "--threads", "3"]) == 2

@@ -103,6 +103,16 @@ def test_budget_shorter_than_an_epoch():
     assert len(list(make_fit(Limit(seconds=3), clock=lambda: next(seconds)).epochs(FRAMES))) == 1
 
 
+def test_share_of_the_time_is_kept_where_a_fit_goes_on_with_another_budget():
+    seconds = iter(range(1000))
+    first = make_fit(Limit(seconds=200), clock=lambda: next(seconds))
+    progress = next(first.epochs(FRAMES)).progress
+    other = make_fit(Limit(seconds=400), clock=lambda: next(seconds))
+    other.restore(first.state())
+    following = next(other.epochs(FRAMES)).progress
+    assert 0 < progress < following < 2 * progress
+
+
 def test_steps_go_far_in_a_short_fit():
     fit = make_fit(Limit(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))

@@ -113,6 +113,19 @@ def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
     follower.close()
 
 
+def test_interrupted_fit_leaves_fewer_frames(clip, tmp_path):
+    path, other = tmp_path / "clip.nerv", tmp_path / "other.nerv"
+    path.write_bytes(parts(clip)[0])
+    follower = Follower(path)
+    shortened = replace(clip, header=replace(clip.header, frames=6), segments=clip.segments[:2])
+    other.write_bytes(bytes(shortened))
+    other.replace(path)
+    follower.read_on()
+    assert follower.is_whole
+    assert (follower.clip.end, tuple(follower.clip.segments)) == (6, tuple(clip.segments[:2]))
+    follower.close()
+
+
 def test_paused_stream_stays_where_it_is(growing):
     stream, _, grow = growing
     stream.playing = False

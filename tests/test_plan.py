@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
-from encoder.codec.errors import SettingsError
+from encoder.codec.errors import SettingsError, SourceError
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.plan import GROUP_KEY_BYTES, GROUP_KEY_INTERVAL, GROUP_KEY_TIME, KEY_BYTES, KEY_TIME, Plan, make_plan
 from encoder.presets import PRESETS, Shape
@@ -74,6 +74,11 @@ def test_segments_of_large_frames_are_as_short_as_a_clip_can_hold(size):
     weights = sum(x.numel() for x in network.parameters())
     assert 0.7 * MAX_WEIGHTS < weights <= MAX_WEIGHTS
     assert 0.5 * MAX_CHAIN_WEIGHTS < weights * max(map(len, plan.groups)) <= MAX_CHAIN_WEIGHTS
+
+
+def test_segment_too_long_for_memory():
+    with pytest.raises(SourceError, match="400 frames of 8192x8192 do not fit in half of the memory: use --resize or fewer"):
+        make_plan(huge(8192, 8192), PRESETS["hnerv"], segment_frames=400, key_interval=8)
 
 
 def test_network_too_large_for_any_segment():

@@ -192,8 +192,10 @@ def replacing(path: Path) -> Generator[Path]:
         part.unlink(missing_ok=True)
 
 
-def writable(path: Path) -> None:
-    """Raise SettingsError or OSError for a file that cannot be written: now, not at the end."""
+def writable(path: Path, *others: Path | None) -> None:
+    """Raise SettingsError or OSError for a file that cannot be written, or is one of some others: now, not at the end."""
+    if any(other is not None and other.resolve() == path.resolve() for other in others):
+        raise SettingsError(f"output {path} would take the place of what is read or written besides")
     if path.is_dir():
         raise SettingsError(f"output {path} is a folder")
     if not path.parent.is_dir():

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -53,6 +54,8 @@ class Follower:
     def read_on(self) -> None:
         """Read what has come since, also of a file that goes on in this one's place, as that of a resumed fit does.
 
+        That of an interrupted fit ends there.
+
         Raises BitstreamError for another file in its place, and for one that grows too large or cannot be read.
         """
         with self._lock:
@@ -70,7 +73,9 @@ class Follower:
     def _take_over(self) -> None:
         """Take the segments that a file in place of the first has beyond those that are known."""
         reader, known = self._reader, len(self._segments)
-        heads = (reader.header, reader.topology and reader.topology.packed)
+        # A fit that is interrupted leaves a whole clip of fewer frames.
+        header = reader.header and replace(reader.header, frames=self.clip.header.frames)
+        heads = (header, reader.topology and reader.topology.packed)
         common = min(known, len(reader.segments))
         if heads != (self.clip.header, self.clip.topology.packed) or reader.segments[:common] != self._segments[:common]:
             raise BitstreamError("another file has taken its place")

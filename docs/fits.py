@@ -1,0 +1,40 @@
+"""Fits of one segment, and what comes of them: what several measurements need."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from tables import Point
+
+from encoder.cli_common import SEGMENT_FRAMES
+from encoder.codec.clip import Clip
+from encoder.compression import Compression
+from encoder.encode import Encoder
+from encoder.evaluate import qualities
+from encoder.limit import Limit
+from encoder.plan import make_plan
+from encoder.presets import Preset
+from encoder.video import Frames, Video
+
+
+def encoder(video: Frames, preset: Preset, compression: Compression, **options: Any) -> Encoder:
+    """Return an encoder of one segment."""
+    plan = make_plan(video, preset, segment_frames=SEGMENT_FRAMES, key_interval=1)
+    device = torch.device("cpu")
+    return Encoder(video, preset, compression, plan=plan, device=device, settings="", keep_states=True, **options)
+
+
+def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, seed: int = 0) -> tuple[Encoder, Point]:
+    """Fit and write a clip; return the encoder and what was measured of the file."""
+    made = encoder(video, preset, compression, seed=seed)
+    for _ in made.run(limit):
+        pass
+    return made, measure(made.clip(), video)
+
+
+def measure(clip: Clip, video: Video) -> Point:
+    """Return size and quality of a clip, as read from its bytes."""
+    data = bytes(clip)
+    frames = list(qualities(Clip.parse(data), video))
+    quality = float(np.mean([frame.psnr_db for frame in frames]))
+    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": clip.bits_per_weight}
