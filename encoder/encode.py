@@ -1,11 +1,9 @@
 """From a video to a clip: cut into segments, fit each from the one before, quantise and code it."""
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from encoder.canvas import Canvas
 from encoder.checkpoint import State
 from encoder.codec.clip import Clip, check_lengths
 from encoder.codec.container import CHUNK_BYTES, MAX_FILE_BYTES, SIGNATURE, Header
-from encoder.codec.errors import SettingsError, SourceError
+from encoder.codec.errors import SettingsError
 from encoder.codec.index import COUNT, ENTRY
 from encoder.codec.segment import PREFIX, Segment, Weights
 from encoder.codec.tensor import RECORD
@@ -26,10 +25,9 @@ from encoder.fit import Fit
 from encoder.group import Finished, Group, Progress
 from encoder.limit import Limit
 from encoder.mask import Masked
-from encoder.motion import estimate_motion
 from encoder.plan import Plan
 from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
-from encoder.quantizer import Quantizer, as_given
+from encoder.quantizer import Quantizer
 from encoder.rate import RateControl
 from encoder.rounding import quantize
 from encoder.trace import trace
@@ -42,8 +40,6 @@ DEFAULT_BITS = 8
 DEFAULT_RATE_WEIGHT = 0.05
 """Weight of a bit per pixel to start from where a size is wanted of a preset that has none."""
 FOREIGN = "the checkpoint is of another network, or of another video"
-LOOKS = 12
-"""Segments, at most, whose motion is looked at to find how large a canvas must be."""
 DISPLACEMENTS = "camera.displacements.values"
 """Where a network's state keeps the motion of the camera."""
 
@@ -91,10 +87,9 @@ class Encoder:
             raise SettingsError(f"the checkpoint has {len(states)} segments, the video {len(plan.runs)}")
         self._states = states
         self._cached: tuple[int, Tensor] | None = None
-        self.motions = dict(self._look() if motions is None else motions)
-        """Displacements of the corners of the segments whose motion has been looked for."""
+        self.canvas = self._find_canvas(motions)
         even_height, even_width = self.header.even_size
-        self.shape = Shape(height=even_height, width=even_width, frames=plan.longest, margin=_margin(self.motions.values()))
+        self.shape = Shape(height=even_height, width=even_width, frames=plan.longest, margin=self.canvas.margin)
         network = self.network(0)
         self.given = frozenset(name for name, x in network.named_parameters() if not x.requires_grad)
         """Names of tensors that are not learned, but coded."""
@@ -222,34 +217,16 @@ class Encoder:
         except RuntimeError:
             raise SettingsError(FOREIGN) from None
 
-    def _look(self) -> dict[int, Tensor]:
-        """Return the motion of some segments, from which the size of the canvas follows; none without a camera."""
-        if not self._preset.camera:
-            return {}
+    def _find_canvas(self, motions: Mapping[int, Tensor] | None) -> Canvas:
+        """Return the canvas for motions that are known, or else for those of the states, or of the video."""
+        if motions is not None or not self._preset.camera:
+            return Canvas(self.frames, motions or {})
         if self._states is None:
-            runs = self.plan.runs
-            chosen = sorted({round(place) for place in np.linspace(0, len(runs) - 1, min(LOOKS, len(runs)))})
-            motions: dict[int, Tensor] = {}
-            for index in chosen:
-                with contextlib.suppress(SourceError):  # it is told when its turn comes
-                    motions[index] = self._estimate(index)
-            return motions
+            return Canvas.look(self.frames, len(self.plan.runs))
         motions = {index: state[DISPLACEMENTS] for index, state in enumerate(self._states) if DISPLACEMENTS in state}
         if any(motion.shape != (max(self.plan.longest, 2), 2, 2, 2) for motion in motions.values()):
             raise SettingsError(FOREIGN)
-        return motions
-
-    def _estimate(self, index: int) -> Tensor:
-        # As the camera will have it, so that a run that goes on from this one's states finds the same canvas.
-        return as_given(estimate_motion(self.frames(index)).cpu())
-
-    def _motion(self, index: int) -> Tensor:
-        """Return the motion of a segment, as far as the canvas allows."""
-        if index not in self.motions:
-            down, right = self.shape.margin or (0, 0)
-            limits = torch.tensor([right / 2, down / 2])[:, None, None]
-            self.motions[index] = self._estimate(index).clamp(-limits, limits)
-        return self.motions[index]
+        return Canvas(self.frames, motions)
 
     def frames(self, index: int) -> Tensor:
         """Return the frames of a segment; the latest are kept, since they are needed more than once."""
@@ -270,7 +247,7 @@ class Encoder:
         # Convolutions on a CPU run 1.4 times faster so.
         network = self._preset.network(self.shape, self._size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.shape.margin is not None:
-            network.camera.aim(self._motion(index))
+            network.camera.aim(self.canvas.motion(index))
         if self._preset.prepare is not None:
             self._preset.prepare(network, self.frames(index))
         return network
@@ -280,14 +257,6 @@ class Encoder:
 def _topology(make: Callable[[Shape, SizeName], nn.Module], shape: Shape, size: SizeName) -> Topology:
     """Return the topology of a network, for which the exporter takes seconds: a comparison fits many of the same."""
     return trace(make(shape, size))
-
-
-def _margin(motions: Collection[Tensor]) -> tuple[int, int] | None:
-    """Return the pixels by which a canvas must be larger than a frame, downwards and to the right."""
-    if not any(motion.any() for motion in motions):
-        return None
-    across, down = torch.stack([motion.abs().amax((0, 2, 3)) for motion in motions]).amax(0).tolist()
-    return 2 * ceil(down), 2 * ceil(across)
 
 
 def pick_device(name: DeviceName) -> torch.device:

@@ -49,7 +49,7 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
         limit = _limit(job, workers)
         unfinished.begin()
-        found = replace(job, motions=encoder.motions, topology=encoder.topology, limit=limit)
+        found = replace(job, motions=encoder.canvas.motions, topology=encoder.topology, limit=limit)
         work = Work(found, unfinished, run.save_seconds)
         segments = len(job.plan.runs)
         logger.info("fitting %d frames of %dx%d in %d segments", job.plan.runs[-1].stop, job.width, job.height, segments)

@@ -26,7 +26,7 @@ from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.compression import Compression
-from encoder.group import Group, Progress
+from encoder.group import Finished, Group, Progress
 from encoder.job import Job
 from encoder.limit import Limit
 from encoder.plan import make_plan
@@ -253,7 +253,7 @@ def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **o
     encoder = job.encoder()
     unfinished = Unfinished(folder / "clip.nerv", {})
     unfinished.begin()
-    return Work(replace(job, motions=encoder.motions, topology=encoder.topology), unfinished, save_seconds)
+    return Work(replace(job, motions=encoder.canvas.motions, topology=encoder.topology), unfinished, save_seconds)
 
 
 def written(work, events, path):
@@ -372,6 +372,38 @@ def test_workers_make_the_same_bytes_though_one_is_killed(video, tmp_path, caplo
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert "a worker ended with exit code -9" in caplog.text
     assert active_children() == []
+
+
+def is_running(pid):
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_interrupted_workers_end(video):
+    folder = video.parent
+    process = start(folder, "-o", "clip.nerv", "--workers", "2", "--save-every", "0.01", epochs=1000)
+    wait_for((folder / ".clip.nerv.unfinished" / "group-0.pt").exists)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "the same command with --resume goes on" in errors
+    assert len(children) >= 2
+    wait_for(lambda: not any(map(is_running, children)), 10)  # Python's tracker of resources ends a moment later
+
+
+def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
+    unfinished = Unfinished(tmp_path / "clip.nerv", {})
+    unfinished.begin()
+    assembly = Assembly(tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology, unfinished)
+    first = tiny_clip.segments[0]
+    for _ in range(2):
+        assembly.take(0, Finished(first, None))
+    with pytest.raises(SettingsError, match="segment 0 was fitted twice and came out differently"):
+        assembly.take(0, Finished(replace(first, code=first.code + bytes(4)), None))
+    assembly.stop()
 
 
 @pytest.mark.usefixtures("one_thread")
