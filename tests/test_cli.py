@@ -76,11 +76,12 @@ def test_help(command, tmp_path):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if " " in name and name.split()[1] not in ("trt", "serve")])
-def test_example_of_the_help_works(command, tmp_path):
+def test_example_of_the_help_works(command, tmp_path, write_video):
     (tmp_path / "encoder").symlink_to(ROOT / "encoder")
     (tmp_path / "bunny.nerv").write_bytes((ROOT / "player" / "data" / "bunny.nerv").read_bytes())
     if command == "encoder compress":
-        fit = "encoder fit -o bunny.nerv --checkpoint bunny.safetensors --resize 160x90 --epochs 1"
+        write_video(moving_square(60, 90, 160))
+        fit = "encoder fit video.mp4 -o bunny.nerv --checkpoint bunny.safetensors --epochs 1"
         assert run(fit, tmp_path).returncode == 0
     example = run_process(f"{command} --help", tmp_path).stdout.split("example:\n  python -m ")[1]
     if command == "encoder import":

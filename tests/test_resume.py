@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers import make_encoder, moving_square, write_images
+from helpers import make_encoder, moving_square, run, write_images
 
 from encoder.assembly import Assembly
 from encoder.codec.clip import Clip
@@ -47,9 +48,16 @@ def video(write_video):
     return write_video(FRAMES)
 
 
-def fit(folder, *options, source="video.mp4", epochs=60, **how):
-    command = [*FIT, source, *SEGMENTS, "--epochs", str(epochs), *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False, **how)
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def fit(folder, *options, source="video.mp4", epochs=60):
+    """Fit in this process, which spares the seconds that another takes to begin."""
+    return run(shlex.join([*FIT[2:], source, *SEGMENTS, "--epochs", str(epochs), *options]), folder)
 
 
 def start(folder, *options, source="video.mp4", epochs=60):
@@ -147,7 +155,8 @@ def test_full_disk_leaves_what_is_finished(video):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (sizes // 2, sizes // 2))
 
-    full = fit(folder, "-o", "full.nerv", epochs=2, preexec_fn=little_space)
+    command = [*FIT, "video.mp4", *SEGMENTS, "--epochs", "2", "-o", "full.nerv"]
+    full = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=little_space)
     assert full.returncode == 2
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
@@ -266,14 +275,6 @@ def written(work, events, path):
     return path.read_bytes(), assembly.states
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("preset", "options"),
     [
@@ -308,7 +309,6 @@ def test_everything_goes_on_as_if_nothing_had_happened(write_video, tmp_path, mo
 
 
 @pytest.mark.alone
-@pytest.mark.usefixtures("one_thread")
 def test_time_that_was_spent_is_not_spent_again(video, tmp_path):
     work = make_work(video, tmp_path, save_seconds=0.5, limit=Limit(seconds=12.0))
     events = one_after_another(work, work.job.encoder())
@@ -352,7 +352,6 @@ def test_workers_say_what_they_have_to_say(caplog):
     assert [record.getMessage() for record in caplog.records] == ["the fit fell"]
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_workers_make_the_same_bytes_though_one_is_killed(video, tmp_path, caplog):
     work = make_work(video, tmp_path, save_seconds=0.0)
     alone, states = written(work, one_after_another(work, work.job.encoder()), tmp_path / "alone.nerv")
@@ -406,7 +405,6 @@ def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
     assembly.stop()
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_workers_that_are_killed_again_and_again(video, tmp_path):
     """The segment that is told again does not count as progress."""
 
@@ -470,7 +468,7 @@ def test_groups_go_to_the_first_worker_that_is_free():
 def test_memory_is_that_of_a_segment(write_video):
     """Frames of 0.17 MB each, eight of them in a segment; some read 32 at once."""
     peaks = []
-    for frames in (48, 208):
+    for frames in (48, 320):
         path = write_video(np.broadcast_to(moving_square(1, 180, 320), (frames, 3, 180, 320)), f"{frames}.mp4")
         lengths = ["--segment-frames", "8", "--key-interval", "2", "--epochs", "1"]
         command = [*FIT, path.name, "--resize", "source", *lengths, "-o", f"{frames}.nerv"]
@@ -478,7 +476,7 @@ def test_memory_is_that_of_a_segment(write_video):
             peak = peak_megabytes(process)
         assert process.returncode == 0
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 20  # megabytes; all frames would be 27 more
+    assert peaks[1] < peaks[0] + 30  # megabytes; all frames would be 47 more
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
