@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -95,17 +95,18 @@ def _fitted(made: Encoder, limit: Limit) -> bytes:
 
 
 def lengths(video: Video, _: int) -> Iterator[Point]:
-    """Yield the time and memory that a frame takes in videos of several lengths, which repeat one."""
+    """Yield the time that a frame takes in the fit of videos of several lengths, which repeat one, and the memory."""
     for frames in LENGTHS:
-        seconds, megabytes = _run(video, frames, LENGTH_EPOCHS)
-        yield {"frames": frames, "milliseconds_per_frame": 1000 * seconds / frames, "peak_megabytes": megabytes}
+        ran = _run(video, frames, LENGTH_EPOCHS)
+        made = {"frames": frames, "prepared_seconds": ran.seconds - ran.fit_seconds, "peak_megabytes": ran.megabytes}
+        yield made | {"milliseconds_per_frame": 1000 * ran.fit_seconds / frames}
 
 
 def workers(video: Video, _: int) -> Iterator[Point]:
     """Yield the time of one worker and of two, of a thread each."""
     for count in (1, 2):
-        seconds, _ = _run(video, WORKERS_FRAMES, WORKERS_EPOCHS, "--workers", str(count), "--threads", "1")
-        yield {"workers": count, "fit_seconds": seconds}
+        ran = _run(video, WORKERS_FRAMES, WORKERS_EPOCHS, "--workers", str(count), "--threads", "1")
+        yield {"workers": count, "fit_seconds": ran.fit_seconds, "prepared_seconds": ran.seconds - ran.fit_seconds}
 
 
 def film(_: Video, __: int) -> Iterator[Point]:
@@ -120,28 +121,42 @@ def film(_: Video, __: int) -> Iterator[Point]:
         yield {"key_interval": interval, "workers": count, "segment_times": whole * makespan(shares, count)}
 
 
-def _run(video: Video, frames: int, epochs: int, *options: str) -> tuple[float, float]:
-    """Fit a file that repeats a video; return the seconds that `fit` reports, and the peak of its memory in megabytes."""
+@dataclass
+class _Ran:
+    """What a run of `fit` took."""
+
+    seconds: float = 0.0
+    """As it reports."""
+    fit_seconds: float = 0.0
+    """Of these, from the first step on."""
+    megabytes: float = 0.0
+    """Most memory that it had: what the system says once it has ended includes its parent's."""
+
+
+def _run(video: Video, frames: int, epochs: int, *options: str) -> _Ran:
+    """Fit a file that repeats a video."""
     codec = find_codec("x264")
     repeated = replace(video, frames=video.frames[np.arange(frames) % video.count])
     lengths = ["--segment-frames", str(SEGMENT_FRAMES), "--key-interval", "1", "--epochs", str(epochs)]
     with TemporaryDirectory() as folder:
-        path = Path(folder, f"video.{codec.form}")
+        path, log = Path(folder, f"video.{codec.form}"), Path(folder, "log")
         path.write_bytes(classic.encode(repeated, codec, SOURCE_FACTOR))
         command = [sys.executable, "-m", "encoder", "fit", str(path), "--resize", "source", *lengths, *options]
-        log = Path(folder, "log")
         with log.open("w") as stderr, subprocess.Popen([*command, "-o", f"{folder}/clip.nerv"], stderr=stderr) as process:  # noqa: S603 (our own command)
-            megabytes = _peak_megabytes(process)
-        seconds = float(re.findall(r"fitted in ([\d.]+) s", log.read_text())[0])
-    return seconds, megabytes
+            return _watched(process, log)
 
 
-def _peak_megabytes(process: subprocess.Popen[bytes]) -> float:
-    """Return the most memory that a process has had, once it has ended: what the system says then includes its parent's."""
-    found = 0.0
+def _watched(process: subprocess.Popen[bytes], log: Path) -> _Ran:
+    """Look at a process and at what it says until it has ended."""
+    ran, began = _Ran(), 0.0
     while process.poll() is None:
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{process.pid}/status").read_text()
-            found = max([found, *(int(kilobytes) / 1024 for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status))])
+            ran.megabytes = max([ran.megabytes, *(int(found) / 1024 for found in re.findall(r"VmHWM:\s+(\d+)", status))])
+        text = log.read_text()
+        if not began and "frames of" in text:
+            began = time.perf_counter()
+        if not ran.seconds and (told := re.search(r"fitted in ([\d.]+) s", text)):
+            ran.seconds, ran.fit_seconds = float(told[1]), time.perf_counter() - began
         time.sleep(POLL_SECONDS)
-    return found
+    return ran

@@ -135,9 +135,14 @@ def speed_table(points: list[Point]) -> list[str]:
 def length_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of what a frame takes in videos of several lengths."""
     rows = (
-        f"| {point['frames']:,} | {point['milliseconds_per_frame']:.1f} | {point['peak_megabytes']:,.0f} |" for point in points
+        f"| {p['frames']:,} | {p['prepared_seconds']:.1f} | {p['milliseconds_per_frame']:.1f} | {p['peak_megabytes']:,.0f} |"
+        for p in points
     )
-    return ["| frames | milliseconds per frame | peak of memory in MB |", "|---|---|---|", *rows]
+    return [
+        "| frames | seconds before the fit | then milliseconds per frame | peak of memory in MB |",
+        "|---|---|---|---|",
+        *rows,
+    ]
 
 
 def excess(whole: list[Point], other: list[Point]) -> float:
