@@ -2,8 +2,9 @@
 
 `python docs/ablations.py pace CLIP` times epochs of each choice, in turns with the preset's; then
 `python docs/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as one core has time for. So
-fits may run beside other work, and the machine's noise cannot be taken for a choice's gain. What docs/ablations-CLIP.json has
-is not measured again; `python docs/ablations.py table` prints the table made of it.
+fits may run beside other work, and the machine's noise cannot be taken for a choice's gain. A choice that has lost much in a
+shorter fit is left out of longer ones, and more seeds than the first are for those that are close. What
+docs/ablations-CLIP.json has is not measured again; `python docs/ablations.py table` prints the table made of it.
 """
 
 import argparse
@@ -31,6 +32,8 @@ FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""
 OWN = "the preset"
 """The choice that others are compared with."""
+LOST, CLOSE = 0.5, 0.3
+"""Loss in dB after which a choice is given up, and gain or loss under which other seeds are fitted, too."""
 PAIRS = 6
 """Epochs of a choice and of the preset that are timed, of which the first also allocates."""
 
@@ -93,7 +96,7 @@ class Measured:
         wish = Compression(file_bytes=FILE_BYTES[self.clip])
         for name, choice in choices():
             key = {"choice": name, "seconds": seconds, "seed": seed}
-            if any(key.items() <= point.items() for point in self.points):
+            if any(key.items() <= point.items() for point in self.points) or not self._is_open(name, seconds, seed):
                 continue
             before, epoch = self.preset_seconds
             epochs = max(round((seconds - before) / (self.paces[name] * epoch)), 1)
@@ -101,6 +104,16 @@ class Measured:
                 self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
             print(self.points[-1], flush=True)
             self.save()
+
+    def _is_open(self, name: str, seconds: int, seed: int) -> bool:
+        """Whether it is still to be seen what a choice is worth."""
+        first = {(point["choice"], point["seconds"]): point["psnr_db"] for point in self.points if point["seed"] == 0}
+        if name == OWN:
+            return True
+        if seed:
+            return abs(first.get((name, seconds), inf) - first[OWN, seconds]) < CLOSE
+        shorter = [length for other, length in first if other == name and length < seconds]
+        return all(first[name, length] > first[OWN, length] - LOST for length in shorter)
 
 
 def table() -> str:

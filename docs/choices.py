@@ -26,6 +26,8 @@ AVERAGE_FROM, AVERAGE_DECAY = 0.6, 0.99
 """Share of the fit from which on weights are averaged, and the decay of their mean."""
 COARSE_UNTIL = 0.3
 """Share of the fit in which a loss sees half of the resolution."""
+BAND = 0.5
+"""Height of a band, as a share of the canvas's."""
 ROTATE_EVERY = 10
 """Steps from one look for SOAP's axes to the next."""
 
@@ -65,6 +67,10 @@ def choices() -> Iterator[tuple[str, Choice]]:
         yield f"batch: {batch}", _recipe(batch=batch)
     yield "weights averaged", Choice(values={(encode, "Training"): Averaged})
     yield "half the resolution first", Choice(values={(encode, "Training"): Coarse})
+    banded = _network(Banded, values={(encode, "Training"): Bands})
+    yield "bands of half the height", banded
+    yield "bands, batch: 8", replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8)))
+    yield "bf16", Choice(values={(encode, "Training"): HalfPrecision})
     yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
     yield "no camera", Choice(replace(FAST, camera=False))
     yield "latents: of each frame alone", _network(latents=((1, 8),))
@@ -128,6 +134,68 @@ class Coarse(Training):
 
 def _halved(output: Tensor, target: Tensor) -> Tensor:
     return squared(F.avg_pool2d(output, 2), F.avg_pool2d(target, 2))
+
+
+class HalfPrecision(Training):
+    """Computes with 16 bits where torch holds that for safe."""
+
+    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+        """Take a step."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().step(batch, target, mask, progress, gain=gain)
+
+
+class Bands(Training):
+    """Looks at a band of each picture, another one at each step; the network is a `Banded`."""
+
+    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+        """Take a step."""
+        assert isinstance(self.network, Banded)
+        hidden = self.network.choose_band(*target.shape[2:]).expand(len(target), -1, -1)
+        seen = target.shape[2] / max(target.shape[2] - int(hidden[0, :, 0].sum()), 1)
+        self.recipe = replace(self.recipe, loss=lambda output, target: seen * squared(output, target))
+        return super().step(batch, target, hidden if mask is None else mask | hidden, progress, gain=gain)
+
+
+class Banded(Fast):
+    """Makes no more than a band of the canvas while it is fitted; what is small is made as a whole."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self._rows = config.grid[0]
+        reach = (config.margin or (0, 0))[0] / 2
+        """Pixels that the camera moves up or down."""
+        middle = (config.canvas[0] - config.height) / 2
+        self._above, self._below = middle - reach, middle + reach
+        """Of which rows of the canvas a frame's first may be, ..."""
+        self._band = range(self._rows)
+        """... and which rows of cells are made."""
+
+    def choose_band(self, height: int, width: int) -> Tensor:
+        """Choose rows of cells, and return which pixels of frames (1, H, W) may be seen in others."""
+        count = max(round(BAND * self._rows), 1)
+        start = int(torch.randint(self._rows - count + 1, ()))
+        self._band = range(start, start + count)
+        cell, row = self.stride * fast.SHUFFLE, torch.arange(height)
+        hidden = (row + self._above < start * cell) | (row + self._below > self._band.stop * cell - 1)
+        return hidden[None, :, None].expand(1, height, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times in frames (B,) to frames (B, 3, H, W)."""
+        if not self.training:
+            return super().forward(t)
+        *temporal, scene = self.latents
+        coarse = self.project(torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1))))
+        gathered = self.gather(self.before(coarse))
+        # A cell more on each side is what the convolutions of the band look at.
+        halo = range(max(self._band.start - 1, 0), min(self._band.stop + 1, self._rows))
+        cells, fine = slice(halo.start, halo.stop), slice(halo.start * self.stride, halo.stop * self.stride)
+        x = F.pixel_shuffle(self.expand(gathered[:, :, cells]), self.stride) + self.detail(scene(t)[:, :, fine])
+        skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")[:, :, fine]
+        made = torch.sigmoid(planes(self.head(self.after(torch.sin(x)) + skip), fast.SHUFFLE))
+        cell = self.stride * fast.SHUFFLE
+        canvas = F.pad(made, (0, 0, halo.start * cell, (self._rows - halo.stop) * cell))
+        return canvas if self.camera is None else self.camera(canvas, t)
 
 
 class Sceneless(Fast):

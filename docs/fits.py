@@ -12,14 +12,14 @@ from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.evaluate import qualities
 from encoder.limit import Limit
-from encoder.plan import make_plan
+from encoder.plan import Plan, make_plan
 from encoder.presets import Preset
 from encoder.video import Frames, Video
 
 
-def encoder(video: Frames, preset: Preset, compression: Compression, **options: Any) -> Encoder:
-    """Return an encoder of one segment."""
-    plan = make_plan(video, preset, segment_frames=SEGMENT_FRAMES, key_interval=1)
+def encoder(video: Frames, preset: Preset, compression: Compression, *, plan: Plan | None = None, **options: Any) -> Encoder:
+    """Return an encoder of one segment, unless there is a plan."""
+    plan = plan or make_plan(video, preset, segment_frames=SEGMENT_FRAMES, key_interval=1)
     device = torch.device("cpu")
     return Encoder(video, preset, compression, plan=plan, device=device, settings="", keep_states=True, **options)
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from evenness import keys, scenes
 from fits import encoder, fit, measure
 from speed import film, lengths, speed, workers
 from tables import CLIPS, RESULTS, Point, load
@@ -166,6 +167,8 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "lengths": lengths,
     "workers": workers,
     "film": film,
+    "keys": keys,
+    "scenes": scenes,
 }
 
 

@@ -36,6 +36,7 @@ def tables() -> str:
     tables += map(unseen_table, unseen)
     tables.append(speed_table([point for point in points if point["measurement"] == "speed"]))
     tables.append(length_table([point for point in points if point["measurement"] == "lengths"]))
+    tables.append(evenness_table([point for point in points if point["measurement"] in ("keys", "scenes")]))
     tables.append([str(point) for point in points if point["measurement"] in ("workers", "film")])
     return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
 
@@ -143,6 +144,16 @@ def length_table(points: list[Point]) -> list[str]:
         "|---|---|---|---|",
         *rows,
     ]
+
+
+def evenness_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of the quality of each segment."""
+    lines = ["| | bytes | PSNR in dB | of each segment |", "|---|---|---|---|"]
+    for point in points:
+        name = point.get("shares") or f"{point['clip']}, a key {point['key_factor']} times the others"
+        segments = ", ".join(f"{quality:.2f}" for quality in point["segments_psnr_db"])
+        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} |")
+    return lines
 
 
 def excess(whole: list[Point], other: list[Point]) -> float:
