@@ -85,9 +85,10 @@ class Measured:
                             next(steps)
                         pair.append(time.perf_counter() - began)
                     seconds.append(pair)
+            self.paces[name] = median(epoch / preset for preset, epoch in seconds[1:])
             if name == OWN:
                 self.preset_seconds = own.spent_seconds, median(epoch for epoch, _ in seconds[1:])
-            self.paces[name] = median(epoch / preset for preset, epoch in seconds[1:])
+                self.paces[name] = 1.0
             print(name, self.paces[name], flush=True)
             self.save()
 
