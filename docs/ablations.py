@@ -32,7 +32,7 @@ FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""
 OWN = "the preset"
 """The choice that others are compared with."""
-LOST, CLOSE = 0.5, 0.3
+LOST, CLOSE = 0.25, 0.3
 """Loss in dB after which a choice is given up, and gain or loss under which other seeds are fitted, too."""
 PAIRS = 6
 """Epochs of a choice and of the preset that are timed, of which the first also allocates."""
@@ -47,6 +47,8 @@ class Measured:
     """What the preset takes before the fit, and for an epoch of it."""
     paces: dict[str, float] = field(default_factory=dict)
     """How many times longer an epoch of each choice is."""
+    starts: dict[str, float] = field(default_factory=dict)
+    """Seconds by which the first is longer than the others, beyond what it is for the preset."""
     points: list[Point] = field(default_factory=list)
     """What each fit came to."""
 
@@ -86,21 +88,26 @@ class Measured:
                         pair.append(time.perf_counter() - began)
                     seconds.append(pair)
             self.paces[name] = median(epoch / preset for preset, epoch in seconds[1:])
+            epoch_seconds, others = (median(each) for each in zip(*seconds[1:], strict=True))
+            self.starts[name] = max(seconds[0][1] - others - (seconds[0][0] - epoch_seconds), 0.0)
             if name == OWN:
-                self.preset_seconds = own.spent_seconds, median(epoch for epoch, _ in seconds[1:])
-                self.paces[name] = 1.0
-            print(name, self.paces[name], flush=True)
+                self.preset_seconds = own.spent_seconds, epoch_seconds
+                self.paces[name], self.starts[name] = 1.0, 0.0
+            print(name, self.paces[name], self.starts[name], flush=True)
             self.save()
 
-    def fit(self, video: Video, seconds: int, seed: int) -> None:
-        """Fit what has not been."""
+    def fit(self, video: Video, seconds: int, seed: int, only: list[str]) -> None:
+        """Fit what has not been, or some of it."""
         wish = Compression(file_bytes=FILE_BYTES[self.clip])
         for name, choice in choices():
+            if only and name not in only:
+                continue
             key = {"choice": name, "seconds": seconds, "seed": seed}
             if any(key.items() <= point.items() for point in self.points) or not self._is_open(name, seconds, seed):
                 continue
             before, epoch = self.preset_seconds
-            epochs = max(round((seconds - before) / (self.paces[name] * epoch)), 1)
+            left = seconds - before - self.starts.get(name, 0.0)
+            epochs = max(round(left / (self.paces[name] * epoch)), 1)
             with choice.made():
                 self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
             print(self.points[-1], flush=True)
@@ -150,6 +157,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
     parser.add_argument("--seconds", type=int, default=60, help="time for each fit (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=[], metavar="CHOICE", help="choices to fit (default: all)")
     args = parser.parse_args()
     if args.what == "table":
         print(table())
@@ -159,7 +167,7 @@ def main() -> None:
     if args.what == "pace":
         measured.pace(video)
     else:
-        measured.fit(video, args.seconds, args.seed)
+        measured.fit(video, args.seconds, args.seed, args.only)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from encoder import encode, optimizer, tuning
 from encoder.losses import l1_ssim, squared
 from encoder.models import fast
 from encoder.models.fast import Fast, FastConfig
-from encoder.models.layers import TemporalGrid, planes
+from encoder.models.layers import SeparableBlock, TemporalGrid, planes
 from encoder.presets import PRESETS, Preset, Shape, SizeName
 from encoder.training import ROUND_FROM, Training
 
@@ -71,6 +71,7 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "bands of half the height", banded
     yield "bands, batch: 8", replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8)))
     yield "bf16", Choice(values={(encode, "Training"): HalfPrecision})
+    yield "torch.compile", Choice(values={(encode, "Training"): Compiled})
     yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
     yield "no camera", Choice(replace(FAST, camera=False))
     yield "latents: of each frame alone", _network(latents=((1, 8),))
@@ -81,6 +82,13 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "trunk: at half the frame's resolution", _network(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
     yield "trunk: at an eighth of it", _network(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
     yield "head: 1x1", _network(PointHead)
+    yield "head: 1x1, a block more", _network(DeepPointHead)
+    yield "head: 1x1, 40 channels", _network(PointHead, trunk_channels=40)
+    yield "head: 1x1, GELU", _network(PointHead, values={(torch, "sin"): F.gelu})
+    pointed = _network(PointHead).preset
+    for batch in (4, 2):
+        recipe = replace(FAST.recipe, warmup=0.2, batch=batch)
+        yield f"head: 1x1, warm-up: 20 %, batch: {batch}", Choice(replace(pointed, recipe=recipe))
 
 
 def _recipe(**changes: Any) -> Choice:
@@ -143,6 +151,14 @@ class HalfPrecision(Training):
         """Take a step."""
         with torch.autocast("cpu", torch.bfloat16):
             return super().step(batch, target, mask, progress, gain=gain)
+
+
+class Compiled(Training):
+    """Compiles the network, at its first step."""
+
+    def __init__(self, network: nn.Module, *args: Any, **options: Any) -> None:
+        super().__init__(network, *args, **options)
+        network.compile()
 
 
 class Bands(Training):
@@ -243,6 +259,14 @@ class PointHead(Fast):
     def __init__(self, config: FastConfig) -> None:
         super().__init__(config)
         self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 1)
+
+
+class DeepPointHead(PointHead):
+    """With another block before it."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self.after = nn.Sequential(self.after, SeparableBlock(config.trunk_channels, torch.sin))
 
 
 class Soap(optimizer.Muon):
