@@ -1,6 +1,7 @@
 """Other choices than those of the preset `fast`, one at a time: what docs/ablations.md compares.
 
-Those that did not earn their place in the encoder live here, as changes of it.
+They are changes of the preset as it was before its head changed, which is one of them. Those that did not earn their place in
+the encoder live here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,6 @@ from encoder.models.layers import SeparableBlock, TemporalGrid, planes
 from encoder.presets import PRESETS, Preset, Shape, SizeName
 from encoder.training import ROUND_FROM, Training
 
-FAST = PRESETS["fast"]
 AVERAGE_FROM, AVERAGE_DECAY = 0.6, 0.99
 """Share of the fit from which on weights are averaged, and the decay of their mean."""
 COARSE_UNTIL = 0.3
@@ -30,6 +30,30 @@ BAND = 0.5
 """Height of a band, as a share of the canvas's."""
 ROTATE_EVERY = 10
 """Steps from one look for SOAP's axes to the next."""
+
+
+class Before(Fast):
+    """With a head of 3x3, in place of the second block after the upsampling."""
+
+    def __init__(self, config: FastConfig) -> None:
+        super().__init__(config)
+        self.after = SeparableBlock(config.trunk_channels, torch.sin)
+        self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 3, padding=1)
+
+
+def _preset(kind: Callable[[FastConfig], nn.Module], **changes: Any) -> Preset:
+    """Return the preset with a network of some kind, and other options of it."""
+    now = PRESETS["fast"]
+
+    def network(shape: Shape, size: SizeName) -> nn.Module:
+        with patch("encoder.presets.Fast", lambda config: kind(replace(config, **changes))):
+            return now.network(shape, size)
+
+    return replace(now, network=network)
+
+
+FAST = _preset(Before)
+"""The preset that others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "trunk: at half the frame's resolution", _network(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
     yield "trunk: at an eighth of it", _network(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
     yield "head: 1x1", _network(PointHead)
-    yield "head: 1x1, a block more", _network(DeepPointHead)
+    yield "head: 1x1, a block more", _network(Fast)
     yield "head: 1x1, 40 channels", _network(PointHead, trunk_channels=40)
     yield "head: 1x1, GELU", _network(PointHead, values={(torch, "sin"): F.gelu})
     pointed = _network(PointHead).preset
@@ -96,15 +120,9 @@ def _recipe(**changes: Any) -> Choice:
 
 
 def _network(
-    kind: Callable[[FastConfig], nn.Module] = Fast, *, values: Mapping[tuple[Any, str], Any] | None = None, **changes: Any
+    kind: Callable[[FastConfig], nn.Module] = Before, *, values: Mapping[tuple[Any, str], Any] | None = None, **changes: Any
 ) -> Choice:
-    made = FAST.network
-
-    def network(shape: Shape, size: SizeName) -> nn.Module:
-        with patch("encoder.presets.Fast", lambda config: kind(replace(config, **changes))):
-            return made(shape, size)
-
-    return Choice(replace(FAST, network=network), values or {})
+    return Choice(_preset(kind, **changes), values or {})
 
 
 def _l1_squared(output: Tensor, target: Tensor) -> Tensor:
@@ -173,7 +191,7 @@ class Bands(Training):
         return super().step(batch, target, hidden if mask is None else mask | hidden, progress, gain=gain)
 
 
-class Banded(Fast):
+class Banded(Before):
     """Makes no more than a band of the canvas while it is fitted; what is small is made as a whole."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -214,7 +232,7 @@ class Banded(Fast):
         return canvas if self.camera is None else self.camera(canvas, t)
 
 
-class Sceneless(Fast):
+class Sceneless(Before):
     """Without the grid that stands still."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -225,7 +243,7 @@ class Sceneless(Fast):
         scene.requires_grad_(requires_grad=False)
 
 
-class TimeAffine(Fast):
+class TimeAffine(Before):
     """Scales and shifts the trunk's channels by the time."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -245,7 +263,7 @@ class TimeAffine(Fast):
         return canvas if self.camera is None else self.camera(canvas, t)
 
 
-class Shallow(Fast):
+class Shallow(Before):
     """Without the block after the upsampling."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -253,20 +271,12 @@ class Shallow(Fast):
         self.after = nn.Identity()
 
 
-class PointHead(Fast):
+class PointHead(Before):
     """With a head that looks at one place."""
 
     def __init__(self, config: FastConfig) -> None:
         super().__init__(config)
         self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 1)
-
-
-class DeepPointHead(PointHead):
-    """With another block before it."""
-
-    def __init__(self, config: FastConfig) -> None:
-        super().__init__(config)
-        self.after = nn.Sequential(self.after, SeparableBlock(config.trunk_channels, torch.sin))
 
 
 class Soap(optimizer.Muon):
