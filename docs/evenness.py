@@ -13,7 +13,7 @@ from tables import Point
 from encoder.cli_common import KEY_INTERVAL, SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
-from encoder.evaluate import qualities
+from encoder.evaluate import pictures, psnr_db
 from encoder.limit import Limit
 from encoder.plan import Plan, make_plan
 from encoder.presets import PRESETS
@@ -61,6 +61,6 @@ def _qualities(video: Video, plan: Plan, seconds: int) -> Point:
     for _ in made.run(Limit(seconds=seconds)):
         pass
     data = bytes(made.clip())
-    found = [frame.psnr_db for frame in qualities(Clip.parse(data), video)]
+    found = [psnr_db(*pair) for pair in pictures(Clip.parse(data), video)]
     segments = [float(np.mean(found[run.start : run.stop])) for run in plan.runs]
     return {"bytes": len(data), "psnr_db": float(np.mean(found)), "segments_psnr_db": segments}

@@ -10,7 +10,7 @@ from encoder.cli_common import SEGMENT_FRAMES
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
-from encoder.evaluate import qualities
+from encoder.evaluate import pictures, psnr_db
 from encoder.limit import Limit
 from encoder.plan import Plan, make_plan
 from encoder.presets import Preset
@@ -35,6 +35,5 @@ def fit(video: Video, preset: Preset, limit: Limit, compression: Compression, se
 def measure(clip: Clip, video: Video) -> Point:
     """Return size and quality of a clip, as read from its bytes."""
     data = bytes(clip)
-    frames = list(qualities(Clip.parse(data), video))
-    quality = float(np.mean([frame.psnr_db for frame in frames]))
+    quality = float(np.mean([psnr_db(*pair) for pair in pictures(Clip.parse(data), video)]))
     return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": clip.bits_per_weight}

@@ -61,14 +61,16 @@ class Evaluation:
     """Frames per second that the clip is shown at."""
 
 
-def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
-    """Yield the quality of each decoded frame, also where the source was masked.
-
-    Raises SettingsError if the source does not have as many.
-    """
+def pictures(clip: Clip, source: Frames) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield each decoded frame (3, H, W) with that of the source; raises SettingsError if the source does not have as many."""
     if source.count != clip.header.frames:
         raise SettingsError(f"the clip has {clip.header.frames} frames, the source {source.count}")
-    for index, (decoded, original) in enumerate(zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)):
+    yield from zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)
+
+
+def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
+    """Yield the quality of each decoded frame, also where the source was masked; raises as `pictures` does."""
+    for index, (decoded, original) in enumerate(pictures(clip, source)):
         yield frame_quality(decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0])
 
 
