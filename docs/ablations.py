@@ -100,14 +100,16 @@ class Measured:
         """Fit what has not been, or some of it."""
         wish = Compression(file_bytes=FILE_BYTES[self.clip])
         for name, choice in choices():
-            if only and name not in only:
+            if only and name not in (OWN, *only):
                 continue
             key = {"choice": name, "seconds": seconds, "seed": seed}
             if any(key.items() <= point.items() for point in self.points) or not self._is_open(name, seconds, seed):
                 continue
             before, epoch = self.preset_seconds
-            left = seconds - before - self.starts.get(name, 0.0)
-            epochs = max(round(left / (self.paces[name] * epoch)), 1)
+            left = seconds - before - self.starts[name]
+            epochs = round(left / (self.paces[name] * epoch))
+            if epochs < 1:
+                continue
             with choice.made():
                 self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
             print(self.points[-1], flush=True)
@@ -119,7 +121,7 @@ class Measured:
         if name == OWN:
             return True
         if seed:
-            return abs(first.get((name, seconds), inf) - first[OWN, seconds]) < CLOSE
+            return abs(first.get((name, seconds), inf) - first.get((OWN, seconds), 0.0)) < CLOSE
         shorter = [length for other, length in first if other == name and length < seconds]
         return all(first[name, length] > first[OWN, length] - LOST for length in shorter)
 
@@ -157,7 +159,8 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
     parser.add_argument("--seconds", type=int, default=60, help="time for each fit (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", default=[], metavar="CHOICE", help="choices to fit (default: all)")
+    names = [name for name, _ in choices()]
+    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="CHOICE", help="choices to fit (default: all)")
     args = parser.parse_args()
     if args.what == "table":
         print(table())

@@ -199,7 +199,7 @@ class Banded(Before):
         self._rows = config.grid[0]
         reach = (config.margin or (0, 0))[0] / 2
         """Pixels that the camera moves up or down."""
-        middle = (config.canvas[0] - config.height) / 2
+        middle = (config.canvas[0] - config.height) / 2 if config.margin else 0.0
         self._above, self._below = middle - reach, middle + reach
         """Of which rows of the canvas a frame's first may be, ..."""
         self._band = range(self._rows)
@@ -216,8 +216,6 @@ class Banded(Before):
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W)."""
-        if not self.training:
-            return super().forward(t)
         *temporal, scene = self.latents
         coarse = self.project(torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1))))
         gathered = self.gather(self.before(coarse))

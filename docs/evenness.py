@@ -50,6 +50,7 @@ def scenes(video: Video, seconds: int) -> Iterator[Point]:
     }
     for name, (changed, context) in ways.items():
         with context:
+            # A plan of its own, since each keeps the shares that it is asked for once.
             yield {"shares": name, "hardness": changed.hardness} | _qualities(both, replace(changed), seconds)
 
 

@@ -220,7 +220,8 @@ def test_from_video_to_files(tmp_path, write_video):
     done = run("encoder fit video.mp4 --epochs 30 --segment-frames 5 --seed 3 --device cpu", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert re.search(r"video\.nerv: \d+\.\d\d dB.* in \d+ bytes", done.stderr)
+    told = re.search(r"video\.nerv: (\d+\.\d\d) dB in (\d+) bytes, ", done.stderr)
+    assert told, done.stderr
 
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert (info["frames"], info["segments"], info["width"]) == (10, 2, 64)
@@ -231,6 +232,7 @@ def test_from_video_to_files(tmp_path, write_video):
     assert list(result) == [*qualities, "bits_per_pixel", "file_bytes", "frames", "width", "height", "fps"]
     assert result["file_bytes"] == (tmp_path / "video.nerv").stat().st_size
     assert result["psnr_db"] > 20
+    assert [told[1], told[2]] == [f"{result['psnr_db']:.2f}", str(result["file_bytes"])]
 
     assert run("export onnx", tmp_path).returncode == 0
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"video-000.onnx", "video-001.onnx"}

@@ -85,7 +85,7 @@ class Fast(nn.Module):
         self.gather = nn.Conv2d(trunk, config.rank, 3, padding=1, bias=False)
         self.expand = nn.Conv2d(config.rank, trunk * stride**2, 1)
         self.detail = nn.Conv2d(config.scene_channels, trunk, 1, bias=False)
-        # A head of 3x3 in place of the second block has six times the multiplications and learns no more in the same time.
+        # A head of 3x3 instead of the second block would double all multiplications, and learns less in the same time.
         self.after = nn.Sequential(SeparableBlock(trunk, torch.sin), SeparableBlock(trunk, torch.sin))
         self.head = nn.Conv2d(trunk, 3 * SHUFFLE**2, 1)
         self.camera = None
