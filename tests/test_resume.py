@@ -468,7 +468,7 @@ def test_groups_go_to_the_first_worker_that_is_free():
 def test_memory_is_that_of_a_segment(write_video):
     """Frames of 0.17 MB each, eight of them in a segment; some read 32 at once."""
     peaks = []
-    for frames in (48, 320):
+    for frames in (48, 640):
         path = write_video(np.broadcast_to(moving_square(1, 180, 320), (frames, 3, 180, 320)), f"{frames}.mp4")
         lengths = ["--segment-frames", "8", "--key-interval", "2", "--epochs", "1"]
         command = [*FIT, path.name, "--resize", "source", *lengths, "-o", f"{frames}.nerv"]
@@ -476,7 +476,7 @@ def test_memory_is_that_of_a_segment(write_video):
             peak = peak_megabytes(process)
         assert process.returncode == 0
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 30  # megabytes; all frames would be 47 more
+    assert peaks[1] < peaks[0] + 60  # megabytes, of which chance has 40; all frames would be 102 more
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
