@@ -1,9 +1,7 @@
 """How even the quality of segments is, as their shares of time and bytes are planned and otherwise."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,12 +19,13 @@ from encoder.source import read_video
 from encoder.video import Video
 
 FAST = PRESETS["fast"]
-KEY_FACTORS = (1.0, 1.5, 2.0, 3.0)
-"""Time and bytes of a key segment, as multiples of those of another one."""
+KEY_SHARES = (1.0, 1.5, 2.0)
 PARTS = 3
 """Segments that a scene is cut into."""
-OTHER_FRAMES = 44
-"""Frames of the other scene."""
+SCENE_FRAMES = 44
+"""Frames of all scenes but the first."""
+LARGE = (640, 360)
+"""Width and height of the sample that scenes are cut from."""
 BYTES_PER_PIXEL = 0.0105
 """Size of a file, for each pixel of all frames."""
 
@@ -34,24 +33,35 @@ BYTES_PER_PIXEL = 0.0105
 def keys(video: Video, seconds: int) -> Iterator[Point]:
     """Yield the quality of the segments of one scene, of which the first is a key."""
     plan = make_plan(video, FAST, segment_frames=-(-video.count // PARTS), key_interval=KEY_INTERVAL)
-    for factor in KEY_FACTORS:
-        yield {"key_factor": factor} | _qualities(video, replace(plan, key_time=factor, key_bytes=factor), seconds)
+    for share in KEY_SHARES:
+        yield {"key_share": share} | _qualities(video, replace(plan, key_share=share), seconds)
 
 
 def scenes(video: Video, seconds: int) -> Iterator[Point]:
-    """Yield the quality of two scenes of different lengths: a video, and the sample's first frames."""
-    other = read_video(SAMPLE, size=video.size)
-    both = replace(video, frames=np.concatenate([video.frames, other.frames[:OTHER_FRAMES]]))
-    plan = make_plan(both, FAST, segment_frames=both.count, key_interval=KEY_INTERVAL)
-    ways: dict[str, tuple[Plan, AbstractContextManager[Any]]] = {
-        "as planned": (plan, nullcontext()),
-        "as if all were as hard": (replace(plan, hardness=(1.0,) * len(plan.runs)), nullcontext()),
-        "bytes by frames alone": (plan, patch("encoder.plan.STILL_FRAMES", 0.0)),
-    }
-    for name, (changed, context) in ways.items():
-        with context:
-            # A plan of its own, since each keeps the shares that it is asked for once.
-            yield {"shares": name, "hardness": changed.hardness} | _qualities(both, replace(changed), seconds)
+    """Yield the quality of six scenes, a segment each."""
+    joined = _six_scenes(video)
+    plan = make_plan(joined, FAST, segment_frames=video.count, key_interval=KEY_INTERVAL)
+    yield {"shares": "as planned"} | _qualities(joined, replace(plan), seconds)
+    alike = replace(plan, hardness=(1.0,) * len(plan.runs))
+    yield {"shares": "as if all frames were as hard"} | _qualities(joined, replace(alike), seconds)
+    with patch("encoder.plan.STILL_FRAMES", 0):
+        yield {"shares": "by frames alone"} | _qualities(joined, alike, seconds)
+
+
+def _six_scenes(video: Video) -> Video:
+    """Return a video; the sample; a detail of its middle; a still; a detail of its corner; the sample three times as fast."""
+    width, height = video.size
+    small, large = (read_video(SAMPLE, size=size).frames for size in (video.size, LARGE))
+    top, left = (LARGE[1] - height) // 2, (LARGE[0] - width) // 2
+    parts = [
+        video.frames,
+        small[:SCENE_FRAMES],
+        large[-SCENE_FRAMES:, :, top : top + height, left : left + width],
+        np.repeat(video.frames[video.count // 2][np.newaxis], SCENE_FRAMES, axis=0),
+        large[:SCENE_FRAMES, :, :height, :width],
+        small[::3][:SCENE_FRAMES],
+    ]
+    return replace(video, frames=np.concatenate(parts))
 
 
 def _qualities(video: Video, plan: Plan, seconds: int) -> Point:
@@ -64,4 +74,9 @@ def _qualities(video: Video, plan: Plan, seconds: int) -> Point:
     data = bytes(made.clip())
     found = [psnr_db(*pair) for pair in pictures(Clip.parse(data), video)]
     segments = [float(np.mean(found[run.start : run.stop])) for run in plan.runs]
-    return {"bytes": len(data), "psnr_db": float(np.mean(found)), "segments_psnr_db": segments}
+    return {
+        "bytes": len(data),
+        "psnr_db": float(np.mean(found)),
+        "shares_of_segments": plan.shares,
+        "segments_psnr_db": segments,
+    }

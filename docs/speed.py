@@ -24,7 +24,7 @@ from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.limit import Limit
-from encoder.plan import KEY_BYTES, KEY_TIME, Plan
+from encoder.plan import Plan
 from encoder.pool import makespan
 from encoder.presets import PRESETS, SizeName
 from encoder.video import Video
@@ -111,15 +111,14 @@ def workers(video: Video, _: int) -> Iterator[Point]:
 
 
 def film(_: Video, __: int) -> Iterator[Point]:
-    """Yield how long a film takes on one worker and on many, in times of a segment that is no key; this needs no fit."""
+    """Yield how long a film takes on one worker and on many, in times of a segment; this needs no fit."""
     segments = FILM_FRAMES // FILM_SEGMENT_FRAMES
     for interval, count in product(FILM_KEY_INTERVALS, FILM_WORKERS):
         keys = frozenset(range(0, segments, interval))
         runs = tuple(range(index, index + 1) for index in range(segments))
-        plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * segments, key_time=KEY_TIME, key_bytes=KEY_BYTES)
-        shares = [sum(plan.times[number] for number in group) for group in plan.groups]
-        whole = segments + len(keys) * (KEY_TIME - 1)
-        yield {"key_interval": interval, "workers": count, "segment_times": whole * makespan(shares, count)}
+        plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * segments)
+        shares = [sum(plan.shares[number] for number in group) for group in plan.groups]
+        yield {"key_interval": interval, "workers": count, "segment_times": segments * makespan(shares, count)}
 
 
 @dataclass

@@ -148,11 +148,12 @@ def length_table(points: list[Point]) -> list[str]:
 
 def evenness_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of the quality of each segment."""
-    lines = ["| | bytes | PSNR in dB | of each segment |", "|---|---|---|---|"]
+    lines = ["| | bytes | PSNR in dB | of each segment | standard deviation |", "|---|---|---|---|---|"]
     for point in points:
-        name = point.get("shares") or f"{point['clip']}, a key {point['key_factor']} times the others"
-        segments = ", ".join(f"{quality:.2f}" for quality in point["segments_psnr_db"])
-        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} |")
+        name = point.get("shares") or f"a key {point['key_share']} times the others"
+        qualities = point["segments_psnr_db"]
+        segments = ", ".join(f"{quality:.1f}" for quality in qualities)
+        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |")
     return lines
 
 

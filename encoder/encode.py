@@ -199,7 +199,7 @@ class Encoder:
             return None
         target = None
         if compression.file_bytes is not None:
-            target = 8 * (compression.file_bytes - self._overhead_bytes) * self.plan.sizes[index]
+            target = 8 * (compression.file_bytes - self._overhead_bytes) * self.plan.shares[index]
         pixels = self.header.width * self.header.height * len(self.plan.runs[index])
         return RateControl(rate_weight=rate_weight or DEFAULT_RATE_WEIGHT, pixels=pixels, target_bits=target)
 

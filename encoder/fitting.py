@@ -95,7 +95,7 @@ def _limit(job: Job, workers: int) -> Limit:
     if job.limit.seconds is None:
         return job.limit
     plan = job.plan
-    span = makespan([sum(plan.times[number] for number in group) for group in plan.groups], workers)
+    span = makespan([sum(plan.shares[number] for number in group) for group in plan.groups], workers)
     return replace(job.limit, seconds=job.limit.seconds / span)
 
 

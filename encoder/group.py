@@ -65,7 +65,7 @@ class Group:
     ) -> None:
         """Take the limit of all groups, the part of the schedule to start at, and the state of an earlier run, if any."""
         self._encoder, self._limit, self._start = encoder, limit, start
-        self._segments, self._shares = encoder.plan.groups[number], encoder.plan.times
+        self._segments, self._shares = encoder.plan.groups[number], encoder.plan.shares
         state = state or GroupState()
         self._finished, self._frame_encoder = list(state.finished), state.frame_encoder
         self._fit_state: FitState | None = state.fit

@@ -18,15 +18,13 @@ from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
 from encoder.scenes import changes, cuts, split
 from encoder.video import Frames, check_memory
 
-KEY_TIME, KEY_BYTES = 1.5, 1.5
-"""Time and bytes of a key segment, as multiples of those of one which starts from the segment before."""
-GROUP_KEY_TIME, GROUP_KEY_BYTES = 4.0, 4.0
-"""The same, of presets whose segments are a few frames, ..."""
+GROUP_KEY_SHARE = 4.0
+"""Share of a key segment of presets whose segments are a few frames, as a multiple of that of another one, ..."""
 GROUP_KEY_INTERVAL = 16
 """... and from one key of theirs to the next."""
-STILL_FRAMES = 50.0
-"""Frames whose bytes are as many as those of a segment that depend on no time."""
-STILL = 4.0
+STILL_FRAMES = 50
+"""Frames of middling hardness whose share is as large as what any segment needs, however short and still."""
+STILL = 10.0
 """Change of a frame, of 255, that is as hard as the picture itself."""
 
 
@@ -40,10 +38,8 @@ class Plan:
     """Numbers of the segments that are coded alone: each group begins with one."""
     hardness: tuple[float, ...]
     """How hard a frame of each is, 1 on average."""
-    key_time: float
-    """Time of a key segment, as a multiple of that of one which starts from the segment before."""
-    key_bytes: float
-    """Bytes of a key segment, as a multiple of those of another one."""
+    key_share: float = 1.0
+    """Share of a key segment, as a multiple of that of one which starts from the segment before."""
 
     @property
     def longest(self) -> int:
@@ -57,18 +53,11 @@ class Plan:
         return [range(start, stop) for start, stop in pairwise(bounds)]
 
     @cached_property
-    def times(self) -> list[float]:
-        """Share of the time of each segment."""
-        return self._shares(self.key_time)
-
-    @cached_property
-    def sizes(self) -> list[float]:
-        """Share of the bytes of each segment."""
-        return self._shares(self.key_bytes, STILL_FRAMES)
-
-    def _shares(self, key: float, still: float = 0.0) -> list[float]:
+    def shares(self) -> list[float]:
+        """Share of each segment of the time, and of the bytes."""
+        still = min(STILL_FRAMES, self.longest)
         parts = [
-            (len(run) + still) * hard * (key if index in self.keys else 1.0)
+            (still + len(run) * hard) * (self.key_share if index in self.keys else 1.0)
             for index, (run, hard) in enumerate(zip(self.runs, self.hardness, strict=True))
         ]
         whole = sum(parts)
@@ -102,7 +91,7 @@ def make_plan(
         longest = longest * 7 // 8
     check_memory(min(longest, source.count), source.size, shorter=" or fewer --segment-frames")
     differences = changes(source.thumbnails(), show)
-    starts = cuts(differences)
+    starts = cuts(differences.mean)
     runs = split(source.count, longest, starts)
     begins, keys = {0, *starts}, list[int]()
     interval = min(GROUP_KEY_INTERVAL if preset.group_frames else key_interval, MAX_CHAIN_WEIGHTS // weights)
@@ -112,9 +101,8 @@ def make_plan(
     return Plan(
         runs=tuple(runs),
         keys=frozenset(keys),
-        hardness=_hardness(differences, runs),
-        key_time=GROUP_KEY_TIME if preset.group_frames else KEY_TIME,
-        key_bytes=GROUP_KEY_BYTES if preset.group_frames else KEY_BYTES,
+        hardness=_hardness(differences.root_mean_square, runs),
+        key_share=GROUP_KEY_SHARE if preset.group_frames else 1.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
@@ -23,26 +24,37 @@ SHORTEST = 8
 """Fewest frames of a scene: a shorter one goes with the next."""
 
 
-def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) -> NDArray[np.float64]:
-    """Return how much each frame of a video of thumbnails differs from the one before, (T,), 0 for the first.
+@dataclass(frozen=True)
+class Changes:
+    """How much each frame of a video differs from the one before, 0 for the first."""
+
+    mean: NDArray[np.float64]
+    """Absolute difference, (T,), of 255."""
+    root_mean_square: NDArray[np.float64]
+    """The same as squared errors see it."""
+
+
+def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) -> Changes:
+    """Return how much each frame of a video of thumbnails differs from the one before.
 
     What is shown is the share of the frames that lie before. What cannot be read of a damaged video counts as standing still:
     the rest of it can be fitted. Raises SourceError where nothing can be read.
     """
-    found: list[float] = []
-    before: NDArray[np.int16] | None = None
+    found: list[tuple[float, float]] = []
+    before: NDArray[np.int32] | None = None
     try:
         for index in range(thumbnails.count):  # one by one, to come as near to a damage as can be
-            frame = thumbnails.read(range(index, index + 1))[0].astype(np.int16)
-            found.append(0.0 if before is None else float(np.abs(frame - before).mean()))
+            frame = thumbnails.read(range(index, index + 1))[0].astype(np.int32)
+            difference = frame - (frame if before is None else before)
+            found.append((float(np.abs(difference).mean()), float(np.square(difference).mean()) ** 0.5))
             before = frame
             show(index / thumbnails.count)
     except SourceError as error:
         if not found:
             raise
         logger.warning("only what lies before frame %d, about, can be fitted: %s", len(found), error)
-        found += [0.0] * (thumbnails.count - len(found))
-    return np.array(found)
+        found += [(0.0, 0.0)] * (thumbnails.count - len(found))
+    return Changes(*np.array(found).T)
 
 
 def cuts(differences: Sequence[float] | NDArray[np.float64]) -> list[int]:

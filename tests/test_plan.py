@@ -9,7 +9,7 @@ import pytest
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.codec.topology import MAX_WEIGHTS
-from encoder.plan import GROUP_KEY_BYTES, GROUP_KEY_INTERVAL, GROUP_KEY_TIME, KEY_BYTES, KEY_TIME, Plan, make_plan
+from encoder.plan import GROUP_KEY_INTERVAL, GROUP_KEY_SHARE, STILL_FRAMES, Plan, make_plan
 from encoder.presets import PRESETS, Shape
 from encoder.video import Video
 
@@ -47,18 +47,25 @@ def test_presets_of_groups_have_their_own_lengths():
     plan = make_plan(scenes(3 * 17 + 2), NIRVANA, segment_frames=150, key_interval=1)
     assert {len(run) for run in plan.runs} <= {2, 3}
     assert plan.keys == {0, 16}
-    assert (plan.key_time, plan.key_bytes) == (GROUP_KEY_TIME, GROUP_KEY_BYTES)
+    assert plan.key_share == GROUP_KEY_SHARE
 
 
-def test_time_and_bytes_go_to_keys_and_to_what_moves():
+def test_time_and_bytes_go_to_what_moves():
     plan = make_plan(scenes(20, 20, moving=[1]), FAST, segment_frames=10, key_interval=8)
-    times, sizes = plan.times, plan.sizes
-    assert sum(times) == pytest.approx(1)
-    assert sum(sizes) == pytest.approx(1)
-    assert times[0] / times[1] == pytest.approx(KEY_TIME)
-    assert sizes[2] / sizes[3] == pytest.approx(KEY_BYTES, rel=0.1)
-    assert times[3] > 1.5 * times[1]
+    assert sum(plan.shares) == pytest.approx(1)
+    assert plan.shares[0] == plan.shares[1]
+    assert plan.shares[3] > 1.2 * plan.shares[1]
     assert np.average(plan.hardness, weights=[len(run) for run in plan.runs]) == pytest.approx(1)
+
+
+def test_keys_have_their_multiple():
+    plan = Plan(runs=(range(3), range(3, 6)), keys=frozenset([0]), hardness=(1.0, 1.0), key_share=4)
+    assert plan.shares == pytest.approx([0.8, 0.2])
+
+
+def test_short_segments_have_what_any_needs():
+    plan = make_plan(scenes(10, 150), FAST, segment_frames=150, key_interval=8)
+    assert plan.shares[1] / plan.shares[0] == pytest.approx((150 + STILL_FRAMES) / (10 + STILL_FRAMES))
 
 
 def huge(width, height):
@@ -97,10 +104,10 @@ def test_plan_of_a_film_takes_no_time():
     length = 57_600
     runs = tuple(range(3 * index, 3 * index + 3) for index in range(length))
     keys = frozenset(range(0, length, 16))
-    plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * length, key_time=2, key_bytes=2)
+    plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * length, key_share=2)
     began = time.process_time()
     for group in plan.groups:
-        assert sum(plan.times[index] for index in group) > 0
+        assert sum(plan.shares[index] for index in group) > 0
     assert time.process_time() - began < 2
 
 
