@@ -22,6 +22,7 @@ FAST = PRESETS["fast"]
 KEY_SHARES = (1.0, 1.5, 2.0)
 PARTS = 3
 """Segments that a scene is cut into."""
+SCENES = 6
 SCENE_FRAMES = 44
 """Frames of all scenes but the first."""
 LARGE = (640, 360)
@@ -34,18 +35,21 @@ def keys(video: Video, seconds: int) -> Iterator[Point]:
     """Yield the quality of the segments of one scene, of which the first is a key."""
     plan = make_plan(video, FAST, segment_frames=-(-video.count // PARTS), key_interval=KEY_INTERVAL)
     for share in KEY_SHARES:
-        yield {"key_share": share} | _qualities(video, replace(plan, key_share=share), seconds)
+        yield {"key_share": share} | _qualities(video, replace(plan, key_share=share), seconds, _wish(video))
 
 
 def scenes(video: Video, seconds: int) -> Iterator[Point]:
     """Yield the quality of six scenes, a segment each."""
     joined = _six_scenes(video)
     plan = make_plan(joined, FAST, segment_frames=video.count, key_interval=KEY_INTERVAL)
-    yield {"shares": "as planned"} | _qualities(joined, replace(plan), seconds)
-    alike = replace(plan, hardness=(1.0,) * len(plan.runs))
-    yield {"shares": "as if all frames were as hard"} | _qualities(joined, replace(alike), seconds)
-    with patch("encoder.plan.STILL_FRAMES", 0):
-        yield {"shares": "by frames alone"} | _qualities(joined, alike, seconds)
+    assert len(plan.runs) == SCENES
+    alike = replace(plan, hardness=(1.0,) * SCENES)
+    for size, wish in (("", _wish(joined)), (", at the preset's rate", Compression())):
+        # Each in a plan of its own, which keeps the shares that it is asked for once.
+        yield {"shares": f"as planned{size}"} | _qualities(joined, replace(plan), seconds, wish)
+        yield {"shares": f"as if all frames were as hard{size}"} | _qualities(joined, replace(alike), seconds, wish)
+        with patch("encoder.plan.STILL_FRAMES", 0):
+            yield {"shares": f"by frames alone{size}"} | _qualities(joined, replace(alike), seconds, wish)
 
 
 def _six_scenes(video: Video) -> Video:
@@ -64,10 +68,13 @@ def _six_scenes(video: Video) -> Video:
     return replace(video, frames=np.concatenate(parts))
 
 
-def _qualities(video: Video, plan: Plan, seconds: int) -> Point:
-    """Fit a video in the segments of a plan, and return the quality of each."""
+def _wish(video: Video) -> Compression:
     width, height = video.size
-    wish = Compression(file_bytes=round(BYTES_PER_PIXEL * width * height * video.count))
+    return Compression(file_bytes=round(BYTES_PER_PIXEL * width * height * video.count))
+
+
+def _qualities(video: Video, plan: Plan, seconds: int, wish: Compression) -> Point:
+    """Fit a video in the segments of a plan, and return the quality of each."""
     made = encoder(video, FAST, wish, plan=plan)
     for _ in made.run(Limit(seconds=seconds)):
         pass

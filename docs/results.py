@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from evenness import keys, scenes
 from fits import encoder, fit, measure
-from speed import film, lengths, speed, workers
+from speed import film, large, lengths, speed, workers
 from tables import CLIPS, RESULTS, Point, load
 from unseen import inpainting, interpolation
 
@@ -167,6 +167,7 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "lengths": lengths,
     "workers": workers,
     "film": film,
+    "large": large,
     "keys": keys,
     "scenes": scenes,
 }

@@ -20,6 +20,7 @@ from tables import Point
 
 from encoder import classic, encode
 from encoder.classic import find_codec
+from encoder.cli_common import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
@@ -27,6 +28,7 @@ from encoder.limit import Limit
 from encoder.plan import Plan
 from encoder.pool import makespan
 from encoder.presets import PRESETS, SizeName
+from encoder.source import read_video
 from encoder.video import Video
 
 BASELINES: tuple[tuple[str, SizeName, tuple[int, ...]], ...] = (
@@ -46,7 +48,8 @@ MARGIN = 0.95
 """Size that is asked for, as a share of the baseline's, since it is missed by up to 3 %."""
 LENGTHS, LENGTH_EPOCHS, SEGMENT_FRAMES = (100, 500, 2000), 8, 100
 WORKERS_FRAMES, WORKERS_EPOCHS = 528, 8
-"""Four times the sample, in groups of a segment."""
+"""Four times the sample, each of them a scene in two groups of a segment."""
+LARGE_SIZE, LARGE_FRAMES = (3840, 2160), (16, 32)
 POLL_SECONDS = 0.05
 SOURCE_FACTOR = 18
 """Constant rate factor of the long videos' files."""
@@ -108,6 +111,15 @@ def workers(video: Video, _: int) -> Iterator[Point]:
     for count in (1, 2):
         ran = _run(video, WORKERS_FRAMES, WORKERS_EPOCHS, "--workers", str(count), "--threads", "1")
         yield {"workers": count, "fit_seconds": ran.fit_seconds, "prepared_seconds": ran.seconds - ran.fit_seconds}
+
+
+def large(_: Video, __: int) -> Iterator[Point]:
+    """Yield the time and the memory of an epoch of frames of 3840x2160."""
+    video = read_video(SAMPLE, size=LARGE_SIZE)
+    for frames in LARGE_FRAMES:
+        ran = _run(video, frames, 1)
+        made = {"frames": frames, "prepared_seconds": ran.seconds - ran.fit_seconds}
+        yield made | {"fit_seconds": ran.fit_seconds, "peak_megabytes": ran.megabytes}
 
 
 def film(_: Video, __: int) -> Iterator[Point]:

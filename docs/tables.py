@@ -150,7 +150,7 @@ def evenness_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of the quality of each segment."""
     lines = ["| | bytes | PSNR in dB | of each segment | standard deviation |", "|---|---|---|---|---|"]
     for point in points:
-        name = point.get("shares") or f"a key {point['key_share']} times the others"
+        name = point.get("shares") or f"a key's share times {point['key_share']}"
         qualities = point["segments_psnr_db"]
         segments = ", ".join(f"{quality:.1f}" for quality in qualities)
         lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |")

@@ -80,7 +80,7 @@ class Fit:
                 if self.training.steps >= self._latest_at + KEEP_STEPS:
                     self._latest_at = self.training.steps
                     self._latest = self._snapshot()
-                self._left, self._error = torch.randperm(len(frames)), torch.zeros(())
+                self._left, self._error = torch.randperm(len(frames)).to(frames.device), torch.zeros(())
             yield from self._pass(step_frames)
             if len(self._left) == len(frames):
                 break  # there was no time left

@@ -23,7 +23,8 @@ GROUP_KEY_SHARE = 4.0
 GROUP_KEY_INTERVAL = 16
 """... and from one key of theirs to the next."""
 STILL_FRAMES = 50
-"""Frames of middling hardness whose share is as large as what any segment needs, however short and still."""
+"""Frames of middling hardness whose share is as large as what the network of any segment needs, however short and still it is;
+at most as many as the longest segment has, since networks of shorter ones are smaller."""
 STILL = 10.0
 """Change of a frame, of 255, that is as hard as the picture itself."""
 

@@ -158,8 +158,7 @@ def _bits(name: str, y: Tensor) -> Tensor:
         return _laplace_bits(y, y.detach().abs().mean())
     if PREDICT and len(y) > 1:
         change = torch.cat([y[:1], y[1:] - y[:-1]])
-        if change.detach().abs().sum() < y.detach().abs().sum():
-            y = change
+        y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)  # without waiting for the device
     return _laplace_bits(y, y.detach().abs().mean(PLANE_AXES, keepdim=True))
 
 

@@ -50,7 +50,7 @@ class RateControl:
     def weight(self, bits: Tensor, progress: float) -> Tensor:
         """Return the weight of a bit, given how many the tensors take now, and the share of the fit that is done, 0..1."""
         if self.target_bits is not None and progress >= STEER_FROM:
-            self._steer(bits.log().cpu(), progress, log(self.target_bits / self._coded_share))
+            self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
         return self._log_weight.exp().to(bits.device)
 
     def wants_calibration(self, progress: float) -> bool:

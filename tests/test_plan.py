@@ -63,6 +63,22 @@ def test_keys_have_their_multiple():
     assert plan.shares == pytest.approx([0.8, 0.2])
 
 
+def test_what_any_segment_needs_is_no_more_than_the_longest_has():
+    plan = Plan(runs=(range(3), range(3, 6)), keys=frozenset([0]), hardness=(0.5, 1.5))
+    assert plan.shares == pytest.approx([4.5 / 12, 7.5 / 12])
+
+
+def test_few_pixels_that_change_much_are_hard():
+    """As squared errors see it: a quarter of the picture by 40 steps is as hard as all of it by 20."""
+    frames = np.full((40, 3, 36, 64), 100, np.uint8)
+    frames[1:20:2, :, :18, :32] += 40
+    frames[20:] += 100  # another scene
+    frames[21::2] += 20
+    plan = make_plan(Video(frames, Fraction(25)), FAST, segment_frames=20, key_interval=8)
+    assert plan.runs == (range(20), range(20, 40))
+    assert plan.hardness == pytest.approx((1, 1), abs=1e-3)
+
+
 def test_short_segments_have_what_any_needs():
     plan = make_plan(scenes(10, 150), FAST, segment_frames=150, key_interval=8)
     assert plan.shares[1] / plan.shares[0] == pytest.approx((150 + STILL_FRAMES) / (10 + STILL_FRAMES))

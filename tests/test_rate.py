@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from math import log
 
@@ -36,6 +37,18 @@ def test_fit_has_the_size_that_was_asked_for():
     encoder = make_encoder(video, "fast", Compression(file_bytes=size))
     list(encoder.run(Limit(epochs=400)))
     assert len(bytes(encoder.clip())) == pytest.approx(size, rel=0.03)
+
+
+def test_segments_have_their_shares_of_the_bytes():
+    video = Video(panning(12, 48, 64), Fraction(25))
+    encoder = make_encoder(video, "fast", Compression(file_bytes=9000), segment_frames=8)
+    encoder.plan = replace(encoder.plan, hardness=(0.5, 1.5))
+    wanted = []
+    for index in range(2):
+        fit = encoder.fit(index, encoder.start(index, None), Limit(epochs=1), start=0, before=None, frame_encoder=None)
+        wanted.append(fit.training.rate.target_bits)
+    assert wanted[1] / wanted[0] == pytest.approx(15 / 9)  # each needs as much as six frames for its network
+    assert 7000 < sum(wanted) / 8 < 9000
 
 
 def test_weight_rises_little_on_the_way():

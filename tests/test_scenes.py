@@ -18,6 +18,14 @@ def test_cuts_are_where_the_picture_changes_at_once(write_video):
     assert cuts(changes(Video(frames, source.rate).thumbnails()).mean) == [20, 32]
 
 
+def test_changes_are_told_as_they_are_and_as_squared_errors_see_them():
+    frames = np.zeros((2, 3, 36, 64), np.uint8)
+    frames[1, :, :18, :32] = 40
+    found = changes(Video(frames, Fraction(25)))
+    assert found.mean.tolist() == [0, 10]
+    assert found.root_mean_square.tolist() == [0, 20]
+
+
 @pytest.mark.parametrize("differences", [[0.0] * 40, [20.0] * 40, [0.0, *range(40)], []])
 def test_motion_is_no_cut(differences):
     assert cuts(differences) == []
