@@ -37,6 +37,8 @@ class Engine(ABC):
 
     name: str
     precision: Precision = "fp32"
+    polynomials = False
+    """Whether polynomials are faster than sines."""
     pixels: PixelFormat
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
@@ -119,7 +121,9 @@ class Engine(ABC):
         return self._loaded[segment].result()
 
     def _load_segment(self, index: int) -> Run:
-        return self.load(build_graph(self._models, index, pixels=self.pixels, precision=self.precision))
+        return self.load(
+            build_graph(self._models, index, pixels=self.pixels, precision=self.precision, polynomials=self.polynomials)
+        )
 
 
 class OnnxRuntimeCpu(Engine):
@@ -153,6 +157,7 @@ class OpenVino(Engine):
     """Intel's OpenVINO, the fastest on x86 CPUs."""
 
     name = "openvino"
+    polynomials = True
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise EngineError where OpenVINO is not installed."""

@@ -1,17 +1,21 @@
 """ONNX graphs of a clip's segments: the network with its weights, and a tail that makes 8-bit pictures of its output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.container import Header
+from encoder.codec.cost import RGB
 from encoder.codec.names import FRAMES
+from export.editing import add_constant, attributes
 from export.half import half_precision
+from export.optimize import fold_constants, multiply_places, polynomial_sines
 
 PixelFormat = Literal["i420", "rgb"]
 Precision = Literal["fp32", "fp16"]
@@ -19,20 +23,31 @@ OUTPUT = "frames"
 """Name of the output of an exported graph."""
 
 # BT.601, limited range, for RGB in 0..1: what FFmpeg and browsers assume of video that does not say, VP8 among it.
-LUMA = np.array([[65.481, 128.553, 24.966]], np.float32)
-CHROMA = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32)
+LUMA = (65.481, 128.553, 24.966)
+CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
+SPATIAL = (b"linear", b"bilinear")
 
 
 def build_graph(
-    models: SegmentModels, segment: int, *, pixels: PixelFormat = "i420", precision: Precision = "fp32"
+    models: SegmentModels,
+    segment: int,
+    *,
+    pixels: PixelFormat = "i420",
+    precision: Precision = "fp32",
+    polynomials: bool = False,
 ) -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
-    the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Raises BitstreamError for damaged weights.
+    the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Sines may be polynomials. Raises BitstreamError
+    for damaged weights, EngineError where what does not depend on the time cannot be computed.
     """
     header, model = models.header, models.model(segment)
+    fold_constants(model)
+    multiply_places(model)
+    if polynomials:
+        polynomial_sines(model)
     tail = _Tail(model.graph)
     if pixels == "i420":
         tail.i420(*header.even_size)
@@ -59,9 +74,12 @@ class _Tail:
 
     def i420(self, height: int, width: int) -> None:
         x = self._crop(height, width)
-        y = self._convert("y", x, LUMA, LUMA_OFFSET)  # (N, 1, H, W)
-        halves = self._node("AveragePool", "halves", [x], kernel_shape=[2, 2], strides=[2, 2])
-        uv = self._convert("uv", halves, CHROMA, CHROMA_OFFSET)  # (N, 2, H/2, W/2)
+        y = self._convert("y", self._channels("full", x), LUMA, LUMA_OFFSET)  # (N, 1, H, W)
+        # Halfway between pixels, this is the mean of four; engines pool only what lies in memory pixel by pixel.
+        scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
+        halves = self._channels("half", self._node("Resize", "halves", [x, "", scales], mode="linear"))
+        chroma = [self._convert(name, halves, row, CHROMA_OFFSET) for name, row in zip("uv", CHROMA, strict=True)]
+        uv = self._node("Concat", "uv", chroma, axis=1)  # (N, 2, H/2, W/2)
         y = self._node("Reshape", "luma", [y, self._constant("luma_shape", np.array([0, height, width]))])
         uv = self._node("Reshape", "chroma", [uv, self._constant("chroma_shape", np.array([0, height // 2, width]))])
         self._finish(self._node("Concat", "planes", [y, uv], axis=1), (height * 3 // 2, width))
@@ -80,13 +98,29 @@ class _Tail:
                 for name, values in (("crop_from", [0, 0]), ("crop_to", [height, width]), ("crop_axes", [2, 3]))
             ]
             x = self._node("Slice", "cropped", [x, *bounds])
+        if _is_colour(FRAMES, {name: node for node in self._graph.node for name in node.output}):
+            return x
         limits = [self._constant(name, np.array(value, np.float32)) for name, value in (("black", 0), ("one", 1))]
         return self._node("Clip", "clipped", [x, *limits])
 
-    def _convert(self, name: str, x: str, matrix: NDArray[np.float32], offset: float) -> str:
-        weight = self._constant(f"{name}_matrix", matrix[:, :, None, None])
-        bias = self._constant(f"{name}_offset", np.full(len(matrix), offset, np.float32))
-        return self._node("Conv", name, [x, weight, bias])
+    def _channels(self, name: str, x: str) -> list[str]:
+        """Return the channels of a picture, (N, 1, H, W) each."""
+        bounds = [self._constant(f"{name}_channel{index}", np.array([index])) for index in range(RGB + 1)]
+        axis = self._constant(f"{name}_axis", np.array([1]))
+        return [
+            self._node("Slice", f"{name}{index}", [x, start, stop, axis])
+            for index, (start, stop) in enumerate(pairwise(bounds))
+        ]
+
+    def _convert(self, name: str, channels: Sequence[str], factors: Sequence[float], offset: float) -> str:
+        """Return a weighted sum of channels: not a convolution, for which engines would rearrange them in memory."""
+        total = self._constant(f"{name}_offset", np.float32(offset))
+        for index, (channel, factor) in enumerate(zip(channels, factors, strict=True)):
+            part = self._node(
+                "Mul", f"{name}_part{index}", [channel, self._constant(f"{name}_factor{index}", np.float32(factor))]
+            )
+            total = self._node("Add", f"{name}_sum{index}", [total, part])
+        return total
 
     def _finish(self, x: str, shape: Sequence[int]) -> None:
         # TensorRT has uint8 at its borders only: the cast comes last.
@@ -100,7 +134,16 @@ class _Tail:
         self._graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
-        name = f"tail_{name}"
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
+    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        return add_constant(self._graph, f"tail_{name}", value)
+
+
+def _is_colour(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Tell whether a value is known to be in 0..1: a sigmoid, what is rearranged of one, and what lies between its pixels."""
+    while (node := makers.get(name)) is not None and node.op_type != "Sigmoid":
+        if node.op_type == "GridSample" and attributes(node).get("mode", SPATIAL[0]) not in SPATIAL:
+            return False
+        if node.op_type not in ("GridSample", "DepthToSpace", "Slice"):
+            return False
+        name = node.input[0]
+    return node is not None

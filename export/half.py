@@ -5,8 +5,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-PICTURE_RANK = 4
-"""Rank of the tensors that hold pictures and feature maps."""
+from export.editing import PICTURE_RANK, drop_unused
+
 ALWAYS_FULL = {"Resize": (1, 2)}
 """Inputs that an operator takes in 32 bits whatever the others are."""
 FULL_OPERATORS = ("Cast", "GridSample")
@@ -51,10 +51,7 @@ class _Converter:
             if half:
                 self._half.update(node.output)
             graph.node.append(node)
-        used = {name for node in graph.node for name in node.input}
-        constants = [constant for constant in graph.initializer if constant.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
+        drop_unused(graph)
         return self._result
 
     def _as(self, name: str, kind: int) -> str:

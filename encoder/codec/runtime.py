@@ -45,7 +45,11 @@ class Session:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the first output; raises EngineError."""
+        return self.outputs(inputs)[0]
+
+    def outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return all outputs; raises EngineError."""
         try:
-            return np.asarray(self._session.run(None, dict(inputs))[0])
+            return [np.asarray(output) for output in self._session.run(None, dict(inputs))]
         except ERRORS as error:
             raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
