@@ -25,8 +25,8 @@ from tables import CLIPS, Point
 from encoder.cli_common import SAMPLE
 from encoder.compression import Compression
 from encoder.limit import Limit
-from encoder.source import read_video
-from encoder.video import Video
+from encoder.media.source import read_video
+from encoder.media.video import Video
 
 FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""

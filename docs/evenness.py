@@ -11,12 +11,13 @@ from tables import Point
 from encoder.cli_common import KEY_INTERVAL, SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
-from encoder.evaluate import pictures, psnr_db
+from encoder.evaluate import pictures
 from encoder.limit import Limit
+from encoder.media.quality import psnr_db
+from encoder.media.source import read_video
+from encoder.media.video import Video
 from encoder.plan import Plan, make_plan
 from encoder.presets import PRESETS
-from encoder.source import read_video
-from encoder.video import Video
 
 FAST = PRESETS["fast"]
 KEY_SHARES = (1.0, 1.5, 2.0)

@@ -10,11 +10,12 @@ from encoder.cli_common import SEGMENT_FRAMES
 from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
-from encoder.evaluate import pictures, psnr_db
+from encoder.evaluate import pictures
 from encoder.limit import Limit
+from encoder.media.quality import psnr_db
+from encoder.media.video import Frames, Video
 from encoder.plan import Plan, make_plan
 from encoder.presets import Preset
-from encoder.video import Frames, Video
 
 
 def encoder(video: Frames, preset: Preset, compression: Compression, *, plan: Plan | None = None, **options: Any) -> Encoder:

@@ -30,14 +30,14 @@ from encoder.cli_compress import RUNG_START
 from encoder.codec import coding
 from encoder.codec.segment import Segment
 from encoder.compression import Compression
-from encoder.evaluate import psnr_db
 from encoder.limit import Limit
+from encoder.media.quality import psnr_db
+from encoder.media.source import read_video
+from encoder.media.video import Video
 from encoder.presets import PRESETS, Preset
 from encoder.quantizer import Quantizer
 from encoder.rounding import quantize
-from encoder.source import read_video
 from encoder.target import bits_per_pixel
-from encoder.video import Video
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""

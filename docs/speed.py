@@ -25,11 +25,11 @@ from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.limit import Limit
+from encoder.media.source import read_video
+from encoder.media.video import Video
 from encoder.plan import Plan
 from encoder.pool import makespan
 from encoder.presets import PRESETS, SizeName
-from encoder.source import read_video
-from encoder.video import Video
 
 BASELINES: tuple[tuple[str, SizeName, tuple[int, ...]], ...] = (
     ("nerv++", "M", (200, 100, 50, 20)),

@@ -13,11 +13,12 @@ from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.compare import halves
 from encoder.compression import Compression
-from encoder.evaluate import psnr_db, qualities
+from encoder.evaluate import qualities
 from encoder.limit import Limit
 from encoder.mask import Masked
+from encoder.media.quality import psnr_db
+from encoder.media.video import Frames, Video
 from encoder.presets import PRESETS
-from encoder.video import Frames, Video
 
 FOLDER = Path(__file__).parent
 SHOWN_PRESETS = ("fast", "nerv++", "hnerv", "hnerv-boost")

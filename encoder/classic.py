@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from encoder.codec.errors import SettingsError
-from encoder.source import RESAMPLING
-from encoder.video import Video
+from encoder.media.source import RESAMPLING
+from encoder.media.video import Video
 
 NOTES = "filter_units=remove_types=6"
 """Removes what x264 writes into its files about itself, which no decoder needs."""

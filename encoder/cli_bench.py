@@ -27,8 +27,8 @@ def add(commands: Commands) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from encoder.bench import bench
     from encoder.encode import pick_device
+    from encoder.media.video import parse_size
     from encoder.presets import find_preset
-    from encoder.video import parse_size
 
     width, height = parse_size(args.resize)
     device = pick_device(args.device)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from encoder.group import Progress
+    from encoder.media.video import Video
     from encoder.systems import Fitting, System
-    from encoder.video import Video
 
 BUDGET_SECONDS = 60.0
 RATES = 4
@@ -59,10 +59,10 @@ def _compare(args: argparse.Namespace) -> None:
     from encoder.compression import Compression
     from encoder.encode import pick_device
     from encoder.limit import Limit
+    from encoder.media.source import read_video
+    from encoder.media.video import parse_size
     from encoder.report import PAGE, write_report
-    from encoder.source import read_video
     from encoder.systems import Fitting
-    from encoder.video import parse_size
 
     check_seed(args.seed)
     if not 1 <= args.rates <= MAX_RATES:

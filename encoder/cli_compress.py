@@ -37,9 +37,9 @@ def _compress(args: argparse.Namespace) -> None:
     from encoder.encode import Encoder, pick_device
     from encoder.limit import Limit
     from encoder.mask import read_mask
+    from encoder.media.source import Source
     from encoder.plan import make_plan
     from encoder.presets import find_preset
-    from encoder.source import Source
     from encoder.target import bits_per_pixel
 
     targets = {rate: bits_per_pixel(rate) for rate in args.bits_per_pixel}

@@ -12,7 +12,7 @@ from encoder.codec.container import VERSION
 
 if TYPE_CHECKING:
     from encoder.evaluate import Evaluation, FrameQuality
-    from encoder.video import Frames
+    from encoder.media.video import Frames
 
 SIZE_TOLERANCE = 0.03
 """How far a file may be from the size that was asked for, as a share, without a warning."""
@@ -64,7 +64,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from encoder.source import Source
+    from encoder.media.source import Source
 
     header = Clip.read(args.clip).header
     source = Source(args.source, size=(header.width, header.height))
@@ -73,7 +73,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
     """Measure a file's PSNR and say what it is worth, with a warning if it has not the size that was asked for."""
-    from encoder.evaluate import pictures, psnr_db
+    from encoder.evaluate import pictures
+    from encoder.media.quality import psnr_db
 
     clip, size = Clip.read(path), path.stat().st_size
     found: list[float] = []

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from encoder.encode import DeviceName
     from encoder.job import Job
     from encoder.limit import Limit
+    from encoder.media.source import Source
     from encoder.pool import Crew
-    from encoder.source import Source
     from encoder.target import Target
 
 SAMPLE_OUTPUT = "bunny.nerv"
@@ -92,9 +92,9 @@ def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
     from encoder.fitting import Run, run_job
     from encoder.limit import Limit
+    from encoder.media.source import Source
+    from encoder.media.video import parse_size
     from encoder.presets import find_preset
-    from encoder.source import Source
-    from encoder.video import parse_size
 
     check_seed(args.seed)
     _check_workers(args)

@@ -39,8 +39,8 @@ def add(commands: Commands) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
+    from encoder.media.video import parse_size
     from encoder.presets import PRESETS, SIZES, Shape, complexity
-    from encoder.video import parse_size
 
     width, height = parse_size(args.resize)
     if args.frames < 1:

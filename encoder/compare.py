@@ -12,8 +12,8 @@ from encoder.bd import bd_rate
 from encoder.codec.console import replacing
 from encoder.codec.errors import SettingsError
 from encoder.evaluate import FrameQuality, frame_quality, mean_quality
+from encoder.media.video import Video
 from encoder.systems import Show, System
-from encoder.video import Video
 
 RESULTS, FILES = "results.json", "files"
 """Names in a report's folder: of the results, and of the folder of the files that are compared."""

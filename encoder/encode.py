@@ -25,6 +25,7 @@ from encoder.fit import Fit
 from encoder.group import Finished, Group, Progress
 from encoder.limit import Limit
 from encoder.mask import Masked
+from encoder.media.video import Frames
 from encoder.plan import Plan
 from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
 from encoder.quantizer import Quantizer
@@ -32,7 +33,6 @@ from encoder.rate import RateControl
 from encoder.rounding import quantize
 from encoder.trace import trace
 from encoder.training import FitState, Training
-from encoder.video import Frames
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DEFAULT_BITS = 8

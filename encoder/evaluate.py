@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log10
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,11 @@ from pytorch_msssim import ms_ssim
 
 from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError
 from encoder.losses import ms_ssim_window
 from encoder.mask import Masked
-from encoder.video import Frames, frames_of
+from encoder.media.quality import psnr_db
+from encoder.media.video import Frames, check_count, frames_of
 
-MAX_PSNR_DB = 100.0
-"""Reported for a frame without any error."""
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue (BT.601)."""
 YUV_WEIGHTS = (6 / 8, 1 / 8, 1 / 8)
@@ -63,8 +60,7 @@ class Evaluation:
 
 def pictures(clip: Clip, source: Frames) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield each decoded frame (3, H, W) with that of the source; raises SettingsError if the source does not have as many."""
-    if source.count != clip.header.frames:
-        raise SettingsError(f"the clip has {clip.header.frames} frames, the source {source.count}")
+    check_count(source, clip.header.frames)
     yield from zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)
 
 
@@ -119,12 +115,6 @@ def _yuv(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     red, _, blue = picture.astype(np.float64)
     luma = np.tensordot(LUMA, picture, 1)
     return np.stack([luma, (blue - luma) / (2 * (1 - LUMA[2])), (red - luma) / (2 * (1 - LUMA[0]))])
-
-
-def psnr_db(a: NDArray[np.uint8] | NDArray[np.float64], b: NDArray[np.uint8] | NDArray[np.float64]) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of the same shape, of values in 0..255."""
-    error = np.mean(np.square(a.astype(np.float64) - b))
-    return min(10 * log10(255**2 / error), MAX_PSNR_DB) if error else MAX_PSNR_DB
 
 
 def _ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:

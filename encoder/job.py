@@ -12,10 +12,10 @@ from encoder.compression import Compression
 from encoder.encode import DeviceName, Encoder, pick_device
 from encoder.limit import Limit
 from encoder.mask import read_mask
+from encoder.media.source import Source
+from encoder.media.video import Frames
 from encoder.plan import Plan
 from encoder.presets import SizeName, find_preset
-from encoder.source import Source
-from encoder.video import Frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.errors import SettingsError
-from encoder.source import Source
-from encoder.video import Frames, Reduced, Size, Video, blocks
+from encoder.media.source import Source
+from encoder.media.video import Frames, Reduced, Size, Video, blocks
 
 WHITE = 128
 """Value from which on a pixel of a mask's picture counts as masked."""

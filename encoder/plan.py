@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.errors import SettingsError
 from encoder.codec.topology import MAX_WEIGHTS
+from encoder.media.video import Frames, check_memory
 from encoder.motion import MAX_MARGIN
 from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
 from encoder.scenes import changes, cuts, split
-from encoder.video import Frames, check_memory
 
 GROUP_KEY_SHARE = 4.0
 """Share of a key segment of presets whose segments are a few frames, as a multiple of that of another one, ..."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from encoder.codec.console import replacing
 from encoder.compare import QUALITIES, Point, Report, curves
+from encoder.media.video import Video
 from encoder.systems import frame_at
-from encoder.video import Video
 
 MARKDOWN, PAGE = "report.md", "report.html"
 PUBLISHED = Path(__file__).parent / "data" / "published.json"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.errors import SourceError
-from encoder.video import Frames
+from encoder.media.video import Frames
 
 logger = logging.getLogger(__name__)
 

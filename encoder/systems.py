@@ -17,9 +17,9 @@ from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.group import Progress
 from encoder.limit import Limit
+from encoder.media.video import Video
 from encoder.plan import make_plan
 from encoder.presets import DEFAULT_SIZE, SIZES, SizeName, complexity, find_preset
-from encoder.video import Video
 
 RATE_WEIGHTS = (0.02, 0.3)
 """Weights of a bit per pixel between which rates are taken, for presets that are fitted for a rate."""

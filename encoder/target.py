@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from encoder.codec.errors import SettingsError
-from encoder.video import Frames
+from encoder.media.video import Frames
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 BITS_PER_BYTE = 8

@@ -1,4 +1,4 @@
-"""Turn a clip into ONNX graphs or TensorRT engines."""
+"""Turn a clip into ONNX graphs or TensorRT engines, and measure how engines decode it."""
 
 import argparse
 import logging
@@ -9,8 +9,8 @@ import onnx
 
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.console import Commands, newest_clip, progress, replacing, writable
-from encoder.codec.errors import SettingsError
-from export.engine import DEFAULT_BATCH, MAX_BATCH
+from export import cli_measure
+from export.engine import DEFAULT_BATCH, check_batch
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"most frames of a call (default: {DEFAULT_BATCH})",
     )
+    cli_measure.add(commands)
     return commands.main(argv)
 
 
@@ -61,8 +62,7 @@ def _onnx(args: argparse.Namespace) -> None:
 def _trt(args: argparse.Namespace) -> None:
     from export.to_tensorrt import build_plan, import_tensorrt, timing_cache_path
 
-    if not 1 <= args.max_batch <= MAX_BATCH:
-        raise SettingsError(f"batch must be in 1..{MAX_BATCH}, got {args.max_batch}")
+    check_batch(args.max_batch)
     import_tensorrt()
     _export(args, ".engine", lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()))
 

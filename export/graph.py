@@ -1,7 +1,6 @@
 """ONNX graphs of a clip's segments: the network with its weights, and a tail that makes 8-bit pictures of its output."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from encoder.codec.cost import RGB
 from encoder.codec.names import FRAMES
 from export.editing import add_constant, attributes
 from export.half import half_precision
+from export.merge import distribute_heads, sigmoid_colours
 from export.optimize import fold_constants, multiply_places, polynomial_sines
 
 PixelFormat = Literal["i420", "rgb"]
@@ -26,7 +26,8 @@ OUTPUT = "frames"
 LUMA = (65.481, 128.553, 24.966)
 CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
-SPATIAL = (b"linear", b"bilinear")
+AVERAGING = (b"linear", b"bilinear")
+"""Ways to sample a picture that stay between its pixels' values, by the names that versions of GridSample have for one."""
 
 
 def build_graph(
@@ -46,6 +47,8 @@ def build_graph(
     header, model = models.header, models.model(segment)
     fold_constants(model)
     multiply_places(model)
+    distribute_heads(model)
+    sigmoid_colours(model)
     if polynomials:
         polynomial_sines(model)
     tail = _Tail(model.graph)
@@ -73,23 +76,21 @@ class _Tail:
         self._graph = graph
 
     def i420(self, height: int, width: int) -> None:
-        x = self._crop(height, width)
-        y = self._convert("y", self._channels("full", x), LUMA, LUMA_OFFSET)  # (N, 1, H, W)
+        x = self._picture(height, width)
         # Halfway between pixels, this is the mean of four; engines pool only what lies in memory pixel by pixel.
         scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
-        halves = self._channels("half", self._node("Resize", "halves", [x, "", scales], mode="linear"))
-        chroma = [self._convert(name, halves, row, CHROMA_OFFSET) for name, row in zip("uv", CHROMA, strict=True)]
-        uv = self._node("Concat", "uv", chroma, axis=1)  # (N, 2, H/2, W/2)
-        y = self._node("Reshape", "luma", [y, self._constant("luma_shape", np.array([0, height, width]))])
-        uv = self._node("Reshape", "chroma", [uv, self._constant("chroma_shape", np.array([0, height // 2, width]))])
+        halves = self._node("Resize", "halves", [x, "", scales], mode="linear")  # (N, 3, H/2, W/2)
+        y = self._convert("luma", x, [LUMA], LUMA_OFFSET, (height, width))
+        uv = self._convert("chroma", halves, CHROMA, CHROMA_OFFSET, (height // 2, width))  # U above V
         self._finish(self._node("Concat", "planes", [y, uv], axis=1), (height * 3 // 2, width))
 
     def rgb(self, height: int, width: int) -> None:
-        x = self._crop(height, width)
+        x = self._picture(height, width)
         scaled = self._node("Mul", "scaled", [x, self._constant("white", np.array(255, np.float32))])
         self._finish(scaled, (3, height, width))
 
-    def _crop(self, height: int, width: int) -> str:
+    def _picture(self, height: int, width: int) -> str:
+        """Return the network's output without what pads it, and in 0..1."""
         size = self._graph.output[0].type.tensor_type.shape.dim[2:]
         x = FRAMES
         if [dim.dim_value for dim in size] != [height, width]:
@@ -103,24 +104,16 @@ class _Tail:
         limits = [self._constant(name, np.array(value, np.float32)) for name, value in (("black", 0), ("one", 1))]
         return self._node("Clip", "clipped", [x, *limits])
 
-    def _channels(self, name: str, x: str) -> list[str]:
-        """Return the channels of a picture, (N, 1, H, W) each."""
-        bounds = [self._constant(f"{name}_channel{index}", np.array([index])) for index in range(RGB + 1)]
-        axis = self._constant(f"{name}_axis", np.array([1]))
-        return [
-            self._node("Slice", f"{name}{index}", [x, start, stop, axis])
-            for index, (start, stop) in enumerate(pairwise(bounds))
-        ]
+    def _convert(self, name: str, x: str, rows: Sequence[Sequence[float]], offset: float, plane: tuple[int, int]) -> str:
+        """Return weighted sums of the channels, one above the other, (N, *plane).
 
-    def _convert(self, name: str, channels: Sequence[str], factors: Sequence[float], offset: float) -> str:
-        """Return a weighted sum of channels: not a convolution, for which engines would rearrange them in memory."""
-        total = self._constant(f"{name}_offset", np.float32(offset))
-        for index, (channel, factor) in enumerate(zip(channels, factors, strict=True)):
-            part = self._node(
-                "Mul", f"{name}_part{index}", [channel, self._constant(f"{name}_factor{index}", np.float32(factor))]
-            )
-            total = self._node("Add", f"{name}_sum{index}", [total, part])
-        return total
+        By a product of matrices, not a convolution, for which engines would rearrange pixels in memory.
+        """
+        flat = self._node("Reshape", f"{name}_pixels", [x, self._constant(f"{name}_pixels_shape", np.array([0, RGB, -1]))])
+        factors = self._constant(f"{name}_factors", np.array(rows, np.float32)[None])
+        total = self._node("MatMul", f"{name}_sums", [factors, flat])  # (N, rows, pixels)
+        moved = self._node("Add", f"{name}_values", [total, self._constant(f"{name}_offset", np.float32(offset))])
+        return self._node("Reshape", name, [moved, self._constant(f"{name}_shape", np.array([0, *plane]))])
 
     def _finish(self, x: str, shape: Sequence[int]) -> None:
         # TensorRT has uint8 at its borders only: the cast comes last.
@@ -141,7 +134,7 @@ class _Tail:
 def _is_colour(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
     """Tell whether a value is known to be in 0..1: a sigmoid, what is rearranged of one, and what lies between its pixels."""
     while (node := makers.get(name)) is not None and node.op_type != "Sigmoid":
-        if node.op_type == "GridSample" and attributes(node).get("mode", SPATIAL[0]) not in SPATIAL:
+        if node.op_type == "GridSample" and attributes(node).get("mode", AVERAGING[0]) not in AVERAGING:
             return False
         if node.op_type not in ("GridSample", "DepthToSpace", "Slice"):
             return False

@@ -1,20 +1,25 @@
-"""Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit."""
+"""Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit.
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from math import prod
+Two lanes work at the same time: while the pictures of one are copied to the host, the other computes.
+"""
+
+import logging
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import EngineError
 from encoder.codec.names import TIME
-from export.engine import DEFAULT_BATCH, Engine, Frames, Run
+from export.cuda import Cuda, Graph
+from export.engine import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.graph import OUTPUT, PixelFormat, Precision
-from export.to_tensorrt import build_plan, import_tensorrt, timing_cache_path
+from export.to_tensorrt import cached_plan, import_tensorrt
+
+LANES = 2
+
+logger = logging.getLogger(__name__)
 
 
 class TensorRt(Engine):
@@ -26,71 +31,120 @@ class TensorRt(Engine):
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise EngineError where TensorRT, its CUDA bindings or a GPU is missing."""
         trt = import_tensorrt()
-        super().__init__(clip, batch=batch, pixels=pixels)
+        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=LANES)
         self._log = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._log)
-        self._plan: bytes | None = None
+        self._idle: list[_Network] = []
+        """Networks whose segment is over: they are given the weights of the one after next."""
 
-    def load(self, model: onnx.ModelProto) -> Run:
-        """Build the engine with the first segment; put another segment's weights into a copy of it."""
-        if self._plan is None:
-            self._plan = build_plan(model, max_batch=self.batch, timing_cache=timing_cache_path())
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Put a segment's weights into an engine that is not needed any more, or a new copy of the one that was built."""
         trt = import_tensorrt()
-        engine = self._runtime.deserialize_cuda_engine(self._plan)
-        if engine is None:
-            raise EngineError("TensorRT could not load the engine that it built")
-        refitter = trt.Refitter(engine, self._log)
+        copy = self._idle.pop() if self._idle else self._copy(model)
+        refitter = trt.Refitter(copy.engine, self._log)
         parser = trt.OnnxParserRefitter(refitter, self._log)
         if not (parser.refit_from_bytes(model.SerializeToString()) and refitter.refit_cuda_engine()):
             raise EngineError("TensorRT could not put a segment's weights into the engine")
-        height, width = tuple(engine.get_tensor_shape(OUTPUT))[-2:]
-        planes = (3,) if self.pixels == "rgb" else ()
-        return _Network(engine, self.batch, (*planes, height, width)).run
+        copy.record()
+        return copy
+
+    def _copy(self, model: onnx.ModelProto) -> "_Network":
+        engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece))
+        if engine is None:  # though it was built by this version for this GPU: a file that was cut off
+            engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece, anew=True))
+        if engine is None:
+            raise EngineError("TensorRT could not load the engine that it built")
+        return _Network(engine, self.lanes, self.piece, self._idle)
+
+    def close(self) -> None:
+        """Release the networks and the GPU's memory."""
+        super().close()
+        while self._idle:
+            self._idle.pop().release()
 
 
-class _Network:
-    """An engine with its buffers on the GPU, and the way there and back."""
+class _Network(Network):
+    """An engine with the buffers of its lanes."""
 
-    def __init__(self, engine: Any, batch: int, picture: Sequence[int]) -> None:
-        from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
+    def __init__(self, engine: Any, lanes: int, piece: int, idle: list["_Network"]) -> None:
+        self.engine = engine
+        self._cuda = Cuda()
+        size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
+        self._lanes = [_Lane(self._cuda, engine, piece, size) for _ in range(lanes)]
+        self._idle = idle
 
-        self._cuda = runtime
-        self._release = ExitStack()
-        self._picture = tuple(picture)
+    def record(self) -> None:
+        """Record each lane's work anew, for the weights that the engine has now."""
+        for lane in self._lanes:
+            lane.record()
+
+    def start(self, lane: int, times: Times) -> None:
+        self._lanes[lane].start(times)
+
+    def wait(self, lane: int) -> None:
+        self._lanes[lane].wait()
+
+    def fetch(self, lane: int, frames: Frames) -> None:
+        self._lanes[lane].fetch(frames)
+
+    def close(self) -> None:
+        """Wait for another segment's weights."""
+        self._idle.append(self)
+
+    def release(self) -> None:
+        """Give the GPU's memory back."""
+        for lane in self._lanes:
+            lane.forget()
+        self._cuda.close()
+
+
+class _Lane:
+    """A stream with its buffers: pinned ones on the host, and those on the GPU."""
+
+    def __init__(self, cuda: Cuda, engine: Any, piece: int, size: tuple[int, ...]) -> None:
+        self._cuda = cuda
         self._context = engine.create_execution_context()
-        self._times = self._allocate("cudaFree", "cudaMalloc", batch * np.dtype(np.float32).itemsize)
-        self._frames = self._allocate("cudaFree", "cudaMalloc", batch * prod(picture))
-        self._stream = self._allocate("cudaStreamDestroy", "cudaStreamCreate")
-        self._context.set_tensor_address(TIME, int(self._times))
-        self._context.set_tensor_address(OUTPUT, int(self._frames))
+        self._stream = cuda.stream()
+        self._times = cuda.pinned((piece,), np.float32)
+        self._frames = cuda.pinned((piece, *size), np.uint8)
+        self._times_there, self._frames_there = cuda.memory(self._times.nbytes), cuda.memory(self._frames.nbytes)
+        self._times[:] = 0
+        self._context.set_tensor_address(TIME, self._times_there)
+        self._context.set_tensor_address(OUTPUT, self._frames_there)
+        self._context.set_input_shape(TIME, (piece,))
+        self._graph: Graph | None = None
 
-    def run(self, times: NDArray[np.float32]) -> Frames:
-        """Return the pictures of at most `batch` times."""
-        frames = np.empty((len(times), *self._picture), np.uint8)
-        times = np.ascontiguousarray(times)
-        kinds = self._cuda.cudaMemcpyKind
-        self._copy(self._times, times.ctypes.data, times.nbytes, kinds.cudaMemcpyHostToDevice)
-        self._context.set_input_shape(TIME, times.shape)
-        if not self._context.execute_async_v3(int(self._stream)):
+    def record(self) -> None:
+        self.forget()
+        self._compute()  # what TensorRT prepares when it is run first cannot be recorded
+        self._cuda.wait(self._stream)
+        try:
+            self._graph = self._cuda.record(self._stream, self._compute)
+        except EngineError as error:
+            logger.debug("without a CUDA graph: %s", error)
+
+    def forget(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def start(self, times: Times) -> None:
+        self._times[: len(times)] = times
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.launch()
+
+    def wait(self) -> None:
+        self._cuda.wait(self._stream)
+
+    def fetch(self, frames: Frames) -> None:
+        part = self._frames[: len(frames)]
+        self._cuda.download(part, self._frames_there, self._stream)
+        self._cuda.wait(self._stream)
+        frames[:] = part
+
+    def _compute(self) -> None:
+        self._cuda.upload(self._times_there, self._times, self._stream)
+        if not self._context.execute_async_v3(self._stream):
             raise EngineError("TensorRT could not run the network")
-        self._copy(frames.ctypes.data, self._frames, frames.nbytes, kinds.cudaMemcpyDeviceToHost)
-        self._call("cudaStreamSynchronize", self._stream)
-        return frames
-
-    def __del__(self) -> None:
-        """Give the GPU's memory back once no thread uses the segment any more."""
-        self._release.close()
-
-    def _allocate(self, release: str, name: str, *arguments: object) -> Any:
-        resource = self._call(name, *arguments)
-        self._release.callback(getattr(self._cuda, release), resource)
-        return resource
-
-    def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
-        self._call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)
-
-    def _call(self, name: str, *arguments: object) -> Any:
-        error, *result = getattr(self._cuda, name)(*arguments)
-        if error != self._cuda.cudaError_t.cudaSuccess:
-            raise EngineError(f"{name} failed: {error.name}")
-        return result[0] if result else None

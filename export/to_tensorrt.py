@@ -1,8 +1,8 @@
 """Build TensorRT engines of graphs, for TensorRT 10 and 11: strongly typed, refittable, with a profile for the batch."""
 
+import hashlib
 import importlib.util
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,20 @@ import onnx
 from encoder.codec.console import replacing
 from encoder.codec.errors import EngineError
 from encoder.codec.names import TIME
-from export.device import gpu_count
+from export.device import gpu_names
+from export.machine import cache_folder
+
+WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+"""Types of what a refit replaces."""
+MAX_PLANS = 32
+"""Most engines that are kept."""
 
 logger = logging.getLogger(__name__)
 
 
 def timing_cache_path() -> Path:
     """Return where measured kernel timings are kept, so that the next build takes seconds."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "nervcast" / "tensorrt-timing.cache"
+    return cache_folder() / "tensorrt-timing.cache"
 
 
 def import_tensorrt() -> Any:
@@ -27,7 +32,7 @@ def import_tensorrt() -> Any:
     missing: list[str] = []
     if not (_installed("tensorrt") and _installed("cuda.bindings")):
         missing.append("its packages (pip install 'nervcast[tensorrt]')")
-    if gpu_count() == 0:
+    if not gpu_names():
         missing.append("an NVIDIA GPU with its driver")
     if missing:
         raise EngineError(f"TensorRT lacks {' and '.join(missing)}")
@@ -57,7 +62,10 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
         problem = parser.get_error(0)
-        raise EngineError(f"TensorRT cannot take operator {problem.node_operator()}: {problem.desc()}")
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot take operator {problem.node_operator()}: {problem.desc()}; "
+            "take --engine onnxruntime-cuda, or another version of TensorRT"
+        )
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.REFIT)
     profile = builder.create_optimization_profile()
@@ -68,11 +76,48 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=True)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError("TensorRT could not build an engine; its log above has the reason")
-    try:
-        timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(timing_cache) as part:
-            part.write_bytes(memoryview(config.get_timing_cache().serialize()))
-    except OSError as error:
-        logger.warning("the next build starts from nothing: cannot write %s: %s", timing_cache, error.strerror)
+        raise EngineError(
+            f"TensorRT {trt.__version__} could not build an engine, as its log above says; take --engine onnxruntime-cuda"
+        )
+    _keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(plan))
+
+
+def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -> bytes:
+    """Return the engine of all graphs that differ from this one in their weights alone, built at most once on this machine.
+
+    Raises EngineError.
+    """
+    path = cache_folder() / "tensorrt" / f"{plan_key(model, max_batch=max_batch)}.engine"
+    if path.exists() and not anew:
+        path.touch()  # those that were not used for the longest time go first
+        return path.read_bytes()
+    plan = build_plan(model, max_batch=max_batch, timing_cache=timing_cache_path())
+    _keep(path, plan)
+    for old in sorted(path.parent.glob("*.engine"), key=lambda found: found.stat().st_mtime)[:-MAX_PLANS]:
+        old.unlink(missing_ok=True)
+    return plan
+
+
+def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
+    """Return what tells engines apart: the graph without its weights, the GPU, the version of TensorRT, the batch."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    sizes = {name for node in bare.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    for constant in bare.graph.initializer:
+        if constant.data_type in WEIGHTS and constant.name not in sizes:
+            constant.ClearField("raw_data")
+            constant.ClearField("float_data")
+    gpu = next(iter(gpu_names()), "")
+    what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(deterministic=True)
+    return hashlib.sha256(what).hexdigest()[:32]
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Write what makes the next start faster, if that can be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        logger.warning("the next build starts from nothing: cannot write %s: %s", path, error.strerror)

@@ -1,4 +1,4 @@
-"""Serve clips to browsers, decode them to files, and measure how fast that is."""
+"""Serve clips to browsers, and decode them to files."""
 
 import argparse
 import asyncio
@@ -7,16 +7,17 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from encoder.codec.clip import Clip
-from encoder.codec.console import Commands, clips_here, progress, show
+from encoder.codec.console import Commands, clips_here, progress
 from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.codec.follower import Follower
-from export.engine import DEFAULT_BATCH, Engine, open_engine
+from export.engine import DEFAULT_BATCH, Engine
+from export.engines import ENGINES, open_engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
@@ -51,19 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     decode.add_argument("clip", type=Path, help="a .nerv file")
     decode.add_argument("output", help="OUT.mp4, OUT.y4m or a new FOLDER/ for PNG images")
     decode.add_argument("--fps", type=_rate, help="frames per second; other than the clip's, times in between are decoded")
-    bench = commands.add(
-        "bench",
-        _bench,
-        summary="measure how fast a clip decodes",
-        example="python -m player bench bunny.nerv --engine openvino",
-    )
-    bench.add_argument("clip", type=Path, help="a .nerv file")
-    bench.add_argument("--json", action="store_true", help="print one JSON object")
-    for command in (serve, decode, bench):
+    for command in (serve, decode):
         command.add_argument(
             "--engine",
             default="auto",
-            help="tensorrt, onnxruntime-cuda, openvino, onnxruntime-cpu, or auto: the first that runs here (default: auto)",
+            help=f"{', '.join(ENGINES)}, or auto: the fastest here, which is measured once (default: auto)",
         )
         command.add_argument(
             "--batch", type=int, default=DEFAULT_BATCH, metavar="N", help=f"frames per call (default: {DEFAULT_BATCH})"
@@ -187,12 +180,3 @@ def _decode(args: argparse.Namespace) -> None:
         for start in range(0, len(times), args.batch):
             write(engine.frames(times[start : start + args.batch]))
             update(min(start + args.batch, len(times)))
-
-
-def _bench(args: argparse.Namespace) -> None:
-    from player.bench import measure
-
-    engine = open_engine(Clip.read(args.clip), args.engine, batch=args.batch)
-    with contextlib.closing(engine), progress(f"measuring {engine.name}") as update:
-        result = measure(engine, report=update)
-    show(asdict(result), as_json=args.json)

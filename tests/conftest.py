@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
 import av
@@ -16,11 +17,19 @@ from helpers import SAMPLE, Pixels, fit_clip
 from encoder.codec.clip import Clip
 
 
-def pytest_configure() -> None:
-    """Share the cores where tests run side by side: two of one thread each get more done than each with two."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the cores where tests run side by side: two of one thread each get more done than each with two.
+
+    What is measured once per machine is measured once per run, and not left behind.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+        return
+    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # whose fonts take seconds to find
+    cache = TemporaryDirectory()
+    config.add_cleanup(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
 
 
 @pytest.fixture(scope="session")

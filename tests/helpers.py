@@ -22,9 +22,9 @@ from encoder.codec.clip import Clip
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.limit import Limit
+from encoder.media.video import Frames, Video
 from encoder.plan import make_plan
 from encoder.presets import PRESETS
-from encoder.video import Frames, Video
 
 Pixels = NDArray[np.uint8]
 SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"

@@ -8,8 +8,8 @@ from helpers import panning
 from encoder.checkpoint import Checkpoint
 from encoder.codec.errors import SettingsError
 from encoder.limit import Limit
+from encoder.media.video import Video
 from encoder.presets import PRESETS
-from encoder.video import Video
 
 HOW = Checkpoint(
     source="a/video.mp4",

@@ -8,8 +8,8 @@ from helpers import moving_square
 from encoder.bd import bd_rate
 from encoder.classic import CODECS, decode, encode, find_codec
 from encoder.codec.errors import SettingsError
-from encoder.evaluate import psnr_db
-from encoder.video import Video
+from encoder.media.quality import psnr_db
+from encoder.media.video import Video
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97)])

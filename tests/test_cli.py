@@ -21,7 +21,7 @@ from test_published import checkpoint
 from encoder.codec.clip import Clip
 from encoder.codec.segment import HUFFMAN, RANGE
 from encoder.presets import PRESETS, SIZES
-from export.engine import ENGINES
+from export.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -37,10 +37,11 @@ COMMANDS = [
     "export",
     "export onnx",
     "export trt",
+    "export bench",
+    "export verify",
     "player",
     "player serve",
     "player decode",
-    "player bench",
 ]
 
 
@@ -57,8 +58,10 @@ def run_process(command, cwd):
 
 
 @pytest.fixture
-def folder(tiny_file):
-    """A folder with a clip in it, to run commands in."""
+def folder(tiny_file, write_video):
+    """A folder with a clip and its source in it, to run commands in."""
+    write_video(moving_square(6, 38, 52), "tiny.mp4")
+    write_video(moving_square(2, 38, 52), "short.mp4")
     (tiny_file.parent / "empty").mkdir()
     (tiny_file.parent / "empty.mp4").touch()
     (tiny_file.parent / "plain").touch()
@@ -105,7 +108,7 @@ def test_help_takes_under_half_a_second(tmp_path):
 
 
 def test_help_names_the_engines(tmp_path):
-    assert all(name in run_process("player bench --help", tmp_path).stdout for name in ENGINES)
+    assert all(name in run_process("export bench --help", tmp_path).stdout for name in ENGINES)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +180,13 @@ def test_help_names_the_engines(tmp_path):
         ("player decode tiny.nerv plain", "is a file, not a folder"),
         ("player decode tiny.nerv nowhere/out.mp4", "no such folder: nowhere"),
         ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
-        ("player bench tiny.nerv --batch 0", "batch must be in 1..256, got 0"),
-        ("player bench tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
+        ("export bench tiny.nerv --batch 8 0", "batch must be in 1..256, got 0"),
+        ("export bench tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
+        ("export bench tiny.nerv --engine x", "unknown engine 'x'"),
+        ("export verify nope.nerv", "cannot read nope.nerv"),
+        ("export verify tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
+        ("export verify tiny.nerv short.mp4", "the clip has 6 frames, the source 2"),
+        ("export verify tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
         ("player serve tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
         ("player serve nope.nerv", "cannot read nope.nerv"),
         ("player serve tiny.nerv --host example.org", "host must be an IP address of this machine"),
@@ -237,9 +245,49 @@ def test_from_video_to_files(tmp_path, write_video):
     assert run("export onnx", tmp_path).returncode == 0
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"video-000.onnx", "video-001.onnx"}
 
-    bench = json.loads(run("player bench video.nerv --json --batch 4 --engine onnxruntime-cpu", tmp_path).stdout)
-    assert list(bench) == ["engine", "batch", "decode_fps", "realtime_factor"]
-    assert (bench["engine"], bench["batch"]) == ("onnxruntime-cpu", 4)
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Measure for a moment."""
+    monkeypatch.setattr("export.bench.MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr("export.ceilings.MAX_SIDE", 512)
+    monkeypatch.setattr("export.ceilings.MEMORY_MATRIX", (64, 128))
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_of_all_engines_that_run_here(folder):
+    done = run("export bench tiny.nerv --json --batch 4 2", folder)
+    rows = json.loads(done.stdout)
+    found = [(row["engine"], row["batch"]) for row in rows]
+    assert found[-4:] == [("openvino", 4), ("openvino", 2), ("onnxruntime-cpu", 4), ("onnxruntime-cpu", 2)]
+    assert all(row["fps"] > 0 and row["share"] > 0 and row["peak_gflops"] > 0 for row in rows)
+    if len(found) == 4:
+        assert "onnxruntime-cuda is left out: no CUDA device" in done.stderr
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_says_what_bounds_an_engine(folder):
+    done = run("export bench tiny.nerv --batch 1 --engine openvino", folder)
+    assert done.stdout.splitlines()[0].split()[:3] == ["engine", "precision", "batch"]
+    assert len(done.stdout.splitlines()) == 2
+    assert re.search(
+        r"openvino, batch 1, is bound by (arithmetic|memory|launches|copy): \S+ GFLOP and \S+ MB a frame", done.stderr
+    )
+
+
+def test_verify_compares_with_the_reference_and_the_source(folder):
+    done = run("export verify tiny.nerv tiny.mp4 --json --engine openvino onnxruntime-cpu", folder)
+    assert done.returncode == 0
+    rows = json.loads(done.stdout)
+    assert [row["engine"] for row in rows] == ["openvino", "onnxruntime-cpu"]
+    assert all(row["holds"] and row["frames"] == 6 and row["largest_difference"] <= 1 for row in rows)
+    assert all(abs(row["psnr_db"] - row["reference_psnr_db"]) < 0.1 for row in rows)
+
+
+def test_verify_ends_with_1_where_an_engine_differs(folder):
+    done = run("export verify tiny.nerv --tolerance -1 --engine onnxruntime-cpu", folder)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1].split()[-1] == "no"
 
 
 def test_ladder_from_one_fit(tmp_path, write_video):

@@ -11,11 +11,11 @@ from helpers import panning
 from encoder.codec.errors import SettingsError
 from encoder.compare import FILES, RESULTS, Point, Report, compare, curves
 from encoder.compression import Compression
-from encoder.evaluate import psnr_db
 from encoder.limit import Limit
+from encoder.media.quality import psnr_db
+from encoder.media.video import Video
 from encoder.report import MARKDOWN, PAGE, write_report
 from encoder.systems import ClassicSystem, Fitting, NetworkSystem, frame_at
-from encoder.video import Video
 
 VIDEO = Video(panning(9, 48, 64), Fraction(25))
 SETTINGS = {"video": "panning", "holdout": "none"}

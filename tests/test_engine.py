@@ -8,7 +8,9 @@ from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, EngineError, SettingsError
 from encoder.codec.segment import HUFFMAN
 from encoder.presets import PRESETS
-from export.engine import ENGINES, OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda, open_engine
+from export.engine import Engine, Network
+from export.engines import open_engine
+from export.onnxruntime_engine import OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -102,6 +104,85 @@ def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch, 
     engine.close()
 
 
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(("batch", "split"), [(1, (1, 1)), (5, (3, 2)), (8, (3, 3))])
+def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
+    for module in ("onnxruntime_engine", "openvino_engine"):
+        monkeypatch.setattr(f"export.{module}.core_count", lambda: 3)
+    engine = open_engine(tiny_clip, name, batch=batch, pixels="rgb")
+    assert (engine.lanes, engine.piece) == split
+    times = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1.5, 4, 3, 5, 2])
+    frames = engine.frames(times)
+    engine.close()
+    expected = np.stack([ReferenceDecoder(tiny_clip).frame(time) for time in times])
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+class Noted(Network):
+    """A network without any pictures, which notes what is asked of it."""
+
+    def __init__(self, notes, number):
+        self._notes, self._number = notes, number
+
+    def start(self, lane, times):
+        self._notes.append(("start", self._number, lane, len(times)))
+
+    def wait(self, lane):
+        pass
+
+    def fetch(self, lane, frames):
+        self._notes.append(("fetch", self._number, lane, len(frames)))
+        frames[:] = self._number
+
+    def close(self):
+        self._notes.append(("close", self._number))
+
+
+class Noting(Engine):
+    """An engine of two lanes whose networks are numbered as they are loaded."""
+
+    name = "noting"
+
+    def __init__(self, clip, **options):
+        super().__init__(clip, max_lanes=2, **options)
+        self.notes, self.count = [], 0
+
+    def load(self, _model):
+        self.count += 1
+        return Noted(self.notes, self.count)
+
+
+def test_one_lane_is_fetched_while_the_other_works(tiny_clip):
+    engine = Noting(tiny_clip, batch=2)
+    frames = engine.frames(np.array([0.0, 1, 2, 3, 4]))
+    engine.close()
+    assert [note for note in engine.notes if note[0] != "close"] == [
+        ("start", 1, 0, 1),
+        ("start", 1, 1, 1),
+        ("fetch", 1, 0, 1),
+        ("start", 1, 0, 1),
+        # All of a segment is fetched before the next one's network is asked for.
+        ("fetch", 1, 1, 1),
+        ("fetch", 1, 0, 1),
+        ("start", 2, 1, 1),
+        ("start", 2, 0, 1),
+        ("fetch", 2, 1, 1),
+        ("fetch", 2, 0, 1),
+    ]
+    assert frames[:, 0, 0].tolist() == [1, 1, 1, 2, 2]
+
+
+def test_network_that_is_not_needed_any_more_is_closed():
+    clip = fit_clip("fast", frames=3, height=16, width=16, segment_frames=1)
+    engine = Noting(clip, batch=2)
+    engine.frames(np.array([0.0, 1.0]))
+    engine.network(2)
+    closed = [note[1] for note in engine.notes if note[0] == "close"]
+    engine.close()
+    assert closed == [1, 2][: len(closed)]
+    assert sorted(note[1] for note in engine.notes if note[0] == "close") == list(range(1, engine.count + 1))
+
+
 def test_next_segment_is_loaded_ahead(tiny_clip):
     engine = OnnxRuntimeCpu(tiny_clip)
     loaded = []
@@ -112,45 +193,13 @@ def test_next_segment_is_loaded_ahead(tiny_clip):
     assert len(loaded) == 2
 
 
-def test_auto_takes_the_first_that_runs_here(tiny_clip):
-    engine = open_engine(tiny_clip)
-    engine.close()
-    assert engine.name == ("onnxruntime-cuda" if has_cuda() else "openvino")
-
-
-def test_auto_falls_back_to_onnx_runtime(tiny_clip, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("export.engine.has_cuda", lambda: False)
-    engine = open_engine(tiny_clip)
-    engine.close()
-    assert engine.name == "onnxruntime-cpu"
-
-
-def test_engine_that_refuses_the_clip_is_left_out(tiny_clip, monkeypatch):
-    def refuse(_self, _model):
-        raise EngineError("not this one")
-
-    monkeypatch.setattr("export.engine.OpenVino.load", refuse)
-    monkeypatch.setattr("export.engine.has_cuda", lambda: False)
-    engine = open_engine(tiny_clip)
-    engine.close()
-    assert engine.name == "onnxruntime-cpu"
-    with pytest.raises(EngineError, match="not this one"):
-        open_engine(tiny_clip, "openvino")
-
-
 @pytest.mark.skipif(has_cuda(), reason="there is a GPU")
 def test_cuda_without_its_libraries_does_not_run_on_the_cpu_unnoticed(tiny_clip, monkeypatch):
-    monkeypatch.setattr("export.engine.has_cuda", lambda: True)
+    monkeypatch.setattr("export.onnxruntime_engine.has_cuda", lambda: True)
     engine = OnnxRuntimeCuda(tiny_clip)
     with pytest.raises(EngineError, match="ONNX Runtime cannot load"):
         engine.warm_up()
     engine.close()
-
-
-def test_unknown_engine_lists_the_known_ones(tiny_clip):
-    with pytest.raises(SettingsError, match=f"unknown engine 'x', known are: auto, {', '.join(ENGINES)}"):
-        open_engine(tiny_clip, "x")
 
 
 @pytest.mark.parametrize("batch", [0, -1, 257])

@@ -8,9 +8,10 @@ from helpers import SAMPLE
 from encoder.cli_common import SAMPLE as VIDEO
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SettingsError
-from encoder.evaluate import MAX_PSNR_DB, FrameQuality, evaluation, frame_quality, mean_quality, psnr_db, qualities
-from encoder.source import read_video
-from encoder.video import Video
+from encoder.evaluate import FrameQuality, evaluation, frame_quality, mean_quality, qualities
+from encoder.media.quality import MAX_PSNR_DB, psnr_db
+from encoder.media.source import read_video
+from encoder.media.video import Video
 
 
 def test_psnr_of_an_error_of_one():

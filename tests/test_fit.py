@@ -11,15 +11,15 @@ from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.compression import Compression
-from encoder.evaluate import psnr_db
 from encoder.fit import Fit
 from encoder.limit import Limit
+from encoder.media.quality import psnr_db
+from encoder.media.video import Video
 from encoder.presets import PRESETS, Shape
 from encoder.quantizer import INITIAL_STEP, LATENTS, Quantizer
 from encoder.rate import RateControl
 from encoder.scenes import split
 from encoder.training import FREEZE_FROM, STEP_LEARNING_RATES, Training
-from encoder.video import Video
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
 SHAPE = Shape(height=16, width=24, frames=4)

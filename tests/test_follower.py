@@ -9,7 +9,7 @@ from encoder.codec.clip import Clip
 from encoder.codec.container import ChunkReader
 from encoder.codec.errors import BitstreamError
 from encoder.codec.follower import Follower
-from export.engine import open_engine
+from export.engines import open_engine
 from player import server
 from player.reader import Reader
 from player.sessions import Sessions

@@ -9,8 +9,8 @@ from helpers import fit_clip
 from encoder.codec.clip import SegmentModels
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.runtime import Session
+from encoder.media.source import RESAMPLING
 from encoder.presets import PRESETS
-from encoder.source import RESAMPLING
 from export.graph import build_graph
 
 TIMES = np.array([0, 1.25, 2], np.float32)

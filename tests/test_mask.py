@@ -6,10 +6,11 @@ import pytest
 from helpers import make_encoder, moving_square, panning
 
 from encoder.codec.errors import SettingsError
-from encoder.evaluate import psnr_db, qualities
+from encoder.evaluate import qualities
 from encoder.limit import Limit
 from encoder.mask import GREY, Masked, read_mask
-from encoder.video import Video
+from encoder.media.quality import psnr_db
+from encoder.media.video import Video
 
 VIDEO = Video(moving_square(3, 24, 32), Fraction(25))
 

@@ -6,7 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.runtime import Session
+from export.editing import shapes_of
 from export.graph import build_graph
+from export.merge import distribute_heads, sigmoid_colours
 from export.optimize import fold_constants, multiply_places, polynomial_sines
 
 TIMES = np.array([0, 1.25, 2], np.float32)
@@ -25,9 +27,23 @@ def small_model(nodes, shape, **constants):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.parametrize("rewrite", [fold_constants, multiply_places, polynomial_sines])
-def test_each_rewrite_changes_no_pixel_by_more_than_a_step(sample_clip, rewrite):
-    plain, changed = (SegmentModels(sample_clip).model(0) for _ in range(2))
+@pytest.fixture(scope="module")
+def nervpp_clip():
+    return fit_clip("nerv++", frames=3, height=72, width=128)
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "clip"),
+    [
+        (fold_constants, "sample_clip"),
+        (multiply_places, "sample_clip"),
+        (polynomial_sines, "sample_clip"),
+        (distribute_heads, "nervpp_clip"),
+        (sigmoid_colours, "nervpp_clip"),
+    ],
+)
+def test_each_rewrite_changes_no_pixel_by_more_than_a_step(request, rewrite, clip):
+    plain, changed = (SegmentModels(request.getfixturevalue(clip)).model(0) for _ in range(2))
     rewrite(changed)
     assert operators(changed) != operators(plain)
     onnx.checker.check_model(changed, full_check=True)
@@ -79,7 +95,65 @@ def test_sines_of_times_stay():
     assert operators(model) == ["Sin"]
 
 
-@pytest.mark.parametrize(("preset", "clips"), [("fast", 0), ("nerv++", 1)])
+def test_head_is_applied_to_what_is_added(nervpp_clip):
+    model = SegmentModels(nervpp_clip).model(0)
+    before = operators(model)
+    distribute_heads(model)
+    after = operators(model)
+    # Of x + pointwise(y) + enlarged(z), the head takes three, and the pointwise convolution is one with it.
+    assert after.count("Conv") == before.count("Conv") + 1
+    assert after.count("Resize") == before.count("Resize")
+    enlarged = [node for node in model.graph.node if node.op_type == "Resize"][-1]
+    assert shapes_of(model)[enlarged.output[0]][1] == 3
+
+
+def summed(outputs, *, inputs=8, use_sum_twice=False):
+    """Return a graph that maps x and a 1x1 convolution of x, added, by a 1x1 convolution to fewer channels."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w1": random.normal(size=(inputs, inputs, 1, 1)),
+        "b1": random.normal(size=inputs),
+        "w2": random.normal(size=(outputs, inputs, 1, 1)),
+        "b2": random.normal(size=outputs),
+    }
+    nodes = [
+        helper.make_node("Sin", ["t"], ["x"]),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["mixed"]),
+        helper.make_node("Add", ["x", "mixed"], ["sum"]),
+        helper.make_node("Conv", ["sum", "w2", "b2"], ["head" if use_sum_twice else "y"]),
+        *([helper.make_node("Concat", ["sum", "head"], ["y"], axis=1)] if use_sum_twice else []),
+    ]
+    return small_model(nodes, (inputs, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()})
+
+
+def test_convolutions_in_a_row_become_one():
+    model, changed = summed(2), summed(2)
+    distribute_heads(changed)
+    assert operators(changed) == ["Sin", "Conv", "Conv", "Add"]
+    t = np.random.default_rng(1).normal(size=(2, 8, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(Session(changed).run({"t": t}), Session(model).run({"t": t}), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [summed(5), summed(2, use_sum_twice=True)])
+def test_sums_stay_where_nothing_is_gained(model):
+    before = operators(model)
+    distribute_heads(model)
+    assert operators(model) == before
+
+
+@pytest.mark.parametrize(("one", "two"), [(1, 3), (2, 2)])
+def test_what_only_looks_like_colours_stays(one, two):
+    nodes = [
+        helper.make_node("Tanh", ["t"], ["x"]),
+        helper.make_node("Add", ["x", "one"], ["sum"]),
+        helper.make_node("Div", ["sum", "two"], ["y"]),
+    ]
+    model = small_model(nodes, (3, 4, 5), one=np.float32(one), two=np.float32(two))
+    sigmoid_colours(model)
+    assert operators(model) == ["Tanh", "Add", "Div"]
+
+
+@pytest.mark.parametrize(("preset", "clips"), [("fast", 0), ("nerv++", 0), ("rc-hnerv", 1)])
 def test_colours_are_limited_where_they_may_be_others(preset, clips):
     models = SegmentModels(fit_clip(preset, frames=3, height=20, width=26))
     limited = [node.name for node in build_graph(models, 0).graph.node if node.name == "tail_clipped"]

@@ -9,9 +9,9 @@ import pytest
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.errors import SettingsError, SourceError
 from encoder.codec.topology import MAX_WEIGHTS
+from encoder.media.video import Video
 from encoder.plan import GROUP_KEY_INTERVAL, GROUP_KEY_SHARE, STILL_FRAMES, Plan, make_plan
 from encoder.presets import PRESETS, Shape
-from encoder.video import Video
 
 FAST, NIRVANA = PRESETS["fast"], PRESETS["nirvana"]
 

@@ -12,7 +12,7 @@ from encoder.cli_common import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import SourceError
-from encoder.evaluate import psnr_db
+from encoder.media.quality import psnr_db
 from encoder.published import read_hnerv
 
 PUBLISHED = os.environ.get("HNERV_CHECKPOINT")

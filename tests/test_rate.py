@@ -8,8 +8,8 @@ from helpers import make_encoder, panning
 
 from encoder.compression import Compression
 from encoder.limit import Limit
+from encoder.media.video import Video
 from encoder.rate import RateControl
-from encoder.video import Video
 
 
 def test_weight_is_per_pixel():

@@ -30,13 +30,13 @@ from encoder.compression import Compression
 from encoder.group import Finished, Group, Progress
 from encoder.job import Job
 from encoder.limit import Limit
+from encoder.media.source import read_video
+from encoder.media.video import Video
 from encoder.plan import make_plan
 from encoder.pool import MAX_TRIES, Crew, Pool, Work, Worker, makespan, one_after_another, with_notes
 from encoder.presets import PRESETS
 from encoder.processes import Processes
-from encoder.source import read_video
 from encoder.unfinished import Unfinished
-from encoder.video import Video
 
 FRAMES = moving_square(24, 32, 48)
 FIT = [sys.executable, "-m", "encoder", "fit", "--size", "XS", "--threads", "1"]

@@ -3,9 +3,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from encoder.media.source import Source
+from encoder.media.video import Video
 from encoder.scenes import changes, cuts, split
-from encoder.source import Source
-from encoder.video import Video
 
 
 def test_cuts_are_where_the_picture_changes_at_once(write_video):

@@ -6,7 +6,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessi
 from yarl import URL
 
 from encoder.codec.errors import SettingsError
-from export.engine import open_engine
+from export.engines import open_engine
 from player import sessions as sessions_module
 from player.server import SESSIONS, _url, make_app
 from player.sessions import Sessions, _reachable

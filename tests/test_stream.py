@@ -10,8 +10,7 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from encoder.codec.errors import EngineError
-from export.engine import open_engine
-from player.bench import measure
+from export.engines import open_engine
 from player.broadcast import KEYFRAME_TICKS, Broadcast, Viewer
 from player.meter import WINDOW_SECONDS, Meter
 from player.pacer import Pacer
@@ -321,19 +320,3 @@ async def test_close_that_meets_the_wake_up_is_not_lost(stream):
 def test_every_codec_has_an_encoder_here():
     for codec in CODECS:
         assert VideoEncoder(codec, 64, 64, Fraction(25)).encode(picture(), 0)
-
-
-def test_bench_counts_frames_per_second(tiny_clip):
-    engine = open_engine(tiny_clip, "onnxruntime-cpu", batch=4)
-    decoded, shares = [], []
-    frames = engine.frames
-    engine.frames = lambda times: decoded.append(times.tolist()) or frames(times)
-    clock = iter(np.arange(0, 1000, 0.25))
-    result = measure(engine, report=shares.append, clock=lambda: float(next(clock)))
-    engine.close()
-    assert (result.engine, result.batch) == ("onnxruntime-cpu", 4)
-    assert result.decode_fps == 4 / 0.25
-    assert result.realtime_factor == 16 / 25
-    assert len(shares) == 12
-    assert shares[-1] == 1
-    assert decoded[:4] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [0, 1, 2, 3]]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from encoder.codec.errors import SettingsError
+from encoder.media.video import Video
 from encoder.target import bitrate, bits_per_pixel, file_size
-from encoder.video import Video
 
 VIDEO = Video(np.zeros((50, 3, 20, 40), np.uint8), Fraction(25))
 """Two seconds."""

@@ -8,11 +8,16 @@ import types
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from fake_tensorrt import FakeCuda, FakeTensorRt
+from helpers import fit_clip
 
 from encoder.codec.clip import SegmentModels
+from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import EngineError
-from export import to_tensorrt
+from encoder.presets import PRESETS
+from export import tensorrt_engine, to_tensorrt
 from export.graph import build_graph
 
 ROOT = Path(__file__).parents[1]
@@ -79,35 +84,42 @@ def test_every_method_that_is_called_is_in_the_list():
 )
 def test_what_is_missing_is_named(monkeypatch, package, gpus, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
-    monkeypatch.setattr(to_tensorrt, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["a GPU"] * gpus)
     with pytest.raises(EngineError, match=message):
         to_tensorrt.import_tensorrt()
 
 
-class Recorder:
-    """Stands in for any of TensorRT's objects: notes what is called, and answers as a successful one."""
+def test_every_function_of_cuda_exists():
+    from cuda.bindings import runtime
 
-    def __init__(self, calls, answers):
-        self._calls, self._answers = calls, answers
-
-    def __getattr__(self, name):
-        def call(*arguments, **keywords):
-            self._calls.append((name, arguments, keywords))
-            return self._answers.get(name, self)
-
-        return call
+    text = (ROOT / "export" / "cuda.py").read_text()
+    names = set(re.findall(r'"(cuda[A-Z]\w+)"', text)) | set(re.findall(r"_runtime\.(\w+(?:\.\w+)?)", text))
+    assert len(names) == 18
+    for name in names:
+        owner = runtime
+        for part in name.split("."):
+            owner = getattr(owner, part)
 
 
-def stand_in(calls, **answers):
-    recorder = Recorder(calls, {"parse": True, "build_serialized_network": b"plan", "serialize": b"timings"} | answers)
-    logger = types.SimpleNamespace(WARNING=2)
-    return types.SimpleNamespace(
-        Logger=type("Logger", (), {"WARNING": 2, "__init__": lambda self, severity: None}),
-        Builder=lambda log: recorder,
-        OnnxParser=lambda network, log: recorder,
-        NetworkDefinitionCreationFlag=types.SimpleNamespace(STRONGLY_TYPED=1),
-        BuilderFlag=types.SimpleNamespace(REFIT=logger),
-    )
+@pytest.fixture
+def cuda(monkeypatch):
+    runtime = FakeCuda()
+    bindings = types.ModuleType("cuda.bindings")
+    bindings.runtime = runtime
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    return runtime
+
+
+@pytest.fixture
+def trt(monkeypatch, cuda, tmp_path):
+    """A stand-in for TensorRT, and a machine that has built nothing yet."""
+    trt = FakeTensorRt(cuda)
+    for module in (to_tensorrt, tensorrt_engine):
+        monkeypatch.setattr(module, "import_tensorrt", lambda: trt)
+    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["a GPU"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return trt
 
 
 @pytest.fixture
@@ -115,70 +127,138 @@ def model(tiny_clip):
     return build_graph(SegmentModels(tiny_clip), 0, precision="fp16")
 
 
-def test_build(monkeypatch, tmp_path, model):
-    calls = []
-    monkeypatch.setattr(to_tensorrt, "import_tensorrt", lambda: stand_in(calls))
+def test_build(trt, tmp_path, model):
     cache = tmp_path / "cache" / "timing"
-    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache) == b"plan"
+    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache) == model.SerializeToString()
     assert cache.read_bytes() == b"timings"
-    named = {name: arguments for name, arguments, _ in calls}
-    assert named["create_network"] == (2,)  # 1 << STRONGLY_TYPED
-    assert named["set_shape"] == ("t", (1,), (8,), (8,))
-    assert named["parse"] == (model.SerializeToString(),)
-    calls.clear()
+    assert trt.set == ["refit", ("t", (1,), (8,), (8,)), b""]
     to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache)
-    assert ("create_timing_cache", (b"timings",), {}) in calls
+    assert trt.set[-1] == b"timings"
 
 
-def test_refused_operator_is_named(monkeypatch, tmp_path, model):
-    answers = {"parse": False, "node_operator": "Gelu", "desc": "not known"}
-    monkeypatch.setattr(to_tensorrt, "import_tensorrt", lambda: stand_in([], **answers))
-    with pytest.raises(EngineError, match="cannot take operator Gelu: not known"):
+def test_refused_operator_is_named_with_a_way_out(trt, tmp_path, model):
+    trt.parses = False
+    message = r"TensorRT 11\.0 cannot take operator Gelu: not known; take --engine onnxruntime-cuda, or another version"
+    with pytest.raises(EngineError, match=message):
         to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
-def test_failed_build(monkeypatch, tmp_path, model):
-    monkeypatch.setattr(to_tensorrt, "import_tensorrt", lambda: stand_in([], build_serialized_network=None))
-    with pytest.raises(EngineError, match="could not build"):
+def test_failed_build(trt, tmp_path, model):
+    trt.builds = False
+    with pytest.raises(EngineError, match=r"TensorRT 11\.0 could not build an engine, as its log above says"):
         to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
-def test_timing_cache_that_cannot_be_written_costs_no_engine(monkeypatch, tmp_path, model, caplog):
+@pytest.mark.usefixtures("trt")
+def test_timing_cache_that_cannot_be_written_costs_no_engine(tmp_path, model, caplog):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(to_tensorrt, "import_tensorrt", lambda: stand_in([]))
-    cache = tmp_path / "file" / "timing"
-    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache) == b"plan"
+    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "file" / "timing")
     assert "the next build starts from nothing" in caplog.text
 
 
-def test_timing_cache_is_in_the_users_cache(monkeypatch):
-    monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "/somewhere")
+def test_caches_are_in_the_users_cache(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert to_tensorrt.timing_cache_path() == Path("/somewhere/nervcast/tensorrt-timing.cache")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert to_tensorrt.timing_cache_path() == Path.home() / ".cache/nervcast/tensorrt-timing.cache"
 
 
-def test_frames_come_back_from_the_gpu(monkeypatch):
-    """The engine's way to the GPU and back, on a stand-in for CUDA whose memory is the host's."""
-    from export.tensorrt_engine import _Network
+def test_engine_is_built_once_for_all_segments_and_clips_of_a_topology(trt, tiny_clip):
+    models = SegmentModels(tiny_clip)
+    for segment in (0, 1):
+        to_tensorrt.cached_plan(build_graph(models, segment, precision="fp16"), max_batch=4)
+    assert len(trt.built) == 1
 
-    calls = []
-    answers = dict.fromkeys(["cudaFree", "cudaMemcpyAsync", "cudaStreamDestroy", "cudaStreamSynchronize"], (0,))
-    cuda = Recorder(calls, answers | dict.fromkeys(["cudaMalloc", "cudaStreamCreate"], (0, 1000)))
-    vars(cuda).update(
-        cudaError_t=types.SimpleNamespace(cudaSuccess=0),
-        cudaMemcpyKind=types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2),
-    )
-    bindings = types.ModuleType("cuda.bindings")
-    bindings.runtime = cuda
-    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
-    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-    engine = Recorder(calls, {})
-    network = _Network(engine, 4, (30, 26))
-    frames = network.run(np.zeros(3, np.float32))
-    assert frames.shape == (3, 30, 26)
-    sizes = [arguments[0] for name, arguments, _ in calls if name == "cudaMalloc"]
-    assert sizes == [4 * 4, 4 * 30 * 26]
-    copies = [arguments[2:4] for name, arguments, _ in calls if name == "cudaMemcpyAsync"]
-    assert copies == [(3 * 4, 1), (3 * 30 * 26, 2)]
-    assert ("set_input_shape", ("t", (3,)), {}) in calls
-    del network
-    assert [call[0] for call in calls][-3:] == ["cudaStreamDestroy", "cudaFree", "cudaFree"]
+
+def test_engine_is_built_anew_for_another_batch_graph_version_or_gpu(trt, tiny_clip, monkeypatch):
+    models = SegmentModels(tiny_clip)
+    half, full = (build_graph(models, 0, precision=precision) for precision in ("fp16", "fp32"))
+    keys = {to_tensorrt.plan_key(half, max_batch=batch) for batch in (4, 8)}
+    keys.add(to_tensorrt.plan_key(full, max_batch=4))
+    trt.__version__ = "11.1"
+    keys.add(to_tensorrt.plan_key(half, max_batch=4))
+    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["another GPU"])
+    keys.add(to_tensorrt.plan_key(half, max_batch=4))
+    assert len(keys) == 5
+
+
+@pytest.mark.usefixtures("trt")
+def test_sizes_that_a_graph_enlarges_by_are_no_weights(model):
+    first = to_tensorrt.plan_key(model, max_batch=4)
+    (scales,) = {node.input[2] for node in model.graph.node if node.op_type == "Resize" and node.name == "tail_halves"}
+    (constant,) = (x for x in model.graph.initializer if x.name == scales)
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 0.25, 0.25], np.float32), scales))
+    assert to_tensorrt.plan_key(model, max_batch=4) != first
+
+
+@pytest.mark.usefixtures("trt")
+def test_engines_that_are_kept_are_bounded(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(to_tensorrt, "MAX_PLANS", 2)
+    folder = tmp_path / "cache" / "nervcast" / "tensorrt"
+    for batch in (1, 2):
+        to_tensorrt.cached_plan(model, max_batch=batch)
+        os.utime(folder / f"{to_tensorrt.plan_key(model, max_batch=batch)}.engine", (batch, batch))
+    to_tensorrt.cached_plan(model, max_batch=1)  # now used later than the other
+    to_tensorrt.cached_plan(model, max_batch=3)
+    assert {path.stem for path in folder.iterdir()} == {to_tensorrt.plan_key(model, max_batch=batch) for batch in (1, 3)}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_segments_differ_in_their_weights_alone(preset, precision):
+    """What a refit replaces has the same name, type and shape in each of them."""
+    models = SegmentModels(fit_clip(preset, frames=6, height=16, width=32, segment_frames=3))
+    graphs = [build_graph(models, segment, precision=precision).graph for segment in (0, 1)]
+    nodes = [[node.SerializeToString() for node in graph.node] for graph in graphs]
+    assert nodes[0] == nodes[1]
+    tensors = [[(x.name, x.data_type, tuple(x.dims)) for x in graph.initializer] for graph in graphs]
+    assert tensors[0] == tensors[1]
+    fixed = [[x.SerializeToString() for x in graph.initializer if x.data_type not in to_tensorrt.WEIGHTS] for graph in graphs]
+    assert fixed[0] == fixed[1]
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_frames_come_back_from_the_gpu(trt, cuda, tiny_clip, records):
+    cuda.records = records
+    engine = tensorrt_engine.TensorRt(tiny_clip, batch=3, pixels="rgb")
+    assert (engine.lanes, engine.piece) == (2, 2)
+    times = np.array([0, 1, 2, 3, 4, 5, 1.5, 5, 0, 3, 3.25])
+    frames = engine.frames(times)
+    again = engine.frames(times[::-1])
+    engine.close()
+    expected = np.stack([ReferenceDecoder(tiny_clip).frame(time) for time in times])
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+    assert np.array_equal(again, frames[::-1])
+    assert ("launch" in cuda.calls) == records
+    assert cuda.live == {}
+    assert len(trt.built) == 1
+
+
+def test_weights_are_swapped_between_two_copies_of_an_engine(trt):
+    clip = fit_clip("fast", frames=5, height=16, width=16, segment_frames=1)
+    engine = tensorrt_engine.TensorRt(clip, batch=1, pixels="rgb")
+    frames = engine.frames(np.arange(5.0))
+    engine.close()
+    expected = np.stack(list(ReferenceDecoder(clip).frames()))
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+    assert len(trt.built) == 1
+    assert trt.refitted >= 5
+    assert trt.loaded <= 3
+
+
+def test_weights_that_do_not_fit(trt, tiny_clip):
+    trt.refits = False
+    engine = tensorrt_engine.TensorRt(tiny_clip)
+    with pytest.raises(EngineError, match="could not put a segment's weights into the engine"):
+        engine.warm_up()
+    engine.close()
+
+
+def test_engine_that_cannot_be_loaded_is_built_anew(trt, tiny_clip, tmp_path):
+    tensorrt_engine.TensorRt(tiny_clip).warm_up()
+    (path,) = (tmp_path / "cache" / "nervcast" / "tensorrt").iterdir()
+    path.write_bytes(b"of another kind of GPU")
+    engine = tensorrt_engine.TensorRt(tiny_clip)
+    engine.warm_up()
+    engine.close()
+    assert len(trt.built) == 2

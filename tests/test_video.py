@@ -8,9 +8,9 @@ from helpers import moving_square, write_images
 
 from encoder.cli_common import SAMPLE
 from encoder.codec.errors import SettingsError, SourceError
-from encoder.evaluate import psnr_db
-from encoder.source import Source, read_video
-from encoder.video import parse_size
+from encoder.media.quality import psnr_db
+from encoder.media.source import Source, read_video
+from encoder.media.video import parse_size
 
 FRAMES = moving_square(6, 36, 64)
 IDENTITY = bytes.fromhex(

@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]
+"""Returns its exit code where that is not 0."""
 
 
 class Commands:
@@ -68,7 +69,7 @@ class Commands:
         for package in OWN_PACKAGES:
             logging.getLogger(package).setLevel(logging.INFO)
         try:
-            arguments.run(arguments)
+            return arguments.run(arguments) or 0
         except CodecError as error:
             return _fail(str(error))
         except BrokenPipeError:
@@ -131,6 +132,8 @@ def _cell(value: object) -> str:
     match value:
         case float():
             return f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"  # noqa: PLR2004 (digits that say something)
+        case bool():
+            return "yes" if value else "no"
         case int():
             return f"{value:,}"
         case _:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import SourceError
-from encoder.truncation import is_truncated
-from encoder.video import THUMBNAIL, Size, Video, check_memory, size_text
+from encoder.media.truncation import is_truncated
+from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DEFAULT_PIXELS = 320 * 180

@@ -119,6 +119,12 @@ def frames_of(video: Frames) -> Iterator[NDArray[np.uint8]]:
         yield from video.read(run)
 
 
+def check_count(source: Frames, frames: int) -> None:
+    """Raise SettingsError if a source does not have as many frames as a clip."""
+    if source.count != frames:
+        raise SettingsError(f"the clip has {frames} frames, the source {source.count}")
+
+
 def check_memory(count: int, size: Size, *, shorter: str = "") -> None:
     """Raise SourceError for frames that do not fit in half of the memory; say what makes fewer of them, if something does."""
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,0 +1,94 @@
+"""What a machine can do at most through an engine's library: arithmetic, memory, launches."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from encoder.codec.names import TIME
+from export.engine import Engine, Network
+from export.graph import OUTPUT
+
+SIDE, MAX_SIDE, LONG_SECONDS = 512, 8192, 0.02
+"""Rows and columns of the matrices that are multiplied: twice as many as long as that takes less time than this."""
+MEMORY_MATRIX = (4096, 8192)
+"""Rows and columns of a matrix that no cache holds."""
+CHAIN, SMALL = 65, 8
+"""Products in a row, and rows and columns of each, that take hardly longer than to launch them."""
+RUNS = 9
+OPSET, IR_VERSION = 20, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """The best of an engine on this machine."""
+
+    flop_per_second: float
+    """Of a product of large matrices."""
+    bytes_per_second: float
+    """Read for the product of a large matrix and a vector: a mere copy is what engines leave out."""
+    launch_seconds: float
+    """Time that an operator takes which has nothing to do."""
+
+
+def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
+    """Measure an engine whose batch is a single frame; raises EngineError."""
+
+    def seconds(rows: int, columns: int, inner: int, chain: int = 1) -> float:
+        network = engine.load(_products(rows, inner, columns, chain))
+        return median(_timed(network, clock) for _ in range(RUNS))
+
+    side = SIDE
+    while (product := seconds(side, side, side)) < LONG_SECONDS and side < MAX_SIDE:
+        side *= 2
+    inner, columns = MEMORY_MATRIX
+    width = 2 if engine.precision == "fp16" else 4
+    return Ceilings(
+        flop_per_second=2 * side**3 / product,
+        bytes_per_second=width * inner * columns / seconds(1, columns, inner),
+        launch_seconds=max(seconds(SMALL, SMALL, SMALL, CHAIN) - seconds(SMALL, SMALL, SMALL), 0.0) / (CHAIN - 1),
+    )
+
+
+def _timed(network: Network, clock: Callable[[], float]) -> float:
+    began = clock()
+    network.start(0, np.ones(1, np.float32))
+    network.wait(0)
+    return clock() - began
+
+
+def _products(rows: int, inner: int, columns: int, chain: int) -> onnx.ModelProto:
+    """Return a graph like that of a clip which multiplies a matrix (rows, inner) by others, (inner, columns) the first.
+
+    They have four axes, as pictures have, so that they are of the precision that those are.
+    """
+    constants = {
+        "one": np.array([0, 1, 1, 1]),
+        "left": np.full((1, 1, rows, inner), 1 / inner, np.float32),
+        "right": np.full((1, 1, inner, columns), 1 / inner, np.float32),
+        "axes": np.array([1, 2, 3]),
+    }
+    nodes = [
+        helper.make_node("Reshape", [TIME, "one"], ["time"]),
+        helper.make_node("Mul", ["time", "left"], ["product0"]),
+        *(helper.make_node("MatMul", [f"product{i}", "right"], [f"product{i + 1}"]) for i in range(chain)),
+        helper.make_node("ReduceMax", [f"product{chain}", "axes"], ["largest"], keepdims=0),
+        helper.make_node("Cast", ["largest"], [OUTPUT], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "ceiling",
+        [helper.make_tensor_value_info(TIME, TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, ["N"])],
+        _initializers(constants.items()),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _initializers(constants: Iterable[tuple[str, NDArray[np.generic]]]) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(value, name) for name, value in constants]

@@ -1,0 +1,129 @@
+"""The commands `bench` and `verify`: how fast engines decode, and whether they decode what they should."""
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from encoder.codec.clip import Clip
+from encoder.codec.console import Commands, progress, show_table
+from encoder.codec.errors import EngineError
+from export.engine import DEFAULT_BATCH, Engine, check_batch
+from export.engines import ENGINES, open_engine
+from export.graph import PixelFormat
+
+BATCHES = (1, 8, 32)
+COLUMNS = ("engine", "precision", "batch", "decode_fps", "fps", "realtime", "p50_ms", "p95_ms", "floor_ms", "share", "bound")
+"""What the table shows of a measurement."""
+DIFFERENT = 1
+"""Exit code where an engine does not decode what it should."""
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    bench = commands.add(
+        "bench",
+        _bench,
+        summary="measure how fast engines decode a clip, and what the machine allows",
+        example="python -m export bench bunny.nerv --engine openvino --batch 1 8",
+    )
+    verify = commands.add(
+        "verify",
+        _verify,
+        summary="compare the frames of engines with the reference decoder's; exit code 1 where they differ too much",
+        example="python -m export verify bunny.nerv encoder/data/bunny_720p.mp4 --engine openvino",
+    )
+    for command in (bench, verify):
+        command.add_argument("clip", type=Path, help="a .nerv file")
+        command.add_argument(
+            "--engine", nargs="+", metavar="NAME", help=f"of {', '.join(ENGINES)} (default: all that run here)"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON list")
+    default = " ".join(map(str, BATCHES))
+    bench.add_argument(
+        "--batch", nargs="+", type=int, default=BATCHES, metavar="N", help=f"frames per call (default: {default})"
+    )
+    verify.add_argument("source", type=Path, nargs="?", help="the video or folder that the clip was fitted to")
+    verify.add_argument(
+        "--tolerance", type=int, metavar="STEPS", help="largest difference allowed (default: 1, in half precision 4)"
+    )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from export.bench import Speed, measure_speed
+    from export.ceilings import measure_ceilings
+    from export.machine import describe
+
+    clip = Clip.read(args.clip)
+    speeds: list[Speed] = []
+    for batch in args.batch:
+        check_batch(batch)
+    for name in _names(args.engine):
+        with _opened(clip, name, batch=1, named=bool(args.engine)) as single:
+            if single is None:
+                continue
+            ceilings = measure_ceilings(single)
+        if not speeds:
+            logger.info("%s", describe())
+        for batch in args.batch:
+            engine = open_engine(clip, name, batch=batch)
+            with contextlib.closing(engine), progress(f"measuring {name}, batch {engine.batch}") as update:
+                speeds.append(measure_speed(engine, ceilings, report=update))
+    rows = [asdict(speed) | {"floor_ms": speed.floor_ms, "share": speed.share, "bound": speed.bound} for speed in speeds]
+    if args.json:
+        show_table(rows, as_json=True)
+        return
+    show_table([{name: row[name] for name in COLUMNS} for row in rows], as_json=False)
+    for speed in speeds:
+        logger.info(
+            "%s, batch %d, is bound by %s: %.3g GFLOP and %.3g MB a frame take %.3g and %.3g ms at %.4g GFLOP/s and %.3g GB/s, "
+            "launches %.2g ms, the copy %.2g ms",
+            *(speed.engine, speed.batch, speed.bound, speed.gflop, speed.megabytes, speed.arithmetic_ms, speed.memory_ms),
+            *(speed.peak_gflops, speed.peak_gbytes, speed.launches_ms, speed.copy_ms),
+        )
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from export.verify import verify
+
+    clip = Clip.read(args.clip)
+    source = None
+    if args.source is not None:
+        from encoder.media.source import Source
+        from encoder.media.video import check_count
+
+        source = Source(args.source, size=(clip.header.width, clip.header.height))
+        check_count(source, clip.header.frames)
+    with contextlib.ExitStack() as opened, progress("decoding", total=clip.header.frames) as update:
+        found = [
+            opened.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb")) for name in _names(args.engine)
+        ]
+        engines = [engine for engine in found if engine is not None]
+        verdicts = verify(clip, engines, source=source, tolerance=args.tolerance, report=update)
+    show_table([asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts], as_json=args.json)
+    return 0 if all(verdict.holds for verdict in verdicts) else DIFFERENT
+
+
+def _names(named: Sequence[str] | None) -> Sequence[str]:
+    return list(ENGINES) if named is None else list(dict.fromkeys(named))
+
+
+@contextlib.contextmanager
+def _opened(
+    clip: Clip, name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
+) -> Generator[Engine | None]:
+    """Open an engine for a while; None where it does not run here and was not asked for by name."""
+    try:
+        engine = open_engine(clip, name, batch=batch, pixels=pixels)
+    except EngineError as error:
+        if named:
+            raise
+        logger.info("%s is left out: %s", name, error)
+        yield None
+        return
+    with contextlib.closing(engine):
+        yield engine

@@ -1,0 +1,109 @@
+"""Compare what engines decode with the reference decoder, frame by frame, and both with the source."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.codec.clip import Clip
+from encoder.codec.decoder import ReferenceDecoder
+from encoder.media.quality import psnr_db
+from encoder.media.video import Frames, check_count, frames_of
+from export.engine import Engine
+
+Picture = NDArray[np.uint8]
+"""(3, H, W)."""
+
+TOLERANCE_STEPS = {"fp32": 1, "fp16": 4}
+"""Largest difference from the reference decoder that is taken for rounding, by the precision of the engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How an engine's frames differ from those of the reference decoder."""
+
+    engine: str
+    precision: str
+    frames: int
+    largest_difference: int
+    """Of a colour of a pixel, in 8-bit steps."""
+    tolerance: int
+    """Largest difference that is allowed."""
+    psnr_between_db: float
+    """Of the engine's RGB frames against the reference's, mean over frames; 100 where they are the same."""
+    psnr_db: float | None
+    """Of the engine's frames against the source; None without one."""
+    reference_psnr_db: float | None
+    """Of the reference's frames against the source; None without one."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the engine decodes what it should."""
+        return self.largest_difference <= self.tolerance
+
+
+class _Tally:
+    """Differences of an engine so far."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._largest = 0
+        self._between: list[float] = []
+        self._source: list[float] = []
+
+    def add(
+        self, times: NDArray[np.float64], expected: Sequence[NDArray[np.uint8]], source: Sequence[NDArray[np.uint8]]
+    ) -> None:
+        decoded = self.engine.frames(times)
+        for picture, reference in zip(decoded, expected, strict=True):
+            self._largest = max(self._largest, int(np.abs(picture.astype(np.int16) - reference).max()))
+            self._between.append(psnr_db(picture, reference))
+        self._source += [psnr_db(*pair) for pair in zip(decoded, source, strict=True)] if source else []
+
+    def verdict(self, reference: Sequence[float], tolerance: int | None) -> Verdict:
+        return Verdict(
+            engine=self.engine.name,
+            precision=self.engine.precision,
+            frames=len(self._between),
+            largest_difference=self._largest,
+            tolerance=TOLERANCE_STEPS[self.engine.precision] if tolerance is None else tolerance,
+            psnr_between_db=float(np.mean(self._between)),
+            psnr_db=float(np.mean(self._source)) if self._source else None,
+            reference_psnr_db=float(np.mean(reference)) if reference else None,
+        )
+
+
+def verify(
+    clip: Clip,
+    engines: Sequence[Engine],
+    *,
+    source: Frames | None = None,
+    tolerance: int | None = None,
+    report: Callable[[float], None],
+) -> list[Verdict]:
+    """Decode all coded frames with the reference decoder and with engines of RGB pictures; report the frames that are done.
+
+    Raises SettingsError if the source does not have as many frames as the clip, BitstreamError for a damaged clip.
+    """
+    count = clip.header.frames
+    if source is not None:
+        check_count(source, count)
+    tallies = [_Tally(engine) for engine in engines]
+    quality: list[float] = []
+    originals = None if source is None else frames_of(source)
+    block = max(engine.batch for engine in engines)
+    decoded = ReferenceDecoder(clip).frames()
+    for start in range(0, count, block):
+        times = np.arange(start, min(start + block, count), dtype=np.float64)
+        expected = _take(decoded, len(times))
+        compared = [] if originals is None else _take(originals, len(times))
+        quality += [psnr_db(*pair) for pair in zip(expected, compared, strict=True)] if compared else []
+        for tally in tallies:
+            tally.add(times, expected, compared)
+        report(start + len(times))
+    return [tally.verdict(quality, tolerance) for tally in tallies]
+
+
+def _take(frames: Iterator[Picture], count: int) -> list[Picture]:
+    return [next(frames) for _ in range(count)]

@@ -1,0 +1,199 @@
+"""Stand-ins for TensorRT and CUDA, whose memory is the host's and whose networks ONNX Runtime runs."""
+
+import ctypes
+import types
+
+import numpy as np
+import onnx
+
+from encoder.codec.runtime import Session
+
+
+class FakeCuda(types.ModuleType):
+    """The functions of cuda.bindings.runtime that are called: each returns an error code, and a result if it has one."""
+
+    cudaError_t = types.SimpleNamespace(cudaSuccess=0)
+    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self):
+        super().__init__("cuda.bindings.runtime")
+        self.live, self.calls, self.records = {}, [], True
+        self._recording = None
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} is not among what is known to be called")
+
+    def do(self, work):
+        """Do what is asked of a stream, or note it while it is recorded."""
+        if self._recording is None:
+            work()
+        else:
+            self._recording.append(work)
+
+    def _own(self, resource):
+        number = ctypes.addressof(resource) if isinstance(resource, ctypes.Array) else 1000 + len(self.calls)
+        self.calls.append("own")
+        self.live[number] = resource
+        return 0, number
+
+    def _free(self, number):
+        del self.live[number]
+        return (0,)
+
+    def cudaMalloc(self, size):
+        return self._own((ctypes.c_uint8 * size)())
+
+    cudaMallocHost = cudaMalloc
+    cudaFree = cudaFreeHost = cudaStreamDestroy = cudaGraphDestroy = cudaGraphExecDestroy = _free
+
+    def cudaStreamCreate(self):
+        return self._own("stream")
+
+    def cudaMemcpyAsync(self, target, source, size, kind, stream):
+        assert {1: target, 2: source}[kind] in self.live
+        assert stream in self.live
+        self.do(lambda: ctypes.memmove(target, source, size))
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream):
+        assert stream in self.live
+        return (0,)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert (stream in self.live, mode) == (True, 1)
+        if not self.records:
+            return (types.SimpleNamespace(name="cudaErrorStreamCaptureUnsupported"),)
+        self._recording = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream):
+        recorded, self._recording = self._recording, None
+        return self._own(recorded)
+
+    def cudaGraphInstantiate(self, graph, flags):
+        return self._own(self.live[graph])
+
+    def cudaGraphLaunch(self, graph, stream):
+        self.calls.append("launch")
+        for work in self.live[graph]:
+            work()
+        return (0,)
+
+
+class FakeTensorRt:
+    """The module: notes what is built, loaded and refitted."""
+
+    __version__ = "11.0"
+    NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
+    BuilderFlag = types.SimpleNamespace(REFIT="refit")
+
+    def __init__(self, cuda):
+        self.cuda, self.built, self.loaded, self.refitted, self.set = cuda, [], 0, 0, []
+        self.parses = self.builds = self.refits = True
+        self.Logger = type("Logger", (), {"WARNING": 2, "__init__": lambda log, severity: None})
+
+    def Builder(self, log):
+        return types.SimpleNamespace(
+            create_network=lambda flags: types.SimpleNamespace(flags=flags),
+            create_builder_config=lambda: _Config(self),
+            create_optimization_profile=lambda: types.SimpleNamespace(set_shape=lambda *shape: self.set.append(shape)),
+            build_serialized_network=self._build,
+        )
+
+    def OnnxParser(self, network, log):
+        assert network.flags == 1 << 1
+
+        def parse(data):
+            network.data = data
+            return self.parses
+
+        problem = types.SimpleNamespace(node_operator=lambda: "Gelu", desc=lambda: "not known")
+        return types.SimpleNamespace(parse=parse, get_error=lambda index: problem)
+
+    def _build(self, network, config):
+        self.built.append(network.data)
+        return network.data if self.builds else None
+
+    def Runtime(self, log):
+        return types.SimpleNamespace(deserialize_cuda_engine=self._load)
+
+    def _load(self, plan):
+        self.loaded += 1
+        return FakeEngine(plan, self.cuda) if plan in self.built else None
+
+    def Refitter(self, engine, log):
+        return types.SimpleNamespace(engine=engine, refit_cuda_engine=lambda: self.refits)
+
+    def OnnxParserRefitter(self, refitter, log):
+        def refit(data):
+            self.refitted += 1
+            refitter.engine.take(data)
+            return self.refits
+
+        return types.SimpleNamespace(refit_from_bytes=refit)
+
+
+class _Config:
+    def __init__(self, trt):
+        self._trt = trt
+
+    def set_flag(self, flag):
+        self._trt.set.append(flag)
+
+    def add_optimization_profile(self, profile):
+        pass
+
+    def create_timing_cache(self, known):
+        self._trt.set.append(known)
+        return types.SimpleNamespace(serialize=lambda: b"timings")
+
+    def set_timing_cache(self, cache, *, ignore_mismatch):
+        assert ignore_mismatch
+        self._cache = cache
+
+    def get_timing_cache(self):
+        return self._cache
+
+
+class FakeEngine:
+    """A graph, whose contexts compute at the addresses that they are given."""
+
+    def __init__(self, data, cuda):
+        self.cuda = cuda
+        self.take(data)
+
+    def take(self, data):
+        """Take weights, of a graph that is otherwise the same."""
+        model = onnx.ModelProto.FromString(data)
+        self.size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+        self.session = Session(model)
+
+    def get_tensor_shape(self, name):
+        assert name == "frames"
+        return (-1, *self.size)
+
+    def create_execution_context(self):
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine):
+        self._engine, self._addresses, self._shape = engine, {}, None
+
+    def set_tensor_address(self, name, address):
+        self._addresses[name] = address
+
+    def set_input_shape(self, name, shape):
+        assert name == "t"
+        self._shape = shape
+
+    def execute_async_v3(self, stream):
+        def compute():
+            (count,) = self._shape
+            times = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self._addresses["t"]))
+            frames = self._engine.session.run({"t": times.copy()})
+            ctypes.memmove(self._addresses["frames"], frames.ctypes.data, frames.nbytes)
+
+        self._engine.cuda.do(compute)
+        return True
