@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from decoding import decoding, integers
 from evenness import keys, scenes
 from fits import encoder, fit, measure
 from speed import film, large, lengths, speed, workers
@@ -170,6 +171,8 @@ MEASUREMENTS: dict[str, Callable[[Video, int], Iterator[Point]]] = {
     "large": large,
     "keys": keys,
     "scenes": scenes,
+    "decoding": decoding,
+    "integers": integers,
 }
 
 

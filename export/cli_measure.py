@@ -48,9 +48,7 @@ def add(commands: Commands) -> None:
         "--batch", nargs="+", type=int, default=BATCHES, metavar="N", help=f"frames per call (default: {default})"
     )
     verify.add_argument("source", type=Path, nargs="?", help="the video or folder that the clip was fitted to")
-    verify.add_argument(
-        "--tolerance", type=int, metavar="STEPS", help="largest difference allowed (default: 1, in half precision 4)"
-    )
+    verify.add_argument("--tolerance", type=int, metavar="STEPS", help="largest difference allowed (default: 1, in 16 bits 4)")
 
 
 def _bench(args: argparse.Namespace) -> None:

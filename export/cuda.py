@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,7 @@ class Cuda:
     """The runtime's functions; what they allocate is released with `close`."""
 
     def __init__(self) -> None:
-        from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
-
-        self._runtime: ModuleType = runtime
+        self._runtime: Any = import_module("cuda.bindings.runtime")
         self._release = ExitStack()
 
     def close(self) -> None:

@@ -72,6 +72,8 @@ class Engine(ABC):
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Network]] = {}
         self._latest = black(clip.header, pixels)
+        self.picture = self._latest.shape[1:]
+        """Shape of a picture."""
         self._lost: set[int] = set()
 
     def warm_up(self) -> None:
@@ -102,7 +104,7 @@ class Engine(ABC):
         I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Where a segment's weights cannot be decoded the last picture stays, black if
         there is none yet. Raises EngineError.
         """
-        frames = np.empty((len(times), *self._latest.shape[1:]), np.uint8)
+        frames = np.empty((len(times), *self.picture), np.uint8)
         under_way: deque[tuple[Network, int, Frames]] = deque()
         latest = -1
         for count, (segment, local, place) in enumerate(self._pieces(times)):

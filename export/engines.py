@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from encoder.codec.cache import cache_folder, keep
 from encoder.codec.clip import Clip
-from encoder.codec.console import replacing
 from encoder.codec.errors import CodecError, EngineError, SettingsError
 from export.engine import DEFAULT_BATCH, Engine
 from export.graph import PixelFormat
-from export.machine import cache_folder, describe
+from export.machine import describe
 from export.onnxruntime_engine import OnnxRuntimeCpu, OnnxRuntimeCuda
 from export.openvino_engine import OpenVino
 
@@ -125,9 +125,4 @@ def _choices() -> dict[str, str]:
 
 def _remember(key: str, name: str) -> None:
     choices = [*_choices().items(), (key, name)][-MAX_CHOICES:]
-    try:
-        _path().parent.mkdir(parents=True, exist_ok=True)
-        with replacing(_path()) as part:
-            part.write_text(json.dumps(dict(choices)))
-    except (CodecError, OSError) as error:
-        logger.debug("the choice of an engine is not remembered: %s", error)
+    keep(_path(), json.dumps(dict(choices)).encode())

@@ -14,11 +14,13 @@ from encoder.codec.cost import RGB
 from encoder.codec.names import FRAMES
 from export.editing import add_constant, attributes
 from export.half import half_precision
+from export.layout import shuffle_last, single_planes, whole_pixels
 from export.merge import distribute_heads, sigmoid_colours
 from export.optimize import fold_constants, multiply_places, polynomial_sines
 
 PixelFormat = Literal["i420", "rgb"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of a network's feature maps; bf16 is a matter of the engine, whose graph is in fp32."""
 OUTPUT = "frames"
 """Name of the output of an exported graph."""
 
@@ -49,6 +51,9 @@ def build_graph(
     multiply_places(model)
     distribute_heads(model)
     sigmoid_colours(model)
+    shuffle_last(model)
+    whole_pixels(model)
+    single_planes(model)
     if polynomials:
         polynomial_sines(model)
     tail = _Tail(model.graph)
@@ -56,7 +61,7 @@ def build_graph(
         tail.i420(*header.even_size)
     else:
         tail.rgb(header.height, header.width)
-    return model if precision == "fp32" else half_precision(model)
+    return half_precision(model) if precision == "fp16" else model
 
 
 def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:

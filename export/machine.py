@@ -24,12 +24,6 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def cache_folder() -> Path:
-    """Return where this machine keeps what was measured or built, and can be again."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "nervcast"
-
-
 def _cpu_name() -> str:
     """Return the processor's name with what it can compute with: virtual machines of one name differ in that."""
     found: dict[str, str] = {}

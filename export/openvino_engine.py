@@ -9,13 +9,20 @@ import onnx
 from encoder.codec.clip import Clip
 from encoder.codec.errors import EngineError, first_line
 from encoder.codec.names import TIME
+from encoder.media.quality import psnr_db
 from export.engine import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.graph import PixelFormat
 from export.machine import core_count
 
+BF16_PSNR_DB = 52.0
+"""PSNR of pictures in bfloat16 against those in 32 bits from which on they hold: a clip of 36 dB loses 0.1 dB there."""
+
 
 class OpenVino(Engine):
-    """OpenVINO on the CPU: a stream for each core, or all cores for one stream where a batch is a single frame."""
+    """OpenVINO on the CPU: a stream for each core, or all cores for one stream where a batch is a single frame.
+
+    In bfloat16 where the CPU has it and the pictures of the first segment hold.
+    """
 
     name = "openvino"
     polynomials = True
@@ -28,18 +35,41 @@ class OpenVino(Engine):
         import openvino
 
         self._core = openvino.Core()
+        self._is_tried = False
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Compile for the size of a piece: fixed shapes run faster than variable ones."""
-        # By itself it would take bfloat16 on CPUs that have it, which is visible.
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(self.lanes)}
         try:
             network = self._core.read_model(model.SerializeToString())
             network.reshape({TIME: [self.piece]})
-            compiled = self._core.compile_model(network, "CPU", settings)
+            if self._is_tried or not self._has_bf16():
+                return self._compiled(network)
+            exact = self._compiled(network)
+            self._is_tried, self.precision = True, "bf16"
+            rounded = self._compiled(network)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load the network: {first_line(error)}") from None
+        if psnr_db(self._first(rounded), self._first(exact)) >= BF16_PSNR_DB:
+            return rounded
+        self.precision = "fp32"
+        return exact
+
+    def _has_bf16(self) -> bool:
+        return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def _compiled(self, network: Any) -> "_Compiled":
+        # By itself it would take bfloat16 wherever the CPU has it.
+        precision = {"fp32": "f32", "bf16": "bf16"}[self.precision]
+        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(self.lanes)}
+        compiled = self._core.compile_model(network, "CPU", settings)
         return _Compiled([compiled.create_infer_request() for _ in range(self.lanes)], self.piece)
+
+    def _first(self, network: "_Compiled") -> Frames:
+        """Return the first pictures of a segment."""
+        network.start(0, np.arange(self.piece, dtype=np.float32))
+        frames = np.empty((self.piece, *self.picture), np.uint8)
+        network.fetch(0, frames)
+        return frames
 
 
 class _Compiled(Network):

@@ -2,24 +2,20 @@
 
 import hashlib
 import importlib.util
-import logging
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from encoder.codec.console import replacing
+from encoder.codec.cache import cache_folder, keep
 from encoder.codec.errors import EngineError
 from encoder.codec.names import TIME
 from export.device import gpu_names
-from export.machine import cache_folder
 
 WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 """Types of what a refit replaces."""
 MAX_PLANS = 32
 """Most engines that are kept."""
-
-logger = logging.getLogger(__name__)
 
 
 def timing_cache_path() -> Path:
@@ -79,7 +75,7 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
         raise EngineError(
             f"TensorRT {trt.__version__} could not build an engine, as its log above says; take --engine onnxruntime-cuda"
         )
-    _keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
+    keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(plan))
 
 
@@ -93,7 +89,7 @@ def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -
         path.touch()  # those that were not used for the longest time go first
         return path.read_bytes()
     plan = build_plan(model, max_batch=max_batch, timing_cache=timing_cache_path())
-    _keep(path, plan)
+    keep(path, plan)
     for old in sorted(path.parent.glob("*.engine"), key=lambda found: found.stat().st_mtime)[:-MAX_PLANS]:
         old.unlink(missing_ok=True)
     return plan
@@ -111,13 +107,3 @@ def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
     gpu = next(iter(gpu_names()), "")
     what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(deterministic=True)
     return hashlib.sha256(what).hexdigest()[:32]
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write what makes the next start faster, if that can be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        logger.warning("the next build starts from nothing: cannot write %s: %s", path, error.strerror)

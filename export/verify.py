@@ -15,7 +15,7 @@ from export.engine import Engine
 Picture = NDArray[np.uint8]
 """(3, H, W)."""
 
-TOLERANCE_STEPS = {"fp32": 1, "fp16": 4}
+TOLERANCE_STEPS = {"fp32": 1, "bf16": 4, "fp16": 4}
 """Largest difference from the reference decoder that is taken for rounding, by the precision of the engine."""
 
 

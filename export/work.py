@@ -57,6 +57,12 @@ def count_work(model: onnx.ModelProto, times: int) -> Work:
     return Work(flop=flop, bytes=moved, launches=len(set(group.values())))
 
 
+def products_by_node(model: onnx.ModelProto) -> Mapping[str, int]:
+    """Return the multiplications of each convolution for one frame, by what it makes."""
+    shapes = {name: shape for name, (shape, _) in _values(model, 1).items()}
+    return {node.output[0]: _products(node, shapes) for node in model.graph.node if node.op_type == "Conv"}
+
+
 def _products(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     """Return the multiplications of a convolution or product of matrices, 0 of anything else."""
     made = prod(shapes[node.output[0]])

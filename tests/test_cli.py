@@ -180,6 +180,12 @@ def test_help_names_the_engines(tmp_path):
         ("player decode tiny.nerv plain", "is a file, not a folder"),
         ("player decode tiny.nerv nowhere/out.mp4", "no such folder: nowhere"),
         ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
+        (
+            "export onnx tiny.nerv --int8 tiny.mp4 --precision fp16",
+            "not with --precision fp16",
+        ),
+        ("export onnx tiny.nerv --int8 short.mp4", "the clip has 6 frames, the source 2"),
+        ("export onnx tiny.nerv --int8 nope.mp4", "no such file or folder: nope.mp4"),
         ("export bench tiny.nerv --batch 8 0", "batch must be in 1..256, got 0"),
         ("export bench tiny.nerv --engine tensorrt", "TensorRT lacks its packages"),
         ("export bench tiny.nerv --engine x", "unknown engine 'x'"),
@@ -273,6 +279,18 @@ def test_bench_says_what_bounds_an_engine(folder):
     assert re.search(
         r"openvino, batch 1, is bound by (arithmetic|memory|launches|copy): \S+ GFLOP and \S+ MB a frame", done.stderr
     )
+
+
+def test_export_with_integers_says_what_they_lose(folder):
+    done = run("export onnx tiny.nerv --int8 tiny.mp4", folder)
+    assert done.returncode == 0
+    found = re.findall(
+        r"frames from (\d): integers in \d+ of \d+ convolutions, \d+ % of their arithmetic, lose (\S+) dB; in all, \S+ dB",
+        done.stderr,
+    )
+    assert [start for start, _ in found] == ["0", "3"]
+    assert all(float(loss) < 0.1 for _, loss in found)
+    assert {path.name for path in folder.glob("*.onnx")} == {"tiny-000.onnx", "tiny-001.onnx"}
 
 
 def test_verify_compares_with_the_reference_and_the_source(folder):

@@ -118,6 +118,19 @@ def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
     assert np.abs(frames.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("wanted", "precision"), [(0.0, "bf16"), (101.0, "fp32")])
+def test_bfloat16_is_taken_where_the_cpu_has_it_and_the_picture_holds(tiny_clip, monkeypatch, wanted, precision):
+    monkeypatch.setattr("export.openvino_engine.BF16_PSNR_DB", wanted)
+    monkeypatch.setattr("export.openvino_engine.OpenVino._has_bf16", lambda _: True)
+    engine = open_engine(tiny_clip, "openvino", batch=2, pixels="rgb")
+    assert engine.precision == precision
+    frames = engine.frames(np.arange(6.0))
+    engine.close()
+    assert engine.precision == precision
+    expected = np.stack(list(ReferenceDecoder(tiny_clip).frames()))
+    assert np.abs(frames.astype(int) - expected).max() <= (1 if precision == "fp32" else 8)
+
+
 class Noted(Network):
     """A network without any pictures, which notes what is asked of it."""
 

@@ -6,8 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.runtime import Session
-from export.editing import shapes_of
+from export.editing import attributes, shapes_of
 from export.graph import build_graph
+from export.layout import shuffle_last, single_planes, whole_pixels
 from export.merge import distribute_heads, sigmoid_colours
 from export.optimize import fold_constants, multiply_places, polynomial_sines
 
@@ -40,12 +41,15 @@ def nervpp_clip():
         (polynomial_sines, "sample_clip"),
         (distribute_heads, "nervpp_clip"),
         (sigmoid_colours, "nervpp_clip"),
+        (shuffle_last, "nervpp_clip"),
+        (whole_pixels, "sample_clip"),
+        (single_planes, "sample_clip"),
     ],
 )
 def test_each_rewrite_changes_no_pixel_by_more_than_a_step(request, rewrite, clip):
     plain, changed = (SegmentModels(request.getfixturevalue(clip)).model(0) for _ in range(2))
     rewrite(changed)
-    assert operators(changed) != operators(plain)
+    assert [*changed.graph.node] != [*plain.graph.node]
     onnx.checker.check_model(changed, full_check=True)
     difference = Session(changed).run({"t": TIMES}) - Session(plain).run({"t": TIMES})
     assert np.abs(difference).max() < 1 / 255
@@ -139,6 +143,77 @@ def test_sums_stay_where_nothing_is_gained(model):
     before = operators(model)
     distribute_heads(model)
     assert operators(model) == before
+
+
+def shuffled(activation, mode="CRD", also=()):
+    """Return a graph of a convolution, a PixelShuffle and activations of it."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["t", "weights", "bias"], ["wide"]),
+        helper.make_node("DepthToSpace", ["wide"], ["x"], blocksize=2, mode=mode),
+        *(helper.make_node(kind, names, [output]) for kind, names, output in activation),
+        *also,
+    ]
+    weights = {"weights": random.normal(size=(12, 2, 1, 1)), "bias": random.normal(size=12)}
+    return small_model(nodes, (2, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()})
+
+
+SINE = [("Sin", ["x"], "y")]
+SWISH = [("Sigmoid", ["x"], "gate"), ("Mul", ["gate", "x"], "y")]
+PICTURE = np.random.default_rng(1).normal(size=(2, 2, 4, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("activation", [SINE, SWISH])
+@pytest.mark.parametrize("rewrites", [[shuffle_last], [whole_pixels], [shuffle_last, whole_pixels]])
+def test_activations_and_whole_pixels(activation, rewrites):
+    changed = shuffled(activation)
+    for rewrite in rewrites:
+        rewrite(changed)
+    kinds = [kind for kind, _, _ in activation]
+    order = [*kinds, "DepthToSpace"] if shuffle_last in rewrites else ["DepthToSpace", *kinds]
+    assert operators(changed) == ["Conv", *order]
+    (shuffle,) = (node for node in changed.graph.node if node.op_type == "DepthToSpace")
+    assert attributes(shuffle)["mode"] == (b"DCR" if whole_pixels in rewrites else b"CRD")
+    expected = Session(shuffled(activation)).run({"t": PICTURE})
+    np.testing.assert_allclose(Session(changed).run({"t": PICTURE}), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_shuffle_of_what_is_used_besides_stays():
+    also = [helper.make_node("Add", ["y", "x"], ["more"])]
+    model = shuffled(SINE, also=also)
+    model.graph.output[0].name = "more"
+    shuffle_last(model)
+    assert operators(model) == ["Conv", "DepthToSpace", "Sin", "Add"]
+
+
+def test_channels_that_are_used_besides_keep_their_order():
+    also = [helper.make_node("ReduceMean", ["wide"], ["mean"]), helper.make_node("Add", ["y", "mean"], ["more"])]
+    model = shuffled(SINE, also=also)
+    model.graph.output[0].name = "more"
+    before = [*model.graph.node]
+    whole_pixels(model)
+    assert [*model.graph.node] == before
+
+
+def test_whole_pixels_stay():
+    model = shuffled(SINE, mode="DCR")
+    before = [*model.graph.node]
+    whole_pixels(model)
+    assert [*model.graph.node] == before
+
+
+def enlarging(channels):
+    node = helper.make_node("Resize", ["t", "", "scales"], ["y"], mode="linear")
+    return small_model([node], (channels, 4, 5), scales=np.array([1, 1, 2, 3], np.float32))
+
+
+@pytest.mark.parametrize(("channels", "kinds"), [(1, ["Resize"]), (3, ["Reshape", "Resize", "Reshape"]), (5, ["Resize"])])
+def test_few_channels_are_enlarged_one_by_one(channels, kinds):
+    model = enlarging(channels)
+    single_planes(model)
+    assert operators(model) == kinds
+    picture = np.random.default_rng(2).normal(size=(2, channels, 4, 5)).astype(np.float32)
+    assert np.array_equal(Session(model).run({"t": picture}), Session(enlarging(channels)).run({"t": picture}))
 
 
 @pytest.mark.parametrize(("one", "two"), [(1, 3), (2, 2)])
