@@ -37,7 +37,8 @@ def tables() -> str:
     tables.append(speed_table([point for point in points if point["measurement"] == "speed"]))
     tables.append(length_table([point for point in points if point["measurement"] == "lengths"]))
     tables.append(evenness_table([point for point in points if point["measurement"] in ("keys", "scenes")]))
-    tables.append([str(point) for point in points if point["measurement"] in ("workers", "film")])
+    tables.append(decoding_table([point for point in points if point["measurement"] == "decoding"]))
+    tables.append([str(point) for point in points if point["measurement"] in ("workers", "film", "integers")])
     return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
 
 
@@ -154,6 +155,21 @@ def evenness_table(points: list[Point]) -> list[str]:
         qualities = point["segments_psnr_db"]
         segments = ", ".join(f"{quality:.1f}" for quality in qualities)
         lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |")
+    return lines
+
+
+def decoding_table(points: list[Point]) -> list[str]:
+    """Return the lines of the table of how fast networks are decoded."""
+    lines = ["| network | frames | PyTorch | ONNX Runtime | onnxruntime-cpu | openvino |", "|---|---|---|---|---|---|"]
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for point in points:
+        rows.setdefault((f"{point['preset']} {point['size']}", point["frame"]), {})[point["decoder"]] = point["fps"]
+    for (network, frame), fps in rows.items():
+        plain = fps["ONNX Runtime"]
+        cells = (f"{fps[name]:.1f} ({fps[name] / plain:.1f})" for name in ("onnxruntime-cpu", "openvino"))
+        lines.append(
+            f"| {network} | {frame} | {fps['PyTorch']:.1f} ({fps['PyTorch'] / plain:.1f}) | {plain:.1f} | {' | '.join(cells)} |"
+        )
     return lines
 
 

@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from export.ceilings import Ceilings
-from export.engine import Engine, Network
+from export.engine import Engine, Frames, Network, Times
 from export.work import count_work
 
 MEASURE_SECONDS = 2.0
@@ -47,7 +47,7 @@ class Speed:
     launches_ms: float
     """Time that its operators take beside what they compute."""
     copy_ms: float
-    """Time of its way to the host, as far as nothing else is done meanwhile."""
+    """Time of its way into an array of the host, where nothing else is done meanwhile."""
 
     @property
     def floor_ms(self) -> float:
@@ -80,8 +80,16 @@ def measure_speed(
 
     network = engine.network(0)
     pieces = [np.arange(engine.piece, dtype=np.float32) % engine.clip.segments[0].frames for _ in range(engine.lanes)]
-    alone = median(_timed(lambda: _run(network, pieces), lambda done: report(done / 2), clock))
-    seconds = _timed(whole, lambda done: report((1 + done) / 2), clock)
+    arrays = [np.empty((engine.piece, *engine.picture), np.uint8) for _ in range(engine.lanes)]
+    engine.settle()
+    alone = median(_timed(lambda: _run(network, pieces), lambda done: report(done / 3), clock))
+    fetches = _timed(
+        lambda: _fetch(network, pieces, arrays),
+        lambda done: report((1 + done) / 3),
+        clock,
+        ready=lambda: _run(network, pieces),
+    )
+    seconds = _timed(whole, lambda done: report((2 + done) / 3), clock)
     together = engine.piece * engine.lanes
     work = count_work(engine.graph(0), engine.piece)
     return Speed(
@@ -100,24 +108,39 @@ def measure_speed(
         arithmetic_ms=work.flop / engine.piece / ceilings.flop_per_second / MILLI,
         memory_ms=work.bytes / engine.piece / ceilings.bytes_per_second / MILLI,
         launches_ms=work.launches * ceilings.launch_seconds / together / MILLI,
-        copy_ms=max(median(seconds) / engine.batch - alone / together, 0.0) / MILLI,
+        copy_ms=median(fetches) / together / MILLI,
     )
 
 
-def _run(network: Network, pieces: list[np.ndarray]) -> None:
+def _run(network: Network, pieces: list[Times]) -> None:
     for lane, times in enumerate(pieces):
         network.start(lane, times)
     for lane in range(len(pieces)):
         network.wait(lane)
 
 
-def _timed(run: Callable[[], None], report: Callable[[float], None], clock: Callable[[], float]) -> list[float]:
-    """Return how long each of many runs takes."""
+def _fetch(network: Network, pieces: list[Times], arrays: list[Frames]) -> None:
+    for lane in range(len(pieces)):
+        network.fetch(lane, arrays[lane])
+
+
+def _timed(
+    run: Callable[[], None],
+    report: Callable[[float], None],
+    clock: Callable[[], float],
+    *,
+    ready: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Return how long each of many runs takes; what makes ready for one counts for the time of all."""
+    ready()
     run()  # the first also allocates
     seconds: list[float] = []
-    while sum(seconds) < MEASURE_SECONDS or len(seconds) < MIN_BATCHES:
+    began = clock()
+    while (passed := clock() - began) < MEASURE_SECONDS or len(seconds) < MIN_BATCHES:
+        report(passed / MEASURE_SECONDS)
+        ready()
         start = clock()
         run()
         seconds.append(clock() - start)
-        report(min(sum(seconds) / MEASURE_SECONDS, 1.0))
+    report(1.0)
     return seconds

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from encoder.codec.names import TIME
 from export.engine import Engine, Network
 from export.graph import OUTPUT
+from export.half import half_precision
 
 SIDE, MAX_SIDE, LONG_SECONDS = 512, 8192, 0.02
 """Rows and columns of the matrices that are multiplied: twice as many as long as that takes less time than this."""
@@ -38,21 +39,35 @@ class Ceilings:
 
 def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
     """Measure an engine whose batch is a single frame; raises EngineError."""
+    engine.settle()
+    engine.keeps_builds = False
 
     def seconds(rows: int, columns: int, inner: int, chain: int = 1) -> float:
-        network = engine.load(_products(rows, inner, columns, chain))
-        return median(_timed(network, clock) for _ in range(RUNS))
+        model = _products(rows, inner, columns, chain)
+        network = engine.load(half_precision(model) if engine.precision == "fp16" else model)
+        try:
+            return median(_timed(network, clock) for _ in range(RUNS))
+        finally:
+            network.close()
 
+    # What a run takes that computes hardly anything: its launch, and the way of the time to the device.
+    least = seconds(SMALL, SMALL, SMALL)
     side = SIDE
     while (product := seconds(side, side, side)) < LONG_SECONDS and side < MAX_SIDE:
         side *= 2
     inner, columns = MEMORY_MATRIX
-    width = 2 if engine.precision == "fp16" else 4
+    width = {"fp32": 4, "bf16": 2, "fp16": 2}[engine.precision]
+    memory = seconds(1, columns, inner)
     return Ceilings(
-        flop_per_second=2 * side**3 / product,
-        bytes_per_second=width * inner * columns / seconds(1, columns, inner),
-        launch_seconds=max(seconds(SMALL, SMALL, SMALL, CHAIN) - seconds(SMALL, SMALL, SMALL), 0.0) / (CHAIN - 1),
+        flop_per_second=2 * side**3 / _beyond(least, product),
+        bytes_per_second=width * inner * columns / _beyond(least, memory),
+        launch_seconds=max(seconds(SMALL, SMALL, SMALL, CHAIN) - least, 0.0) / (CHAIN - 1),
     )
+
+
+def _beyond(least: float, seconds: float) -> float:
+    """Return what a run takes beyond the least, of which noise must not leave nothing."""
+    return max(seconds - least, seconds / 2)
 
 
 def _timed(network: Network, clock: Callable[[], float]) -> float:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
-    commands = Commands("export", __doc__, install="nervcast")
+    commands = Commands("export", __doc__, install="nervcast[player]")
     to_onnx = commands.add(
         "onnx", _onnx, summary="write the clip's ONNX graphs", example="python -m export onnx bunny.nerv -o bunny.onnx"
     )
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         example="python -m export trt bunny.nerv -o bunny.engine --max-batch 32",
     )
     for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
-        command.set_defaults(default_precision=precision)
+        command.set_defaults(default_precision=precision, symmetric=command is to_trt)
         command.add_argument("clip", nargs="?", type=Path, help="a .nerv file (default: the newest of the current folder)")
         command.add_argument(
             "-o",
@@ -93,7 +93,8 @@ def _integers(args: argparse.Namespace, clip: Clip, models: SegmentModels) -> Bu
         segment = clip.segments[index]
         frames = source.read(range(segment.start, segment.start + segment.frames))
         with TemporaryDirectory() as folder:
-            quantiser = Quantiser(build_graph(models, index, pixels="rgb"), frames, Path(folder))
+            rgb = build_graph(models, index, pixels="rgb")
+            quantiser = Quantiser(rgb, frames, Path(folder), symmetric=args.symmetric)
             found = quantiser.choose()
             logger.info(
                 "frames from %d: integers in %d of %d convolutions, %.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",

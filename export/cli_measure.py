@@ -17,6 +17,9 @@ from export.graph import PixelFormat
 BATCHES = (1, 8, 32)
 COLUMNS = ("engine", "precision", "batch", "decode_fps", "fps", "realtime", "p50_ms", "p95_ms", "floor_ms", "share", "bound")
 """What the table shows of a measurement."""
+PIXELS: tuple[PixelFormat, PixelFormat] = ("rgb", "i420")
+"""What is verified: what can be compared with a source, and what is played."""
+NONE_RUNS = "no engine runs this clip here"
 DIFFERENT = 1
 """Exit code where an engine does not decode what it should."""
 
@@ -68,9 +71,12 @@ def _bench(args: argparse.Namespace) -> None:
         if not speeds:
             logger.info("%s", describe())
         for batch in args.batch:
-            engine = open_engine(clip, name, batch=batch)
-            with contextlib.closing(engine), progress(f"measuring {name}, batch {engine.batch}") as update:
-                speeds.append(measure_speed(engine, ceilings, report=update))
+            with _opened(clip, name, batch=batch, named=bool(args.engine)) as engine:
+                if engine is not None:
+                    with progress(f"measuring {name}, batch {engine.batch}") as update:
+                        speeds.append(measure_speed(engine, ceilings, report=update))
+    if not speeds:
+        raise EngineError(NONE_RUNS)
     rows = [asdict(speed) | {"floor_ms": speed.floor_ms, "share": speed.share, "bound": speed.bound} for speed in speeds]
     if args.json:
         show_table(rows, as_json=True)
@@ -96,11 +102,15 @@ def _verify(args: argparse.Namespace) -> int:
 
         source = Source(args.source, size=(clip.header.width, clip.header.height))
         check_count(source, clip.header.frames)
-    with contextlib.ExitStack() as opened, progress("decoding", total=clip.header.frames) as update:
-        found = [
-            opened.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb")) for name in _names(args.engine)
-        ]
-        engines = [engine for engine in found if engine is not None]
+    with contextlib.ExitStack() as stack, progress("decoding", total=clip.header.frames) as update:
+        engines: list[tuple[Engine, Engine]] = []
+        for name in _names(args.engine):
+            opened = (_opened(clip, name, named=bool(args.engine), pixels=pixels) for pixels in PIXELS)
+            rgb, i420 = map(stack.enter_context, opened)
+            if rgb is not None and i420 is not None:
+                engines.append((rgb, i420))
+        if not engines:
+            raise EngineError(NONE_RUNS)
         verdicts = verify(clip, engines, source=source, tolerance=args.tolerance, report=update)
     show_table([asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts], as_json=args.json)
     return 0 if all(verdict.holds for verdict in verdicts) else DIFFERENT

@@ -36,7 +36,8 @@ class Cuda:
 
     def stream(self) -> int:
         """Return a new stream; raises EngineError."""
-        return int(self._owned("cudaStreamDestroy", self._call("cudaStreamCreate")))
+        flags = self._runtime.cudaStreamNonBlocking  # or it would wait for what others do on the default stream
+        return int(self._owned("cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", flags)))
 
     def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
         """Copy a pinned array to the GPU when the stream comes to it."""

@@ -4,11 +4,12 @@ A segment's network is loaded in the background before it is needed, so that goi
 is split among *lanes*, which work at the same time: on cores of a CPU, or on a GPU, where one is copied while another computes.
 """
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.cost import MAX_VALUES
-from encoder.codec.errors import BitstreamError, SettingsError
+from encoder.codec.errors import BitstreamError, EngineError, SettingsError
 from export.graph import PixelFormat, Precision, black, build_graph
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Engine(ABC):
     precision: Precision = "fp32"
     polynomials = False
     """Whether polynomials are faster than sines."""
+    keeps_builds = True
+    """Whether what takes long to build is kept for another time."""
     pixels: PixelFormat
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420", max_lanes: int = 1) -> None:
@@ -65,33 +68,36 @@ class Engine(ABC):
         """Frames that are worked on at once."""
         if self.batch < batch:
             logger.warning("batches have %d frames instead of %d, which would take too much memory", self.batch, batch)
-        self.lanes = min(max_lanes, self.batch)
-        self.piece = -(-self.batch // self.lanes)
+        self.piece = -(-self.batch // max_lanes)
         """Frames of one call of the network."""
-        self._models = SegmentModels(clip)  # used by the loader's thread alone
+        self.lanes = -(-self.batch // self.piece)
+        """Pieces that are worked on at the same time: as many as a batch has."""
+        self._models = SegmentModels(clip)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Network]] = {}
-        self._latest = black(clip.header, pixels)
+        self.forget()
         self.picture = self._latest.shape[1:]
         """Shape of a picture."""
         self._lost: set[int] = set()
 
-    def warm_up(self) -> None:
-        """Load the first segment whose weights can be decoded, as `frames` would.
+    def warm_up(self) -> int:
+        """Load the first segment whose weights can be decoded, as `frames` would, and return its number.
 
         Raises EngineError if this engine cannot run here, BitstreamError for a clip of which nothing can be shown.
         """
-        for index in range(len(self.clip.segments)):
-            try:
+        last = len(self.clip.segments) - 1
+        for index in range(last):
+            with contextlib.suppress(BitstreamError):
                 self.network(index)
-            except BitstreamError:
-                if index + 1 == len(self.clip.segments):
-                    raise
-            else:
-                return
+                return index
+        self.network(last)
+        return last
 
     def graph(self, segment: int) -> onnx.ModelProto:
         """Return the graph of a segment as this engine runs it; raises as `build_graph` does."""
+        return self._loader.submit(self._graph, segment).result()
+
+    def _graph(self, segment: int) -> onnx.ModelProto:
         return build_graph(self._models, segment, pixels=self.pixels, precision=self.precision, polynomials=self.polynomials)
 
     @abstractmethod
@@ -106,6 +112,18 @@ class Engine(ABC):
         """
         frames = np.empty((len(times), *self.picture), np.uint8)
         under_way: deque[tuple[Network, int, Frames]] = deque()
+        try:
+            self._decode(times, frames, under_way)
+        finally:
+            # After an error too: a lane that is at work cannot be started.
+            for network, lane, _ in under_way:
+                with contextlib.suppress(EngineError):
+                    network.wait(lane)
+        if len(frames):
+            self._latest = frames[-1:].copy()
+        return frames
+
+    def _decode(self, times: NDArray[np.float64], frames: Frames, under_way: "deque[tuple[Network, int, Frames]]") -> None:
         latest = -1
         for count, (segment, local, place) in enumerate(self._pieces(times)):
             # Before another segment's network is asked for, which may take the place of the one at work.
@@ -121,8 +139,14 @@ class Engine(ABC):
                 network.start(lane, local)
                 under_way.append((network, lane, frames[place]))
         _finish(under_way, 0)
-        self._latest = frames[-1:]
-        return frames
+
+    def forget(self) -> None:
+        """Show black where nothing can be decoded, until something is, as if nothing had been decoded before."""
+        self._latest = black(self.clip.header, self.pixels)
+
+    def settle(self) -> None:
+        """Wait until nothing is being loaded in the background, which would disturb a measurement."""
+        wait(self._loaded.values())
 
     def _pieces(self, times: NDArray[np.float64]) -> Iterator[tuple[int, Times, slice]]:
         """Yield runs of times of one segment, no longer than a lane takes: the segment, its times, and their place."""
@@ -163,7 +187,7 @@ class Engine(ABC):
             loading.add_done_callback(_close)
 
     def _load_segment(self, index: int) -> Network:
-        return self.load(self.graph(index))
+        return self.load(self._graph(index))
 
 
 def check_batch(batch: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder.codec.cache import cache_folder, keep
 from encoder.codec.clip import Clip
@@ -62,7 +63,7 @@ def open_engine(clip: Clip, name: str = "auto", *, batch: int = DEFAULT_BATCH, p
     return engine
 
 
-def open_all(clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> list[Engine]:
+def _open_all(clip: Clip, *, batch: int, pixels: PixelFormat) -> list[Engine]:
     """Open the engines that run a clip here; raises EngineError if none does."""
     opened: list[Engine] = []
     for name in ENGINES:
@@ -82,22 +83,35 @@ def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
     if known := _choices().get(key):
         with suppress(EngineError):
             return open_engine(clip, known, batch=batch, pixels=pixels)
-    engines = open_all(clip, batch=batch, pixels=pixels)
+    engines = _open_all(clip, batch=batch, pixels=pixels)
     speeds = [_fps(engine) if len(engines) > 1 else 0.0 for engine in engines]
     best = engines[speeds.index(max(speeds))]
-    for engine, fps in zip(engines, speeds, strict=True):
-        logger.debug("%s decodes %.1f frames per second", engine.name, fps)
+    for engine in engines:
         if engine is not best:
             engine.close()
+    if len(engines) > 1:
+        found = ", ".join(f"{engine.name} {fps:.1f}" for engine, fps in zip(engines, speeds, strict=True))
+        logger.info("frames per second by a trial, which is remembered: %s", found)
     _remember(key, best.name)
     return best
 
 
 def _fps(engine: Engine) -> float:
-    """Return how many frames a second an engine decodes, by a trial."""
-    first = engine.clip.segments[0]
-    times = (first.start + np.arange(engine.batch) % first.frames).astype(np.float64)
+    """Return how many frames a second an engine decodes, by a trial: none if it fails."""
+    segment = engine.clip.segments[engine.warm_up()]
+    times = (segment.start + np.arange(engine.batch) % segment.frames).astype(np.float64)
+    try:
+        return _measured(engine, times)
+    except EngineError as error:
+        logger.debug("%s fails: %s", engine.name, error)
+        return 0.0
+    finally:
+        engine.forget()
+
+
+def _measured(engine: Engine, times: NDArray[np.float64]) -> float:
     engine.frames(times)  # the first run also allocates
+    engine.settle()
     began, decoded = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < TRIAL_SECONDS:
         engine.frames(times)

@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
+from onnx.shape_inference import InferenceError
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.container import Header
 from encoder.codec.cost import RGB
+from encoder.codec.errors import EngineError, first_line
 from encoder.codec.names import FRAMES
 from export.editing import add_constant, attributes
 from export.half import half_precision
@@ -18,9 +20,12 @@ from export.layout import shuffle_last, single_planes, whole_pixels
 from export.merge import distribute_heads, sigmoid_colours
 from export.optimize import fold_constants, multiply_places, polynomial_sines
 
+Picture = NDArray[np.uint8]
 PixelFormat = Literal["i420", "rgb"]
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of a network's feature maps; bf16 is a matter of the engine, whose graph is in fp32."""
+TOLERANCE_STEPS: Mapping[Precision, int] = {"fp32": 1, "bf16": 4, "fp16": 4}
+"""Largest difference from the reference decoder, in 8-bit steps, that is taken for rounding."""
 OUTPUT = "frames"
 """Name of the output of an exported graph."""
 
@@ -44,9 +49,18 @@ def build_graph(
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
     the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Sines may be polynomials. Raises BitstreamError
-    for damaged weights, EngineError where what does not depend on the time cannot be computed.
+    for damaged weights, EngineError for a network that cannot be rewritten.
     """
-    header, model = models.header, models.model(segment)
+    model = models.model(segment)
+    try:
+        return _finished(model, models.header, pixels, precision, polynomials=polynomials)
+    except (InferenceError, ValueError) as error:
+        raise EngineError(f"the network cannot be rewritten: {first_line(error)}") from None
+
+
+def _finished(
+    model: onnx.ModelProto, header: Header, pixels: PixelFormat, precision: Precision, *, polynomials: bool
+) -> onnx.ModelProto:
     fold_constants(model)
     multiply_places(model)
     distribute_heads(model)
@@ -72,6 +86,15 @@ def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
     picture = np.full((1, height * 3 // 2, width), CHROMA_OFFSET, np.uint8)
     picture[:, :height] = LUMA_OFFSET
     return picture
+
+
+def planes_of(picture: Picture) -> tuple[Picture, Picture, Picture]:
+    """Return Y (H, W), U and V (H / 2, W / 2) of an RGB picture (3, H, W) of even size: the tail in numpy, to compare with."""
+    _, height, width = picture.shape
+    halves = picture.reshape(3, height // 2, 2, width // 2, 2).mean((2, 4))
+    sources = ((LUMA, picture, LUMA_OFFSET), (CHROMA[0], halves, CHROMA_OFFSET), (CHROMA[1], halves, CHROMA_OFFSET))
+    y, u, v = (np.rint(np.tensordot(row, pixels / 255, 1) + offset).astype(np.uint8) for row, pixels, offset in sources)
+    return y, u, v
 
 
 class _Tail:

@@ -1,4 +1,6 @@
-"""Eight-bit integers for the convolutions that bear them, as QDQ nodes, which TensorRT, OpenVINO and ONNX Runtime take.
+"""Eight-bit integers for the convolutions that bear them, as QDQ nodes.
+
+OpenVINO and ONNX Runtime take activations of 0..255 with an offset; TensorRT has none, nor integers for biases.
 
 The whole input of the network is known, so activations are calibrated with every frame. Convolutions are taken in the order of
 what they cost in quality for their arithmetic, as long as the loss against the source stays under a limit.
@@ -46,8 +48,9 @@ class Integers:
 class Quantiser:
     """Takes a segment's graph of RGB pictures, and its frames in the source (T, 3, H, W)."""
 
-    def __init__(self, rgb: onnx.ModelProto, source: NDArray[np.uint8], folder: Path) -> None:
-        """Calibrate with all frames; the ranges are kept in a folder."""
+    def __init__(self, rgb: onnx.ModelProto, source: NDArray[np.uint8], folder: Path, *, symmetric: bool = False) -> None:
+        """Calibrate with all frames, for TensorRT if symmetric; the ranges are kept in a folder."""
+        self._symmetric = symmetric
         self._rgb, self._source = _named(rgb), source
         self._cache = folder / "ranges.json"
         self._products = products_by_node(rgb)
@@ -56,6 +59,8 @@ class Quantiser:
 
     def choose(self, limit_db: float = MAX_LOSS_DB) -> Integers:
         """Return the convolutions whose loss together stays under a limit."""
+        if not self._products:
+            return Integers(convolutions=(), of=0, share=0.0, loss_db=0.0, loss_of_all_db=0.0)
         names = list(self._products)
         frames = range(0, len(self._source), -(-len(self._source) // TRIAL_FRAMES))
         losses = {name: self._loss([name], frames) for name in names}
@@ -86,12 +91,13 @@ class Quantiser:
                 _named(model),
                 path,
                 _Times(len(self._source)),
-                activation_type=QuantType.QUInt8,
+                activation_type=QuantType.QInt8 if self._symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 op_types_to_quantize=["Conv"],
                 nodes_to_quantize=list(convolutions),
                 calibration_cache_path=self._cache,
+                extra_options={"ActivationSymmetric": self._symmetric, "QuantizeBias": not self._symmetric},
             )
             made = onnx.load(path)
             del made.metadata_props[:]

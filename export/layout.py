@@ -27,7 +27,7 @@ def shuffle_last(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if moved.intersection(node.output):
             continue
-        activation = _activation(users[node.output[0]], node.output[0]) if node.op_type == "DepthToSpace" else []
+        activation = _activation(node.output[0], users) if node.op_type == "DepthToSpace" else []
         if not activation:
             nodes.append(node)
             continue
@@ -41,14 +41,14 @@ def shuffle_last(model: onnx.ModelProto) -> None:
     set_nodes(graph, nodes)
 
 
-def _activation(users: Sequence[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
+def _activation(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:
     """Return the nodes that make an activation of a value, if nothing else uses it: one, or x sigmoid(x)."""
-    kinds = {node.op_type: node for node in users}
-    if len(users) == 1 and users[0].op_type in ACTIVATIONS:
-        return [users[0]]
-    if len(users) == len(kinds) and kinds.keys() == {"Mul", "Sigmoid"}:
+    kinds = {node.op_type: node for node in users[name]}
+    if len(users[name]) == 1 and kinds.keys() <= ACTIVATIONS:
+        return [*kinds.values()]
+    if len(users[name]) == len(kinds) and kinds.keys() == {"Mul", "Sigmoid"}:
         gate, product = kinds["Sigmoid"], kinds["Mul"]
-        if set(product.input) == {name, gate.output[0]}:
+        if set(product.input) == {name, gate.output[0]} and len(users[gate.output[0]]) == 1:
             return [gate, product]
     return []
 
@@ -91,9 +91,9 @@ def _convolution(
         return _convolution(node.input[0], makers, uses)
     if node.op_type == "Mul":
         gate = next((makers[part] for part in node.input if part in makers and makers[part].op_type == "Sigmoid"), None)
-        if gate is not None and set(node.input) == {*gate.input, *gate.output}:
+        if gate is not None and set(node.input) == {*gate.input, *gate.output} and uses[gate.output[0]] == 1:
             return _convolution(gate.input[0], makers, uses, users=2)
-    return node if node.op_type == "Conv" else None
+    return node if node.op_type == "Conv" and attributes(node).get("group", 1) == 1 else None
 
 
 def single_planes(model: onnx.ModelProto) -> None:
@@ -102,7 +102,8 @@ def single_planes(model: onnx.ModelProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         name, before, after = node.output[0], shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-        if node.op_type != "Resize" or len(before) != PICTURE_RANK or not 1 < before[1] <= FEW_CHANNELS or 0 in after[1:]:
+        is_picture = len(before) == len(after) == PICTURE_RANK and before[1] == after[1] and 0 not in after[1:]
+        if node.op_type != "Resize" or not is_picture or not 1 < before[1] <= FEW_CHANNELS:
             nodes.append(node)
             continue
         apart = add_constant(model.graph, f"{name}_apart", np.array([-1, 1, *before[2:]]))

@@ -1,14 +1,15 @@
 """Rewrites that merge operators in a row: linear ones, and those that make colours of a hyperbolic tangent."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.editing import add_constant, attributes, drop_unused, set_nodes
+from encoder.codec.tensor import Shape
+from export.editing import PICTURE_RANK, add_constant, attributes, drop_unused, set_nodes, shapes_of
 
 
 def distribute_heads(model: onnx.ModelProto) -> None:
@@ -17,7 +18,7 @@ def distribute_heads(model: onnx.ModelProto) -> None:
     So what is enlarged and added has few channels, and the convolution becomes one with those that make the terms.
     """
     graph = model.graph
-    finder = _Finder(graph)
+    finder = _Finder(graph, shapes_of(model))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         terms = finder.terms(node.input[0]) if finder.is_narrow(node) else []
@@ -29,7 +30,8 @@ def distribute_heads(model: onnx.ModelProto) -> None:
 class _Finder:
     """Knows what makes each value of a graph, and where it is used."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+        self._shapes = shapes
         self.constants = {x.name: x for x in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
         self._uses = Counter(name for node in graph.node for name in node.input)
@@ -51,7 +53,11 @@ class _Finder:
     def terms(self, name: str) -> list[str]:
         """Return the values whose sum a value is: itself, if it is no sum or used more than once."""
         node = self.own(name)
-        if node is None or node.op_type != "Add" or not all(part in self._makers for part in node.input):
+        # Of other shapes, a term would be repeated along an axis.
+        is_sum = (
+            node is not None and node.op_type == "Add" and all(self._shape(part) == self._shape(name) for part in node.input)
+        )
+        if node is None or not is_sum or len(self._shape(name)) != PICTURE_RANK or 0 in self._shape(name)[1:]:
             return [name]
         return [term for part in node.input for term in self.terms(part)]
 
@@ -69,7 +75,12 @@ class _Finder:
         node = self.own(name)
         if node is None or node.op_type != "Resize" or attributes(node).get("mode") != b"linear":
             return None
+        if self._shape(node.input[0])[:2] != self._shape(name)[:2]:
+            return None
         return node if attributes(node).get("coordinate_transformation_mode") != b"tf_crop_and_resize" else None
+
+    def _shape(self, name: str) -> Shape:
+        return self._shapes.get(name, ())
 
     def _is_pointwise(self, node: onnx.NodeProto) -> bool:
         if node.op_type != "Conv" or not all(name in self.constants for name in node.input[1:]):

@@ -17,6 +17,9 @@ from export.engine import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.graph import OUTPUT, PixelFormat, Precision
 from export.machine import core_count
 
+WARM_UP_RUNS = 3
+"""Runs after which memory is allocated and a CUDA graph is recorded, before anybody waits for a frame."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,8 +34,8 @@ class OnnxRuntimeCpu(Engine):
         self._threads = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Open a session, of whose cores each lane has its share."""
-        return _Opened(Session(model, threads=core_count() // self.lanes), self._threads, self.lanes)
+        """Open a session, whose threads help the lanes' own, so that together there is one for each core."""
+        return _Opened(Session(model, threads=max(core_count() - self.lanes + 1, 1)), self._threads, self.lanes)
 
     def close(self) -> None:
         """Release the networks and all threads."""
@@ -45,16 +48,20 @@ class _Opened(Network):
 
     def __init__(self, session: Session, threads: ThreadPoolExecutor, lanes: int) -> None:
         self._session, self._threads = session, threads
-        self._running = [Future[Frames]() for _ in range(lanes)]
+        self._running: list[Future[Frames] | None] = [None] * lanes
 
     def start(self, lane: int, times: Times) -> None:
         self._running[lane] = self._threads.submit(self._session.run, {TIME: times})
 
     def wait(self, lane: int) -> None:
-        self._running[lane].result()
+        running = self._running[lane]
+        assert running is not None  # it was started
+        running.result()
 
     def fetch(self, lane: int, frames: Frames) -> None:
-        frames[:] = self._running[lane].result()
+        running, self._running[lane] = self._running[lane], None
+        assert running is not None  # it was started
+        frames[:] = running.result()
 
 
 class OnnxRuntimeCuda(Engine):
@@ -62,7 +69,7 @@ class OnnxRuntimeCuda(Engine):
 
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
-    device = "cuda"
+    provider, device = "CUDAExecutionProvider", "cuda"
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
@@ -71,9 +78,19 @@ class OnnxRuntimeCuda(Engine):
         onnxruntime.preload_dlls()  # those that pip installed, which the loader does not find by itself
         super().__init__(clip, batch=batch, pixels=pixels)
         self._options: Mapping[str, str] = {"enable_cuda_graph": "1"}
+        # A CUDA graph belongs to the thread that recorded it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Open a session; without a CUDA graph where some operator runs on the CPU, which it cannot hold."""
+        return self._thread.submit(self._open, model).result()
+
+    def close(self) -> None:
+        """Release the networks and the threads."""
+        super().close()
+        self._thread.shutdown()
+
+    def _open(self, model: onnx.ModelProto) -> Network:
         try:
             return self._bound(model)
         except EngineError as error:
@@ -85,29 +102,36 @@ class OnnxRuntimeCuda(Engine):
 
     def _bound(self, model: onnx.ModelProto) -> Network:
         size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
-        session = Session(model, "CUDAExecutionProvider", self._options)
+        session = Session(model, self.provider, self._options)
         buffers = {TIME: ((self.piece,), np.float32), OUTPUT: ((self.piece, *size), np.uint8)}
         bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
-        bound.run()  # the first run prepares, the second records the CUDA graph: here, where nobody waits for a frame
-        bound.run()
-        return _Bound(bound, self.piece)
+        for _ in range(WARM_UP_RUNS):
+            bound.run()
+        return _Bound(bound, self._thread, self.piece)
 
 
 class _Bound(Network):
-    def __init__(self, session: BoundSession, piece: int) -> None:
-        self._session = session
+    """A session that one thread runs."""
+
+    def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, piece: int) -> None:
+        self._session, self._thread = session, thread
         self._times = np.zeros(piece, np.float32)
+        self._running: Future[None] = Future()
 
     def start(self, lane: int, times: Times) -> None:  # noqa: ARG002 (there is one)
         self._times[: len(times)] = times
+        self._running = self._thread.submit(self._run)
+
+    def _run(self) -> None:
         self._session.put(TIME, self._times)
         self._session.run()
 
-    def wait(self, lane: int) -> None:
-        pass
+    def wait(self, lane: int) -> None:  # noqa: ARG002 (there is one)
+        self._running.result()
 
-    def fetch(self, lane: int, frames: Frames) -> None:  # noqa: ARG002 (there is one)
-        frames[:] = self._session.get(OUTPUT)[: len(frames)]
+    def fetch(self, lane: int, frames: Frames) -> None:
+        self.wait(lane)
+        frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
 
 
 def has_cuda() -> bool:

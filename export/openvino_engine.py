@@ -11,11 +11,13 @@ from encoder.codec.errors import EngineError, first_line
 from encoder.codec.names import TIME
 from encoder.media.quality import psnr_db
 from export.engine import DEFAULT_BATCH, Engine, Frames, Network, Times
-from export.graph import PixelFormat
+from export.graph import TOLERANCE_STEPS, PixelFormat, Precision
 from export.machine import core_count
 
 BF16_PSNR_DB = 52.0
 """PSNR of pictures in bfloat16 against those in 32 bits from which on they hold: a clip of 36 dB loses 0.1 dB there."""
+BF16_FRAMES = 9
+"""Pictures that are compared."""
 
 
 class OpenVino(Engine):
@@ -32,9 +34,7 @@ class OpenVino(Engine):
         if importlib.util.find_spec("openvino") is None:
             raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
         super().__init__(clip, batch=batch, pixels=pixels, max_lanes=core_count())
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _core()
         self._is_tried = False
 
     def load(self, model: onnx.ModelProto) -> Network:
@@ -43,33 +43,45 @@ class OpenVino(Engine):
             network = self._core.read_model(model.SerializeToString())
             network.reshape({TIME: [self.piece]})
             if self._is_tried or not self._has_bf16():
-                return self._compiled(network)
-            exact = self._compiled(network)
-            self._is_tried, self.precision = True, "bf16"
-            rounded = self._compiled(network)
+                return self._compiled(network, self.precision)
+            self._is_tried = True
+            exact, rounded = self._compiled(network, "fp32"), self._compiled(network, "bf16")
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load the network: {first_line(error)}") from None
-        if psnr_db(self._first(rounded), self._first(exact)) >= BF16_PSNR_DB:
-            return rounded
-        self.precision = "fp32"
-        return exact
+        if not self._holds(rounded, exact):
+            return exact
+        self.precision = "bf16"
+        return rounded
 
     def _has_bf16(self) -> bool:
         return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def _compiled(self, network: Any) -> "_Compiled":
+    def _compiled(self, network: Any, precision: Precision) -> "_Compiled":
         # By itself it would take bfloat16 wherever the CPU has it.
-        precision = {"fp32": "f32", "bf16": "bf16"}[self.precision]
-        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(self.lanes)}
+        settings = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "NUM_STREAMS": str(self.lanes)}
         compiled = self._core.compile_model(network, "CPU", settings)
         return _Compiled([compiled.create_infer_request() for _ in range(self.lanes)], self.piece)
 
-    def _first(self, network: "_Compiled") -> Frames:
-        """Return the first pictures of a segment."""
-        network.start(0, np.arange(self.piece, dtype=np.float32))
-        frames = np.empty((self.piece, *self.picture), np.uint8)
-        network.fetch(0, frames)
-        return frames
+    def _holds(self, rounded: "_Compiled", exact: "_Compiled") -> bool:
+        """Tell whether pictures from all over a segment are nearly the same."""
+        last = max(segment.frames for segment in self.clip.segments) - 1
+        for time in np.linspace(0, last, BF16_FRAMES):
+            found = [np.empty((1, *self.picture), np.uint8) for _ in range(2)]
+            for network, frames in zip((rounded, exact), found, strict=True):
+                network.start(0, np.full(1, time, np.float32))
+                network.fetch(0, frames)
+            largest = int(np.abs(found[0].astype(np.int16) - found[1]).max())
+            if largest > TOLERANCE_STEPS["bf16"] or psnr_db(*found) < BF16_PSNR_DB:
+                return False
+        return True
+
+
+def _core() -> Any:
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise EngineError(f"OpenVINO cannot be loaded: {first_line(error)}") from None
+    return openvino.Core()
 
 
 class _Compiled(Network):
@@ -81,7 +93,10 @@ class _Compiled(Network):
 
     def start(self, lane: int, times: Times) -> None:
         self._times[lane][: len(times)] = times
-        self._requests[lane].start_async({TIME: self._times[lane]}, share_inputs=True)
+        try:
+            self._requests[lane].start_async({TIME: self._times[lane]}, share_inputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run the network: {first_line(error)}") from None
 
     def wait(self, lane: int) -> None:
         try:

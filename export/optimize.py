@@ -78,7 +78,7 @@ def _enlarged_corners(
     resize = makers.get(node.input[0])
     if resize is None or resize.op_type != "Resize" or shapes.get(resize.input[0], ())[1:] != (2, *CORNERS):
         return None
-    if 0 in shapes[node.output[0]][1:]:
+    if 0 in shapes[node.output[0]][1:] or shapes[node.output[0]][-1] != len(CORNERS):
         return None
     wanted = {"mode": b"linear", "coordinate_transformation_mode": b"align_corners"}
     return resize if wanted.items() <= attributes(resize).items() else None

@@ -15,7 +15,7 @@ from encoder.codec.names import TIME
 from export.cuda import Cuda, Graph
 from export.engine import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.graph import OUTPUT, PixelFormat, Precision
-from export.to_tensorrt import cached_plan, import_tensorrt
+from export.to_tensorrt import WAY_OUT, cached_plan, import_tensorrt, new_plan, plan_key
 
 LANES = 2
 
@@ -39,22 +39,37 @@ class TensorRt(Engine):
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Put a segment's weights into an engine that is not needed any more, or a new copy of the one that was built."""
-        trt = import_tensorrt()
-        copy = self._idle.pop() if self._idle else self._copy(model)
-        refitter = trt.Refitter(copy.engine, self._log)
-        parser = trt.OnnxParserRefitter(refitter, self._log)
-        if not (parser.refit_from_bytes(model.SerializeToString()) and refitter.refit_cuda_engine()):
-            raise EngineError("TensorRT could not put a segment's weights into the engine")
-        copy.record()
+        key = plan_key(model, max_batch=self.piece)
+        idle = [network for network in self._idle if network.key == key]
+        if idle:
+            self._idle.remove(idle[0])
+        copy = idle[0] if idle else self._copy(model, key)
+        try:
+            self._refit(copy, model)
+            copy.record()
+        except EngineError:
+            copy.release()
+            raise
         return copy
 
-    def _copy(self, model: onnx.ModelProto) -> "_Network":
-        engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece))
+    def _refit(self, copy: "_Network", model: onnx.ModelProto) -> None:
+        trt = import_tensorrt()
+        refitter = trt.Refitter(copy.engine, self._log)
+        parser = trt.OnnxParserRefitter(refitter, self._log)
+        if not parser.refit_from_bytes(model.SerializeToString()):
+            problem = f": {parser.get_error(0).desc()}" if parser.num_errors else ""
+            raise EngineError(f"TensorRT {trt.__version__} does not take a segment's weights{problem}; {WAY_OUT}")
+        if not refitter.refit_cuda_engine():
+            raise EngineError(f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; {WAY_OUT}")
+
+    def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
+        plan = cached_plan if self.keeps_builds else new_plan
+        engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.piece))
         if engine is None:  # though it was built by this version for this GPU: a file that was cut off
             engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece, anew=True))
         if engine is None:
             raise EngineError("TensorRT could not load the engine that it built")
-        return _Network(engine, self.lanes, self.piece, self._idle)
+        return _Network(engine, key, lanes=self.lanes, piece=self.piece, idle=self._idle)
 
     def close(self) -> None:
         """Release the networks and the GPU's memory."""
@@ -66,12 +81,15 @@ class TensorRt(Engine):
 class _Network(Network):
     """An engine with the buffers of its lanes."""
 
-    def __init__(self, engine: Any, lanes: int, piece: int, idle: list["_Network"]) -> None:
-        self.engine = engine
+    def __init__(self, engine: Any, key: str, *, lanes: int, piece: int, idle: list["_Network"]) -> None:
+        self.engine, self.key, self._idle = engine, key, idle
         self._cuda = Cuda()
         size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
-        self._lanes = [_Lane(self._cuda, engine, piece, size) for _ in range(lanes)]
-        self._idle = idle
+        try:
+            self._lanes = [_Lane(self._cuda, engine, piece, size) for _ in range(lanes)]
+        except EngineError:
+            self._cuda.close()
+            raise
 
     def record(self) -> None:
         """Record each lane's work anew, for the weights that the engine has now."""

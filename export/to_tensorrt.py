@@ -7,13 +7,16 @@ from typing import Any
 
 import onnx
 
-from encoder.codec.cache import cache_folder, keep
+from encoder.codec.cache import cache_folder, evict, keep, kept
 from encoder.codec.errors import EngineError
 from encoder.codec.names import TIME
 from export.device import gpu_names
 
 WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 """Types of what a refit replaces."""
+FIXED = ("Clip", "Pad", "Resize")
+"""Operators whose other inputs an engine is built for, so that a refit cannot replace them."""
+WAY_OUT = "take --engine onnxruntime-cuda, or another version of TensorRT"
 MAX_PLANS = 32
 """Most engines that are kept."""
 
@@ -59,8 +62,7 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     if not parser.parse(model.SerializeToString()):
         problem = parser.get_error(0)
         raise EngineError(
-            f"TensorRT {trt.__version__} cannot take operator {problem.node_operator()}: {problem.desc()}; "
-            "take --engine onnxruntime-cuda, or another version of TensorRT"
+            f"TensorRT {trt.__version__} cannot take operator {problem.node_operator()}: {problem.desc()}; {WAY_OUT}"
         )
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.REFIT)
@@ -72,9 +74,7 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=True)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(
-            f"TensorRT {trt.__version__} could not build an engine, as its log above says; take --engine onnxruntime-cuda"
-        )
+        raise EngineError(f"TensorRT {trt.__version__} could not build an engine, as its log above says; {WAY_OUT}")
     keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(plan))
 
@@ -85,21 +85,24 @@ def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -
     Raises EngineError.
     """
     path = cache_folder() / "tensorrt" / f"{plan_key(model, max_batch=max_batch)}.engine"
-    if path.exists() and not anew:
-        path.touch()  # those that were not used for the longest time go first
-        return path.read_bytes()
-    plan = build_plan(model, max_batch=max_batch, timing_cache=timing_cache_path())
+    if not anew and (plan := kept(path)) is not None:
+        return plan
+    plan = new_plan(model, max_batch=max_batch)
     keep(path, plan)
-    for old in sorted(path.parent.glob("*.engine"), key=lambda found: found.stat().st_mtime)[:-MAX_PLANS]:
-        old.unlink(missing_ok=True)
+    evict(path.parent, "*.engine", MAX_PLANS)
     return plan
+
+
+def new_plan(model: onnx.ModelProto, *, max_batch: int) -> bytes:
+    """Return the engine of a graph, built anew with what is known of kernels' timings; raises EngineError."""
+    return build_plan(model, max_batch=max_batch, timing_cache=timing_cache_path())
 
 
 def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
     """Return what tells engines apart: the graph without its weights, the GPU, the version of TensorRT, the batch."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    sizes = {name for node in bare.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    sizes = {name for node in bare.graph.node if node.op_type in FIXED for name in node.input[1:]}
     for constant in bare.graph.initializer:
         if constant.data_type in WEIGHTS and constant.name not in sizes:
             constant.ClearField("raw_data")

@@ -11,12 +11,10 @@ from encoder.codec.decoder import ReferenceDecoder
 from encoder.media.quality import psnr_db
 from encoder.media.video import Frames, check_count, frames_of
 from export.engine import Engine
+from export.graph import TOLERANCE_STEPS, planes_of
 
 Picture = NDArray[np.uint8]
 """(3, H, W)."""
-
-TOLERANCE_STEPS = {"fp32": 1, "bf16": 4, "fp16": 4}
-"""Largest difference from the reference decoder that is taken for rounding, by the precision of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,8 @@ class Verdict:
     """Of a colour of a pixel, in 8-bit steps."""
     tolerance: int
     """Largest difference that is allowed."""
+    largest_difference_i420: int
+    """The same of what is played, against the reference's RGB frames converted: another step is lost to rounding twice."""
     psnr_between_db: float
     """Of the engine's RGB frames against the reference's, mean over frames; 100 where they are the same."""
     psnr_db: float | None
@@ -40,15 +40,15 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether the engine decodes what it should."""
-        return self.largest_difference <= self.tolerance
+        return self.largest_difference <= self.tolerance and self.largest_difference_i420 <= self.tolerance + 1
 
 
 class _Tally:
     """Differences of an engine so far."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._largest = 0
+    def __init__(self, engine: Engine, played: Engine) -> None:
+        self.engine, self._played = engine, played
+        self._largest = self._largest_i420 = 0
         self._between: list[float] = []
         self._source: list[float] = []
 
@@ -56,8 +56,9 @@ class _Tally:
         self, times: NDArray[np.float64], expected: Sequence[NDArray[np.uint8]], source: Sequence[NDArray[np.uint8]]
     ) -> None:
         decoded = self.engine.frames(times)
-        for picture, reference in zip(decoded, expected, strict=True):
+        for picture, planes, reference in zip(decoded, self._played.frames(times), expected, strict=True):
             self._largest = max(self._largest, int(np.abs(picture.astype(np.int16) - reference).max()))
+            self._largest_i420 = max(self._largest_i420, _largest(planes, reference))
             self._between.append(psnr_db(picture, reference))
         self._source += [psnr_db(*pair) for pair in zip(decoded, source, strict=True)] if source else []
 
@@ -67,6 +68,7 @@ class _Tally:
             precision=self.engine.precision,
             frames=len(self._between),
             largest_difference=self._largest,
+            largest_difference_i420=self._largest_i420,
             tolerance=TOLERANCE_STEPS[self.engine.precision] if tolerance is None else tolerance,
             psnr_between_db=float(np.mean(self._between)),
             psnr_db=float(np.mean(self._source)) if self._source else None,
@@ -76,23 +78,24 @@ class _Tally:
 
 def verify(
     clip: Clip,
-    engines: Sequence[Engine],
+    engines: Sequence[tuple[Engine, Engine]],
     *,
     source: Frames | None = None,
     tolerance: int | None = None,
     report: Callable[[float], None],
 ) -> list[Verdict]:
-    """Decode all coded frames with the reference decoder and with engines of RGB pictures; report the frames that are done.
+    """Decode all coded frames with the reference decoder and with engines; report the frames that are done.
 
-    Raises SettingsError if the source does not have as many frames as the clip, BitstreamError for a damaged clip.
+    Of each engine there is one of RGB pictures and one of I420. Raises SettingsError if the source does not have as many frames
+    as the clip, BitstreamError for a damaged clip.
     """
     count = clip.header.frames
     if source is not None:
         check_count(source, count)
-    tallies = [_Tally(engine) for engine in engines]
+    tallies = [_Tally(*pair) for pair in engines]
     quality: list[float] = []
     originals = None if source is None else frames_of(source)
-    block = max(engine.batch for engine in engines)
+    block = max(engine.batch for engine, _ in engines)
     decoded = ReferenceDecoder(clip).frames()
     for start in range(0, count, block):
         times = np.arange(start, min(start + block, count), dtype=np.float64)
@@ -103,6 +106,16 @@ def verify(
             tally.add(times, expected, compared)
         report(start + len(times))
     return [tally.verdict(quality, tolerance) for tally in tallies]
+
+
+def _largest(planes: Picture, reference: Picture) -> int:
+    """Return the largest difference of an I420 picture from an RGB picture, where both have whole pixels of colour."""
+    height, width = (side // 2 * 2 for side in reference.shape[1:])
+    rows, columns = planes.shape[0] * 2 // 3, planes.shape[1]
+    colours = planes[rows:].reshape(2, rows // 2, columns // 2)[:, : height // 2, : width // 2]
+    found = (planes[:height, :width], *colours)
+    expected = planes_of(reference[:, :height, :width])
+    return max(int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(found, expected, strict=True))
 
 
 def _take(frames: Iterator[Picture], count: int) -> list[Picture]:

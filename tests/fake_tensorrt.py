@@ -1,6 +1,7 @@
 """Stand-ins for TensorRT and CUDA, whose memory is the host's and whose networks ONNX Runtime runs."""
 
 import ctypes
+import itertools
 import types
 
 import numpy as np
@@ -19,21 +20,18 @@ class FakeCuda(types.ModuleType):
     def __init__(self):
         super().__init__("cuda.bindings.runtime")
         self.live, self.calls, self.records = {}, [], True
-        self._recording = None
+        self._queues, self._recordings = {}, {}
+        self._numbers = itertools.count(1)
 
     def __getattr__(self, name):
         raise AssertionError(f"{name} is not among what is known to be called")
 
-    def do(self, work):
-        """Do what is asked of a stream, or note it while it is recorded."""
-        if self._recording is None:
-            work()
-        else:
-            self._recording.append(work)
+    def do(self, stream, work):
+        """Note what is asked of a stream, which is done when somebody waits for it; or what is recorded of it."""
+        self._recordings.get(stream, self._queues[stream]).append(work)
 
     def _own(self, resource):
-        number = ctypes.addressof(resource) if isinstance(resource, ctypes.Array) else 1000 + len(self.calls)
-        self.calls.append("own")
+        number = ctypes.addressof(resource) if isinstance(resource, ctypes.Array) else next(self._numbers)
         self.live[number] = resource
         return 0, number
 
@@ -47,37 +45,42 @@ class FakeCuda(types.ModuleType):
     cudaMallocHost = cudaMalloc
     cudaFree = cudaFreeHost = cudaStreamDestroy = cudaGraphDestroy = cudaGraphExecDestroy = _free
 
-    def cudaStreamCreate(self):
-        return self._own("stream")
+    cudaStreamNonBlocking = 1
+
+    def cudaStreamCreateWithFlags(self, flags):
+        assert flags == 1
+        error, stream = self._own("stream")
+        self._queues[stream] = []
+        return error, stream
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         assert {1: target, 2: source}[kind] in self.live
         assert stream in self.live
-        self.do(lambda: ctypes.memmove(target, source, size))
+        self.do(stream, lambda: ctypes.memmove(target, source, size))
         return (0,)
 
     def cudaStreamSynchronize(self, stream):
         assert stream in self.live
+        while self._queues[stream]:
+            self._queues[stream].pop(0)()
         return (0,)
 
     def cudaStreamBeginCapture(self, stream, mode):
         assert (stream in self.live, mode) == (True, 1)
         if not self.records:
             return (types.SimpleNamespace(name="cudaErrorStreamCaptureUnsupported"),)
-        self._recording = []
+        self._recordings[stream] = []
         return (0,)
 
     def cudaStreamEndCapture(self, stream):
-        recorded, self._recording = self._recording, None
-        return self._own(recorded)
+        return self._own(self._recordings.pop(stream))
 
     def cudaGraphInstantiate(self, graph, flags):
         return self._own(self.live[graph])
 
     def cudaGraphLaunch(self, graph, stream):
         self.calls.append("launch")
-        for work in self.live[graph]:
-            work()
+        self._queues[stream].extend(self.live[graph])
         return (0,)
 
 
@@ -131,7 +134,8 @@ class FakeTensorRt:
             refitter.engine.take(data)
             return self.refits
 
-        return types.SimpleNamespace(refit_from_bytes=refit)
+        problem = types.SimpleNamespace(desc=lambda: "of another shape")
+        return types.SimpleNamespace(refit_from_bytes=refit, num_errors=1, get_error=lambda index: problem)
 
 
 class _Config:
@@ -195,5 +199,5 @@ class _Context:
             frames = self._engine.session.run({"t": times.copy()})
             ctypes.memmove(self._addresses["frames"], frames.ctypes.data, frames.nbytes)
 
-        self._engine.cuda.do(compute)
+        self._engine.cuda.do(stream, compute)
         return True

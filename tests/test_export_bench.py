@@ -72,14 +72,25 @@ def test_ceilings_are_those_of_products():
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime-cpu"])
 def test_ceilings_are_measured_by_the_engine(tiny_clip, name, monkeypatch):
     monkeypatch.setattr("export.ceilings.MEMORY_MATRIX", (64, 128))
-    monkeypatch.setattr("export.ceilings.MAX_SIDE", 512)
     engine = open_engine(tiny_clip, name, batch=1)
-    clock = iter(np.arange(0, 100, 0.5))
-    ceilings = measure_ceilings(engine, clock=lambda: float(next(clock)))
+    steps = iter([0.001, 0.01, 0.031, 0.201, 0.065])  # a small one, two of squares, a long row, a chain
+    now, step = [0.0], [0.0]
+    load = engine.load
+
+    def begin(model):
+        step[0] = next(steps)
+        return load(model)
+
+    def clock():
+        now[0] += step[0]
+        return now[0]
+
+    engine.load = begin
+    ceilings = measure_ceilings(engine, clock=clock)
     engine.close()
-    assert ceilings.flop_per_second == 2 * 512**3 / 0.5
-    assert ceilings.bytes_per_second == 4 * 64 * 128 / 0.5
-    assert ceilings.launch_seconds == 0
+    assert ceilings.flop_per_second == pytest.approx(2 * 1024**3 / 0.03)
+    assert ceilings.bytes_per_second == pytest.approx(4 * 64 * 128 / 0.2)
+    assert ceilings.launch_seconds == pytest.approx(0.001)
 
 
 def test_bench_counts_frames_per_second(tiny_clip):
@@ -94,8 +105,7 @@ def test_bench_counts_frames_per_second(tiny_clip):
     assert speed.decode_fps == speed.fps == 4 / 0.25
     assert speed.realtime == 16 / 25
     assert speed.p50_ms == speed.p95_ms == 250
-    assert len(shares) == 16
-    assert shares[7] == 0.5
+    assert shares == sorted(shares)
     assert shares[-1] == 1
     assert decoded[:4] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5], [0, 1, 2, 3]]
 

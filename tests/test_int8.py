@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from helpers import moving_square
+from helpers import fit_clip, moving_square
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.runtime import Session
@@ -62,6 +62,23 @@ def test_integers_are_those_of_the_chosen_convolutions(models, quantiser):
     assert list(integers.values()).count(onnx.TensorProto.INT8) == 2
     assert made.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert Session(made).run({"t": TIMES}).shape == (3, 30, 26)
+
+
+def test_tensorrt_gets_no_offsets_and_no_integers_for_biases(models, tmp_path):
+    graph = build_graph(models, 0)
+    quantiser = Quantiser(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path, symmetric=True)
+    made = quantiser.apply(graph, quantiser.choose(100).convolutions)
+    constants = {x.name: onnx.numpy_helper.to_array(x) for x in made.graph.initializer}
+    nodes = [node for node in made.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    assert nodes
+    assert all(not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8 for node in nodes)
+
+
+def test_network_without_convolutions(tmp_path):
+    clip = fit_clip("nirvana", frames=3, height=19, width=26)
+    quantiser = Quantiser(build_graph(SegmentModels(clip), 0, pixels="rgb"), SOURCE, tmp_path)
+    found = quantiser.choose()
+    assert (found.convolutions, found.of, found.loss_db) == ((), 0, 0.0)
 
 
 def test_all_frames_calibrate():

@@ -195,6 +195,64 @@ def test_channels_that_are_used_besides_keep_their_order():
     assert [*model.graph.node] == before
 
 
+def test_gate_that_is_used_besides_stays():
+    also = [helper.make_node("Add", ["y", "gate"], ["more"])]
+    model = shuffled(SWISH, also=also)
+    model.graph.output[0].name = "more"
+    shuffle_last(model)
+    assert operators(model) == ["Conv", "DepthToSpace", "Sigmoid", "Mul", "Add"]
+    nodes = [
+        helper.make_node("Conv", ["t", "weights"], ["wide"]),
+        helper.make_node("Sigmoid", ["wide"], ["gate"]),
+        helper.make_node("Mul", ["wide", "gate"], ["swish"]),
+        helper.make_node("DepthToSpace", ["swish"], ["x"], blocksize=2, mode="CRD"),
+        helper.make_node("GlobalAveragePool", ["gate"], ["mean"]),
+        helper.make_node("DepthToSpace", ["mean"], ["one"], blocksize=2, mode="CRD"),
+        helper.make_node("ReduceMean", ["one"], ["all"]),
+        helper.make_node("Add", ["x", "all"], ["y"]),
+    ]
+    model = small_model(nodes, (2, 4, 5), weights=np.ones((12, 2, 1, 1), np.float32))
+    before = [*model.graph.node]
+    whole_pixels(model)
+    assert [*model.graph.node] == before
+
+
+def test_groups_of_channels_keep_their_order():
+    nodes = [
+        helper.make_node("Conv", ["t", "weights"], ["wide"], group=2),
+        helper.make_node("DepthToSpace", ["wide"], ["y"], blocksize=2, mode="CRD"),
+    ]
+    model = small_model(nodes, (4, 4, 5), weights=np.ones((8, 2, 1, 1), np.float32))
+    before = [*model.graph.node]
+    whole_pixels(model)
+    assert [*model.graph.node] == before
+
+
+@pytest.mark.parametrize("kind", ["one channel", "more channels"])
+def test_sums_of_unlike_shapes_stay(kind):
+    random = np.random.default_rng(0)
+    weights = {"w1": random.normal(size=(1, 8, 1, 1)), "w2": random.normal(size=(2, 8, 1, 1))}
+    first = helper.make_node("Conv", ["x", "w1"], ["other"])
+    if kind == "more channels":
+        first = helper.make_node("Resize", ["narrow", "", "scales"], ["other"], mode="linear")
+    nodes = [
+        helper.make_node("Sin", ["t"], ["x"]),
+        *([helper.make_node("Conv", ["x", "w1"], ["narrow"])] if kind == "more channels" else []),
+        first,
+        helper.make_node("Add", ["x", "other"], ["sum"]),
+        helper.make_node("Conv", ["sum", "w2"], ["y"]),
+    ]
+    constants = {name: value.astype(np.float32) for name, value in weights.items()}
+    model = small_model(nodes, (8, 4, 5), scales=np.array([1, 8, 1, 1], np.float32), **constants)
+    before = operators(model)
+    distribute_heads(model)
+    t = random.normal(size=(1, 8, 4, 5)).astype(np.float32)
+    plain = small_model(nodes, (8, 4, 5), scales=np.array([1, 8, 1, 1], np.float32), **constants)
+    np.testing.assert_allclose(Session(model).run({"t": t}), Session(plain).run({"t": t}), rtol=1e-4, atol=1e-4)
+    if kind == "one channel":
+        assert operators(model) == before
+
+
 def test_whole_pixels_stay():
     model = shuffled(SINE, mode="DCR")
     before = [*model.graph.node]

@@ -82,6 +82,7 @@ EXTERNAL.data_location = TensorProto.EXTERNAL
 EXTERNAL.external_data.add(key="location", value="/etc/passwd")
 OUTPUT = [helper.make_node("Reshape", ["t", "shape"], ["time"]), helper.make_node("Mul", ["time", "0"], ["rgb"])]
 """What makes a good output, behind nodes that are not."""
+PARTIAL = [helper.make_node("Split", ["0"], ["part", ""], axis=0, num_outputs=2), *OUTPUT]
 ENLARGING = [
     helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["huge"]),
@@ -168,6 +169,7 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ({"nodes": NEGATIVE}, r"value 'v\d' must have a size that is known, and over 0"),
         ({"nodes": SQUARED, "constants": COLUMN}, r"value 'v\d' must grow with the number of times, along its first axis"),
         ({"nodes": SQUEEZED}, r"value 'v\d' must grow with the number of times, along its first axis"),
+        ({"nodes": PARTIAL}, "operator Split leaves an output out"),
         ({"constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), name) for name in ("shape", "0")]}, "the same name"),
         ({"version": 13}, "format 8 to 12, got 13"),
         ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, [7])}, "float32 of shape"),

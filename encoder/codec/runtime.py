@@ -93,8 +93,11 @@ class BoundSession:
             self._binding.bind_ortvalue_output(name, self._values[name])
 
     def put(self, name: str, values: NDArray[Any]) -> None:
-        """Copy values to the device."""
-        self._values[name].update_inplace(np.ascontiguousarray(values))
+        """Copy values to the device; raises EngineError."""
+        try:
+            self._values[name].update_inplace(np.ascontiguousarray(values))
+        except ERRORS as error:
+            raise EngineError(f"ONNX Runtime cannot write to the device: {first_line(error)}") from None
 
     def run(self) -> None:
         """Compute the outputs; raises EngineError."""
@@ -104,5 +107,8 @@ class BoundSession:
             raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
 
     def get(self, name: str) -> NDArray[Any]:
-        """Return the values of an output, copied from the device."""
-        return self._values[name].numpy()
+        """Return the values of an output, copied from the device; raises EngineError."""
+        try:
+            return self._values[name].numpy()
+        except ERRORS as error:
+            raise EngineError(f"ONNX Runtime cannot read from the device: {first_line(error)}") from None

@@ -189,6 +189,9 @@ def _check_model(model: onnx.ModelProto) -> None:
 def _check_node(node: onnx.NodeProto) -> None:
     if node.domain or node.op_type not in OPERATORS:
         raise BitstreamError(f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed")
+    if not all(node.output):
+        # ONNX Runtime crashes on some.
+        raise BitstreamError(f"operator {node.op_type} leaves an output out")
     for attribute in node.attribute:
         if attribute.type not in ATTRIBUTES:
             raise BitstreamError(f"attribute {attribute.name} of {node.op_type} is of a kind that is not allowed")
