@@ -39,6 +39,8 @@ DECODED: tuple[tuple[str, SizeName, tuple[int, int]], ...] = (
     ("nerv++", "S", (640, 360)),
 )
 """Presets, sizes of the network, and of frames."""
+PAUSE_SECONDS = 0.5
+"""Time in which the threads of the one before go to sleep: ONNX Runtime's wait for more work without letting go of the core."""
 REWRITES = (
     *("fold_constants", "multiply_places", "distribute_heads", "sigmoid_colours"),
     *("shuffle_last", "whole_pixels", "single_planes"),
@@ -139,6 +141,7 @@ def _race(decoders: Mapping[str, Decode]) -> dict[str, Point]:
         decode()  # the first also allocates
     for _ in range(ROUNDS):
         for name, decode in decoders.items():
+            time.sleep(PAUSE_SECONDS)
             began, batches = time.perf_counter(), 0
             while (seconds := time.perf_counter() - began) < ROUND_SECONDS:
                 decode()

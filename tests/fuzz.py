@@ -1,4 +1,4 @@
-"""Feed mutated files to the decoder: `python tests/fuzz.py --count 200000` prints what came of them.
+"""Feed mutated files to the decoder and the rewrites of graphs: `python tests/fuzz.py --count 200000` prints what came of them.
 
 Each file must end in BitstreamError or in the frames that the damage leaves, in bounded time and memory. A segment that
 survives, in a file whose checksums were not made to fit, must have the very weights of the undamaged file: or else the picture
@@ -20,11 +20,14 @@ import numpy as np
 import onnx
 from golden import DATA, digest
 
-from encoder.codec.clip import Clip
+from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.container import TOPOLOGY, ChunkReader, file_bytes
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.errors import BitstreamError, EngineError
+from encoder.codec.names import TIME
+from encoder.codec.runtime import Session
 from encoder.codec.topology import OPERATORS, dictionary
+from export.graph import build_graph
 
 MAX_SECONDS = 10
 """Longest time that a file of a few kilobytes may take."""
@@ -150,11 +153,13 @@ def decode(data: bytes) -> tuple[str, list[str]]:
         clip = Clip.parse(data, strict=False)
         digests = digest(clip)
         frame = ReferenceDecoder(clip).frame(clip.header.frames // 2)
+        segment, local = clip.locate(clip.header.frames // 2)
+        rewritten = Session(build_graph(SegmentModels(clip), segment, pixels="rgb")).run({TIME: np.full(1, local, np.float32)})
     except BitstreamError:
         return "refused", []
     except EngineError:
         return "refused by the runtime", []
-    assert frame.shape == (3, clip.header.height, clip.header.width)
+    assert frame.shape == rewritten.shape[1:] == (3, clip.header.height, clip.header.width)
     return "damage reported" if clip.damage else "decoded", digests
 
 
