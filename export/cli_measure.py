@@ -17,8 +17,6 @@ from export.graph import PixelFormat
 BATCHES = (1, 8, 32)
 COLUMNS = ("engine", "precision", "batch", "decode_fps", "fps", "realtime", "p50_ms", "p95_ms", "floor_ms", "share", "bound")
 """What the table shows of a measurement."""
-PIXELS: tuple[PixelFormat, PixelFormat] = ("rgb", "i420")
-"""What is verified: what can be compared with a source, and what is played."""
 NONE_RUNS = "no engine runs this clip here"
 DIFFERENT = 1
 """Exit code where an engine does not decode what it should."""
@@ -105,10 +103,10 @@ def _verify(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack, progress("decoding", total=clip.header.frames) as update:
         engines: list[tuple[Engine, Engine]] = []
         for name in _names(args.engine):
-            opened = (_opened(clip, name, named=bool(args.engine), pixels=pixels) for pixels in PIXELS)
-            rgb, i420 = map(stack.enter_context, opened)
-            if rgb is not None and i420 is not None:
-                engines.append((rgb, i420))
+            rgb = stack.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb"))
+            if rgb is not None:
+                # What can be compared with a source, and what is played.
+                engines.append((rgb, stack.enter_context(contextlib.closing(open_engine(clip, name)))))
         if not engines:
             raise EngineError(NONE_RUNS)
         verdicts = verify(clip, engines, source=source, tolerance=args.tolerance, report=update)

@@ -91,7 +91,7 @@ def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
             engine.close()
     if len(engines) > 1:
         found = ", ".join(f"{engine.name} {fps:.1f}" for engine, fps in zip(engines, speeds, strict=True))
-        logger.info("frames per second by a trial, which is remembered: %s", found)
+        logger.debug("frames per second by a trial, which is remembered: %s", found)
     _remember(key, best.name)
     return best
 
