@@ -19,11 +19,9 @@ from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.cost import MAX_VALUES
 from encoder.codec.errors import BitstreamError, EngineError, SettingsError
 from export.graph import PixelFormat, Precision, black, build_graph
+from export.names import DEFAULT_BATCH, MAX_BATCH
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_BATCH = 8
-MAX_BATCH = 256
 
 Frames = NDArray[np.uint8]
 Times = NDArray[np.float32]

@@ -1,7 +1,6 @@
 """Serve clips to browsers, and decode them to files."""
 
 import argparse
-import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -10,14 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, clips_here, progress
 from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import BitstreamError, SettingsError
 from encoder.codec.follower import Follower
-from export.engine import DEFAULT_BATCH, Engine
-from export.engines import ENGINES, open_engine
+from export.names import DEFAULT_BATCH, ENGINE_NAMES
+
+if TYPE_CHECKING:
+    from export.engine import Engine
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What `serve` shows where there is nothing else."""
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--engine",
             default="auto",
-            help=f"{', '.join(ENGINES)}, or auto: the fastest here, which is measured once (default: auto)",
+            help=f"{', '.join(ENGINE_NAMES)}, or auto: the fastest here, which is measured once (default: auto)",
         )
         command.add_argument(
             "--batch", type=int, default=DEFAULT_BATCH, metavar="N", help=f"frames per call (default: {DEFAULT_BATCH})"
@@ -65,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    import asyncio
+
+    from export.engines import open_engine
     from player.server import make_app, serve
     from player.sessions import MAX_PORT, Sessions
     from player.stream import Stream
@@ -74,7 +79,7 @@ def _serve(args: argparse.Namespace) -> None:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
     clips = _read_clips(args.clips)
 
-    def engine_of(clip: Clip) -> Callable[[], Engine]:
+    def engine_of(clip: Clip) -> Callable[[], "Engine"]:
         return lambda: open_engine(clip, args.engine, batch=args.batch)
 
     streams = {
@@ -166,6 +171,7 @@ def _warn(path: Path, damage: Sequence[str]) -> None:
 
 
 def _decode(args: argparse.Namespace) -> None:
+    from export.engines import open_engine
     from player.output import frame_times, pick_writer
 
     clip = _read(args.clip)

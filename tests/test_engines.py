@@ -7,6 +7,7 @@ import pytest
 
 from encoder.codec.errors import EngineError, SettingsError
 from export.engines import ENGINES, _fps, open_engine
+from export.names import ENGINE_NAMES
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -97,6 +98,10 @@ def test_engine_that_refuses_the_clip_is_left_out(tiny_clip, monkeypatch):
     assert engine.name == "onnxruntime-cpu"
     with pytest.raises(EngineError, match="not this one"):
         open_engine(tiny_clip, "openvino")
+
+
+def test_every_engine_has_its_name():
+    assert tuple(ENGINES) == ENGINE_NAMES
 
 
 def test_unknown_engine_lists_the_known_ones(tiny_clip):
