@@ -1,13 +1,12 @@
 """What a machine can do at most through an engine's library: arithmetic, memory, launches."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.codec.names import TIME
@@ -100,10 +99,6 @@ def _products(rows: int, inner: int, columns: int, chain: int) -> onnx.ModelProt
         "ceiling",
         [helper.make_tensor_value_info(TIME, TensorProto.FLOAT, ["N"])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, ["N"])],
-        _initializers(constants.items()),
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
-def _initializers(constants: Iterable[tuple[str, NDArray[np.generic]]]) -> list[onnx.TensorProto]:
-    return [numpy_helper.from_array(value, name) for name, value in constants]

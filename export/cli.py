@@ -12,7 +12,7 @@ from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.console import Commands, newest_clip, progress, replacing, writable
 from encoder.codec.errors import SettingsError
 from export import cli_measure
-from export.engine import DEFAULT_BATCH, check_batch
+from export.names import DEFAULT_BATCH
 
 Build = Callable[[int], onnx.ModelProto]
 """Return the graph of a segment."""
@@ -43,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="file to write (default: the clip's name in the current folder); of several segments each gets a number",
         )
         command.add_argument("--pixels", choices=("i420", "rgb"), default="i420", help="what comes out (default: i420)")
-        command.add_argument(
-            "--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision}, fp32 with --int8)"
-        )
+        command.add_argument("--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})")
         command.add_argument(
             "--int8",
             type=Path,
@@ -106,6 +104,7 @@ def _integers(args: argparse.Namespace, clip: Clip, models: SegmentModels) -> Bu
 
 
 def _trt(args: argparse.Namespace) -> None:
+    from export.engine import check_batch
     from export.to_tensorrt import build_plan, import_tensorrt, timing_cache_path
 
     check_batch(args.max_batch)

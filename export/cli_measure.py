@@ -6,13 +6,16 @@ import logging
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show_table
 from encoder.codec.errors import EngineError
-from export.engine import DEFAULT_BATCH, Engine, check_batch
-from export.engines import ENGINES, open_engine
-from export.graph import PixelFormat
+from export.names import DEFAULT_BATCH, ENGINE_NAMES
+
+if TYPE_CHECKING:
+    from export.engine import Engine
+    from export.graph import PixelFormat
 
 BATCHES = (1, 8, 32)
 COLUMNS = ("engine", "precision", "batch", "decode_fps", "fps", "realtime", "p50_ms", "p95_ms", "floor_ms", "share", "bound")
@@ -41,7 +44,7 @@ def add(commands: Commands) -> None:
     for command in (bench, verify):
         command.add_argument("clip", type=Path, help="a .nerv file")
         command.add_argument(
-            "--engine", nargs="+", metavar="NAME", help=f"of {', '.join(ENGINES)} (default: all that run here)"
+            "--engine", nargs="+", metavar="NAME", help=f"of {', '.join(ENGINE_NAMES)} (default: all that run here)"
         )
         command.add_argument("--json", action="store_true", help="print one JSON list")
     default = " ".join(map(str, BATCHES))
@@ -55,6 +58,7 @@ def add(commands: Commands) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from export.bench import Speed, measure_speed
     from export.ceilings import measure_ceilings
+    from export.engine import check_batch
     from export.machine import describe
 
     clip = Clip.read(args.clip)
@@ -90,6 +94,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from export.engines import open_engine
     from export.verify import verify
 
     clip = Clip.read(args.clip)
@@ -115,14 +120,16 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _names(named: Sequence[str] | None) -> Sequence[str]:
-    return list(ENGINES) if named is None else list(dict.fromkeys(named))
+    return ENGINE_NAMES if named is None else list(dict.fromkeys(named))
 
 
 @contextlib.contextmanager
 def _opened(
-    clip: Clip, name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
-) -> Generator[Engine | None]:
+    clip: Clip, name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: "PixelFormat" = "i420"
+) -> Generator["Engine | None"]:
     """Open an engine for a while; None where it does not run here and was not asked for by name."""
+    from export.engines import open_engine
+
     try:
         engine = open_engine(clip, name, batch=batch, pixels=pixels)
     except EngineError as error:

@@ -52,12 +52,10 @@ class _Finder:
 
     def terms(self, name: str) -> list[str]:
         """Return the values whose sum a value is: itself, if it is no sum or used more than once."""
-        node = self.own(name)
-        # Of other shapes, a term would be repeated along an axis.
-        is_sum = (
-            node is not None and node.op_type == "Add" and all(self._shape(part) == self._shape(name) for part in node.input)
-        )
-        if node is None or not is_sum or len(self._shape(name)) != PICTURE_RANK or 0 in self._shape(name)[1:]:
+        node, shape = self.own(name), self._shape(name)
+        if node is None or node.op_type != "Add" or len(shape) != PICTURE_RANK or 0 in shape[1:]:
+            return [name]
+        if any(self._shape(part) != shape for part in node.input):  # one of them is repeated along an axis
             return [name]
         return [term for part in node.input for term in self.terms(part)]
 

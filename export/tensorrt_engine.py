@@ -65,7 +65,7 @@ class TensorRt(Engine):
     def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
         plan = cached_plan if self.keeps_builds else new_plan
         engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.piece))
-        if engine is None:  # though it was built by this version for this GPU: a file that was cut off
+        if engine is None and self.keeps_builds:  # though it was built by this version for this GPU: a file that was cut off
             engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece, anew=True))
         if engine is None:
             raise EngineError("TensorRT could not load the engine that it built")

@@ -69,7 +69,7 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     profile = builder.create_optimization_profile()
     profile.set_shape(TIME, (1,), (max_batch,), (max_batch,))
     config.add_optimization_profile(profile)
-    known = timing_cache.read_bytes() if timing_cache.exists() else b""
+    known = kept(timing_cache) or b""
     # A cache of another GPU or version is of no use, and no error.
     config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=True)
     plan = builder.build_serialized_network(network, config)
