@@ -78,6 +78,11 @@ class Engine(ABC):
         """Shape of a picture."""
         self._lost: set[int] = set()
 
+    @property
+    def lost_segments(self) -> int:
+        """Number of segments so far whose weights could not be decoded."""
+        return len(self._lost)
+
     def warm_up(self) -> int:
         """Load the first segment whose weights can be decoded, as `frames` would, and return its number.
 

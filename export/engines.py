@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,23 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 """Engines by name."""
 
 
-def open_engine(clip: Clip, name: str = "auto", *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> Engine:
+def open_engine(
+    clip: Clip,
+    name: str = "auto",
+    *,
+    batch: int = DEFAULT_BATCH,
+    pixels: PixelFormat = "i420",
+    failed: Collection[str] = (),
+) -> Engine:
     """Open an engine by name, or the one that decodes the clip fastest here; its first segment is loaded.
 
+    After some have failed while they ran, the next in order that opens, whatever the name.
+
     Raises SettingsError for an unknown name, EngineError for an engine that is not installed, lacks its device or refuses
-    the clip.
+    the clip, and where none is left.
     """
+    if failed:
+        return _next(clip, failed, batch=batch, pixels=pixels)
     if name == "auto":
         return _fastest(clip, batch=batch, pixels=pixels)
     if name not in ENGINES:
@@ -61,6 +72,16 @@ def open_engine(clip: Clip, name: str = "auto", *, batch: int = DEFAULT_BATCH, p
         engine.close()
         raise
     return engine
+
+
+def _next(clip: Clip, failed: Collection[str], *, batch: int, pixels: PixelFormat) -> Engine:
+    for name in ENGINES:
+        if name not in failed:
+            try:
+                return open_engine(clip, name, batch=batch, pixels=pixels)
+            except EngineError as error:
+                logger.debug("%s is left out: %s", name, error)
+    raise EngineError(f"no engine is left for this clip: {', '.join(sorted(failed))} failed")
 
 
 def _open_all(clip: Clip, *, batch: int, pixels: PixelFormat) -> list[Engine]:

@@ -13,8 +13,11 @@ WINDOW_SECONDS = 2.0
 class Meter:
     """Counts events and the time that they keep a thread busy; may be fed by one thread and read by another."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, observe: Callable[[float], object] | None = None
+    ) -> None:
+        """Let a histogram observe the seconds of each event."""
+        self._clock, self._observe = clock, observe
         self._events: deque[tuple[float, float, float]] = deque()
         self._lock = threading.Lock()
 
@@ -23,6 +26,8 @@ class Meter:
         with self._lock:
             self._events.append((self._clock(), amount, busy_seconds))
             self._forget()
+        if self._observe is not None:
+            self._observe(busy_seconds)
 
     @contextmanager
     def measure(self, amount: float) -> Generator[None]:

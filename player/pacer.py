@@ -8,12 +8,19 @@ from player.video_encoder import CLOCK_RATE
 
 
 class Pacer:
-    """Ticks by an absolute clock: a late tick does not delay those after it, and ticks that passed are left out."""
+    """Ticks by an absolute clock: a late tick does not delay those after it, and ticks that passed are left out.
+
+    Presentation timestamps count from the clock's origin, so that those of several pacers go on from one to another.
+    """
 
     def __init__(self, rate: Fraction, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._clock = rate, clock
-        self._start = clock()
-        self._tick = 0
+        self._clock = clock
+        self._latest = -1
+        self.restart(rate)
+
+    def restart(self, rate: Fraction) -> None:
+        """Tick now, and go on from there."""
+        self._rate, self._start, self._tick = rate, self._clock(), 0
 
     def wait_seconds(self) -> float:
         """Return the time until the next tick; 0 if it is due."""
@@ -24,4 +31,6 @@ class Pacer:
         due = max(int((self._clock() - self._start) * self._rate), self._tick)
         left_out = due - self._tick
         self._tick = due + 1
-        return round(due * CLOCK_RATE / self._rate), left_out
+        # Encoders want timestamps that only ever rise, also where two ticks are one after a restart.
+        self._latest = max(round((self._start + float(due / self._rate)) * CLOCK_RATE), self._latest + 1)
+        return self._latest, left_out

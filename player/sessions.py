@@ -1,179 +1,269 @@
 """WebRTC sessions: one peer connection a viewer, from his offer (WHEP, draft-ietf-wish-whep) to his leaving."""
 
 import asyncio
-import ipaddress
+import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
 
-import aioice.ice
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
-from aiortc.rtcicetransport import parse_stun_turn_uri
+from aiortc.sdp import SessionDescription
 
-from encoder.codec.errors import SettingsError
 from player.broadcast import Viewer
+from player.channel import Channel
+from player.ice import Ice, reachable
+from player.peer import add_viewer
 from player.stream import Stream
 from player.video_encoder import CODECS, CodecName
 
-MAX_VIEWERS = 32
 OFFER_ERRORS = (
     InvalidAccessError,
     InvalidStateError,
-    OperationError,
     AssertionError,
     AttributeError,
     LookupError,
     RuntimeError,
+    StopIteration,
     TypeError,
     ValueError,
 )
 """What aiortc raises for offers that are none: it takes them apart without looking first."""
-MAX_PORT = 65535
 CONNECT_SECONDS = 15.0
 """Time for a viewer to connect after his offer."""
+ANSWER_SECONDS = 10.0
+"""Time to answer an offer."""
+LOOK_SECONDS = 5.0
+"""Time between two looks at whether a viewer is still there."""
+RETRY_SECONDS = 10
+"""When to try again where there is no room."""
+LOSS_UNIT = 256
+"""What RTCP counts a loss in (RFC 3550, section 6.4.1)."""
 
-INTERFACE_ADDRESSES = aioice.ice.get_host_addresses
-"""aioice's own list: the addresses of all interfaces but loopback."""
+logger = logging.getLogger(__name__)
 
 
-class OfferError(Exception):
-    """A viewer's offer cannot be answered."""
+class RefusedError(Exception):
+    """An offer or a wish is not taken."""
+
+    def __init__(self, status: HTTPStatus, reason: str, *, retry_seconds: int | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.retry_seconds = status, reason, retry_seconds
 
 
-class FullError(Exception):
-    """There are MAX_VIEWERS viewers already."""
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a server takes on."""
+
+    viewers: int = 32
+    per_address: int = 8
+    """Viewers of one IP address."""
+    private: int = 2
+    """Timelines of one viewer each: an engine and a video encoder each."""
+    idle_seconds: float = 60.0
+    """Time without a sign of a viewer after which he counts as gone."""
 
 
-@dataclass(frozen=True)
-class _Session:
+@dataclass
+class Session:
+    """A viewer's connection and what he watches."""
+
     connection: RTCPeerConnection
     viewer: Viewer
+    channel: Channel
     stream: Stream
+    address: str
+    may_control: bool
+    """Whether he may control what others watch too."""
+    report: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    """What his page told of itself."""
+    rtt_seconds: float | None = None
+    loss: float | None = None
+    """Fraction of the packets that were lost on the way lately."""
+    heard: datetime | None = None
+    """When he reported what he received, by RTCP."""
+    attendant: asyncio.Task[None] | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether he has a timeline of his own."""
+        return self.stream is not self.channel.shared
+
+    async def look(self) -> bool:
+        """Read what the viewer reported by RTCP; return whether that is new."""
+        (sender,) = self.connection.getSenders()
+        for entry in (await sender.getStats()).values():
+            if entry.type == "remote-inbound-rtp":
+                self.rtt_seconds, self.loss = entry.roundTripTime, entry.fractionLost / LOSS_UNIT
+                before, self.heard = self.heard, entry.timestamp
+                return before != self.heard
+        return False
 
 
 class Sessions:
     """All viewers of a server."""
 
-    def __init__(self, *, host: str, stun: str | None = None) -> None:
-        """Offer candidates for the addresses that the server is bound to; contact no STUN server unless one is given.
-
-        Raises SettingsError for what is no STUN server's URL.
-        """
-        _check_hooks()
-        if stun is not None:
-            _check_stun(stun)
-        _offer_addresses(host)
-        self._servers = [RTCIceServer(stun)] if stun else []
-        self._sessions: dict[str, _Session] = {}
-        self._expiries: set[asyncio.Task[None]] = set()
+    def __init__(self, limits: Limits | None = None, ice: Ice | None = None) -> None:
+        self.limits, self.ice = limits or Limits(), ice or Ice()
+        self.draining = False
+        """Whether no new viewer is let in."""
+        self.emptied = asyncio.Event()
+        """Set while there are no viewers."""
+        self.emptied.set()
+        self._sessions: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """Return the number of viewers."""
         return len(self._sessions)
 
-    async def open(self, offer: str, stream: Stream) -> tuple[str, str]:
-        """Return the session's name and the answer to an offer (SDP); raises OfferError or FullError."""
-        if len(self._sessions) >= MAX_VIEWERS:
-            raise FullError
-        problem = f"offer has none of the codecs {', '.join(CODECS)}"
-        for codec in CODECS:
-            if f" {codec}/90000" not in offer:
-                continue
-            try:
-                return await self._open(offer, stream, codec)
-            except OFFER_ERRORS as error:
-                # An offer of a codec in a profile that aiortc lacks may still name another codec.
-                problem = f"offer cannot be answered: {error}"
-        raise OfferError(problem)
+    def __getitem__(self, name: str) -> Session:
+        """Return a session; raises KeyError."""
+        return self._sessions[name]
 
-    async def _open(self, offer: str, stream: Stream, codec: CodecName) -> tuple[str, str]:
-        connection = RTCPeerConnection(RTCConfiguration(iceServers=self._servers))
-        viewer = stream.viewer(codec)
+    @property
+    def all(self) -> Sequence[Session]:
+        """All sessions."""
+        return list(self._sessions.values())
+
+    @property
+    def private_left(self) -> int:
+        """Number of private timelines that are still to be had."""
+        return self.limits.private - sum(session.is_private for session in self._sessions.values())
+
+    async def open(
+        self, offer: str, channel: Channel, *, address: str, may_control: bool = True, private: bool = False
+    ) -> tuple[str, str]:
+        """Return the session's name and the answer to an offer (SDP); raises RefusedError."""
+        self._check_room(address, private=private)
+        problem = f"offer has none of the codecs {', '.join(CODECS)}"
+        for codec in _codecs(offer):
+            try:
+                return await self._open(offer, channel, codec, address=address, may_control=may_control, private=private)
+            except OperationError as error:
+                # An offer of a codec in a profile that aiortc lacks may still name another codec.
+                problem = f"offer has no codec in common: {error}"
+            except OFFER_ERRORS as error:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, f"offer cannot be answered: {error}") from None
+            except TimeoutError:
+                raise RefusedError(HTTPStatus.BAD_REQUEST, "offer takes too long to answer") from None
+        raise RefusedError(HTTPStatus.NOT_ACCEPTABLE, problem)
+
+    def _check_room(self, address: str, *, private: bool) -> None:
+        if self.draining:
+            raise _full("the server is about to stop")
+        if len(self._sessions) >= self.limits.viewers:
+            raise _full("too many viewers")
+        if Counter(session.address for session in self._sessions.values())[address] >= self.limits.per_address:
+            raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too many viewers from this address", retry_seconds=RETRY_SECONDS)
+        if private and self.private_left <= 0:
+            raise _full("no private timeline is left")
+
+    async def _open(
+        self, offer: str, channel: Channel, codec: CodecName, *, address: str, may_control: bool, private: bool
+    ) -> tuple[str, str]:
+        connection = RTCPeerConnection(self.ice.configuration)
+        viewer = Viewer(codec)
+        stream = channel.open_private() if private else channel.shared
         name = secrets.token_urlsafe(16)
-        self._sessions[name] = _Session(connection, viewer, stream)
+        session = self._sessions[name] = Session(connection, viewer, channel, stream, address, may_control)
+        self.emptied.clear()
 
         @connection.on("connectionstatechange")
         async def _changed() -> None:
             # He may have left between the change and this call.
             if connection.connectionState == "connected" and name in self._sessions:
-                stream.join(codec, viewer)
+                logger.info("viewer %s of %s joined (%s, %d in all)", address, session.channel.name, codec, len(self))
+                session.stream.join(viewer)
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
 
         try:
-            answer = await _answer(connection, viewer, codec, offer)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await _answer(connection, viewer, offer)
         except BaseException:
             await self.close(name)
             raise
-        expiry = asyncio.create_task(self._expire(name, connection))
-        self._expiries.add(expiry)
-        expiry.add_done_callback(self._expiries.discard)
-        return name, answer
+        session.attendant = asyncio.create_task(self._attend(name, session))
+        return name, self.ice.answer(answer)
+
+    def move(self, session: Session, channel: Channel, *, private: bool) -> None:
+        """Let a viewer watch another channel, or by a timeline of his own or the shared one; raises RefusedError."""
+        if (channel, private) == (session.channel, session.is_private):
+            return
+        if private and not session.is_private and self.private_left <= 0:
+            raise _full("no private timeline is left")
+        before, was_private = session.stream, session.is_private
+        before.leave(session.viewer)
+        if was_private:
+            self._discard(session.channel, before)
+        session.channel = channel
+        session.stream = channel.open_private() if private else channel.shared
+        if session.connection.connectionState == "connected":
+            session.stream.join(session.viewer)
 
     async def close(self, name: str) -> bool:
         """End a session; return whether there was one of that name."""
         session = self._sessions.pop(name, None)
         if session is None:
             return False
+        if not self._sessions:
+            self.emptied.set()
+        logger.info("viewer %s of %s left (%d remain)", session.address, session.channel.name, len(self))
+        if session.attendant is not None and session.attendant is not asyncio.current_task():
+            session.attendant.cancel()
         session.stream.leave(session.viewer)
         session.viewer.stop()
+        if session.is_private:
+            self._discard(session.channel, session.stream)
         await session.connection.close()
         return True
 
     async def close_all(self) -> None:
         """End all sessions."""
-        for expiry in self._expiries:
-            expiry.cancel()
         await asyncio.gather(*(self.close(name) for name in list(self._sessions)), return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def _expire(self, name: str, connection: RTCPeerConnection) -> None:
+    def _discard(self, channel: Channel, stream: Stream) -> None:
+        """End a private stream, whose threads may take a while, in the background."""
+        channel.private.discard(stream)
+        closing = asyncio.create_task(asyncio.to_thread(stream.close))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _attend(self, name: str, session: Session) -> None:
+        """End a session whose viewer does not connect, or is not heard of any more."""
         await asyncio.sleep(CONNECT_SECONDS)
-        if connection.connectionState != "connected":
-            await self.close(name)
+        heard = time.monotonic()
+        while session.connection.connectionState == "connected" and time.monotonic() - heard < self.limits.idle_seconds:
+            await asyncio.sleep(LOOK_SECONDS)
+            if await session.look():
+                heard = time.monotonic()
+        await self.close(name)
 
 
-async def _answer(connection: RTCPeerConnection, viewer: Viewer, codec: CodecName, offer: str) -> str:
-    transceiver = connection.addTransceiver(viewer, direction="sendonly")
-    known = RTCRtpSender.getCapabilities("video").codecs
-    transceiver.setCodecPreferences([c for c in known if c.mimeType in (f"video/{codec}", "video/rtx")])
-    # aiortc forgets a receiver's request for a key frame where packets come encoded already.
-    transceiver.sender._send_keyframe = viewer.request_keyframe  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    await connection.setRemoteDescription(RTCSessionDescription(_reachable(offer), "offer"))
+def _full(reason: str) -> RefusedError:
+    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason, retry_seconds=RETRY_SECONDS)
+
+
+def _codecs(offer: str) -> list[CodecName]:
+    """Return our codecs that an offer names, in our order."""
+    try:
+        media = SessionDescription.parse(offer).media
+        named = {codec.mimeType.lower() for each in media if each.kind == "video" for codec in each.rtp.codecs}
+    except OFFER_ERRORS as error:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, f"offer cannot be read: {error}") from None
+    if not any(each.kind == "video" for each in media):
+        raise RefusedError(HTTPStatus.BAD_REQUEST, "offer asks for no video")
+    return [codec for codec in CODECS if f"video/{codec}".lower() in named]
+
+
+async def _answer(connection: RTCPeerConnection, viewer: Viewer, offer: str) -> str:
+    add_viewer(connection, viewer)
+    await connection.setRemoteDescription(RTCSessionDescription(reachable(offer), "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     return connection.localDescription.sdp
-
-
-def _reachable(offer: str) -> str:
-    """Return an offer without mDNS candidates, which take a second each to resolve and then do not lead anywhere better.
-
-    The end of candidates goes too: with no candidate left it would count as a failure, before the browser's own checks come.
-    """
-    return (
-        "\r\n".join(line for line in offer.splitlines() if ".local " not in line and "end-of-candidates" not in line) + "\r\n"
-    )
-
-
-def _offer_addresses(host: str) -> None:
-    """Make aioice offer the addresses that the server is bound to; by itself it never offers loopback."""
-    every = ipaddress.ip_address(host).is_unspecified
-
-    def addresses(**families: bool) -> Sequence[str]:
-        return ["127.0.0.1", *INTERFACE_ADDRESSES(**families)] if every else [host]
-
-    aioice.ice.get_host_addresses = addresses
-
-
-def _check_stun(url: str) -> None:
-    try:
-        parsed = parse_stun_turn_uri(url)
-    except ValueError:
-        parsed = {}
-    if parsed.get("scheme") != "stun" or not 0 < parsed["port"] <= MAX_PORT:
-        raise SettingsError(f"a STUN server is named like stun:example.org:3478, got {url!r}")
-
-
-def _check_hooks() -> None:
-    """Fail at the start, not at the first viewer, where a new aiortc lacks what is hooked into."""
-    if not (hasattr(RTCRtpSender, "_send_keyframe") and hasattr(aioice.ice, "get_host_addresses")):
-        raise SettingsError("this version of aiortc is not supported: install nervcast with its constraints")

@@ -1,23 +1,30 @@
-"""A clip on the air: its timeline, the thread that encodes at the clip's pace, and the viewers of each codec."""
+"""Clips on the air: a timeline, the thread that encodes at the clip's pace, and the viewers of each codec."""
 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError
-from encoder.codec.follower import Follower
-from export.engine import Engine, Frames
+from export.engine import Frames
 from player.broadcast import Broadcast, Viewer
+from player.item import Item
+from player.metrics import Counts
 from player.pacer import Pacer
-from player.reader import Reader
+from player.reader import Picture, Reader
+from player.stamp import stamped
 from player.video_encoder import CODECS, CodecName
 
-WAITING_PACKETS = 15
-"""Packets that may wait for a viewer before he counts as too slow."""
+MIN_SPEED, MAX_SPEED = Fraction(1, 10), Fraction(8)
+IDLE_SECONDS = 60.0
+"""Time without viewers after which the engine is given back."""
+FIRST_SECONDS = 0.05
+"""Time to wait for the first picture before one looks for other wishes."""
+EARLY_SECONDS = 3.0
+"""Time before a clip's end at which the next clip's engine is opened."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +39,8 @@ class Figures:
     """Frames per second of decoding, with nothing to wait for: what the engine could do."""
     encode_fps: float
     """Frames per second of encoding, with nothing to wait for."""
+    encode_ms: float
+    """Time to encode a frame."""
     sent_fps: float
     """Frames per second that were handed to RTP for the slowest viewer."""
     bitrate: float
@@ -43,134 +52,144 @@ class Figures:
     dropped: int
     """Packets that present viewers were too slow for."""
     viewers: int
+    damaged: int
+    """Segments that could not be decoded."""
 
 
 class Stream:
-    """Streams a clip to its viewers, who share one timeline. The threads start with the first viewer."""
+    """Streams clips, one after another, to viewers who share one timeline. The threads start with the first viewer."""
 
-    def __init__(
-        self, clip: Clip, open_engine: Callable[[], Engine], *, file_bytes: int, follower: Follower | None = None
-    ) -> None:
-        """Take what follows the clip's file, if that is still being written."""
-        self.clip, self._follower = clip, follower
-        self.file_bytes = file_bytes
-        """Size of the clip's file."""
+    def __init__(self, items: Sequence[Item], counts: Counts, *, stamp: bool = False, keep: bool = False) -> None:
+        """Draw the time into the pictures if told so; keep the engine while nobody watches if told so."""
+        self.items = items
+        self.stamp = stamp
         self.error: str | None = None
         """What ended the stream, if something did."""
-        self.frame = 0
-        """Number of the frame that was shown last."""
+        self.frame = 0.0
+        """Time that was shown last, in frames since the clip's start."""
         self.playing = True
         self.loop = True
-        self.follows = follower is not None
-        """Whether there may be more of the clip's file."""
+        self.speed = Fraction(1)
+        """Frames of the clip from one picture to the next."""
+        self._counts, self._keep = counts, keep
+        self._index = 0
         self._waits = False
         """Whether playing has ended with the clip's file, of which there may be more."""
-        self._open = open_engine
-        height, width = clip.header.even_size
-        self._broadcasts: Mapping[CodecName, Broadcast] = {
-            codec: Broadcast(codec, width, height, clip.header.rate) for codec in CODECS
-        }
+        self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts) for codec in CODECS}
         # One for good: encoders want timestamps that only ever rise.
-        self._pacer = Pacer(clip.header.rate)
+        self._pacer = Pacer(items[0].clip.header.rate)
         self._missed = 0
-        self._seeks: deque[int] = deque(maxlen=1)
-        self._picture: Frames | None = None
+        self._target: float | None = 0.0
+        """Where to go next."""
+        self._switch = self._speed_changed = False
+        """What the thread has not done yet."""
+        self._picture: Picture | None = None
         self._reader: Reader | None = None
+        self._upcoming: tuple[int, Reader] | None = None
+        """A clip of the playlist, by its index, that is opened before it is needed."""
+        self._stopping: list[Reader] = []
+        self._end = 0
         self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closed = False
 
     @property
+    def item(self) -> Item:
+        """The clip that plays."""
+        return self.items[self._index]
+
+    @property
+    def viewers(self) -> list[Viewer]:
+        """All viewers."""
+        return [viewer for broadcast in self._broadcasts.values() for viewer in broadcast.viewers]
+
+    @property
+    def shown(self) -> bool:
+        """Whether a picture has been decoded."""
+        return self._picture is not None
+
+    @property
     def figures(self) -> Figures:
         """How fast it goes now."""
-        reader, broadcasts = self._reader, self._broadcasts.values()
-        viewers = [viewer for broadcast in broadcasts for viewer in broadcast.viewers]
+        reader, broadcasts, viewers = self._reader, self._broadcasts.values(), self.viewers
+        encode_fps = max(broadcast.meter.per_busy_second for broadcast in broadcasts)
         return Figures(
             engine=reader.engine_name if reader else None,
             decode_fps=reader.meter.per_busy_second if reader else 0.0,
-            encode_fps=max(broadcast.meter.per_busy_second for broadcast in broadcasts),
+            encode_fps=encode_fps,
+            encode_ms=1000 / encode_fps if encode_fps else 0.0,
             sent_fps=min((viewer.meter.per_second for viewer in viewers), default=0.0),
             bitrate=sum(broadcast.bits.per_second for broadcast in broadcasts),
             ahead=reader.ahead if reader else 0,
             missed=self._missed,
             dropped=sum(viewer.dropped for viewer in viewers),
             viewers=len(viewers),
+            damaged=len(self.item.clip.damage) + (reader.lost_segments if reader else 0),
         )
 
-    def viewer(self, codec: CodecName) -> Viewer:
-        """Return a track for a new viewer, who gets packets once he joins."""
-        return Viewer(WAITING_PACKETS, self._broadcasts[codec].request_keyframe)
-
-    def join(self, codec: CodecName, viewer: Viewer) -> None:
+    def join(self, viewer: Viewer) -> None:
         """Send packets to a viewer; for the event loop's thread."""
-        if self._closed:
-            return
-        self._broadcasts[codec].viewers.add(viewer)
-        viewer.request_keyframe()
-        if self._thread is None or not self._thread.is_alive():
-            if self._reader is not None:  # of a stream that ended with an error
-                self._reader.close()
-            self.error, self._picture = None, None
-            self._reader = Reader(self._open)
-            arguments = (self._reader, asyncio.get_running_loop())
-            self._thread = threading.Thread(target=self._run, args=arguments, name="encoder")
-            self._thread.start()
+        if not self._closed:
+            self._broadcasts[viewer.codec].join(viewer)
+            self.start()
+
+    def start(self) -> None:
+        """Decode, so that the first viewer need not wait; for the event loop's thread."""
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self.error, self._picture, self._switch = None, None, True
+                if self._target is None:
+                    self._target = self.frame
+                self._thread = threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="encoder")
+                self._thread.start()
         self._wake.set()
 
     def leave(self, viewer: Viewer) -> None:
         """Send no more packets to a viewer; for the event loop's thread."""
-        for broadcast in self._broadcasts.values():
-            broadcast.viewers.discard(viewer)
+        self._broadcasts[viewer.codec].leave(viewer)
 
-    def seek(self, frame: int) -> None:
+    def seek(self, frame: float) -> None:
         """Show a frame, and go on from it if the clip is playing."""
-        self._seeks.append(frame)
-        self.frame = frame
+        with self._lock:
+            self._target = self.frame = float(frame)
+            self._waits = False
+        self._wake.set()
 
-    def follow(self) -> None:
-        """Take what has come to the clip's file; for a thread that may wait."""
-        follower, end, reader = self._follower, self.clip.end, self._reader
-        if follower is None:
-            return
-        try:
-            follower.read_on()
-            is_over = follower.is_whole
-        except CodecError as error:
-            logger.warning("the clip ends at frame %d: %s", self.clip.end, error)
-            is_over = True
-        self.file_bytes = follower.file_bytes
-        if self.clip.end > end:
-            if reader is not None:
-                reader.go_on()
-            self.playing, self._waits = self.playing or self._waits, False
-        if is_over:
-            self.follows = False
-            follower.close()
+    def step(self, frames: int) -> None:
+        """Pause, and show the frame so many frames on."""
+        with self._lock:
+            self.playing = False
+            # From a time in between, the next whole frame on either side is one step away.
+            whole = -(-self.frame // 1) if frames < 0 else self.frame // 1
+            self.seek(min(max(whole + frames, 0.0), self.item.clip.end - 1.0))
+
+    def set_speed(self, speed: Fraction) -> None:
+        """Go on with so many frames of the clip from one picture to the next."""
+        with self._lock:
+            self.speed, self._speed_changed = speed, True
+
+    def play_item(self, index: int) -> None:
+        """Play a clip of the playlist from its start."""
+        with self._lock:
+            self._index, self._switch = index, True
+            self.seek(0)
 
     def close(self) -> None:
         """End the threads and wait for them."""
-        if self._follower is not None:
-            self._follower.close()
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            thread = self._thread
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._reader is not None:
-            self._reader.close()
+        if thread is not None:
+            thread.join()
+        for reader in self._stopping:
+            reader.join()
 
-    def _run(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
-        self._pacer.take()
+    def _run(self, events: asyncio.AbstractEventLoop) -> None:
         try:
-            while True:
-                self._wake.clear()
-                if self._closed:
-                    break
-                watched = [broadcast for broadcast in self._broadcasts.values() if broadcast.viewers]
-                if not watched:
-                    self._wake.wait()
-                    self._pacer.take()  # nobody missed the ticks that passed
-                elif not self._wake.wait(self._pacer.wait_seconds()):
-                    self._send_next(reader, watched, events)
+            while self._go_on(events):
+                pass
         except CodecError as error:
             self.error = str(error)
             logger.error("streaming ended: %s", error)  # noqa: TRY400 - one line, no traceback
@@ -178,29 +197,135 @@ class Stream:
             # Our bug or a library's: the log gets all of it, and the page says that it is over.
             self.error = "internal error, see the server's log"
             logger.exception("streaming ended")
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self._finish()
 
-    def _send_next(self, reader: Reader, watched: list[Broadcast], events: asyncio.AbstractEventLoop) -> None:
+    def _go_on(self, events: asyncio.AbstractEventLoop) -> bool:
+        """Wait for what is next and send a picture; return whether to go on."""
+        self._wake.clear()
+        if self._closed:
+            return False
+        reader = self._prepare()
+        if self._picture is None:
+            # Nobody waits for a tick to see where a seek led.
+            picture = reader.read(FIRST_SECONDS)
+            if picture is not None and self._show(picture):
+                self._pacer.restart(self.item.clip.header.rate)
+                self._send(self._pacer.take()[0], events)
+        elif not any(broadcast.viewers for broadcast in self._broadcasts.values()):
+            return self._idle()
+        elif not self._wake.wait(self._pacer.wait_seconds()):
+            self._tick(reader, events)
+        return True
+
+    def _prepare(self) -> Reader:
+        """Do what was wished for since the last tick."""
+        with self._lock:
+            reader = self._reader
+            if self._switch or reader is None:
+                reader = self._reader = self._open(reader)
+            elif self._target is not None:
+                reader.set_speed(self.speed)
+                reader.seek(self._target)
+                self._picture = None
+            elif self._speed_changed:
+                reader.set_speed(self.speed)
+            self._switch = self._speed_changed = False
+            self._target = None
+            if self.item.clip.end != self._end:  # the clip has become longer
+                self._end = self.item.clip.end
+                reader.go_on()
+                self.playing, self._waits = self.playing or self._waits, False
+            return reader
+
+    def _open(self, present: Reader | None) -> Reader:
+        """Read another clip instead of the present one: what was opened early, or else anew."""
+        upcoming, self._upcoming = self._upcoming, None
+        self._stop(present)
+        self._picture, self._end = None, self.item.clip.end
+        if upcoming is not None and upcoming[0] == self._index and not self._target:
+            upcoming[1].set_speed(self.speed)
+            return upcoming[1]
+        self._stop(upcoming[1] if upcoming else None)
+        return self._read(self._index, self._target or 0.0)
+
+    def _read(self, index: int, start: float) -> Reader:
+        item = self.items[index]
+        return Reader(item.clip, item.open_engine, start=start, speed=self.speed, counts=self._counts)
+
+    def _show(self, picture: Picture) -> bool:
+        """Make a picture the present one, unless something else is wished for by now."""
+        with self._lock:
+            if self._target is not None or self._switch:
+                return False
+            self._picture, self.frame = picture, picture.time
+            return True
+
+    def _idle(self) -> bool:
+        """Wait for a viewer; return whether one came in time."""
+        if not self._wake.wait(None if self._keep else IDLE_SECONDS):
+            with self._lock:
+                if not any(broadcast.viewers for broadcast in self._broadcasts.values()):
+                    self._finish()
+                    return False
+        self._pacer.restart(self.item.clip.header.rate)  # nobody missed the ticks that passed
+        return True
+
+    def _tick(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
         pts, left_out = self._pacer.take()
-        if self._picture is not None:  # at the start and after a seek the wait is no fault
-            self._missed += left_out
-        picture = self._next_picture(reader)
-        if picture is None:
-            self._missed += self._picture is not None
-            return
-        for broadcast in watched:
-            broadcast.send(picture, pts, events)
+        self._miss(left_out)
+        if self.playing:
+            picture = reader.read()
+            if picture is None:
+                self._miss(1)
+                return
+            if not self._show(picture):
+                return
+        self._send(pts, events)
+        if self.playing:
+            self._look_ahead()
 
-    def _next_picture(self, reader: Reader) -> Frames | None:
-        """Return the picture to show now: the next one, the same again during a pause, or None if it is not decoded yet."""
-        if self._seeks:
-            reader.seek(self._seeks.popleft())
-            self._picture, self._waits = None, False
-        if self._picture is not None and not self.playing:
-            return self._picture
-        following = reader.read()
-        if following is None:
-            return None
-        self.frame, self._picture = following
-        if self.frame == self.clip.end - 1 and not self.loop:
-            self.playing, self._waits = False, self.follows
-        return self._picture
+    def _look_ahead(self) -> None:
+        """Open the next clip early, and go on to it, or stop, at the end of this one."""
+        picture, count = self._picture, len(self.items)
+        assert picture is not None  # it was sent
+        following = (self._index + 1) % count
+        goes_on = self.loop or following > 0
+        rest = float((self._end - picture.time) / (self.item.clip.header.rate * self.speed))
+        if goes_on and count > 1 and rest < EARLY_SECONDS and self._upcoming is None:
+            self._upcoming = following, self._read(following, 0.0)
+        if not picture.is_last or (goes_on and count == 1):
+            return
+        if not goes_on:
+            self.playing, self._waits = False, self.item.follows
+        elif not self._wake.wait(self._pacer.wait_seconds()):  # the last picture is shown as long as any other
+            with self._lock:
+                self._index, self._switch, self._target, self.frame = following, True, 0.0, 0.0
+
+    def _miss(self, ticks: int) -> None:
+        self._missed += ticks
+        self._counts.missed.inc(ticks)
+
+    def _send(self, pts: int, events: asyncio.AbstractEventLoop) -> None:
+        picture = self._picture
+        assert picture is not None  # it is shown
+        pixels: Frames = stamped(picture.pixels, time.time()) if self.stamp else picture.pixels
+        for broadcast in self._broadcasts.values():
+            if broadcast.viewers:
+                broadcast.send(pixels, pts, self.item.clip.header.rate, events)
+
+    def _stop(self, reader: Reader | None) -> None:
+        """End a reader, without waiting for it."""
+        self._stopping = [stopping for stopping in self._stopping if not stopping.has_ended]
+        if reader is not None:
+            reader.stop()
+            self._stopping.append(reader)
+
+    def _finish(self) -> None:
+        """Give back the engines and encoders at the thread's end."""
+        self._stop(self._reader)
+        self._stop(self._upcoming[1] if self._upcoming else None)
+        self._reader = self._upcoming = self._thread = None
+        for broadcast in self._broadcasts.values():
+            broadcast.rest()

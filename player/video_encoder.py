@@ -1,12 +1,15 @@
 """Encode pictures for WebRTC: H.264, which nearly every browser takes, and VP8 for the rest."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Literal, TypeAlias, cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace
@@ -23,45 +26,88 @@ MIN_BITRATE, MAX_BITRATE = 1_000_000, 12_000_000
 """In bits per second."""
 BUFFER_SECONDS = Fraction(1, 4)
 """A key frame may take this much of the bitrate at once: larger ones overflow receivers' buffers."""
+TRIAL_SIDE = 256
+"""Width and height of the picture by which an encoder is tried."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Codec:
+class _Way:
+    """An encoder of FFmpeg's and how it delays nothing."""
+
     encoder: str
     options: Mapping[str, str]
     profile: str | None = None
+    needs_trial: bool = False
+    """Whether it is there by name also where it cannot run."""
 
 
-CODECS: Mapping[CodecName, _Codec] = {
-    "H264": _Codec("libx264", {"preset": "superfast", "tune": "zerolatency"}, "Baseline"),
-    "VP8": _Codec("libvpx", {"deadline": "realtime", "cpu-used": "12", "noise-sensitivity": "0", "lag-in-frames": "0"}),
+CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
+    "H264": (
+        _Way(
+            "h264_nvenc",
+            {"preset": "p1", "tune": "ull", "zerolatency": "1", "delay": "0", "rc": "cbr", "forced-idr": "1"},
+            "Baseline",
+            needs_trial=True,
+        ),
+        _Way("libx264", {"preset": "superfast", "tune": "zerolatency"}, "Baseline"),
+    ),
+    "VP8": (_Way("libvpx", {"deadline": "realtime", "cpu-used": "12", "noise-sensitivity": "0", "lag-in-frames": "0"}),),
 }
+"""Codecs, the preferred first, each with its encoders, the fastest first."""
 
 
 class VideoEncoder:
     """An encoder that delays nothing; used by one thread."""
 
     def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction) -> None:
-        spec = CODECS[codec]
-        bitrate = int(min(max(BITS_PER_PIXEL * width * height * rate, MIN_BITRATE), MAX_BITRATE))
-        context = cast("VideoCodecContext", av.CodecContext.create(spec.encoder, "w"))
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base, context.framerate = Fraction(1, CLOCK_RATE), rate
-        context.bit_rate, context.gop_size, context.thread_count = bitrate, GROUP_FRAMES, 1
-        context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
-        if spec.profile is not None:
-            context.profile = spec.profile
-        buffer = int(bitrate * BUFFER_SECONDS)
-        context.options = {**spec.options, "maxrate": str(bitrate), "bufsize": str(buffer)}
-        self._context = context
+        self._context = _open(_way(codec), width, height, rate)
+        self.name = self._context.codec.name
+        """FFmpeg's name of the encoder."""
 
     def encode(self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[Packet]:
         """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks."""
-        frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
-        frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)
-        frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
-        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        packets = self._context.encode(frame)
-        for packet in packets:
-            packet.time_base = Fraction(1, CLOCK_RATE)
-        return packets
+        return _encode(self._context, picture, pts, keyframe=keyframe)
+
+
+def _open(way: _Way, width: int, height: int, rate: Fraction) -> VideoCodecContext:
+    bitrate = int(min(max(BITS_PER_PIXEL * width * height * rate, MIN_BITRATE), MAX_BITRATE))
+    context = cast("VideoCodecContext", av.CodecContext.create(way.encoder, "w"))
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, CLOCK_RATE), rate
+    context.bit_rate, context.gop_size, context.thread_count = bitrate, GROUP_FRAMES, 1
+    context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
+    if way.profile is not None:
+        context.profile = way.profile
+    buffer = int(bitrate * BUFFER_SECONDS)
+    context.options = {**way.options, "maxrate": str(bitrate), "bufsize": str(buffer)}
+    return context
+
+
+def _encode(context: VideoCodecContext, picture: NDArray[np.uint8], pts: int, *, keyframe: bool) -> list[Packet]:
+    frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+    frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)
+    frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
+    frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+    packets = context.encode(frame)
+    for packet in packets:
+        packet.time_base = Fraction(1, CLOCK_RATE)
+    return packets
+
+
+@cache
+def _way(codec: CodecName) -> _Way:
+    """Return the first encoder of a codec that works here."""
+    return next(way for way in CODECS[codec] if not way.needs_trial or _works(way))
+
+
+def _works(way: _Way) -> bool:
+    """Encode a picture: FFmpeg has NVIDIA's encoder by name everywhere, some of NVIDIA's GPUs have none."""
+    picture = np.full((TRIAL_SIDE * 3 // 2, TRIAL_SIDE), 128, np.uint8)
+    try:
+        packets = _encode(_open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30)), picture, 0, keyframe=True)
+    except (FFmpegError, ValueError) as error:
+        logger.debug("%s does not run here: %s", way.encoder, error)
+        return False
+    return bool(packets) and packets[0].is_keyframe

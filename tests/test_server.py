@@ -2,45 +2,31 @@ import asyncio
 from unittest.mock import AsyncMock
 
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+from aiortc import RTCSessionDescription
+from playing import SDP, make_item, make_server, offer_for
 from yarl import URL
 
 from encoder.codec.errors import SettingsError
-from export.engines import open_engine
+from player import ice as ice_module
 from player import sessions as sessions_module
-from player.server import SESSIONS, _url, make_app
-from player.sessions import Sessions, _reachable
-from player.stream import Stream
+from player.ice import Ice, offer_addresses, reachable
+from player.keys import SESSIONS
+from player.peer import self_test
+from player.server import _url
+from player.sessions import Limits, Sessions
 
 pytestmark = pytest.mark.alone
-
-SDP = {"Content-Type": "application/sdp"}
 
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):
-    def stream():
-        return Stream(tiny_clip, lambda: open_engine(tiny_clip, "onnxruntime-cpu", batch=2), file_bytes=1234)
-
-    streams = {"tiny": stream(), "a b#é?c": stream()}
-    return await aiohttp_client(make_app(streams, Sessions(host="127.0.0.1")))
+    return await aiohttp_client(make_server([make_item(tiny_clip), make_item(tiny_clip, "a b#é?c")]))
 
 
 @pytest.fixture(autouse=True)
 def _own_addresses(monkeypatch):
     """Give aioice its own list of addresses back after each test."""
-    monkeypatch.setattr("aioice.ice.get_host_addresses", sessions_module.INTERFACE_ADDRESSES)
-
-
-async def offer_for(codec=None):
-    """Return a peer that wants to receive, and its offer, of one codec or of all."""
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    transceiver = peer.addTransceiver("video", direction="recvonly")
-    if codec is not None:
-        known = RTCRtpReceiver.getCapabilities("video").codecs
-        transceiver.setCodecPreferences([c for c in known if c.mimeType == f"video/{codec}"])
-    await peer.setLocalDescription(await peer.createOffer())
-    return peer, peer.localDescription.sdp
+    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
@@ -78,7 +64,7 @@ async def test_receivers_can_ask_for_a_key_frame(client):
     await client.post("/whep/tiny", data=offer, headers=SDP)
     (session,) = client.app[SESSIONS]._sessions.values()
     (transceiver,) = session.connection.getTransceivers()
-    assert transceiver.sender._send_keyframe == session.viewer.request_keyframe
+    assert transceiver.sender._send_keyframe == session.viewer.picture_lost
     await peer.close()
 
 
@@ -86,10 +72,12 @@ async def test_receivers_can_ask_for_a_key_frame(client):
     ("body", "headers", "status", "reason"),
     [
         ("v=0", {"Content-Type": "text/plain"}, 415, "the offer must be application/sdp"),
-        ("garbage", SDP, 400, "none of the codecs"),
-        ("H264/90000 H264/90000", SDP, 400, "offer cannot be answered"),
+        ("", SDP, 400, "offer"),
+        ("garbage", SDP, 400, "offer"),
+        ("H264/90000 H264/90000", SDP, 400, "offer"),
         ("v=0\r\nm=video 9 UDP 96\r\na=rtpmap:96 H264/90000\r\n", SDP, 400, "offer cannot be answered"),
-        (b"\xff\xfe", SDP, 400, "the offer is not text"),
+        ("v=0\r\nm=audio 9 UDP 96\r\na=rtpmap:96 opus/48000\r\n", SDP, 400, "offer asks for no video"),
+        (b"\xff\xfe", SDP, 400, "the body is not text"),
     ],
 )
 async def test_bad_offers(client, body, headers, status, reason):
@@ -115,13 +103,33 @@ async def test_offer_that_is_too_long(client):
     assert response.status == 413
 
 
-async def test_too_many_viewers(client, monkeypatch):
-    monkeypatch.setattr(sessions_module, "MAX_VIEWERS", 0)
+async def test_offer_without_a_codec_of_ours(client):
     peer, offer = await offer_for()
-    response = await client.post("/whep/tiny", data=offer, headers=SDP)
     await peer.close()
-    assert response.status == 503
-    assert response.headers["Retry-After"] == "10"
+    response = await client.post(
+        "/whep/tiny", data=offer.replace("H264/90000", "AV1/90000").replace("VP8/90000", "VP9/90000"), headers=SDP
+    )
+    assert response.status == 406
+    assert (await response.json())["error"] == "offer has none of the codecs H264, VP8"
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "reason"),
+    [
+        (Limits(viewers=1), 503, "too many viewers"),
+        (Limits(per_address=1), 429, "too many viewers from this address"),
+    ],
+)
+async def test_too_many_viewers(aiohttp_client, tiny_clip, limits, status, reason):
+    client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=limits))
+    peer, offer = await offer_for()
+    first, second = [await client.post("/whep/tiny", data=offer, headers=SDP) for _ in range(2)]
+    await peer.close()
+    assert (first.status, second.status) == (201, status)
+    assert (await second.json())["error"] == reason
+    assert second.headers["Retry-After"] == "10"
+    await client.delete(first.headers["Location"])
+    assert (await client.post("/whep/tiny", data=offer, headers=SDP)).status == 201
 
 
 async def test_viewer_who_never_connects_is_forgotten(client, monkeypatch):
@@ -134,8 +142,11 @@ async def test_viewer_who_never_connects_is_forgotten(client, monkeypatch):
 
 
 async def test_clips_are_listed(client):
-    clip, other = await (await client.get("/api/clips")).json()
+    clip, other, both = await (await client.get("/api/clips")).json()
     assert other["name"] == "a b#é?c"
+    assert both["name"] == "all clips"
+    assert both["playlist"] == ["tiny", "a b#é?c"]
+    assert clip.pop("weights") > 1000
     assert clip == {
         "name": "tiny",
         "width": 26,
@@ -144,6 +155,9 @@ async def test_clips_are_listed(client):
         "fps": 25.0,
         "file_bytes": 1234,
         "bits_per_pixel": 8 * 1234 / (6 * 26 * 19),
+        "continuous": True,
+        "settings": "--preset test",
+        "playlist": None,
     }
 
 
@@ -157,11 +171,20 @@ async def test_controls(client):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ({"frame": 6}, r"frame must be in 0..5"),
-        ({"frame": -1}, r"frame must be in 0..5"),
-        ({"frame": True}, "frame must be of type int"),
-        ({"playing": 1}, "playing must be of type bool"),
-        ({"volume": 1}, "unknown key 'volume', known are: playing, loop, frame"),
+        ({"frame": 5.5}, r"frame must be a number in 0..5"),
+        ({"frame": -1}, r"frame must be a number in 0..5"),
+        ({"frame": True}, "frame must be a number in 0..5"),
+        ({"frame": float("nan")}, "frame must be a number in 0..5"),
+        ({"frame": 10**400}, "frame must be a number in 0..5"),
+        ({"playing": 1}, "playing must be true or false"),
+        ({"speed": 0}, "speed must be a number in 0.1..8"),
+        ({"speed": "fast"}, "speed must be a number in 0.1..8"),
+        ({"step": 0.5}, "step must be a whole number of frames"),
+        ({"step": 10**9}, "step must be a number in -1e+06..1e+06"),
+        ({"item": "tiny", "loop": None}, "loop must be true or false"),
+        ({"item": "../tiny"}, "item must be one of the playlist's clips"),
+        ({"item": ["tiny"]}, "item must be one of the playlist's clips"),
+        ({"volume": 1}, "unknown key 'volume', known are: item, frame, playing, loop, speed, step"),
         ([1], "the body is not a JSON object"),
     ],
 )
@@ -185,7 +208,7 @@ async def test_charset_that_does_not_exist(client):
 
 async def test_wrong_method_names_the_right_ones(client):
     response = await client.get("/whep/tiny")
-    assert (response.status, response.headers["Allow"]) == (405, "POST")
+    assert (response.status, response.headers["Allow"]) == (405, "OPTIONS,POST")
 
 
 async def test_session_of_a_clip_with_any_name_can_be_ended(client):
@@ -211,7 +234,20 @@ async def test_h264_of_another_profile_falls_back_to_vp8(client, profile):
 @pytest.mark.parametrize("stun", ["stun.example.org", "turn:example.org", "stun:example.org:99999"])
 def test_what_is_no_stun_server(stun):
     with pytest.raises(SettingsError, match="a STUN server is named like stun:"):
-        Sessions(host="127.0.0.1", stun=stun)
+        Ice.parse(stun=stun)
+
+
+@pytest.mark.parametrize(
+    "turn", ["turn:example.org", "turn:user@example.org", "stun:a:b@example.org", "turn:a:b@example.org:0"]
+)
+def test_what_is_no_turn_server(turn):
+    with pytest.raises(SettingsError, match=r"a TURN server is named like turns?:USER:PASSWORD@"):
+        Ice.parse(turn=turn)
+
+
+def test_what_is_no_public_address():
+    with pytest.raises(SettingsError, match="the public address must be an IPv4 address, got 'example.org'"):
+        Ice.parse(public_ip="example.org")
 
 
 @pytest.mark.parametrize(
@@ -264,10 +300,12 @@ async def test_no_stun_server_unless_told(monkeypatch):
             raise ZeroDivisionError
 
     monkeypatch.setattr(sessions_module, "RTCPeerConnection", Connection)
-    for sessions in (Sessions(host="127.0.0.1"), Sessions(host="127.0.0.1", stun="stun:localhost:3478")):
+    peer, offer = await offer_for()
+    await peer.close()
+    for ice in (Ice.parse(), Ice.parse(stun="stun:localhost:3478", turn="turn:me:secret@localhost")):
         with pytest.raises(ZeroDivisionError):
-            await sessions.open("a=rtpmap:96 H264/90000", AsyncMock(viewer=lambda codec: None))
-    assert seen == [[], ["stun:localhost:3478"]]
+            await Sessions(ice=ice).open(offer, AsyncMock(), address="")
+    assert seen == [[], ["stun:localhost:3478", "turn:localhost"]]
 
 
 @pytest.mark.parametrize(
@@ -275,15 +313,37 @@ async def test_no_stun_server_unless_told(monkeypatch):
     [("127.0.0.1", ["127.0.0.1"]), ("192.0.2.7", ["192.0.2.7"]), ("0.0.0.0", ["127.0.0.1", "192.0.2.1"])],
 )
 def test_addresses_that_are_offered_are_those_bound(monkeypatch, host, expected):
-    monkeypatch.setattr(sessions_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
-    Sessions(host=host)
-    assert sessions_module.aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True) == expected
+    monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
+    offer_addresses(host)
+    assert ice_module.aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True) == expected
 
 
-def test_another_aiortc_is_noticed_at_the_start(monkeypatch):
-    monkeypatch.delattr("aiortc.RTCRtpSender._send_keyframe")
+async def test_this_aiortc_is_supported():
+    offer_addresses("127.0.0.1")
+    await self_test()
+
+
+@pytest.mark.parametrize("name", ["_handle_rtcp_packet", "_ssrc"])
+async def test_another_aiortc_is_noticed_at_the_start(monkeypatch, name):
+    monkeypatch.setattr(f"aiortc.RTCRtpSender.{name}", property(), raising=False)
     with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
-        Sessions(host="127.0.0.1")
+        await self_test()
+
+
+async def test_aiortc_that_asks_another_way_is_noticed_at_the_start(monkeypatch):
+    async def ignore(self, packet):
+        pass
+
+    monkeypatch.setattr("aiortc.RTCRtpSender._handle_rtcp_packet", ignore)
+    with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
+        await self_test()
+
+
+async def test_aioice_that_finds_addresses_by_itself_is_noticed_at_the_start(monkeypatch):
+    offer_addresses("127.0.0.1")
+    monkeypatch.setattr("player.peer.aioice.ice", type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]}))
+    with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
+        await self_test()
 
 
 def test_unreachable_candidates_are_left_out():
@@ -293,4 +353,4 @@ def test_unreachable_candidates_are_left_out():
         "a=candidate:2 1 udp 1 192.0.2.1 9 typ host",
         "a=end-of-candidates",
     ]
-    assert _reachable("\r\n".join(lines)) == "v=0\r\na=candidate:2 1 udp 1 192.0.2.1 9 typ host\r\n"
+    assert reachable("\r\n".join(lines)) == "v=0\r\na=candidate:2 1 udp 1 192.0.2.1 9 typ host\r\n"

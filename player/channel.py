@@ -1,0 +1,78 @@
+"""What viewers choose among: a clip, or several that are played one after another."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from encoder.codec.errors import CodecError
+from player.item import Item
+from player.metrics import Metrics
+from player.stream import Stream
+from player.thumbnail import jpeg
+
+ALL_CLIPS = "all clips"
+"""The channel that plays all."""
+
+logger = logging.getLogger(__name__)
+
+
+class Channel:
+    """A clip or a playlist: the stream that its viewers share, and streams of their own."""
+
+    def __init__(self, name: str, items: Sequence[Item], metrics: Metrics, *, stamp: bool = False, keep: bool = False) -> None:
+        """Draw the time into pictures if told so; keep the engine while nobody watches if told so."""
+        self.name, self.items = name, items
+        self.counts = metrics.of(name)
+        self.shared = Stream(items, self.counts, stamp=stamp, keep=keep)
+        self.private: set[Stream] = set()
+        """Streams of one viewer each."""
+        self.thumbnail: bytes | None = None
+        """JPEG, once it is decoded."""
+
+    @property
+    def is_playlist(self) -> bool:
+        """Whether it plays more than one clip."""
+        return len(self.items) > 1
+
+    @property
+    def streams(self) -> list[Stream]:
+        """All streams."""
+        return [self.shared, *self.private]
+
+    def open_private(self) -> Stream:
+        """Return a stream of its own timeline, which starts where the shared one is."""
+        stream = Stream(self.items, self.counts, stamp=self.shared.stamp)
+        stream.play_item(self.shared.items.index(self.shared.item))
+        stream.seek(self.shared.frame)
+        stream.playing, stream.loop = self.shared.playing, self.shared.loop
+        stream.set_speed(self.shared.speed)
+        self.private.add(stream)
+        return stream
+
+    def draw_thumbnail(self) -> None:
+        """Decode a picture; takes a while. Of a clip that cannot be decoded whoever watches is told."""
+        item = self.items[0]
+        with contextlib.suppress(CodecError), contextlib.closing(item.open_engine(())) as engine:
+            self.thumbnail = jpeg(engine.frames(np.array([item.clip.end // 3], np.float64))[0])
+
+    def close(self) -> None:
+        """End all threads, and wait for them."""
+        for stream in self.streams:
+            stream.close()
+        for item in self.items:
+            item.close()
+
+
+def make_channels(items: Sequence[Item], metrics: Metrics, *, stamp: bool = False) -> dict[str, Channel]:
+    """Return a channel for each clip, and one that plays all if there are several; the first keeps its engine."""
+    channels = {
+        item.name: Channel(item.name, [item], metrics, stamp=stamp, keep=index == 0) for index, item in enumerate(items)
+    }
+    if len(items) > 1:
+        name = ALL_CLIPS
+        while name in channels:
+            name += "+"
+        channels[name] = Channel(name, items, metrics, stamp=stamp)
+    return channels

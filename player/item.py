@@ -1,0 +1,59 @@
+"""A clip that can be played: what it is called, and how it is decoded."""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from encoder.codec.clip import Clip
+from encoder.codec.errors import CodecError
+from encoder.codec.follower import Follower
+from export.engine import Engine
+
+OpenEngine = Callable[[Collection[str]], Engine]
+"""Opens an engine for a clip, other than those named, which have failed."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Item:
+    """A clip, and what reads on in its file while that is still being written or downloaded."""
+
+    name: str
+    clip: Clip
+    open_engine: OpenEngine
+    file_bytes: int
+    """Size of the clip's file, as far as it is there."""
+    follower: Follower | None = None
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the file for each pixel of the frames that are there."""
+        header = self.clip.header
+        return 8 * self.file_bytes / (header.width * header.height * self.clip.end)
+
+    @property
+    def follows(self) -> bool:
+        """Whether there may be more of the clip's file."""
+        return self.follower is not None
+
+    def follow(self) -> None:
+        """Take what has come to the clip's file; for a thread that may wait."""
+        follower = self.follower
+        if follower is None:
+            return
+        try:
+            follower.read_on()
+            is_over = follower.is_whole
+        except CodecError as error:
+            logger.warning("%s ends at frame %d: %s", self.name, self.clip.end, error)
+            is_over = True
+        self.file_bytes = follower.file_bytes
+        if is_over:
+            self.close()
+
+    def close(self) -> None:
+        """Read no further."""
+        if self.follower is not None:
+            self.follower.close()
+            self.follower = None

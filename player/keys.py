@@ -1,0 +1,29 @@
+"""What the handlers find in the application."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from player.channel import Channel
+from player.metrics import Metrics
+from player.sessions import Session, Sessions
+
+CHANNELS = web.AppKey("channels", Mapping[str, Channel])
+SESSIONS = web.AppKey("sessions", Sessions)
+METRICS = web.AppKey("metrics", Metrics)
+
+
+def channel_of(request: web.Request, name: str | None = None) -> Channel:
+    """Return the channel of a name, or that of the path; raises HTTPNotFound."""
+    channel = request.app[CHANNELS].get(request.match_info["clip"] if name is None else name)
+    if channel is None:
+        raise web.HTTPNotFound(reason="no such clip")
+    return channel
+
+
+def session_of(request: web.Request) -> Session:
+    """Return the session of the path; raises HTTPNotFound."""
+    try:
+        return request.app[SESSIONS][request.match_info["session"]]
+    except KeyError:
+        raise web.HTTPNotFound(reason="no such session") from None

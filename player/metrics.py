@@ -1,0 +1,83 @@
+"""What a server counts, for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Bounds of the histograms' buckets."""
+
+
+class Metrics:
+    """All that is counted. Labels are names of clips and codecs, of which there are few."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        disable_created_metrics()  # as many lines again, of no use here
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode a batch of frames")
+        self.encode_seconds = self._histogram("encode_seconds", "Time to encode a frame", "codec")
+        self.decoded = self._counter("frames_decoded", "Frames that the network decoded")
+        self.encoded = self._counter("frames_encoded", "Frames that the video encoder encoded", "codec")
+        self.sent = self._counter("frames_sent", "Frames that were handed to RTP, of all viewers")
+        self.sent_bytes = self._counter("sent_bytes", "Bytes of those frames")
+        self.dropped = self._counter("frames_dropped", "Packets that viewers were too slow for")
+        self.missed = self._counter("ticks_missed", "Times at which no new picture was ready")
+        self.keyframes = self._counter("keyframes", "Key frames that were made", "codec")
+        self.pictures_lost = self._counter("pli", "Requests for a key frame by viewers who lost a picture")
+        self.fallbacks = self._counter("engine_failures", "Engines that failed while they decoded")
+        self.damaged = self._gauge("damaged_segments", "Segments that could not be decoded")
+        self.viewers = self._gauge("viewers", "Present viewers")
+        self.ahead = self._gauge("queue_depth", "Decoded frames that wait")
+        self.rtt_seconds = self._gauge("rtt_seconds", "Round-trip time, the mean of the viewers")
+        self.loss = self._gauge("loss_ratio", "Packets lost on the way, the mean of the viewers")
+        self.sessions = Counter("nervcast_sessions", "Offers by their outcome", ["outcome"], registry=self._registry)
+        self.responses = Counter("nervcast_http_responses", "Responses by status", ["status"], registry=self._registry)
+
+    def of(self, clip: str) -> "Counts":
+        """Return what is counted of a clip."""
+        return Counts(self, clip)
+
+    def text(self) -> bytes:
+        """Return all in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"nervcast_{name}", about, ["clip", *labels], registry=self._registry)
+
+    def _gauge(self, name: str, about: str) -> Gauge:
+        return Gauge(f"nervcast_{name}", about, ["clip"], registry=self._registry)
+
+    def _histogram(self, name: str, about: str, *labels: str) -> Histogram:
+        return Histogram(f"nervcast_{name}", about, ["clip", *labels], registry=self._registry, buckets=SECONDS)
+
+
+class Counts:
+    """What is counted of one clip; all of it is there from the start, at zero."""
+
+    def __init__(self, metrics: Metrics, clip: str) -> None:
+        self._metrics, self._clip = metrics, clip
+        self.decode_seconds = metrics.decode_seconds.labels(clip)
+        self.decoded = metrics.decoded.labels(clip)
+        self.sent = metrics.sent.labels(clip)
+        self.sent_bytes = metrics.sent_bytes.labels(clip)
+        self.dropped = metrics.dropped.labels(clip)
+        self.missed = metrics.missed.labels(clip)
+        self.pictures_lost = metrics.pictures_lost.labels(clip)
+        self.fallbacks = metrics.fallbacks.labels(clip)
+        self.damaged = metrics.damaged.labels(clip)
+        self.viewers = metrics.viewers.labels(clip)
+        self.ahead = metrics.ahead.labels(clip)
+        self.rtt_seconds = metrics.rtt_seconds.labels(clip)
+        self.loss = metrics.loss.labels(clip)
+
+    def encoded(self, codec: str) -> Counter:
+        """Return the counter of frames that were encoded."""
+        return self._metrics.encoded.labels(self._clip, codec)
+
+    def keyframes(self, codec: str) -> Counter:
+        """Return the counter of key frames."""
+        return self._metrics.keyframes.labels(self._clip, codec)
+
+    def encode_seconds(self, codec: str) -> Callable[[float], object]:
+        """Return what takes the time of each frame that is encoded."""
+        return self._metrics.encode_seconds.labels(self._clip, codec).observe

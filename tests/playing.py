@@ -1,0 +1,52 @@
+"""What the tests of the player share: items of small clips, streams and servers."""
+
+import asyncio
+import threading
+
+import numpy as np
+from aiohttp import web
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver
+
+from encoder.codec.clip import Clip
+from export.engines import open_engine
+from player.access import Access
+from player.channel import make_channels
+from player.item import Item
+from player.metrics import Metrics
+from player.server import make_app
+from player.sessions import Limits, Sessions
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+def make_item(clip: Clip, name: str = "tiny", *, batch: int = 2, engine: str = "onnxruntime-cpu") -> Item:
+    return Item(name, clip, lambda failed: open_engine(clip, engine, batch=batch, failed=failed), file_bytes=1234)
+
+
+def make_server(items, *, limits=None, access=None, ice=None, stamp=False, host="127.0.0.1") -> web.Application:
+    metrics = Metrics()
+    sessions = Sessions(limits or Limits(per_address=100), ice)
+    return make_app(make_channels(items, metrics, stamp=stamp), sessions, metrics, host=host, access=access or Access())
+
+
+async def offer_for(codec=None):
+    """Return a peer that wants to receive, and its offer, of one codec or of all."""
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    transceiver = peer.addTransceiver("video", direction="recvonly")
+    if codec is not None:
+        known = RTCRtpReceiver.getCapabilities("video").codecs
+        transceiver.setCodecPreferences([c for c in known if c.mimeType == f"video/{codec}"])
+    await peer.setLocalDescription(await peer.createOffer())
+    return peer, peer.localDescription.sdp
+
+
+async def receive(viewer, count):
+    return [await asyncio.wait_for(viewer.recv(), 20) for _ in range(count)]
+
+
+def player_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name in ("encoder", "decoder")]
+
+
+def picture(value=128):
+    return np.full((96, 64), value, np.uint8)
