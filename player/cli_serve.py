@@ -1,7 +1,6 @@
 """The commands that stream: `serve` and `publish`."""
 
 import argparse
-import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -106,6 +105,8 @@ def _seconds(text: str) -> float:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    import asyncio
+
     from player.access import Access
     from player.channel import make_channels
     from player.library import find_items
@@ -162,6 +163,8 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
+    import asyncio
+
     from yarl import URL
 
     from player.ice import offer_addresses
@@ -203,6 +206,8 @@ def _publish(args: argparse.Namespace) -> None:
 
 async def _follow(look: Callable[[], None]) -> None:
     """Look now and then whether more of the clip has come."""
+    import asyncio
+
     from player.server import FOLLOW_SECONDS
 
     while True:

@@ -25,6 +25,8 @@ class Item:
     file_bytes: int
     """Size of the clip's file, as far as it is there."""
     follower: Follower | None = None
+    is_over: Callable[[], bool] = lambda: False
+    """Whether nothing more will come, though the clip may have no end."""
 
     @property
     def bits_per_pixel(self) -> float:
@@ -42,9 +44,10 @@ class Item:
         follower = self.follower
         if follower is None:
             return
+        is_over = self.is_over()  # before one reads: what came until then is read
         try:
             follower.read_on()
-            is_over = follower.is_whole
+            is_over = is_over or follower.is_whole
         except CodecError as error:
             logger.warning("%s ends at frame %d: %s", self.name, self.clip.end, error)
             is_over = True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from encoder.codec.clip import Clip
-from encoder.codec.console import clips_here
+from encoder.codec.console import clips_here, printable
 from encoder.codec.errors import BitstreamError
 from encoder.codec.follower import Follower
 from export.engine import Engine
@@ -15,6 +15,8 @@ from player.item import Item
 
 SAMPLE = Path(__file__).parent / "data" / "bunny.nerv"
 """What is shown where there is nothing else."""
+FIRST_SECONDS = 60.0
+"""Time for the first segment to arrive."""
 SCHEMES = ("http://", "https://")
 MAX_NOTES = 10
 """Most lines about the damage of one clip."""
@@ -65,12 +67,20 @@ def _find(path: Path, open_engine: Open) -> Item:
 def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Item:
     """Begin to download a clip, and return it once its first segment is there."""
     download = downloads.enter_context(contextlib.closing(Download(url)))
-    follower = download.first_segment()
-    return _item(download.name, follower.clip, open_engine, follower.file_bytes, follower)
+    follower = download.first_segment(FIRST_SECONDS)
+    item = _item(download.name, follower.clip, open_engine, follower.file_bytes, follower)
+
+    def is_over() -> bool:
+        if download.error is not None:
+            logger.warning("%s ends at frame %d: %s", item.name, item.clip.end, download.error)
+        return download.is_whole or download.error is not None
+
+    item.is_over = is_over
+    return item
 
 
 def _item(name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: Follower | None = None) -> Item:
-    return Item(name, clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
+    return Item(printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
 
 
 def read(path: Path) -> Clip:

@@ -1,0 +1,181 @@
+"""The WHIP client, against a small media server."""
+
+import asyncio
+import contextlib
+
+import pytest
+from aiohttp import web
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from playing import make_item, player_threads
+from yarl import URL
+
+from player import ice as ice_module
+from player import publish as publish_module
+from player.ice import Ice, offer_addresses
+from player.metrics import Metrics
+from player.publish import PublishError, publish
+from player.stream import Stream
+
+pytestmark = pytest.mark.alone
+
+
+class MediaServer:
+    """Takes WHIP offers; `answers` says with what the next ones are refused."""
+
+    def __init__(self):
+        self.answers, self.requests, self.peers, self.tracks = [], [], [], []
+        self.received = asyncio.Event()
+
+    def app(self):
+        app = web.Application()
+        app.router.add_post("/whip/{room}", self.take)
+        app.router.add_delete("/session/{name}", self.end)
+        app.router.add_post("/elsewhere", self.redirect)
+        return app
+
+    async def redirect(self, _):
+        raise web.HTTPTemporaryRedirect("/whip/room")
+
+    async def take(self, request):
+        self.requests.append(("POST", request.headers.get("Authorization"), request.content_type))
+        if self.answers:
+            return self.answers.pop(0)
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.peers.append(peer)
+        peer.on("track", self.tracks.append)
+        await peer.setRemoteDescription(RTCSessionDescription(await request.text(), "offer"))
+        await peer.setLocalDescription(await peer.createAnswer())
+        self.received.set()
+        headers = {"Location": f"../session/{len(self.peers)}"}
+        return web.Response(status=201, text=peer.localDescription.sdp, content_type="application/sdp", headers=headers)
+
+    async def end(self, request):
+        self.requests.append(("DELETE", request.headers.get("Authorization"), request.match_info["name"]))
+        return web.Response()
+
+    async def frames(self, count):
+        await asyncio.wait_for(self.received.wait(), 20)
+        return [await asyncio.wait_for(self.tracks[-1].recv(), 20) for _ in range(count)]
+
+
+@pytest.fixture
+async def server(monkeypatch):
+    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
+    monkeypatch.setattr(publish_module, "BACKOFF_SECONDS", (0.1,))
+    offer_addresses("127.0.0.1")
+    server = MediaServer()
+    yield server
+    await asyncio.gather(*(peer.close() for peer in server.peers))
+
+
+@pytest.fixture
+async def begin(server, aiohttp_server, tiny_clip):
+    """Return a function that publishes, and gives the task."""
+    running = await aiohttp_server(server.app())
+    stream = Stream([make_item(tiny_clip)], Metrics().of("tiny"))
+    tasks = []
+
+    def start(path="/whip/room", *, codec="H264", token=None):
+        url = URL(f"http://127.0.0.1:{running.port}{path}")
+        tasks.append(asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice())))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.to_thread(stream.close)
+    assert player_threads() == []
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_media_server_receives_the_clip_and_is_told_of_the_end(server, begin, codec):
+    task = begin(codec=codec, token="a secret")
+    frames = await server.frames(10)
+    assert all((frame.width, frame.height) == (26, 20) for frame in frames)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert server.requests == [("POST", "Bearer a secret", "application/sdp"), ("DELETE", "Bearer a secret", "1")]
+
+
+async def test_redirection_is_followed(server, begin):
+    begin("/elsewhere")
+    await server.frames(3)
+
+
+async def test_lost_connection_is_made_anew(server, begin):
+    begin()
+    await server.frames(3)
+    server.received.clear()
+    await server.peers[0].close()
+    await server.frames(3)
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"status": 503, "headers": {"Retry-After": "0"}}, {"status": 500}, {"status": 429}, {"status": 409}]
+)
+async def test_refusal_that_may_pass_is_not_the_end(server, begin, caplog, refusal):
+    server.answers = [web.Response(text="not\nnow", **refusal)]
+    begin()
+    await server.frames(3)
+    assert f"the media server answers {refusal['status']} " in caplog.text
+    assert "not now; trying again in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (web.Response(status=401, text="who are you?"), "the media server answers 401 Unauthorized: who are you?"),
+        (web.Response(status=404), "the media server answers 404 Not Found"),
+        (web.Response(status=200, text="<html>"), "the media server answers 200 OK: <html>"),
+    ],
+)
+async def test_refusal_for_good_ends_it(server, begin, answer, reason):
+    server.answers = [answer]
+    with pytest.raises(PublishError) as caught:
+        await asyncio.wait_for(begin(), 20)
+    assert str(caught.value) == reason
+    assert len(server.requests) == 1
+
+
+async def test_answer_that_is_none_is_tried_again(server, begin, caplog):
+    server.answers = [web.Response(status=201, text="v=0\r\nnonsense", content_type="application/sdp")]
+    begin()
+    await server.frames(3)
+    assert "the media server's answer cannot be used" in caplog.text
+
+
+async def test_server_that_is_not_there_is_waited_for(server, begin, caplog, unused_tcp_port):
+    server.answers = []
+    task = begin()
+    await server.frames(1)
+    task.cancel()
+    stream_task = asyncio.create_task(
+        publish(AsyncStream(), URL(f"http://user:word@127.0.0.1:{unused_tcp_port}/whip"), token=None, codec="H264", ice=Ice())
+    )
+    await asyncio.sleep(0.5)
+    stream_task.cancel()
+    await asyncio.gather(stream_task, return_exceptions=True)
+    assert caplog.text.count("cannot reach http://127.0.0.1:") >= 2
+    assert "word" not in caplog.text
+
+
+class AsyncStream:
+    """A stream that nobody gets to see."""
+
+    def leave(self, viewer):
+        pass
+
+
+async def test_credential_is_not_sent_to_whom_a_location_leads(server, begin):
+    task = begin(token="a secret")
+    await server.frames(1)
+    publication = [
+        value for value in task.get_coro().cr_frame.f_locals.values() if isinstance(value, publish_module._Publication)
+    ]
+    publication[0]._resource = URL("http://127.0.0.1:9/session")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [request[0] for request in server.requests] == ["POST"]
