@@ -130,6 +130,8 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
             response = web.Response(status=HTTPStatus.NO_CONTENT)
         response = response or await handler(request)
         response.headers.update(HEADERS)
+        # After an upgrade, a browser must not mix modules of two versions.
+        response.headers.setdefault("Cache-Control", "no-cache")
         if origin is not None and access.allows_origin(origin):
             response.headers.update(CORS_HEADERS)
             response.headers["Access-Control-Allow-Origin"] = origin

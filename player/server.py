@@ -169,4 +169,4 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
 @routes.get("/")
 async def page(_: web.Request) -> web.StreamResponse:
     """Send the page."""
-    return web.FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+    return web.FileResponse(WEB / "index.html")

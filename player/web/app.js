@@ -1,171 +1,289 @@
-import { Viewer } from "/static/whep.js";
+// The page: what the server tells is shown, and what is clicked, dragged or typed is asked of it.
 
-const POLL_MS = 250;
-const SEEK_MS = 100;
+import { Refusal, inWords, json } from "/static/api.js";
+import { Choice, describeClip } from "/static/clips.js";
+import { Controls, write } from "/static/controls.js";
+import { bindKeys, helpRows } from "/static/keys.js";
+import { Panel, create } from "/static/panel.js";
+import { Reception } from "/static/reception.js";
+import { prepareScreen, showShape, toggleFullscreen } from "/static/screen.js";
+import { Timeline } from "/static/timeline.js";
+import { Viewer } from "/static/viewer.js";
+import { Wishes } from "/static/wishes.js";
+
+const POLL_MS = 1000;
+const COMPLAINT_MS = 6000;
+/** Wishes whose outcome only the server knows. */
+const UNFORESEEN = ["clip", "private", "item"];
+
 const find = (id) => document.getElementById(id);
-const video = find("video"), seek = find("seek"), play = find("play"), loop = find("loop");
+const video = find("video");
 
 let clips = [];
-let clip = null;
-let viewer = null;
-let state = null;
-let previous = null;
-let dragging = false;
-let pending = null;  // the frame to seek to next
-let asked = 0;  // seeks that are under way
+let asked = 0;  // requests for the state, to tell old answers from new ones
+let answered = 0;
+let polling = null, loading = null;  // timers
+let session = null;  // the one whose state is shown
+let own = null;  // the last state of one's own timeline, to have it again in another session
+let hindrance = "";  // of the connection
+let complaint = "";  // of the server, about a wish
 
-const api = () => `/api/clips/${encodeURIComponent(clip.name)}`;
+const viewer = new Viewer(video, followViewer);
+const timeline = new Timeline();
+const wishes = new Wishes(ask);
+const controls = new Controls(timeline, wish);
+const reception = new Reception(video);
+const panel = new Panel(find("panel"), find("facts"));
+const clipChoice = new Choice(find("clips"), chooseClip);
+const itemChoice = new Choice(find("playlist"), (item) => wish({ item }));
 
-async function json(url, options) {
-  const response = await fetch(url, options);
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.error);
-  return body;
-}
+const clipNamed = (name) => clips.find((clip) => clip.name === name);
+const sessionUrl = (id) => `/api/sessions/${encodeURIComponent(id)}`;
+const isPanelSeen = () => !document.hidden && find("statistics").open;
 
-/** Set playing, loop or frame; what the server answers is shown at once. */
-async function control(wishes) {
-  const current = clip;
-  const body = JSON.stringify(wishes);
+// What the server tells
+
+/** Load the clips, and watch the one that was watched, or that the address names, or the first. */
+async function load(attempt = 0) {
   try {
-    const now = await json(api(), { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    if (clip === current) showState(now);
+    clips = await json("/api/clips");
   } catch (error) {
-    complain(error);
+    showConnection("failed", inWords(error));
+    const again = !(error instanceof Refusal) || error.retrySeconds > 0 || error.status >= 500;
+    const seconds = Math.max(0.5 * 2 ** Math.min(attempt, 4), error.retrySeconds ?? 0);
+    clearTimeout(loading);
+    if (again) loading = setTimeout(load, 1000 * seconds, attempt + 1);
+    return;
   }
+  const several = clips.length > 1;
+  find("clips").hidden = !several;
+  document.body.classList.toggle("several", several);
+  clipChoice.show(several ? clips.map(({ name }) => name) : [], (name) => describeClip(clipNamed(name)));
+  const named = viewer.clip ?? new URLSearchParams(location.search).get("clip");
+  showChoice(clipNamed(named)?.name ?? clips[0].name);
+  viewer.watch(viewer.clip);
 }
 
-/** Show an error; of a lost server the viewer's own notice tells. */
-function complain(error) {
-  if (!(error instanceof TypeError)) find("notice").textContent = error.message;
-}
-
-function choose(name) {
-  viewer?.close();
-  clip = clips.find((candidate) => candidate.name === name);
-  video.style.aspectRatio = `${clip.width} / ${clip.height}`;
-  showFacts({ frames: clip.frames, file_bytes: clip.file_bytes });
-  pending = state = null;
-  showReceived(null);
-  viewer = new Viewer(video, name, (text) => { find("notice").textContent = text; });
-  window.nervcast = viewer;  // for the curious, and for tests
-}
-
-/** Show what is there of the clip, which grows while it is being written. */
-function showFacts({ frames, file_bytes: bytes }) {
-  seek.max = frames - 1;
-  const count = frames < clip.frames ? `${frames} of ${clip.frames}` : frames;
-  const size = bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-  const cost = (8 * bytes / (clip.width * clip.height * frames)).toFixed(3);
-  find("facts").textContent =
-    `${clip.width}×${clip.height} · ${count} frames at ${number(clip.fps)} fps · ${size} · ${cost} bits per pixel`;
-}
-
-const number = (value) => value.toFixed(value >= 100 || Number.isInteger(value) ? 0 : 1);
-
-function clock(frame) {
-  const seconds = frame / clip.fps;
-  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
-}
-
-function showTime(frame) {
-  find("time").textContent = `${clock(frame)} / ${clock(state?.frames ?? clip.frames)}`;
-}
-
-function showState(now) {
-  state = now;
-  play.classList.toggle("playing", state.playing);
-  loop.setAttribute("aria-pressed", state.loop);
-  showFacts(state);
-  if (!dragging) {
-    seek.value = state.frame;
-    showTime(state.frame);
+/** Follow the viewer: a new session's state is asked for at once, a lost one's is no longer shown. */
+function followViewer() {
+  if (viewer.id !== session) {
+    session = viewer.id;
+    wishes.forget();
+    reception.forget();
+    if (session === null) forgetState();
+    else enter();
   }
-  if (state.error) find("notice").textContent = state.error;
-  find("decode-fps").textContent = state.decode_fps ? number(state.decode_fps) : "–";
-  find("decode-note").textContent = decodeNote();
-  find("encode-fps").textContent = state.encode_fps ? number(state.encode_fps) : "–";
-  find("encode-note").textContent = state.encode_fps ? `${(1000 / state.encode_fps).toFixed(1)} ms a frame` : "";
-  find("sent-fps").textContent = number(state.sent_fps);
-  find("sent-note").textContent = `to ${state.viewers}, ${state.missed} late, ${state.dropped} dropped`;
+  showConnection(viewer.phase, viewer.reason);
+  // A clip that is gone may have gone with a server that has others now.
+  if (viewer.phase === "waiting" && viewer.status === 404) reload();
 }
 
-function decodeNote() {
-  if (!state.engine) return "loading…";
-  return state.decode_fps ? `${(state.decode_fps / clip.fps).toFixed(0)}× real time, ${state.engine}` : state.engine;
+async function reload() {
+  const before = viewer.clip;
+  clips = await json("/api/clips").catch(() => clips);
+  if (!clipNamed(before)) load();
 }
 
-function showReceived(now) {
-  if (!now) {
-    for (const id of ["received-fps", "bitrate"]) find(id).textContent = "–";
-    for (const id of ["received-note", "bitrate-note"]) find(id).textContent = "\u00a0";
+function enter() {
+  if (own !== null && own.clip === viewer.clip) {
+    const { item, frame, playing, loop, speed } = own;
+    wish({ private: true });
+    if (clipNamed(own.clip).playlist !== null) wish({ item });
+    wish({ frame, playing, loop, speed });
   }
-  if (now && previous && now.id === previous.id && now.timestamp > previous.timestamp) {
-    const seconds = (now.timestamp - previous.timestamp) / 1000;
-    // Several polls make one reading, or a single frame would swing it.
-    if (seconds < 1) return;
-    find("received-fps").textContent = number((now.framesDecoded - previous.framesDecoded) / seconds);
-    find("received-note").textContent = `${now.freezeCount ?? 0} freezes, ${now.packetsLost} lost`;
-    find("bitrate").textContent = ((now.bytesReceived - previous.bytesReceived) * 8 / seconds / 1e6).toFixed(2);
-    find("bitrate-note").textContent = `${now.codec ?? ""} ${now.frameWidth ?? "–"}×${now.frameHeight ?? "–"}`;
-  }
-  previous = now;
+  poll();
 }
 
+function forgetState() {
+  timeline.state = null;
+  controls.show();
+  poll();
+}
+
+/** Report what arrives here, and show the state that the server answers with; once a second. */
 async function poll() {
-  const current = clip;
-  try {
-    const now = await json(api());
-    if (clip === current && !asked && pending === null) showState(now);
-    showReceived(await viewer.statistics());
-  } catch (error) {
-    complain(error);
+  clearTimeout(polling);
+  const id = session, serial = ++asked, begun = performance.now();
+  if (id === null) {
+    panel.add(null, isPanelSeen());
+    polling = setTimeout(poll, POLL_MS);
+    return;
   }
-  setTimeout(poll, POLL_MS);
+  const inbound = await viewer.statistics().catch(() => null);
+  if (id !== session) return;
+  const received = reception.measure(inbound);
+  try {
+    const latency = timeline.state && reception.latency(timeline.state);
+    const state = await json(`${sessionUrl(id)}/report`, "PUT", reportOf(received, latency));
+    if (id !== session) return;
+    reception.stamped = state.stamped;
+    panel.add({ state, received, latency }, isPanelSeen());
+    if (!controls.dragging && !wishes.pending && serial > answered) showState(state);
+  } catch (error) {
+    if (id !== session) return;
+    if (error.status === 404) viewer.lose(viewer.session, new Error("the session has ended"));
+    // WebRTC takes long to notice that the other end is gone; even a paused clip's picture is sent over and over.
+    else if (received?.receivedFps === 0) viewer.lose(viewer.session, error);
+    else complain(error);
+  }
+  clearTimeout(polling);
+  polling = setTimeout(poll, Math.max(POLL_MS - (performance.now() - begun), 0));
 }
 
-/** Seek, at most once per SEEK_MS while the handle moves. */
-function seekTo(frame) {
-  showTime(frame);
-  const sent = pending !== null;
-  pending = frame;
-  if (sent) return;
-  setTimeout(async () => {
-    const target = pending;
-    pending = null;
-    if (target === null) return;  // another clip was chosen meanwhile
-    asked++;
-    await control({ frame: target });
-    asked--;
-  }, SEEK_MS);
-}
-
-seek.addEventListener("input", () => { dragging = true; seekTo(Number(seek.value)); });
-seek.addEventListener("change", () => { dragging = false; });
-play.addEventListener("click", () => state && control({ playing: !state.playing }));
-loop.addEventListener("click", () => state && control({ loop: !state.loop }));
-find("fullscreen").addEventListener("click", () => video.requestFullscreen());
-find("clip").addEventListener("change", (event) => choose(event.target.value));
-addEventListener("pagehide", () => viewer?.close());
-addEventListener("pageshow", (event) => { if (event.persisted) choose(clip.name); });
-
-addEventListener("keydown", (event) => {
-  if (!state || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, button, input")) return;
-  const step = (frames) => seekTo(Math.min(Math.max((pending ?? state.frame) + frames, 0), state.frames - 1));
-  const actions = {
-    " ": () => play.click(),
-    l: () => loop.click(),
-    f: () => find("fullscreen").click(),
-    ArrowLeft: () => step(-Math.round(clip.fps)),
-    ArrowRight: () => step(Math.round(clip.fps)),
-  };
-  const action = actions[event.key] ?? actions[event.key.toLowerCase()];
-  if (!action) return;
-  event.preventDefault();
-  action();
+const reportOf = (received, latency) => ({
+  received_fps: received?.receivedFps ?? null,
+  presented_fps: received?.presentedFps ?? null,
+  freezes: received?.freezes ?? null,
+  latency_ms: latency?.ms ?? null,
 });
 
-clips = await json("/api/clips");
-find("clip").replaceChildren(...clips.map(({ name }) => new Option(name, name)));
-choose(clips[0].name);
-poll();
+// What is asked of the server
+
+/** Ask for changes of the session, which are shown as if they were granted where they can be foreseen. */
+function wish(changes) {
+  wishes.add(changes);
+  if (timeline.state === null || UNFORESEEN.some((key) => key in changes)) return;
+  timeline.expect(changes);
+  controls.show();
+}
+
+/** Send a wish; return whether it was granted. */
+async function ask(changes) {
+  const id = session, serial = ++asked;
+  if (id === null) return false;
+  try {
+    const state = await json(sessionUrl(id), "POST", changes);
+    if (id !== session) return false;
+    answered = serial;
+    if (!controls.dragging && wishes.waiting.length === 0) showState(state);
+    return true;
+  } catch (error) {
+    if (id !== session) return false;
+    if (error.status === 404) viewer.watch(viewer.clip);  // the session is gone
+    else complain(error);
+    return false;
+  }
+}
+
+function chooseClip(name) {
+  if (name === viewer.clip) return;
+  showChoice(name);
+  if (session === null) viewer.watch(name);
+  else wish({ clip: name });
+}
+
+function nextClip(distance) {
+  const index = clips.findIndex(({ name }) => name === viewer.clip);
+  if (clips.length > 1) chooseClip(clips[(index + distance + clips.length) % clips.length].name);
+}
+
+// What is shown
+
+function showChoice(name) {
+  viewer.clip = name;
+  clipChoice.mark(name);
+  const { width, height } = clipNamed(name);
+  showShape(width, height);
+  write(find("title"), name);
+  find("title").title = name;
+  document.title = `${name} – nervcast`;
+  const address = new URL(location.href);
+  if (clips.length > 1) address.searchParams.set("clip", name);
+  else address.searchParams.delete("clip");
+  history.replaceState(null, "", address);
+}
+
+function showState(state) {
+  const before = timeline.state;
+  timeline.set(state);
+  own = state.private ? state : null;
+  if (state.clip !== viewer.clip && clipNamed(state.clip)) showChoice(state.clip);
+  if (state.clip !== before?.clip) showPlaylist(clipNamed(state.clip)?.playlist ?? null);
+  itemChoice.mark(state.item);
+  showShape(state.width, state.height);
+  panel.tell(state, clipNamed(state.item) ?? clipNamed(state.clip) ?? {}, reception.rates?.codec);
+  controls.show();
+  showNotice();
+}
+
+function showPlaylist(names) {
+  find("playlist").hidden = names === null;
+  itemChoice.show(names ?? [], (name) => [name]);
+}
+
+/** Show the connection's phase in words, and what hinders it. */
+function showConnection(phase, reason) {
+  find("state").dataset.phase = phase;
+  find("retry").hidden = phase !== "waiting" && phase !== "failed";
+  const hindrances = {
+    connecting: "connecting…",
+    live: viewer.blocked ? "this browser plays nothing by itself: press the picture" : "",
+    waiting: `${reason}; trying again…`,
+    failed: reason,
+  };
+  hindrance = hindrances[phase] ?? "";
+  countDown();
+  showNotice();
+}
+
+/** Show the phase; not in the notice, which is read out each time that it changes. */
+function countDown() {
+  const { phase } = find("state").dataset;
+  const words = { connecting: "connecting…", live: "live", failed: "failed", asleep: "asleep" };
+  write(find("state"), words[phase] ?? `reconnecting in ${Math.max(Math.ceil((viewer.retryAt - performance.now()) / 1000), 1)} s…`);
+  if (phase === "waiting") setTimeout(countDown, 250);
+}
+
+function complain(error) {
+  // Of a lost server the viewer tells.
+  if (!(error instanceof Refusal)) return;
+  complaint = error.message;
+  showNotice();
+  clearTimeout(complain.timer);
+  complain.timer = setTimeout(() => { complaint = ""; showNotice(); }, COMPLAINT_MS);
+}
+
+function showNotice() {
+  write(find("notice"), hindrance || complaint || timeline.state?.error || "");
+}
+
+function showHelp() {
+  find("help").showModal();
+}
+
+find("help").querySelector("dl").replaceChildren(...helpRows().map(({ shown, does }) => create("div", {}, [
+  create("dt", {}, shown.map((key) => create("kbd", { textContent: key }))),
+  create("dd", { textContent: does }),
+])));
+find("help").addEventListener("click", (event) => {
+  // A click beside the dialog is one on its backdrop.
+  if (event.target === find("help") || event.target.closest("button")) find("help").close();
+});
+find("keys").addEventListener("click", showHelp);
+find("retry").addEventListener("click", () => clips.length > 0 ? viewer.watch(viewer.clip) : load());
+video.addEventListener("resize", () => showShape(video.videoWidth, video.videoHeight));
+// What some browsers ask for before anything plays, to save power.
+video.addEventListener("click", () => video.play().catch(() => {}));
+
+bindKeys({
+  play: () => controls.play(),
+  secondBack: () => controls.seekBy(-1),
+  secondForward: () => controls.seekBy(1),
+  frameBack: () => controls.step(-1),
+  frameForward: () => controls.step(1),
+  first: () => controls.seekTo(0),
+  last: () => controls.seekToEnd(),
+  slower: () => controls.changeSpeed(-1),
+  faster: () => controls.changeSpeed(1),
+  loop: () => controls.loop(),
+  private: () => controls.changeAudience(),
+  fullscreen: toggleFullscreen,
+  nextClip: () => nextClip(1),
+  previousClip: () => nextClip(-1),
+  help: showHelp,
+});
+controls.show();
+prepareScreen();
+viewer.followPage();
+window.nervcast = viewer;  // for the curious, and for tests
+load();
