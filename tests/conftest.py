@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -13,16 +12,10 @@ import numpy as np
 import pytest
 import torch
 from av.video.frame import PictureType
-from helpers import SAMPLE, Pixels, fit_clip
+from helpers import SAMPLE, Pixels, fit_clip, shared_topology
 
 from encoder import encode
-from encoder.codec.cache import cache_folder, keep
 from encoder.codec.clip import Clip
-from encoder.codec.topology import Topology
-from encoder.presets import PRESETS, Shape, SizeName
-from encoder.trace import trace
-
-Network = Callable[[Shape, SizeName], torch.nn.Module]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,17 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = TemporaryDirectory()
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
-
-
-def shared_topology(make: Network, shape: Shape, size: SizeName) -> Topology:
-    """Return what `encoder.encode` traces, which takes seconds, but once for all processes that run tests."""
-    names = [name for name, preset in PRESETS.items() if preset.network is make]
-    if not names:
-        return trace(make(shape, size))
-    path = cache_folder() / "topologies" / sha256(f"{names[0]} {shape} {size}".encode()).hexdigest()
-    if not path.exists():
-        keep(path, trace(make(shape, size)).packed)
-    return Topology.parse(path.read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ import io
 import logging
 import shlex
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,15 +19,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from encoder.codec.cache import cache_folder, keep
 from encoder.codec.clip import Clip
+from encoder.codec.topology import Topology
 from encoder.compression import Compression
 from encoder.encode import Encoder
 from encoder.limit import Limit
 from encoder.media.video import Frames, Video
 from encoder.plan import make_plan
-from encoder.presets import PRESETS
+from encoder.presets import PRESETS, Shape, SizeName
+from encoder.trace import trace
 
 Pixels = NDArray[np.uint8]
+Network = Callable[[Shape, SizeName], torch.nn.Module]
+COMMAND = Path(__file__).with_name("command.py")
+"""What runs a command in a process of its own without tracing networks again: `python COMMAND encoder fit`."""
 SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
 """The clip that ships with the player."""
 
@@ -74,6 +81,17 @@ def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frame
     for _ in encoder.run(Limit(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
+
+
+def shared_topology(make: Network, shape: Shape, size: SizeName) -> Topology:
+    """Return what `encoder.encode` traces, which takes seconds, but once for all processes that run tests."""
+    names = [name for name, preset in PRESETS.items() if preset.network is make]
+    if not names:
+        return trace(make(shape, size))
+    path = cache_folder() / "topologies" / sha256(f"{names[0]} {shape} {size}".encode()).hexdigest()
+    if not path.exists():
+        keep(path, trace(make(shape, size)).packed)
+    return Topology.parse(path.read_bytes())
 
 
 def run(command: str, folder: Path) -> SimpleNamespace:

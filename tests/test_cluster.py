@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import moving_square, run
+from helpers import COMMAND, moving_square, run
 
 from encoder.cli import main
 
@@ -19,7 +19,7 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=Fal
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
-FIT = ["-m", "encoder", "fit", "video.mp4", "--size", "XS", "--threads", "1", "--segment-frames", "4", "--key-interval", "1"]
+FIT = [COMMAND, "encoder", "fit", "video.mp4", "--size", "XS", "--threads", "1", "--segment-frames", "4", "--key-interval", "1"]
 
 
 @pytest.fixture(scope="module")
