@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check fuzz reproduce-bunny browser clean
+.PHONY: install demo test check fuzz reproduce-bunny peers clean
 
 install: $(INSTALLED)
 
@@ -21,13 +21,13 @@ demo: bunny.nerv
 bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
-test: install browser
+test: install peers
 	$(PYTHON) -m pytest -n auto --dist worksteal -m 'not alone'
 	$(PYTHON) -m pytest -m alone
 
-# The browser test needs Chromium and its driver.
-browser:
-	sh tests/install_browser.sh
+# Browsers, and a media server, that the player is tested with.
+peers:
+	sh tests/install_peers.sh
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """Run a clip with Intel's OpenVINO, the fastest on x86 CPUs."""
 
 import importlib.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ class OpenVino(Engine):
 
 
 def _core() -> Any:
+    # Its import would start a process that reports to Google; it goes on without the package that does.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     try:
         import openvino
     except (ImportError, OSError) as error:

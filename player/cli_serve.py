@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -66,6 +67,9 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
         "--drain-seconds", type=_seconds, default=5.0, metavar="S", help="how long SIGTERM lets viewers go on (default: 5)"
     )
     _add_common(serve)
+    serve.add_argument(
+        "--media-host", metavar="ADDRESS", help="address for the media, if a proxy stands before --host (default: as --host)"
+    )
     serve.add_argument("--public-ip", metavar="ADDRESS", help="IPv4 address that leads to this machine, port by port")
     serve.add_argument("--stamp", action="store_true", help="draw the time into the pictures, to measure latency")
     publish = commands.add(
@@ -116,6 +120,7 @@ def _serve(args: argparse.Namespace) -> None:
     from player.status import describe, keep_showing
 
     ice, host = _common(args), _address(args.host)
+    media_host = _address(args.media_host) if args.media_host else None
     if not 0 <= args.port <= MAX_PORT:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
     access = Access.parse(
@@ -152,7 +157,7 @@ def _serve(args: argparse.Namespace) -> None:
 
         async def run() -> None:
             showing = asyncio.create_task(keep_showing(sys.stderr, line))
-            app = make_app(channels, sessions, metrics, host=host, access=access)
+            app = make_app(channels, sessions, metrics, host=host, media_host=media_host, access=access)
             try:
                 await serve(app, host, args.port, tls=tls, drain_seconds=args.drain_seconds, announce=announce)
             finally:
@@ -187,8 +192,11 @@ def _publish(args: argparse.Namespace) -> None:
         stream = Stream(items, Metrics().of(items[0].name))
 
         async def run() -> None:
-            # What goes to this machine needs no other address.
-            offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost") else "0.0.0.0")  # noqa: S104
+            task, events = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None  # it runs
+            events.add_signal_handler(signal.SIGTERM, task.cancel)  # the media server is told, as at Ctrl-C
+            # Of a media server on this machine nothing comes from another one.
+            offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0")  # noqa: S104
             await self_test()
             following = asyncio.create_task(_follow(items[0].follow))
             showing = asyncio.create_task(keep_showing(sys.stderr, lambda: describe([stream])))
@@ -201,7 +209,8 @@ def _publish(args: argparse.Namespace) -> None:
                 await asyncio.to_thread(stream.close)
                 items[0].close()
 
-        asyncio.run(run())
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(run())
 
 
 async def _follow(look: Callable[[], None]) -> None:

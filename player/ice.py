@@ -4,8 +4,10 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aioice.ice
+from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from aiortc.sdp import candidate_from_sdp
@@ -17,6 +19,8 @@ MAX_CANDIDATES = 32
 """Most candidates of a viewer that are tried."""
 INTERFACE_ADDRESSES = aioice.ice.get_host_addresses
 """aioice's own list: the addresses of all interfaces but loopback."""
+RECEIVED = StunProtocol.datagram_received
+"""aioice's own way to take a datagram."""
 
 
 class RestartError(Exception):
@@ -80,13 +84,25 @@ def reachable(sdp: str) -> str:
 
 
 def offer_addresses(host: str) -> None:
-    """Make aioice offer the addresses that the server is bound to; by itself it never offers loopback."""
-    every = ipaddress.ip_address(host).is_unspecified
+    """Make aioice offer an address, or all; by itself it never offers loopback.
+
+    Loopback stands for this machine alone: Firefox sends nothing to loopback addresses, so the others are offered too, but
+    what comes from other machines is dropped unread.
+    """
+    address = ipaddress.ip_address(host)
+    several = address.is_unspecified or address.is_loopback
+    loopback = host if address.is_loopback else "127.0.0.1"
+    own = {loopback, "127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4=True, use_ipv6=True)}
 
     def addresses(**families: bool) -> Sequence[str]:
-        return ["127.0.0.1", *INTERFACE_ADDRESSES(**families)] if every else [host]
+        return [loopback, *INTERFACE_ADDRESSES(**families)] if several else [host]
+
+    def received(self: StunProtocol, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        if addr[0] in own:
+            RECEIVED(self, data, addr)
 
     aioice.ice.get_host_addresses = addresses
+    StunProtocol.datagram_received = received if address.is_loopback else RECEIVED
 
 
 async def add_candidates(connection: RTCPeerConnection, fragment: str) -> None:

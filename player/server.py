@@ -39,15 +39,21 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(
-    channels: Mapping[str, Channel], sessions: Sessions, metrics: Metrics, *, host: str, access: Access | None = None
+    channels: Mapping[str, Channel],
+    sessions: Sessions,
+    metrics: Metrics,
+    *,
+    host: str,
+    media_host: str | None = None,
+    access: Access | None = None,
 ) -> web.Application:
-    """Return the application that serves channels by name on an address."""
+    """Return the application that serves channels by name on an address, and their media on the same or another one."""
     loopback = ipaddress.ip_address(host).is_loopback
     app = web.Application(
         client_max_size=MAX_BODY_BYTES, middlewares=[_count, guard(access or Access(), loopback=loopback), _json_errors]
     )
     app[CHANNELS], app[SESSIONS], app[METRICS], app[CONNECTIONS] = channels, sessions, metrics, Connections()
-    offer_addresses(host)
+    offer_addresses(media_host or host)
     for each in (routes, api.routes, whep.routes):
         app.add_routes(each)
     app.router.add_static("/static", WEB)

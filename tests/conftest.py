@@ -55,6 +55,15 @@ def tiny_file(tiny_clip: Clip, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give aioice its own list of addresses back after the test."""
+    import aioice.ice
+
+    monkeypatch.setattr("aioice.ice.get_host_addresses", aioice.ice.get_host_addresses)
+    monkeypatch.setattr("aioice.ice.StunProtocol.datagram_received", aioice.ice.StunProtocol.datagram_received)
+
+
+@pytest.fixture
 def write_video(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes RGB frames (T, 3, H, W) as a lossless video."""
 

@@ -11,20 +11,14 @@ from playing import SDP, make_item, make_server, offer_for
 
 from encoder.codec.errors import SettingsError
 from player import connections as connections_module
-from player import ice as ice_module
 from player import whep as whep_module
 from player.access import GUESSES, HEADERS, Access
 from player.server import WEB, serve
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 TOKEN, WATCH = "correct horse battery", "watch and no more"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(autouse=True)
-def _own_addresses(monkeypatch):
-    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from aiortc import RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
 
-from player import ice as ice_module
 from player import sessions as sessions_module
 from player.ice import Ice
 from player.keys import CHANNELS, SESSIONS
@@ -22,14 +21,9 @@ from player.sessions import Limits
 from player.stamp import BLOCKS, SALT, stamped
 from player.status import describe, keep_showing
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
-
-
-@pytest.fixture(autouse=True)
-def _own_addresses(monkeypatch):
-    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
 
 
 @pytest.fixture

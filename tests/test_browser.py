@@ -36,13 +36,13 @@ window.nervcast.statistics().then((inbound) => {
 
 
 def test_there_is_a_browser_in_ci():
-    assert os.environ.get("CI") != "true" or (CHROMIUM and DRIVER), "install chromium and chromium-driver"
+    assert os.environ.get("CI") != "true" or (CHROMIUM and DRIVER), "no Chromium: sh tests/install_peers.sh"
 
 
 @pytest.fixture
 def browser(tmp_path):
     if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium: sudo apt-get install chromium chromium-driver")
+        pytest.skip("no Chromium: sh tests/install_peers.sh")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

@@ -9,14 +9,13 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from playing import make_item, player_threads
 from yarl import URL
 
-from player import ice as ice_module
 from player import publish as publish_module
 from player.ice import Ice, offer_addresses
 from player.metrics import Metrics
 from player.publish import PublishError, publish
 from player.stream import Stream
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 
 class MediaServer:
@@ -60,7 +59,6 @@ class MediaServer:
 
 @pytest.fixture
 async def server(monkeypatch):
-    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
     monkeypatch.setattr(publish_module, "BACKOFF_SECONDS", (0.1,))
     offer_addresses("127.0.0.1")
     server = MediaServer()

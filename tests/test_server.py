@@ -15,18 +15,12 @@ from player.peer import self_test
 from player.server import _url
 from player.sessions import Limits, Sessions
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):
     return await aiohttp_client(make_server([make_item(tiny_clip), make_item(tiny_clip, "a b#é?c")]))
-
-
-@pytest.fixture(autouse=True)
-def _own_addresses(monkeypatch):
-    """Give aioice its own list of addresses back after each test."""
-    monkeypatch.setattr("aioice.ice.get_host_addresses", ice_module.INTERFACE_ADDRESSES)
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
@@ -246,7 +240,7 @@ def test_what_is_no_turn_server(turn):
 
 
 def test_what_is_no_public_address():
-    with pytest.raises(SettingsError, match="the public address must be an IPv4 address, got 'example.org'"):
+    with pytest.raises(SettingsError, match=r"the public address must be an IPv4 address, got 'example.org'"):
         Ice.parse(public_ip="example.org")
 
 
@@ -310,12 +304,31 @@ async def test_no_stun_server_unless_told(monkeypatch):
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", ["127.0.0.1"]), ("192.0.2.7", ["192.0.2.7"]), ("0.0.0.0", ["127.0.0.1", "192.0.2.1"])],
+    [
+        ("127.0.0.1", ["127.0.0.1", "192.0.2.1"]),
+        ("::1", ["::1", "192.0.2.1"]),
+        ("192.0.2.7", ["192.0.2.7"]),
+        ("0.0.0.0", ["127.0.0.1", "192.0.2.1"]),
+    ],
 )
 def test_addresses_that_are_offered_are_those_bound(monkeypatch, host, expected):
     monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
     offer_addresses(host)
     assert ice_module.aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "heard"), [("127.0.0.1", ["127.0.0.1", "192.0.2.1"]), ("0.0.0.0", ["127.0.0.1", "192.0.2.1", "198.51.100.9"])]
+)
+def test_media_of_other_machines_are_dropped_where_the_server_is_for_this_one(monkeypatch, host, heard):
+    received = []
+    monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
+    monkeypatch.setattr(ice_module, "RECEIVED", lambda protocol, data, address: received.append(address[0]))
+    monkeypatch.setattr("aioice.ice.StunProtocol.datagram_received", None)
+    offer_addresses(host)
+    for sender in ("127.0.0.1", "192.0.2.1", "198.51.100.9"):
+        ice_module.StunProtocol.datagram_received(None, b"", (sender, 5))
+    assert received == heard
 
 
 async def test_this_aiortc_is_supported():

@@ -72,7 +72,7 @@ export class Reception {
         this.timed++;
         this.waitedMs += expectedDisplayTime - receiveTime;
       }
-      if (this.stamped) this.stamps.read(this.video);
+      if (this.stamped) this.stamps.read(this.video, expectedDisplayTime);
       this.#next();
     });
   }

@@ -14,15 +14,16 @@ export class StampReader {
     this.ages = [];  // of the last WINDOW_MS: when a picture was seen, and how old it was
   }
 
-  /** Note how old the shown picture is, if a stamp can be read. Clocks that differ make it differ as much. */
-  read(video) {
+  /** Note how old a picture will be when it is on the screen, if its stamp can be read. Clocks that differ make it differ as much. */
+  read(video, displayTime) {
     const side = Math.min(Math.max(2 * Math.floor(video.videoWidth / BITS / 2), 2), 16);
     // One pixel a block, from the blocks' middle rows.
     this.context.drawImage(video, 0, side / 4, BITS * side, side / 2, 0, 0, BITS, 1);
     const { data } = this.context.getImageData(0, 0, BITS, 1);
     let code = 0;
     for (let bit = 0; bit < BITS; bit++) code = code * 2 + (data[4 * bit] > 127 ? 1 : 0);
-    const age = ageOf(code, Date.now());
+    const shown = Date.now() + Math.max(displayTime - performance.now(), 0);
+    const age = ageOf(code, Math.round(shown));
     if (age !== null) this.ages.push({ at: performance.now(), age });
   }
 

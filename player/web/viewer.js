@@ -8,10 +8,6 @@ const CONNECT_SECONDS = 10;
 const HIDDEN_SECONDS = 60;
 /** What will be refused again, however often it is asked. */
 const FINAL = [400, 401, 403, 405, 406, 413, 415];
-// Firefox pairs no address with a loopback one, and a page cannot change that.
-const NO_CONNECTION = navigator.userAgent.includes("Firefox") && ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname)
-  ? "no connection: Firefox needs the player to be started with --host and an address of the network"
-  : "no connection";
 
 export class Viewer {
   /**
@@ -53,7 +49,7 @@ export class Viewer {
       if (session.connected) this.#connected();
       else if (session.lost) this.lose(session, new Error("connection lost"));
     };
-    this.deadline = setTimeout(() => this.lose(session, new Error(NO_CONNECTION)), 1000 * CONNECT_SECONDS);
+    this.deadline = setTimeout(() => this.lose(session, new Error("no connection")), 1000 * CONNECT_SECONDS);
     this.#enter("connecting");
     try {
       await session.open();

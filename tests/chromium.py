@@ -1,0 +1,94 @@
+"""Chromium without a screen, and servers to watch with it."""
+
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1120,1000",
+]
+VP8_ALONE = """
+const add = RTCPeerConnection.prototype.addTransceiver;
+RTCPeerConnection.prototype.addTransceiver = function (...rest) {
+  const transceiver = add.apply(this, rest);
+  const codecs = RTCRtpReceiver.getCapabilities("video").codecs;
+  transceiver.setCodecPreferences(codecs.filter(({ mimeType }) => mimeType === "video/VP8"));
+  return transceiver;
+};
+"""
+"""Makes a browser offer no H.264."""
+FIRST_PICTURE = """
+addEventListener("DOMContentLoaded", () => {
+  document.getElementById("video").requestVideoFrameCallback((now) => { window.firstPicture = now; });
+});
+"""
+"""Notes when the first picture is shown."""
+
+
+@contextmanager
+def browsing(profile: Path):
+    """Start Chromium; give its driver."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def before_each_page(driver, script: str) -> None:
+    """Have a script run before those of each page."""
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+
+
+@contextmanager
+def serving(*arguments: str, cwd: Path):
+    """Start `player serve`, and wait until it is ready; give its process and its address."""
+    command = [sys.executable, "-m", "player", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            url = next(line.split(" at ")[1].split()[0] for line in server.stderr if " at http" in line)
+            wait_for(lambda: is_ready(url))
+            yield server, url
+        finally:
+            server.kill()
+
+
+def is_ready(url: str) -> bool:
+    """Return whether a server has decoded its first frame."""
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"{url}/readyz") as response:
+            return response.status == 200
+    except HTTPError as error:
+        error.close()
+        return False
+
+
+def wait_for(condition, seconds=20.0):
+    """Return what a condition returns, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+    return value

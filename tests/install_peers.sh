@@ -1,0 +1,31 @@
+#!/bin/sh
+# Install what the player is tested with, where it is missing and we may; say how to where we may not.
+set -u
+there() {
+  for command in chromium chromedriver firefox-esr janus; do command -v $command >/dev/null || return 1; done
+}
+there && exit 0
+packages="chromium chromium-driver firefox-esr janus"
+as_root="sh -eu"
+[ "$(id -u)" = 0 ] || as_root="sudo -n $as_root"
+if command -v apt-get >/dev/null && $as_root -c true 2>/dev/null; then
+  # Debian starts Janus as a service that listens on all addresses: not here, neither now nor when the machine starts.
+  $as_root -s $packages <<'END' && exit 0
+policy=/usr/sbin/policy-rc.d
+if ! command -v janus >/dev/null; then
+  mkdir -p /etc/systemd/system
+  [ -e /etc/systemd/system/janus.service ] || ln -s /dev/null /etc/systemd/system/janus.service
+  if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+  fi
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq </dev/null
+apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+END
+fi
+echo "The player's tests need two browsers and a media server. On Debian: sudo apt-get install $packages"
+echo "That starts Janus as a service, which they do not need: sudo systemctl disable --now janus"
+[ "${CI:-}" != true ]

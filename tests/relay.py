@@ -1,0 +1,106 @@
+"""A lossy network: a relay of datagrams on 127.0.0.1, which a viewer talks to in place of the server."""
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, Self
+
+LOOPBACK = "127.0.0.1"
+CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (?P<host>\S+) (?P<port>\d+) typ host.*", re.IGNORECASE)
+MEDIA = range(128, 192)
+"""First bytes of RTP and RTCP (RFC 7983), the datagrams that may be lost.
+
+STUN and DTLS always pass: who waits for their answers asks again after half a second or more, then after twice as long,
+so that connecting would take any time, and sometimes fail. What is to be seen is how video bears loss.
+"""
+
+Direction = Literal["down", "up"]
+Address = tuple[str, int]
+
+
+class Relay:
+    """Drops a random part of the media between one viewer and the server: `down` to the viewer, `up` from him.
+
+    async with Relay(down=0.02) as relay:
+        answer = relay.rewrite(await post(without_candidates(offer)))
+    """
+
+    def __init__(self, *, down: float = 0.0, up: float = 0.0, seed: int = 0) -> None:
+        self.loss: dict[Direction, float] = {"down": down, "up": up}
+        """Fractions, which may be changed at any time."""
+        self.passed: Counter[Direction] = Counter()
+        """Datagrams of media."""
+        self.dropped: Counter[Direction] = Counter()
+        # Either direction has its own, so that what one does leaves the other's losses as they are.
+        self._random = {direction: random.Random(f"{seed} {direction}") for direction in self.loss}
+        self._viewer, self._server = _End(self._up), _End(self._down)
+
+    async def __aenter__(self) -> Self:
+        """Open a socket for each side."""
+        loop = asyncio.get_running_loop()
+        for end in (self._viewer, self._server):
+            await loop.create_datagram_endpoint(lambda end=end: end, (LOOPBACK, 0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close them."""
+        for end in (self._viewer, self._server):
+            end.transport.close()
+            await end.closed.wait()
+
+    @property
+    def address(self) -> Address:
+        """Where the viewer finds the server."""
+        return self._viewer.transport.get_extra_info("sockname")
+
+    def rewrite(self, answer: str) -> str:
+        """Return a server's answer (SDP, of one medium) with the relay as its only candidate, and relay to the one it had."""
+        found = [match for line in answer.splitlines() if (match := CANDIDATE.fullmatch(line))]
+        best = next((match for match in found if match["host"] == LOOPBACK), found[0])
+        self._server.peer = (best["host"], int(best["port"]))
+        host, port = self.address
+        return f"{without_candidates(answer)}a=candidate:1 1 udp 2130706431 {host} {port} typ host\r\na=end-of-candidates\r\n"
+
+    def _up(self, data: bytes, sender: Address) -> None:
+        self._viewer.peer = sender
+        self._forward("up", data, self._server)
+
+    def _down(self, data: bytes, _: Address) -> None:
+        self._forward("down", data, self._viewer)
+
+    def _forward(self, direction: Direction, data: bytes, to: "_End") -> None:
+        if data and data[0] in MEDIA:
+            lost = self._random[direction].random() < self.loss[direction]
+            (self.dropped if lost else self.passed)[direction] += 1
+            if lost:
+                return
+        if to.peer is not None:
+            to.transport.sendto(data, to.peer)
+
+
+class _End(asyncio.DatagramProtocol):
+    """The socket of one side."""
+
+    def __init__(self, received: Callable[[bytes, Address], None]) -> None:
+        self.transport: asyncio.DatagramTransport
+        self.peer: Address | None = None
+        """Who is at the other end, once that is known."""
+        self.closed = asyncio.Event()
+        self.datagram_received = received
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed.set()
+
+
+def without_candidates(sdp: str) -> str:
+    """Return an SDP without candidates: of a viewer's offer, so that the server finds no way past the relay.
+
+    It learns where the viewer is when he calls, as with browsers.
+    """
+    lines = (line for line in sdp.splitlines() if not line.startswith(("a=candidate:", "a=end-of-candidates")))
+    return "\r\n".join(lines) + "\r\n"

@@ -1,0 +1,62 @@
+"""A server whose pictures are decoded beforehand, so that what it costs is sending alone.
+
+python tests/sender.py --width 640 --height 360
+
+prints its address, and serves until it is interrupted.
+"""
+
+import argparse
+import asyncio
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import numpy as np
+from helpers import SAMPLE
+from playing import make_server
+
+from encoder.cli_common import SAMPLE as SOURCE
+from encoder.codec.clip import Clip
+from player.item import Item
+from player.server import serve
+from player.sessions import Limits
+
+RATE = Fraction(30)
+
+
+class Decoded:
+    """Stands in for an engine."""
+
+    name, batch, lost_segments = "decoded", 8, 0
+
+    def __init__(self, pictures):
+        self._pictures = pictures
+
+    def frames(self, times):
+        return np.stack([self._pictures[int(time) % len(self._pictures)] for time in times])
+
+    def close(self):
+        pass
+
+
+def make_item(width: int, height: int) -> Item:
+    """Return the sample at a size."""
+    with av.open(SOURCE) as container:
+        frames = [frame.reformat(width, height, "yuv420p").to_ndarray() for frame in container.decode(video=0)]
+    clip = Clip.read(SAMPLE)
+    clip = replace(clip, header=replace(clip.header, width=width, height=height, rate=RATE))
+    return Item("decoded", clip, lambda _: Decoded(frames), file_bytes=1)
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=360)
+    args = parser.parse_args()
+    app = make_server([make_item(args.width, args.height)], limits=Limits(viewers=1000, per_address=1000))
+    asyncio.run(serve(app, "127.0.0.1", 0, announce=lambda url: print(url, flush=True)))
+
+
+if __name__ == "__main__":
+    main()
