@@ -8,7 +8,8 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from export.engine import Frames
 from player.meter import Meter
 from player.metrics import Counts
-from player.video_encoder import CLOCK_RATE, CodecName, Packet, VideoEncoder
+from player.rtp import Coded, Cutter
+from player.video_encoder import CLOCK_RATE, CodecName, VideoEncoder
 
 WAITING_PACKETS = 15
 """Packets that may wait for a viewer before he counts as too slow."""
@@ -33,7 +34,7 @@ class Viewer(MediaStreamTrack):
         """Packets that this viewer was too slow for."""
         self.broadcast: Broadcast | None = None
         self._limit = limit
-        self._packets: asyncio.Queue[Packet | None] = asyncio.Queue()
+        self._packets: asyncio.Queue[Coded | None] = asyncio.Queue()
         self._needs_keyframe = True
 
     @property
@@ -47,8 +48,8 @@ class Viewer(MediaStreamTrack):
             self.broadcast.counts.pictures_lost.inc()
             self.broadcast.request_keyframe()
 
-    def push(self, packet: Packet) -> None:
-        """Queue a packet. A viewer who falls behind loses what waits and goes on at the next key frame."""
+    def push(self, packet: Coded) -> None:
+        """Queue a frame. A viewer who falls behind loses what waits and goes on at the next key frame."""
         if self._needs_keyframe and not packet.is_keyframe:
             return
         if self._packets.qsize() >= self._limit:
@@ -68,8 +69,8 @@ class Viewer(MediaStreamTrack):
             self._packets.get_nowait()
         self._needs_keyframe = True
 
-    async def recv(self) -> Packet:
-        """Return the next packet: aiortc calls it, and sends packets as they are."""
+    async def recv(self) -> Coded:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the next frame; raises MediaStreamError at the end."""
         packet = await self._packets.get()
         if packet is None:
             raise MediaStreamError
@@ -89,7 +90,8 @@ class Viewer(MediaStreamTrack):
 class Broadcast:
     """The viewers of a codec, and the encoder that works for them while there are any."""
 
-    def __init__(self, codec: CodecName, counts: Counts) -> None:
+    def __init__(self, codec: CodecName, counts: Counts, *, bitrate: int | None = None) -> None:
+        """Take bits per second, or leave them to the encoder."""
         self.viewers: set[Viewer] = set()
         self.counts = counts
         self.meter = Meter(observe=counts.encode_seconds(codec))
@@ -98,6 +100,8 @@ class Broadcast:
         """Bits that came out."""
         self._encoded, self._keyframes = counts.encoded(codec), counts.keyframes(codec)
         self._codec: CodecName = codec
+        self._bitrate = bitrate
+        self._cutter = Cutter(codec)
         self._encoder: VideoEncoder | None = None
         self._makes: tuple[tuple[int, ...], Fraction] | None = None
         """Shape of a picture and the rate that the encoder is for."""
@@ -125,7 +129,7 @@ class Broadcast:
         """Encode a picture, shown at a time in ticks of CLOCK_RATE, and let the event loop hand it to the viewers."""
         if self._encoder is None or self._makes != (picture.shape, rate):
             self._makes = picture.shape, rate
-            self._encoder = VideoEncoder(self._codec, picture.shape[1], picture.shape[0] * 2 // 3, rate)
+            self._encoder = VideoEncoder(self._codec, picture.shape[1], picture.shape[0] * 2 // 3, rate, bitrate=self._bitrate)
             self._last_keyframe = None
         keyframe = self._is_keyframe_due(pts)
         if keyframe:
@@ -136,7 +140,7 @@ class Broadcast:
             packets = self._encoder.encode(picture, pts, keyframe=keyframe)
         self._encoded.inc()
         self.bits.add(8 * sum(packet.size for packet in packets))
-        events.call_soon_threadsafe(self._push, packets)
+        events.call_soon_threadsafe(self._push, list(map(self._cutter.cut, packets)))
 
     def rest(self) -> None:
         """Give the encoder back, since nobody watches."""
@@ -148,7 +152,7 @@ class Broadcast:
         waited = pts - self._last_keyframe
         return (self._joined and waited >= JOIN_TICKS) or (self._lost and waited >= LOSS_TICKS)
 
-    def _push(self, packets: list[Packet]) -> None:
+    def _push(self, packets: list[Coded]) -> None:
         for packet in packets:
             for viewer in self.viewers:
                 viewer.push(packet)

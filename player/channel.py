@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -21,11 +22,21 @@ logger = logging.getLogger(__name__)
 class Channel:
     """A clip or a playlist: the stream that its viewers share, and streams of their own."""
 
-    def __init__(self, name: str, items: Sequence[Item], metrics: Metrics, *, stamp: bool = False, keep: bool = False) -> None:
-        """Draw the time into pictures if told so; keep the engine while nobody watches if told so."""
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Item],
+        metrics: Metrics,
+        *,
+        bitrate: int | None = None,
+        stamp: bool = False,
+        keep: bool = False,
+    ) -> None:
+        """Take options of the streams: see `Stream`."""
         self.name, self.items = name, items
         self.counts = metrics.of(name)
-        self.shared = Stream(items, self.counts, stamp=stamp, keep=keep)
+        self._open = partial(Stream, items, self.counts, bitrate=bitrate, stamp=stamp)
+        self.shared = self._open(keep=keep)
         self.private: set[Stream] = set()
         """Streams of one viewer each."""
         self.thumbnail: bytes | None = None
@@ -43,7 +54,7 @@ class Channel:
 
     def open_private(self) -> Stream:
         """Return a stream of its own timeline, which starts where the shared one is."""
-        stream = Stream(self.items, self.counts, stamp=self.shared.stamp)
+        stream = self._open()
         stream.play_item(self.shared.items.index(self.shared.item))
         stream.seek(self.shared.frame)
         stream.playing, stream.loop = self.shared.playing, self.shared.loop
@@ -65,14 +76,15 @@ class Channel:
             item.close()
 
 
-def make_channels(items: Sequence[Item], metrics: Metrics, *, stamp: bool = False) -> dict[str, Channel]:
+def make_channels(
+    items: Sequence[Item], metrics: Metrics, *, bitrate: int | None = None, stamp: bool = False
+) -> dict[str, Channel]:
     """Return a channel for each clip, and one that plays all if there are several; the first keeps its engine."""
-    channels = {
-        item.name: Channel(item.name, [item], metrics, stamp=stamp, keep=index == 0) for index, item in enumerate(items)
-    }
+    make = partial(Channel, metrics=metrics, bitrate=bitrate, stamp=stamp)
+    channels = {item.name: make(item.name, [item], keep=index == 0) for index, item in enumerate(items)}
     if len(items) > 1:
         name = ALL_CLIPS
         while name in channels:
             name += "+"
-        channels[name] = Channel(name, items, metrics, stamp=stamp)
+        channels[name] = make(name, items)
     return channels

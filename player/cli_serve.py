@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Collection
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from player.ice import Ice
 
 MAX_PORT = 65535
+MIN_BITRATE, MAX_BITRATE = 50_000, 100_000_000
 TOKEN, WATCH_TOKEN = "NERVCAST_TOKEN", "NERVCAST_WATCH_TOKEN"
 """Environment variables for what other users of the machine could see among a command's arguments."""
 
@@ -87,6 +89,12 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--bitrate",
+        type=_bitrate,
+        metavar="BITS",
+        help="bits per second of each encode, like 800k or 2.5M (default: by size and rate, 1M for 640x360 at 30 fps)",
+    )
     command.add_argument("--stun", metavar="URL", help="STUN server, for who is behind NAT, like stun:example.org:3478")
     command.add_argument("--turn", metavar="URL", help="TURN server, like turn:USER:PASSWORD@example.org:3478")
     command.add_argument("--log-json", action="store_true", help="log JSON, an object a line")
@@ -96,6 +104,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or len(text) > 6:  # noqa: PLR2004 (no machine has a million viewers)
         raise argparse.ArgumentTypeError(f"not a whole number: {text!r}")
     return int(text)
+
+
+def _bitrate(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([kM]?)", text)
+    bitrate = float(found[1]) * {"": 1, "k": 1e3, "M": 1e6}[found[2]] if found else 0
+    if not MIN_BITRATE <= bitrate <= MAX_BITRATE:
+        raise argparse.ArgumentTypeError(f"not bits per second in 50k..100M: {text!r}")
+    return round(bitrate)
 
 
 def _seconds(text: str) -> float:
@@ -143,7 +159,7 @@ def _serve(args: argparse.Namespace) -> None:
         engine = items[0].open_engine(())
         engine.close()
         metrics, sessions = Metrics(), Sessions(limits, ice)
-        channels = make_channels(items, metrics, stamp=args.stamp)
+        channels = make_channels(items, metrics, bitrate=args.bitrate, stamp=args.stamp)
 
         def announce(url: str) -> None:
             names = ", ".join(item.name for item in items)
@@ -189,7 +205,7 @@ def _publish(args: argparse.Namespace) -> None:
         raise SettingsError(f"a WHIP endpoint has an address like https://example.org/whip, got {args.url!r}")
     with contextlib.ExitStack() as downloads:
         items = find_items([args.clip], _opener(args), downloads)
-        stream = Stream(items, Metrics().of(items[0].name))
+        stream = Stream(items, Metrics().of(items[0].name), bitrate=args.bitrate)
 
         async def run() -> None:
             task, events = asyncio.current_task(), asyncio.get_running_loop()

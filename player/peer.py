@@ -1,10 +1,13 @@
 """The one place that reaches into aiortc: for packets that are encoded already, and requests for key frames."""
 
+from functools import partial
+
 import aioice.ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCRtpTransceiver
 from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
 
 from encoder.codec.errors import SettingsError
+from player import rtp
 from player.broadcast import Viewer
 
 UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
@@ -15,8 +18,10 @@ def add_viewer(connection: RTCPeerConnection, viewer: Viewer) -> RTCRtpTransceiv
     transceiver = connection.addTransceiver(viewer, direction="sendonly")
     known = RTCRtpSender.getCapabilities("video").codecs
     transceiver.setCodecPreferences([c for c in known if c.mimeType in (f"video/{viewer.codec}", "video/rtx")])
+    sender = transceiver.sender
     # aiortc forgets a receiver's request for a key frame where packets come encoded already.
-    transceiver.sender._send_keyframe = viewer.picture_lost  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    sender._send_keyframe = viewer.picture_lost  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    sender._run_rtp = partial(rtp.run, sender)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return transceiver
 
 
@@ -34,7 +39,7 @@ async def self_test() -> None:
         sender = add_viewer(connection, viewer).sender
         loss = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=1, media_ssrc=sender._ssrc)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         await sender._handle_rtcp_packet(loss)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        if not asked or not await _offers_what_is_told():
+        if not asked or not rtp.is_supported(sender) or not await _offers_what_is_told():
             raise SettingsError(UNSUPPORTED)
     except (AttributeError, TypeError) as error:
         raise SettingsError(f"{UNSUPPORTED} ({error})") from None

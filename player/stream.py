@@ -59,8 +59,19 @@ class Figures:
 class Stream:
     """Streams clips, one after another, to viewers who share one timeline. The threads start with the first viewer."""
 
-    def __init__(self, items: Sequence[Item], counts: Counts, *, stamp: bool = False, keep: bool = False) -> None:
-        """Draw the time into the pictures if told so; keep the engine while nobody watches if told so."""
+    def __init__(
+        self,
+        items: Sequence[Item],
+        counts: Counts,
+        *,
+        bitrate: int | None = None,
+        stamp: bool = False,
+        keep: bool = False,
+    ) -> None:
+        """Take bits per second, or leave them to the video encoder.
+
+        Draw the time into the pictures if told so; keep the engine while nobody watches if told so.
+        """
         self.items = items
         self.stamp = stamp
         self.error: str | None = None
@@ -75,7 +86,7 @@ class Stream:
         self._index = 0
         self._waits = False
         """Whether playing has ended with the clip's file, of which there may be more."""
-        self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts) for codec in CODECS}
+        self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts, bitrate=bitrate) for codec in CODECS}
         # One for good: encoders want timestamps that only ever rise.
         self._pacer = Pacer(items[0].clip.header.rate)
         self._missed = 0

@@ -21,9 +21,11 @@ CLOCK_RATE = 90_000
 """Ticks per second of a presentation timestamp, RTP's for video."""
 GROUP_FRAMES = 3000
 """Frames from one key frame to the next while no viewer asks for one."""
-BITS_PER_PIXEL = 0.2
-MIN_BITRATE, MAX_BITRATE = 1_000_000, 12_000_000
-"""In bits per second."""
+BITRATE, BITRATE_PIXELS, BITRATE_POWER = 1_000_000, 640 * 360 * 30, 0.75
+"""Bits per second for so many pixels per second; for others as their number to this power, since larger pictures have more
+that is alike."""
+MIN_BITRATE, MAX_BITRATE = 600_000, 12_000_000
+"""Bits per second, where none are asked for."""
 BUFFER_SECONDS = Fraction(1, 4)
 """A key frame may take this much of the bitrate at once: larger ones overflow receivers' buffers."""
 TRIAL_SIDE = 256
@@ -51,7 +53,7 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
             "Baseline",
             needs_trial=True,
         ),
-        _Way("libx264", {"preset": "superfast", "tune": "zerolatency"}, "Baseline"),
+        _Way("libx264", {"preset": "superfast", "tune": "zerolatency", "aq-mode": "0"}, "Baseline"),
     ),
     "VP8": (_Way("libvpx", {"deadline": "realtime", "cpu-used": "12", "noise-sensitivity": "0", "lag-in-frames": "0"}),),
 }
@@ -61,8 +63,9 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
 class VideoEncoder:
     """An encoder that delays nothing; used by one thread."""
 
-    def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction) -> None:
-        self._context = _open(_way(codec), width, height, rate)
+    def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction, *, bitrate: int | None = None) -> None:
+        """Take the bits per second that are asked for, or else some that fit the picture."""
+        self._context = _open(_way(codec), width, height, rate, bitrate or pick_bitrate(width, height, rate))
         self.name = self._context.codec.name
         """FFmpeg's name of the encoder."""
 
@@ -71,8 +74,13 @@ class VideoEncoder:
         return _encode(self._context, picture, pts, keyframe=keyframe)
 
 
-def _open(way: _Way, width: int, height: int, rate: Fraction) -> VideoCodecContext:
-    bitrate = int(min(max(BITS_PER_PIXEL * width * height * rate, MIN_BITRATE), MAX_BITRATE))
+def pick_bitrate(width: int, height: int, rate: Fraction) -> int:
+    """Return bits per second at which a clip loses little more than it has lost."""
+    bitrate = BITRATE * float(width * height * rate / BITRATE_PIXELS) ** BITRATE_POWER
+    return round(min(max(bitrate, MIN_BITRATE), MAX_BITRATE))
+
+
+def _open(way: _Way, width: int, height: int, rate: Fraction, bitrate: int) -> VideoCodecContext:
     context = cast("VideoCodecContext", av.CodecContext.create(way.encoder, "w"))
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
     context.time_base, context.framerate = Fraction(1, CLOCK_RATE), rate
@@ -86,7 +94,7 @@ def _open(way: _Way, width: int, height: int, rate: Fraction) -> VideoCodecConte
 
 
 def _encode(context: VideoCodecContext, picture: NDArray[np.uint8], pts: int, *, keyframe: bool) -> list[Packet]:
-    frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+    frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(picture), format="yuv420p")
     frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)
     frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
     frame.pict_type = PictureType.I if keyframe else PictureType.NONE
@@ -106,7 +114,7 @@ def _works(way: _Way) -> bool:
     """Encode a picture: FFmpeg has NVIDIA's encoder by name everywhere, some of NVIDIA's GPUs have none."""
     picture = np.full((TRIAL_SIDE * 3 // 2, TRIAL_SIDE), 128, np.uint8)
     try:
-        packets = _encode(_open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30)), picture, 0, keyframe=True)
+        packets = _encode(_open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30), MIN_BITRATE), picture, 0, keyframe=True)
     except (FFmpegError, ValueError) as error:
         logger.debug("%s does not run here: %s", way.encoder, error)
         return False

@@ -15,7 +15,7 @@ from player.broadcast import JOIN_TICKS, LOSS_TICKS, Broadcast, Viewer
 from player.meter import WINDOW_SECONDS, Meter
 from player.metrics import Metrics
 from player.pacer import Pacer
-from player.video_encoder import CODECS, VideoEncoder
+from player.video_encoder import CODECS, VideoEncoder, pick_bitrate
 
 RATE = Fraction(25)
 
@@ -251,5 +251,18 @@ async def test_key_frames_do_not_burst():
     sizes = [
         sum(packet.size for packet in encoder.encode(noise, index * 3000, keyframe=index % 30 == 0)) for index in range(61)
     ]
-    bitrate = 0.2 * 640 * 360 * 30
-    assert max(sizes[1:]) <= bitrate / 8 * 0.25 * 1.1
+    assert max(sizes[1:]) <= pick_bitrate(640, 360, Fraction(30)) / 8 * 0.25 * 1.1
+
+
+@pytest.mark.parametrize(
+    ("size", "bitrate"), [((640, 360), 1_000_000), ((1280, 720), 2_828_427), ((64, 64), 600_000), ((7680, 4320), 12_000_000)]
+)
+def test_bitrate_follows_the_size_and_is_bounded(size, bitrate):
+    assert pick_bitrate(*size, Fraction(30)) == bitrate
+
+
+def test_bitrate_that_was_asked_for_comes_out():
+    noise = np.random.default_rng(0).integers(16, 235, (30, 180 * 3 // 2, 320), np.uint8)
+    encoder = VideoEncoder("H264", 320, 180, RATE, bitrate=2_000_000)
+    sizes = [sum(packet.size for packet in encoder.encode(frame, index * 3600)) for index, frame in enumerate(noise)]
+    assert 8 * sum(sizes) / len(sizes) * 25 == pytest.approx(2_000_000, rel=0.15)

@@ -10,22 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, DRIVER, browsing, serving, wait_for
 from helpers import moving_square
 
 pytestmark = pytest.mark.alone
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1120,800",
-]
 STATISTICS = """
 const done = arguments[arguments.length - 1];
 window.nervcast.statistics().then((inbound) => {
@@ -35,51 +24,31 @@ window.nervcast.statistics().then((inbound) => {
 """
 
 
-def test_there_is_a_browser_in_ci():
-    assert os.environ.get("CI") != "true" or (CHROMIUM and DRIVER), "no Chromium: sh tests/install_peers.sh"
+@pytest.mark.parametrize("command", ["chromium", "chromedriver", "firefox-esr", "janus"])
+def test_players_peers_are_there_in_ci(command):
+    assert os.environ.get("CI") != "true" or shutil.which(command), "sh tests/install_peers.sh"
 
 
 @pytest.fixture
 def browser(tmp_path):
     if not (CHROMIUM and DRIVER):
         pytest.skip("no Chromium: sh tests/install_peers.sh")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def start(*arguments, cwd):
-    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+    with browsing(tmp_path / "profile") as driver:
+        yield driver
 
 
 def children(pid):
     return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-    return value
-
-
 def test_from_video_to_browser(browser, tmp_path, write_video):
     write_video(np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4")
     for command in ("encoder fit clip.mp4 --epochs 8", "export onnx"):
-        done = start(*command.split(), cwd=tmp_path)
-        assert done.wait(100) == 0, done.stderr.read()
-        done.stderr.close()
-    server = start("player", "serve", "--port", "0", cwd=tmp_path)
-    try:
-        url = wait_for(server.stderr.readline).split(" at ")[1].split()[0]
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    with serving(cwd=tmp_path) as (server, url):
         browser.get(url)
         wait_for(lambda: browser.execute_script("return document.getElementById('video').videoWidth"))
         plays_at_the_clips_rate(browser)
@@ -87,14 +56,13 @@ def test_from_video_to_browser(browser, tmp_path, write_video):
         pauses(browser)
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
         assert children(server.pid) == []
+        browser.get("about:blank")
         server.send_signal(signal.SIGTERM)
         # Its threads are not daemons: had one been left, the process would not end.
         assert server.wait(10) == 0
-        assert server.stderr.read() == ""
-    finally:
-        server.kill()
-        server.wait()
-        server.stderr.close()
+        joined, left = server.stderr.read().splitlines()
+        assert "joined (H264, 1 in all)" in joined
+        assert "left (0 remain)" in left
 
 
 def plays_at_the_clips_rate(browser):

@@ -41,6 +41,7 @@ COMMANDS = [
     "export verify",
     "player",
     "player serve",
+    "player publish",
     "player decode",
 ]
 
@@ -78,7 +79,9 @@ def test_help(command, tmp_path):
     assert ("example:\n  python -m " in done.stdout) == (" " in command)
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if " " in name and name.split()[1] not in ("trt", "serve")])
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if " " in name and name.split()[1] not in ("trt", "serve", "publish")]
+)
 def test_example_of_the_help_works(command, tmp_path, write_video):
     (tmp_path / "encoder").symlink_to(ROOT / "encoder")
     (tmp_path / "bunny.nerv").write_bytes((ROOT / "player" / "data" / "bunny.nerv").read_bytes())
@@ -199,6 +202,28 @@ def test_help_names_the_engines(tmp_path):
         ("player serve tiny.nerv --host example.org", "host must be an IP address of this machine"),
         ("player serve tiny.nerv --stun example.org", "a STUN server is named like"),
         ("player serve tiny.nerv --port 70000", "port must be in 0..65535, got 70000"),
+        ("player serve tiny.nerv --host 0.0.0.0", "0.0.0.0 can be reached by other machines: give a --token, or --insecure"),
+        ("player serve tiny.nerv --media-host example.org", "host must be an IP address of this machine"),
+        ("player serve tiny.nerv --token short", "a token needs 8 or more printable ASCII characters"),
+        ("player serve tiny.nerv --watch-token 12345678", "--watch-token needs --token"),
+        ("player serve tiny.nerv --allow-origin example.org", "an origin is like https://example.org"),
+        ("player serve tiny.nerv --cert text.mp4", "--cert and --key go together"),
+        ("player serve tiny.nerv --cert text.mp4 --key text.mp4", "are no certificate and its key"),
+        ("player serve tiny.nerv --cert nope.pem --key nope.pem", "No such file or directory"),
+        ("player serve tiny.nerv --turn example.org", "a TURN server is named like turn:USER:PASSWORD@example.org:3478"),
+        ("player serve tiny.nerv --public-ip example.org", "the public address must be an IPv4 address"),
+        ("player serve tiny.nerv --max-viewers -1", "not a whole number: '-1'"),
+        ("player serve tiny.nerv --max-per-address x", "not a whole number: 'x'"),
+        ("player serve tiny.nerv --max-private 1.5", "not a whole number: '1.5'"),
+        ("player serve tiny.nerv --idle-seconds nan", "not a number of seconds of at most a day: 'nan'"),
+        ("player serve tiny.nerv --drain-seconds -1", "not a number of seconds of at most a day: '-1'"),
+        ("player serve tiny.nerv --bitrate 1G", "not bits per second in 50k..100M: '1G'"),
+        ("player serve tiny.nerv --bitrate 10", "not bits per second in 50k..100M: '10'"),
+        ("player serve http://127.0.0.1:9/x.nerv", "cannot fetch http://127.0.0.1:9/x.nerv"),
+        ("player publish tiny.nerv whip.example.org", "a WHIP endpoint has an address like https://example.org/whip"),
+        ("player publish tiny.nerv file:///etc/passwd", "a WHIP endpoint has an address like"),
+        ("player publish nope.nerv http://127.0.0.1:9/whip", "cannot read nope.nerv"),
+        ("player publish tiny.nerv http://127.0.0.1:9/whip --codec AV1", "invalid choice: 'AV1'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, command, line):
@@ -508,6 +533,16 @@ def test_serve_without_clips_shows_the_sample(tmp_path):
 def test_clips_of_the_same_name_are_told_apart(folder):
     with serving(["tiny.nerv", "empty/../tiny.nerv"], folder) as (_, lines):
         assert "serving tiny, tiny-2 on" in lines[-1]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/deploy.md", "docs/scaling.md"])
+def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("NERVCAST_TOKEN", "a token of theirs")
+    commands = re.findall(r"python -m (player (?:serve|publish) [^`\n]*\.nerv[^`\n#]*)", (ROOT / file).read_text())
+    assert commands
+    for command in commands:
+        done = run(command, tmp_path)
+        assert (done.returncode, done.stderr.startswith("error: cannot read ")) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

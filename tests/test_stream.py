@@ -56,6 +56,13 @@ async def test_sends_at_the_clips_rate(stream):
     assert min(figures.decode_fps, figures.encode_fps, figures.encode_ms, figures.sent_fps, figures.bitrate) > 0
 
 
+async def test_bitrate_is_what_was_asked_for(tiny_clip):
+    stream = make_stream(make_item(tiny_clip), bitrate=123_000)
+    await receive(join(stream), 1)
+    assert stream._broadcasts["H264"]._encoder._context.bit_rate == 123_000
+    await asyncio.to_thread(stream.close)
+
+
 async def test_viewers_of_a_codec_share_its_packets(stream):
     viewers = [join(stream, codec) for codec in ("H264", "H264", "VP8")]
     first, second, other = [{packet.pts: packet for packet in await receive(viewer, 8)} for viewer in viewers]
