@@ -1,10 +1,10 @@
-# make install | demo | test | check | fuzz | reproduce-bunny
+# make install | demo | test | check | soak | fuzz | reproduce-bunny
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check fuzz reproduce-bunny peers clean
+.PHONY: install demo test check soak fuzz reproduce-bunny peers clean
 
 install: $(INSTALLED)
 
@@ -22,8 +22,13 @@ bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install peers
-	$(PYTHON) -m pytest -n auto --dist worksteal -m 'not alone'
-	$(PYTHON) -m pytest -m alone
+	$(PYTHON) -m pytest -n auto --dist worksteal --durations 15 -m 'not alone'
+	$(PYTHON) -m pytest --durations 15 -m alone
+
+# What is measured of streaming, for longer and with what it comes to.
+soak: install peers
+	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m alone tests/test_load.py tests/test_watching.py tests/test_resilience.py
+	$(PYTHON) tests/latency.py
 
 # Browsers, and a media server, that the player is tested with.
 peers:

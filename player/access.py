@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ MAX_GUESSERS = 4096
 """Most addresses that are remembered."""
 PROTECTED = ("/api/", "/whep/", "/metrics")
 """Beginnings of the paths that need a token, where there is one."""
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+logger = logging.getLogger(__name__)
+
 MAY_CONTROL = web.RequestKey("may_control", bool)
 """Whether a request may control what others watch too."""
 
@@ -83,8 +85,9 @@ class Access:
 
     def allows(self, given: str) -> bool | None:
         """Return whether a token lets one control, or None if it lets one do nothing; takes the same time for any."""
-        controls = self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
-        watches = self.watch_token is not None and hmac.compare_digest(given.encode(), self.watch_token.encode())
+        said = given.encode(errors="surrogateescape")  # a header may hold any bytes
+        controls = self.token is not None and hmac.compare_digest(said, self.token.encode())
+        watches = self.watch_token is not None and hmac.compare_digest(said, self.watch_token.encode())
         return True if controls else False if watches else None
 
     def allows_origin(self, origin: str) -> bool:
@@ -125,17 +128,22 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        response = _refusal(request, access, guesses, loopback=loopback)
-        if response is None and _is_preflight(request):
-            response = web.Response(status=HTTPStatus.NO_CONTENT)
-        response = response or await handler(request)
+        try:
+            response = _refusal(request, access, guesses, loopback=loopback)
+            if response is None and _is_preflight(request):
+                response = web.Response(status=HTTPStatus.NO_CONTENT)
+            response = response or await handler(request)
+        except Exception:
+            # Our bug or a library's: the log gets all of it, and the client an answer like any other.
+            logger.exception("%s %s failed", request.method, request.path)
+            response = failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log")
         response.headers.update(HEADERS)
+        response.headers["Vary"] = "Origin"
         # After an upgrade, a browser must not mix modules of two versions.
         response.headers.setdefault("Cache-Control", "no-cache")
         if origin is not None and access.allows_origin(origin):
             response.headers.update(CORS_HEADERS)
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Vary"] = "Origin"
         else:
             response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
@@ -152,8 +160,7 @@ def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopbac
     request[MAY_CONTROL] = True
     if access.token is None:
         # A page of another site can have its name lead to this machine (DNS rebinding), but not its requests name us.
-        named = request.url.host
-        if loopback and named not in LOOPBACK_NAMES and not any(URL(o).host == named for o in access.origins - {"*"}):
+        if loopback and not _names_us(request.headers.get("Host", ""), access):
             return failure(HTTPStatus.MISDIRECTED_REQUEST, "this server is for this machine alone")
         return None
     if not request.path.startswith(PROTECTED) or _is_preflight(request):
@@ -166,6 +173,18 @@ def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopbac
     if given and guesses.note(request.remote or ""):
         return failure(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens", {"Retry-After": str(int(GUESS_SECONDS))})
     return failure(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
+
+
+def _names_us(header: str, access: Access) -> bool:
+    """Return whether a request's `Host` is this machine's loopback, or a site that may use the server."""
+    try:
+        host = URL(f"http://{header}").host or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or any(URL(origin).host == host for origin in access.origins - {"*"})
 
 
 def _token(request: web.Request) -> str:

@@ -17,7 +17,7 @@ from player.responses import failure
 from player.sessions import RefusedError, Session
 from player.stream import Stream
 from player.whep import body_of, refusal
-from player.wishes import WishError, Wishes, object_of, report_of
+from player.wishes import REPORTED, WishError, Wishes, object_of, report_of
 
 JSON = "application/json"
 
@@ -51,7 +51,8 @@ async def control_clip(request: web.Request) -> web.Response:
 @routes.get("/api/clips/{clip}/thumbnail.jpg")
 async def thumbnail(request: web.Request) -> web.Response:
     """Send a small picture of a clip."""
-    found = channel_of(request).thumbnail
+    # A playlist's is that of its first clip.
+    found = channel_of(request, channel_of(request).items[0].name).thumbnail
     if found is None:
         return failure(HTTPStatus.SERVICE_UNAVAILABLE, "not decoded yet", {"Retry-After": "1"})
     return web.Response(body=found, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
@@ -66,8 +67,8 @@ async def session_state(request: web.Request) -> web.Response:
 @routes.post("/api/sessions/{session}")
 async def control_session(request: web.Request) -> web.Response:
     """Carry out a viewer's wishes: what to watch, and what to do with its timeline."""
-    session = session_of(request)
     body = await _json(request)
+    session = session_of(request)  # he may have left while the body came
     clip, private = body.pop("clip", session.channel.name), body.pop("private", session.is_private)
     if not isinstance(clip, str) or not isinstance(private, bool):
         raise WishError("clip must be a name, private true or false")
@@ -88,8 +89,9 @@ async def control_session(request: web.Request) -> web.Response:
 @routes.put("/api/sessions/{session}/report")
 async def report(request: web.Request) -> web.Response:
     """Take what a viewer's page measured; answer with the state."""
+    body = await _json(request)
     session = session_of(request)
-    session.report = report_of(await _json(request))
+    session.report = report_of(body)
     return await _state_of(request, session)
 
 
@@ -104,7 +106,7 @@ async def readyz(request: web.Request) -> web.Response:
     """Tell whether viewers can come: a first frame has been decoded, and the server is not about to stop."""
     if request.app[SESSIONS].draining:
         return failure(HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to stop")
-    if not any(channel.shared.shown for channel in request.app[CHANNELS].values()):
+    if not any(channel.shared.is_ready for channel in request.app[CHANNELS].values()):
         return failure(HTTPStatus.SERVICE_UNAVAILABLE, "no frame has been decoded yet", {"Retry-After": "1"})
     return web.json_response({"status": "ready"})
 
@@ -125,6 +127,11 @@ def _gauge(channel: Channel, sessions: Iterable[Session]) -> None:
     counts.viewers.set(sum(each.viewers for each in figures))
     counts.ahead.set(sum(each.ahead for each in figures))
     counts.damaged.set(max(each.damaged for each in figures))
+    told = {key: [value for s in watching if (value := s.report.get(key)) is not None] for key in REPORTED}
+    counts.received_fps.set(min(told["received_fps"], default=0))
+    counts.presented_fps.set(min(told["presented_fps"], default=0))
+    counts.freezes.set(sum(told["freezes"]))
+    counts.latency_seconds.set(max(told["latency_ms"], default=0) / 1000)
     counts.rtt_seconds.set(mean([s.rtt_seconds for s in watching if s.rtt_seconds is not None] or [0]))
     counts.loss.set(mean([s.loss for s in watching if s.loss is not None] or [0]))
 

@@ -63,10 +63,15 @@ class Channel:
         return stream
 
     def draw_thumbnail(self) -> None:
-        """Decode a picture; takes a while. Of a clip that cannot be decoded whoever watches is told."""
+        """Decode a picture; takes a while."""
         item = self.items[0]
-        with contextlib.suppress(CodecError), contextlib.closing(item.open_engine(())) as engine:
-            self.thumbnail = jpeg(engine.frames(np.array([item.clip.end // 3], np.float64))[0])
+        try:
+            with contextlib.closing(item.open_engine(())) as engine:
+                self.thumbnail = jpeg(engine.frames(np.array([item.clip.end // 3], np.float64))[0])
+        except CodecError as error:
+            logger.warning("no small picture of %s: %s", self.name, error)
+        except Exception:
+            logger.exception("no small picture of %s", self.name)  # those of the others come all the same
 
     def close(self) -> None:
         """End all threads, and wait for them."""

@@ -53,10 +53,10 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
     access.add_argument("--key", type=Path, metavar="FILE", help="TLS private key (PEM)")
     access.add_argument(
         "--allow-origin",
-        nargs="+",
+        action="append",
         default=[],
         metavar="ORIGIN",
-        help="sites whose pages may use this server, like https://example.org",
+        help="site whose pages may use this server, like https://example.org; may be given several times",
     )
     limits = serve.add_argument_group("limits")
     limits.add_argument("--max-viewers", type=_count, default=32, metavar="N", help="viewers in all (default: 32)")
@@ -141,8 +141,8 @@ def _serve(args: argparse.Namespace) -> None:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
     access = Access.parse(
         host,
-        token=args.token or os.environ.get(TOKEN) or None,
-        watch_token=args.watch_token or os.environ.get(WATCH_TOKEN) or None,
+        token=_token(args.token, TOKEN),
+        watch_token=_token(args.watch_token, WATCH_TOKEN),
         insecure=args.insecure,
         origins=args.allow_origin,
     )
@@ -203,21 +203,23 @@ def _publish(args: argparse.Namespace) -> None:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError(f"a WHIP endpoint has an address like https://example.org/whip, got {args.url!r}")
+    if url.user is not None:
+        raise SettingsError("a WHIP endpoint takes a --token, no user")
     with contextlib.ExitStack() as downloads:
         items = find_items([args.clip], _opener(args), downloads)
         stream = Stream(items, Metrics().of(items[0].name), bitrate=args.bitrate)
 
         async def run() -> None:
-            task, events = asyncio.current_task(), asyncio.get_running_loop()
-            assert task is not None  # it runs
-            events.add_signal_handler(signal.SIGTERM, task.cancel)  # the media server is told, as at Ctrl-C
+            this, events = asyncio.current_task(), asyncio.get_running_loop()
+            assert this is not None  # it runs
+            events.add_signal_handler(signal.SIGTERM, this.cancel)  # the media server is told, as at Ctrl-C
             # Of a media server on this machine nothing comes from another one.
             offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0")  # noqa: S104
             await self_test()
-            following = asyncio.create_task(_follow(items[0].follow))
+            following = asyncio.create_task(items[0].keep_following())
             showing = asyncio.create_task(keep_showing(sys.stderr, lambda: describe([stream])))
             try:
-                await publish(stream, url, token=args.token or os.environ.get(TOKEN) or None, codec=args.codec, ice=ice)
+                await publish(stream, url, token=_token(args.token, TOKEN), codec=args.codec, ice=ice)
             finally:
                 for task in (following, showing):
                     task.cancel()
@@ -229,15 +231,9 @@ def _publish(args: argparse.Namespace) -> None:
             asyncio.run(run())
 
 
-async def _follow(look: Callable[[], None]) -> None:
-    """Look now and then whether more of the clip has come."""
-    import asyncio
-
-    from player.server import FOLLOW_SECONDS
-
-    while True:
-        await asyncio.sleep(FOLLOW_SECONDS)
-        await asyncio.to_thread(look)
+def _token(given: str | None, variable: str) -> str | None:
+    """Return what was given or is set; nothing given by mistake, as by an unset variable of a shell, is an empty one."""
+    return os.environ.get(variable) if given is None else given
 
 
 def _common(args: argparse.Namespace) -> "Ice":

@@ -36,7 +36,9 @@ class Connections:
             return handler
 
         try:
-            self._listener = await events.create_server(accept, host, port, ssl=tls, backlog=BACKLOG)
+            self._listener = await events.create_server(
+                accept, host, port, ssl=tls, ssl_handshake_timeout=ASK_SECONDS if tls else None, backlog=BACKLOG
+            )
         except OSError as error:
             raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
         address, taken = self._listener.sockets[0].getsockname()[:2]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -24,6 +23,7 @@ from encoder.codec.container import MAX_FILE_BYTES
 from encoder.codec.errors import SettingsError, SourceError, first_line
 from encoder.codec.follower import Follower
 from player.address import Address
+from player.retry import retry_after_seconds
 
 STALL_SECONDS = 10.0
 """Time without a byte after which a connection counts as broken."""
@@ -252,7 +252,8 @@ class Download:
         """Return what an answer brings, None if nothing is missing; raises as `_try` does."""
         status, headers = response.status, response.headers
         if status in PASSING:
-            raise _RetryError(_phrase(status), after_seconds=_retry_after_seconds(headers.get("Retry-After", "")))
+            after = retry_after_seconds(headers.get("Retry-After", ""), most=MAX_RETRY_AFTER_SECONDS)
+            raise _RetryError(_phrase(status), after_seconds=after)
         start, total = _content_range(headers)
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total is not None:
             self._agree(is_same=total == self.received_bytes)
@@ -343,15 +344,6 @@ def _phrase(status: int) -> str:
 def _back_off(failures: int, first_seconds: float) -> float:
     """Return the time to wait after a number of failures in a row."""
     return min(first_seconds * 2 ** max(failures - 1, 0), MAX_RETRY_SECONDS)
-
-
-def _retry_after_seconds(text: str) -> float:
-    """Return the time that a Retry-After header asks for, in seconds or by a date."""
-    try:
-        seconds = float(text) if text.strip().isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
-    except (OverflowError, TypeError, ValueError):
-        return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def _content_range(headers: Message) -> tuple[int | None, int | None]:

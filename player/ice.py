@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from encoder.codec.errors import SettingsError
 
 MAX_PORT = 65535
 MAX_CANDIDATES = 32
-"""Most candidates of a viewer that are tried."""
+"""Most candidates of a viewer that are tried, of his offer and as many later."""
+LOOK_SECONDS = 5.0
+"""Least time between two looks at the machine's addresses."""
 INTERFACE_ADDRESSES = aioice.ice.get_host_addresses
 """aioice's own list: the addresses of all interfaces but loopback."""
 RECEIVED = StunProtocol.datagram_received
@@ -72,15 +75,24 @@ class Ice:
             found = re.fullmatch(r"(a=candidate:)(\S+)( \d udp \d+ )(\S+)( \d+ typ host.*)", line)
             if found is not None and ":" not in found[4]:
                 lines.append(f"{found[1]}{found[2]}p{found[3]}{self.public_ip}{found[5]}")
-        return "\r\n".join(dict.fromkeys(lines)) + "\r\n" if "a=candidate" in sdp else sdp
+        return "\r\n".join(lines) + "\r\n"
 
 
 def reachable(sdp: str) -> str:
     """Return a description without mDNS candidates, which take a second each to resolve and then lead nowhere better.
 
     The end of candidates goes too: with no candidate left it would count as a failure, before the browser's own checks come.
+    Of a stranger's candidates the first MAX_CANDIDATES stay, since each is paired with each of ours.
     """
-    return "\r\n".join(line for line in sdp.splitlines() if ".local " not in line and "end-of-candidates" not in line) + "\r\n"
+    lines, left = list[str](), MAX_CANDIDATES
+    for line in sdp.splitlines():
+        if line.startswith("a=candidate:"):
+            if ".local " in line or left == 0:
+                continue
+            left -= 1
+        if "end-of-candidates" not in line:
+            lines.append(line)
+    return "\r\n".join(lines) + "\r\n"
 
 
 def offer_addresses(host: str) -> None:
@@ -92,21 +104,31 @@ def offer_addresses(host: str) -> None:
     address = ipaddress.ip_address(host)
     several = address.is_unspecified or address.is_loopback
     loopback = host if address.is_loopback else "127.0.0.1"
-    own = {loopback, "127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4=True, use_ipv6=True)}
+    own, looked = set[str](), -LOOK_SECONDS
+
+    def is_own(sender: str) -> bool:
+        nonlocal own, looked
+        # Interfaces come and go; a stranger's datagrams must not make one look at them all the time.
+        if sender not in own and time.monotonic() - looked >= LOOK_SECONDS:
+            own, looked = {loopback, "127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4=True, use_ipv6=True)}, time.monotonic()
+        return sender in own
 
     def addresses(**families: bool) -> Sequence[str]:
         return [loopback, *INTERFACE_ADDRESSES(**families)] if several else [host]
 
     def received(self: StunProtocol, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        if addr[0] in own:
+        if is_own(addr[0]):
             RECEIVED(self, data, addr)
 
     aioice.ice.get_host_addresses = addresses
     StunProtocol.datagram_received = received if address.is_loopback else RECEIVED
 
 
-async def add_candidates(connection: RTCPeerConnection, fragment: str) -> None:
-    """Take a viewer's further candidates (RFC 8840, section 9); raises RestartError, ValueError for what is no fragment."""
+async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: int) -> int:
+    """Take some of a viewer's further candidates (RFC 8840, section 9); return how many.
+
+    Raises RestartError, and ValueError for what is no fragment.
+    """
     lines = [line.strip() for line in fragment.splitlines() if line.strip()]
     if not lines or not all(re.match(r"[a-z]=", line) for line in lines):
         raise ValueError("the fragment is not SDP")
@@ -114,10 +136,8 @@ async def add_candidates(connection: RTCPeerConnection, fragment: str) -> None:
     known = set(re.findall(r"(?m)^a=ice-ufrag:(\S+)", connection.remoteDescription.sdp))
     if users - known:
         raise RestartError
-    candidates = [line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:")]
-    for text in candidates[:MAX_CANDIDATES]:
-        if ".local " in text:
-            continue
+    candidates = [line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:") and ".local " not in line]
+    for text in candidates[:most]:
         try:
             candidate = candidate_from_sdp(text)
             ipaddress.ip_address(candidate.ip)
@@ -125,6 +145,7 @@ async def add_candidates(connection: RTCPeerConnection, fragment: str) -> None:
             raise ValueError("a candidate is malformed") from None
         candidate.sdpMLineIndex = 0
         await connection.addIceCandidate(candidate)
+    return len(candidates[:most])
 
 
 def _link(server: RTCIceServer) -> str:

@@ -1,5 +1,6 @@
 """A clip that can be played: what it is called, and how it is decoded."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from encoder.codec.clip import Clip
 from encoder.codec.errors import CodecError
 from encoder.codec.follower import Follower
 from export.engine import Engine
+
+FOLLOW_SECONDS = 0.5
+"""Time between two looks at a file that is still being written."""
 
 OpenEngine = Callable[[Collection[str]], Engine]
 """Opens an engine for a clip, other than those named, which have failed."""
@@ -49,14 +53,22 @@ class Item:
             follower.read_on()
             is_over = is_over or follower.is_whole
         except CodecError as error:
+            if self.follower is None:  # it was closed meanwhile
+                return
             logger.warning("%s ends at frame %d: %s", self.name, self.clip.end, error)
             is_over = True
         self.file_bytes = follower.file_bytes
         if is_over:
             self.close()
 
+    async def keep_following(self) -> None:
+        """Take what comes to the clip's file until nothing more will."""
+        while self.follows:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.to_thread(self.follow)
+
     def close(self) -> None:
         """Read no further."""
-        if self.follower is not None:
-            self.follower.close()
-            self.follower = None
+        follower, self.follower = self.follower, None
+        if follower is not None:
+            follower.close()

@@ -16,6 +16,13 @@ class Metrics:
         disable_created_metrics()  # as many lines again, of no use here
         self.decode_seconds = self._histogram("decode_seconds", "Time to decode a batch of frames")
         self.encode_seconds = self._histogram("encode_seconds", "Time to encode a frame", "codec")
+        self.interval_seconds = self._histogram(
+            "frame_interval_seconds", "Time from one frame to the next, as they are encoded"
+        )
+        self.received_fps = self._gauge("received_fps", "Frames a second that browsers decode, the least of those who tell")
+        self.presented_fps = self._gauge("presented_fps", "Frames a second that browsers show, the least of those who tell")
+        self.freezes = self._gauge("freezes", "Freezes that browsers of present viewers have counted")
+        self.latency_seconds = self._gauge("latency_seconds", "From the encoder to the screen, the most of those who tell")
         self.decoded = self._counter("frames_decoded", "Frames that the network decoded")
         self.encoded = self._counter("frames_encoded", "Frames that the video encoder encoded", "codec")
         self.sent = self._counter("frames_sent", "Frames that were handed to RTP, of all viewers")
@@ -57,6 +64,11 @@ class Counts:
     def __init__(self, metrics: Metrics, clip: str) -> None:
         self._metrics, self._clip = metrics, clip
         self.decode_seconds = metrics.decode_seconds.labels(clip)
+        self.interval_seconds = metrics.interval_seconds.labels(clip)
+        self.received_fps = metrics.received_fps.labels(clip)
+        self.presented_fps = metrics.presented_fps.labels(clip)
+        self.freezes = metrics.freezes.labels(clip)
+        self.latency_seconds = metrics.latency_seconds.labels(clip)
         self.decoded = metrics.decoded.labels(clip)
         self.sent = metrics.sent.labels(clip)
         self.sent_bytes = metrics.sent_bytes.labels(clip)

@@ -1,6 +1,7 @@
 """A WHIP client (RFC 9725): sends a stream to a media server, which carries the audience."""
 
 import asyncio
+import contextlib
 import logging
 from http import HTTPStatus
 from itertools import chain, repeat
@@ -15,6 +16,7 @@ from encoder.codec.errors import CodecError
 from player.broadcast import Viewer
 from player.ice import Ice
 from player.peer import add_viewer
+from player.retry import retry_after_seconds
 from player.sessions import OFFER_ERRORS
 from player.stream import Stream
 from player.video_encoder import CodecName
@@ -23,6 +25,8 @@ BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 MAX_RETRY_SECONDS = 120.0
 """Longest wait that a server may ask for."""
 CONNECT_SECONDS = 15.0
+LOOK_SECONDS = 1.0
+"""Time between two looks at whether the stream goes on."""
 MAX_ANSWER_BYTES = 1 << 16
 SDP = "application/sdp"
 WORTH_RETRYING = frozenset(
@@ -40,7 +44,7 @@ class PublishError(CodecError):
 class LostError(Exception):
     """A connection cannot be made, or is lost; it may be possible later."""
 
-    def __init__(self, reason: str, *, retry_seconds: float | None = None) -> None:
+    def __init__(self, reason: str, *, retry_seconds: float = 0.0) -> None:
         super().__init__(reason)
         self.retry_seconds = retry_seconds
 
@@ -55,11 +59,11 @@ async def publish(stream: Stream, url: URL, *, token: str | None, codec: CodecNa
         while True:
             try:
                 async with _Publication(stream, client, url, token=token, codec=codec, ice=ice) as publication:
-                    logger.info("publishing %s to %s (%s)", stream.item.name, url.with_user(None), codec)
+                    logger.info("publishing %s to %s (%s)", stream.item.name, _shown(url), codec)
                     waits = _waits()
                     await publication.ended()
             except LostError as error:
-                seconds = next(waits) if error.retry_seconds is None else min(error.retry_seconds, MAX_RETRY_SECONDS)
+                seconds = max(next(waits), error.retry_seconds)
                 logger.warning("%s; trying again in %g s", error, seconds)
                 await asyncio.sleep(seconds)
 
@@ -109,6 +113,9 @@ class _Publication:
         except BaseException:
             await self._close()
             raise
+        if self._lost.is_set():
+            await self._close()
+            raise LostError("no connection to the media server")
         self._stream.join(self._viewer)
         return self
 
@@ -119,40 +126,59 @@ class _Publication:
         await self._close()
 
     async def ended(self) -> None:
-        """Wait until the connection is lost, and raise LostError."""
-        await self._lost.wait()
-        raise LostError("no connection to the media server")
+        """Wait until the connection is lost, and raise LostError; or the stream ends, and raise PublishError."""
+        while self._stream.error is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
+                raise LostError("the connection was lost")
+        raise PublishError(self._stream.error)
 
     async def _offer(self, sdp: str) -> str:
         """Return the answer to an offer."""
         headers = {**self._headers, "Content-Type": SDP, "Accept": SDP}
         try:
             async with self._client.post(self._url, data=sdp, headers=headers) as response:
-                body = (await response.content.read(MAX_ANSWER_BYTES)).decode(errors="replace")
+                body = await _text(response)
                 if response.status != HTTPStatus.CREATED or response.content_type != SDP:
                     raise _refusal(response, body)
                 location = response.headers.get("Location")
                 self._resource = response.url.join(URL(location)) if location else None
                 return body
         except aiohttp.ClientError as error:
-            raise LostError(f"cannot reach {self._url.with_user(None)}: {error}") from None
+            raise LostError(f"cannot reach {_shown(self._url)}: {error}") from None
 
     async def _close(self) -> None:
         self._stream.leave(self._viewer)
         self._viewer.stop()
         await self._connection.close()
-        # A credential is not for whoever a Location leads to.
-        if self._resource is not None and self._resource.origin() == self._url.origin():
+        if self._resource is not None:
+            # The token is not for whoever a Location leads to.
+            headers = self._headers if self._resource.origin() == self._url.origin() else {}
             try:
-                async with self._client.delete(self._resource, headers=self._headers):
+                async with self._client.delete(self._resource, headers=headers):
                     pass
             except (aiohttp.ClientError, TimeoutError) as error:
                 logger.debug("the media server was not told: %s", error)
 
 
+async def _text(response: aiohttp.ClientResponse) -> str:
+    """Return a body, or as much of it as may be an answer."""
+    body = b""
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > MAX_ANSWER_BYTES:
+            break
+    return body[:MAX_ANSWER_BYTES].decode(errors="replace")
+
+
+def _shown(url: URL) -> str:
+    """Return a URL for people to read: its user and its query may be secrets."""
+    return str(url.with_user(None).with_query(None))
+
+
 def _refusal(response: aiohttp.ClientResponse, body: str) -> Exception:
     reason = f"the media server answers {response.status} {response.reason}: {' '.join(body.split())[:200]}".rstrip(": ")
     if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in WORTH_RETRYING:
-        after = response.headers.get("Retry-After", "")
-        return LostError(reason, retry_seconds=float(after) if after.isdecimal() else None)
+        after = retry_after_seconds(response.headers.get("Retry-After", ""), most=MAX_RETRY_SECONDS)
+        return LostError(reason, retry_seconds=after)
     return PublishError(reason)

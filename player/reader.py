@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
@@ -22,7 +23,7 @@ READ_AHEAD_BATCHES = 3
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A decoded picture."""
 
@@ -94,18 +95,18 @@ class Reader:
     def go_on(self) -> None:
         """Drop what was decoded of the clip's start, since its end is no longer where it was."""
         with self._changed:
+            kept: list[Picture] = []
             if self._latest is not None and self._latest.is_last:
                 self._latest = replace(self._latest, is_last=False)
-                self._restart(Fraction(self._latest.time) + self._step)
-                return
-            kept: list[Picture] = []
-            for picture in self._ready:
-                kept.append(replace(picture, is_last=False))
-                if picture.is_last:
-                    break
-            if kept:
-                self._restart(Fraction(kept[-1].time) + self._step)
-                self._ready.extend(kept)
+            else:
+                for picture in self._ready:
+                    kept.append(replace(picture, is_last=False))
+                    if picture.is_last:
+                        break
+            before = kept[-1] if kept else self._latest
+            # Also what is being decoded may be of the start.
+            self._restart(self._next if before is None else Fraction(before.time) + self._step)
+            self._ready.extend(kept)
 
     def _restart(self, time: Fraction) -> None:
         self._ready.clear()
@@ -169,7 +170,8 @@ class Reader:
             positions = [self._next + index * step for index in range(count)]
         if self._closed:
             return
-        times = [float(position % end) for position in positions]
+        # Rounded, a time could be the end itself, which is the start.
+        times = [min(float(position % end), math.nextafter(end, 0)) for position in positions]
         if not self._clip.header.continuous:
             times = [float(int(time)) for time in times]
         wanted = list(dict.fromkeys(times))

@@ -4,11 +4,14 @@ aiortc cuts each frame into payloads and builds each packet anew for every viewe
 takes the place of its loop, and leaves to it what it does besides: retransmissions, reports, encryption.
 """
 
+import contextlib
+import logging
 import time
 from random import getrandbits
 from struct import Struct
 from typing import Any, cast
 
+from aioice.ice import StunProtocol
 from aiortc import RTCRtpSender
 from aiortc.codecs import get_encoder
 from aiortc.codecs.base import Encoder
@@ -28,6 +31,9 @@ NTP_EPOCH_SECONDS = 2_208_988_800
 PRIVATE = ("rtp_started", "rtp_exited", "rtp_history", "rtp_header_extensions_map", "mid", "track")
 """What aiortc's loop shares with the rest of its sender, besides what it counts."""
 COUNTED = ("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count")
+
+
+logger = logging.getLogger(__name__)
 
 
 class Coded:
@@ -52,8 +58,12 @@ class Cutter:
 
 
 def is_supported(sender: RTCRtpSender) -> bool:
-    """Return whether a sender is as `run` needs it."""
-    return all(hasattr(sender, _own(name)) for name in (*PRIVATE, *COUNTED)) and hasattr(sender, "_run_rtp")
+    """Return whether a sender, which is not connected yet, is as `run` needs it; raises AttributeError where it is not."""
+    transport: Any = sender.transport
+    with contextlib.suppress(ConnectionError):
+        _way(transport)
+    named = all(hasattr(sender, _own(name)) for name in (*PRIVATE, *COUNTED)) and hasattr(sender, "_run_rtp")
+    return named and hasattr(transport, "_tx_srtp") and hasattr(StunProtocol, "send_data")
 
 
 async def run(sender: RTCRtpSender, codec: RTCRtpCodecParameters) -> None:
@@ -66,6 +76,8 @@ async def run(sender: RTCRtpSender, codec: RTCRtpCodecParameters) -> None:
             await loop.send(await cast("Any", track).recv())
     except (ConnectionError, MediaStreamError):
         pass
+    except Exception:
+        logger.exception("sending ended")  # nobody waits for this task
     finally:
         track.stop()
         setattr(sender, _own("track"), None)
@@ -90,22 +102,22 @@ class _Loop:
         ntp = (int(now) + NTP_EPOCH_SECONDS << 32) | int(now % 1 * (1 << 32))
         self._extensions.abs_send_time = ntp >> 14 & 0xFFFFFF
         profile, values = self._map.set(self._extensions)
-        extension = EXTENSION.pack(profile, len(values) >> 2) + values
+        extension = EXTENSION.pack(profile, len(values) >> 2) + values if values else b""
         timestamp = self._origin + coded.pts & MAX_TIMESTAMP
         protect, protocol, address = _way(self._sender.transport)
         last = len(coded.payloads) - 1
         for index, payload in enumerate(coded.payloads):
-            head = self._head(payload, timestamp, is_last=index == last)
+            head = self._head(payload, timestamp, EXTENDED if values else 0, is_last=index == last)
             await protocol.send_data(protect(b"".join((head, extension, payload))), address)
         self._count(coded, ntp, timestamp)
 
-    def _head(self, payload: bytes, timestamp: int, *, is_last: bool) -> bytes:
+    def _head(self, payload: bytes, timestamp: int, flags: int, *, is_last: bool) -> bytes:
         """Return the next packet's header, and keep the packet in case that it is lost."""
         sequence, self._sequence = self._sequence, self._sequence + 1 & MAX_SEQUENCE
         packet = RtpPacket(self._payload_type, int(is_last), sequence, timestamp, self._ssrc, payload)
         packet.extensions = self._extensions
         self._history[sequence % RTP_HISTORY_SIZE] = packet
-        return HEADER.pack(VERSION | EXTENDED, MARKER * is_last | self._payload_type, sequence, timestamp, self._ssrc)
+        return HEADER.pack(VERSION | flags, MARKER * is_last | self._payload_type, sequence, timestamp, self._ssrc)
 
     def _count(self, coded: Coded, ntp: int, timestamp: int) -> None:
         self._packets += len(coded.payloads)

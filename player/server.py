@@ -28,8 +28,8 @@ from player.wishes import WishError
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 1 << 16
-FOLLOW_SECONDS = 0.5
-"""Time between two looks at files that are still being written."""
+KEEP_SECONDS = 30.0
+"""Time for which a connection may be silent between two requests."""
 
 CONNECTIONS = web.AppKey("connections", Connections)
 
@@ -91,7 +91,7 @@ async def serve(
     events = asyncio.get_running_loop()
     events.add_signal_handler(signal.SIGINT, interrupt)
     events.add_signal_handler(signal.SIGTERM, drain)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEP_SECONDS)
     await runner.setup()
     connections = app[CONNECTIONS]
     try:
@@ -126,7 +126,8 @@ def _url(address: str, port: int, *, scheme: str = "http") -> URL:
 async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     await self_test()
     channels = app[CHANNELS].values()
-    tasks = [asyncio.create_task(_follow(channel)) for channel in channels if not channel.is_playlist]
+    items = {id(item): item for channel in channels for item in channel.items}
+    tasks = [asyncio.create_task(item.keep_following()) for item in items.values() if item.follows]
     tasks.append(asyncio.create_task(_prepare(app)))
     yield
     for task in tasks:
@@ -138,16 +139,9 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
         await asyncio.gather(*(asyncio.to_thread(channel.close) for channel in channels))
 
 
-async def _follow(channel: Channel) -> None:
-    (item,) = channel.items
-    while item.follows:
-        await asyncio.sleep(FOLLOW_SECONDS)
-        await asyncio.to_thread(item.follow)
-
-
 async def _prepare(app: web.Application) -> None:
     """Decode a first frame, so that the first viewer need not wait, and a small picture of each clip, one after another."""
-    for index, channel in enumerate(app[CHANNELS].values()):
+    for index, channel in enumerate(channel for channel in app[CHANNELS].values() if not channel.is_playlist):
         await asyncio.to_thread(channel.draw_thumbnail)
         if index == 0:
             channel.shared.start()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
 from aiortc.sdp import SessionDescription
 
@@ -79,6 +79,10 @@ class Session:
     address: str
     may_control: bool
     """Whether he may control what others watch too."""
+    sender: RTCRtpSender | None = None
+    """What sends him the video, once his offer is answered."""
+    candidates: int = 0
+    """Addresses that he named after his offer."""
     report: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """What his page told of itself."""
     rtt_seconds: float | None = None
@@ -95,8 +99,9 @@ class Session:
 
     async def look(self) -> bool:
         """Read what the viewer reported by RTCP; return whether that is new."""
-        (sender,) = self.connection.getSenders()
-        for entry in (await sender.getStats()).values():
+        if self.sender is None:
+            return False
+        for entry in (await self.sender.getStats()).values():
             if entry.type == "remote-inbound-rtp":
                 self.rtt_seconds, self.loss = entry.roundTripTime, entry.fractionLost / LOSS_UNIT
                 before, self.heard = self.heard, entry.timestamp
@@ -150,7 +155,7 @@ class Sessions:
             except OFFER_ERRORS as error:
                 raise RefusedError(HTTPStatus.BAD_REQUEST, f"offer cannot be answered: {error}") from None
             except TimeoutError:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "offer takes too long to answer") from None
+                raise _full("offer takes too long to answer") from None
         raise RefusedError(HTTPStatus.NOT_ACCEPTABLE, problem)
 
     def _check_room(self, address: str, *, private: bool) -> None:
@@ -184,7 +189,8 @@ class Sessions:
 
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await _answer(connection, viewer, offer)
+                session.sender = add_viewer(connection, viewer).sender
+                answer = await _answer(connection, offer)
         except BaseException:
             await self.close(name)
             raise
@@ -262,8 +268,7 @@ def _codecs(offer: str) -> list[CodecName]:
     return [codec for codec in CODECS if f"video/{codec}".lower() in named]
 
 
-async def _answer(connection: RTCPeerConnection, viewer: Viewer, offer: str) -> str:
-    add_viewer(connection, viewer)
+async def _answer(connection: RTCPeerConnection, offer: str) -> str:
     await connection.setRemoteDescription(RTCSessionDescription(reachable(offer), "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     return connection.localDescription.sdp

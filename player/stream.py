@@ -23,6 +23,8 @@ IDLE_SECONDS = 60.0
 """Time without viewers after which the engine is given back."""
 FIRST_SECONDS = 0.05
 """Time to wait for the first picture before one looks for other wishes."""
+MAX_INTERVAL_SECONDS = 1.0
+"""Longer times between two pictures are pauses of nobody watching."""
 EARLY_SECONDS = 3.0
 """Time before a clip's end at which the next clip's engine is opened."""
 
@@ -86,6 +88,11 @@ class Stream:
         self._index = 0
         self._waits = False
         """Whether playing has ended with the clip's file, of which there may be more."""
+        self._following: int | None = None
+        """The clip of the playlist that comes at the next tick."""
+        self._failures = 0
+        """Clips of the playlist in a row that could not be played."""
+        self._has_decoded = False
         self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts, bitrate=bitrate) for codec in CODECS}
         # One for good: encoders want timestamps that only ever rise.
         self._pacer = Pacer(items[0].clip.header.rate)
@@ -100,6 +107,8 @@ class Stream:
         """A clip of the playlist, by its index, that is opened before it is needed."""
         self._stopping: list[Reader] = []
         self._end = 0
+        self._sent = time.monotonic()
+        """When a picture was encoded last."""
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
         self._wake = threading.Event()
@@ -116,9 +125,9 @@ class Stream:
         return [viewer for broadcast in self._broadcasts.values() for viewer in broadcast.viewers]
 
     @property
-    def shown(self) -> bool:
-        """Whether a picture has been decoded."""
-        return self._picture is not None
+    def is_ready(self) -> bool:
+        """Whether pictures have been decoded, and can be still."""
+        return self._has_decoded and self.error is None
 
     @property
     def figures(self) -> Figures:
@@ -149,6 +158,7 @@ class Stream:
         """Decode, so that the first viewer need not wait; for the event loop's thread."""
         with self._lock:
             if self._thread is None and not self._closed:
+                self._failures = 0
                 self.error, self._picture, self._switch = None, None, True
                 if self._target is None:
                     self._target = self.frame
@@ -164,7 +174,9 @@ class Stream:
         """Show a frame, and go on from it if the clip is playing."""
         with self._lock:
             self._target = self.frame = float(frame)
-            self._waits = False
+            self._waits, self._following = False, None
+        if self.error is not None and self.viewers:
+            self.start()  # of those who still watch somebody tries again
         self._wake.set()
 
     def step(self, frames: int) -> None:
@@ -199,7 +211,7 @@ class Stream:
 
     def _run(self, events: asyncio.AbstractEventLoop) -> None:
         try:
-            while self._go_on(events):
+            while self._go_on_or_over(events):
                 pass
         except CodecError as error:
             self.error = str(error)
@@ -211,6 +223,18 @@ class Stream:
         with self._lock:
             if self._thread is threading.current_thread():
                 self._finish()
+
+    def _go_on_or_over(self, events: asyncio.AbstractEventLoop) -> bool:
+        """Go on; from a clip of a playlist that cannot be played to the next one, unless none can."""
+        try:
+            return self._go_on(events)
+        except CodecError as error:
+            self._failures += 1
+            if self._failures >= len(self.items):
+                raise
+            logger.warning("%s is left out: %s", self.item.name, error)
+            self._go_to((self._index + 1) % len(self.items))
+            return True
 
     def _go_on(self, events: asyncio.AbstractEventLoop) -> bool:
         """Wait for what is next and send a picture; return whether to go on."""
@@ -271,7 +295,13 @@ class Stream:
             if self._target is not None or self._switch:
                 return False
             self._picture, self.frame = picture, picture.time
+            self._has_decoded, self._failures = True, 0
             return True
+
+    def _go_to(self, index: int) -> None:
+        """Play a clip of the playlist next."""
+        with self._lock:
+            self._index, self._switch, self._target, self.frame, self._following = index, True, 0.0, 0.0, None
 
     def _idle(self) -> bool:
         """Wait for a viewer; return whether one came in time."""
@@ -286,6 +316,10 @@ class Stream:
     def _tick(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
         pts, left_out = self._pacer.take()
         self._miss(left_out)
+        following = self._following
+        if following is not None and self.playing:
+            self._go_to(following)
+            return
         if self.playing:
             picture = reader.read()
             if picture is None:
@@ -310,9 +344,8 @@ class Stream:
             return
         if not goes_on:
             self.playing, self._waits = False, self.item.follows
-        elif not self._wake.wait(self._pacer.wait_seconds()):  # the last picture is shown as long as any other
-            with self._lock:
-                self._index, self._switch, self._target, self.frame = following, True, 0.0, 0.0
+        else:
+            self._following = following  # at the next tick: the last picture is shown as long as any other
 
     def _miss(self, ticks: int) -> None:
         self._missed += ticks
@@ -322,6 +355,9 @@ class Stream:
         picture = self._picture
         assert picture is not None  # it is shown
         pixels: Frames = stamped(picture.pixels, time.time()) if self.stamp else picture.pixels
+        now = time.monotonic()
+        self._counts.interval_seconds.observe(min(now - self._sent, MAX_INTERVAL_SECONDS))
+        self._sent = now
         for broadcast in self._broadcasts.values():
             if broadcast.viewers:
                 broadcast.send(pixels, pts, self.item.clip.header.rate, events)

@@ -65,13 +65,24 @@ class VideoEncoder:
 
     def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction, *, bitrate: int | None = None) -> None:
         """Take the bits per second that are asked for, or else some that fit the picture."""
-        self._context = _open(_way(codec), width, height, rate, bitrate or pick_bitrate(width, height, rate))
-        self.name = self._context.codec.name
-        """FFmpeg's name of the encoder."""
+        self._ways = list(CODECS[codec][CODECS[codec].index(_way(codec)) :])
+        bits = bitrate or pick_bitrate(width, height, rate)
+        self._open = lambda: _open(self._ways.pop(0), width, height, rate, bits)
+        self._context = self._open()
 
     def encode(self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[Packet]:
-        """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks."""
-        return _encode(self._context, picture, pts, keyframe=keyframe)
+        """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks.
+
+        An encoder that fails, as hardware does with too many sessions, gives way to the next one.
+        """
+        while True:
+            try:
+                return _encode(self._context, picture, pts, keyframe=keyframe)
+            except FFmpegError as error:
+                if not self._ways:
+                    raise
+                logger.warning("%s failed, trying another encoder: %s", self._context.codec.name, error)
+            self._context, keyframe = self._open(), True
 
 
 def pick_bitrate(width: int, height: int, rate: Fraction) -> int:

@@ -8,7 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from player.access import MAY_CONTROL
-from player.ice import RestartError, add_candidates
+from player.ice import MAX_CANDIDATES, RestartError, add_candidates
 from player.keys import METRICS, SESSIONS, channel_of, session_of
 from player.responses import failure
 from player.sessions import RefusedError
@@ -56,11 +56,12 @@ async def watch(request: web.Request) -> web.Response:
 @routes.patch("/whep/{clip}/{session}")
 async def trickle(request: web.Request) -> web.Response:
     """Take further candidates of a viewer."""
-    session = session_of(request)
     if request.content_type != FRAGMENT:
         return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the fragment must be {FRAGMENT}", {"Accept-Patch": FRAGMENT})
+    fragment = await body_of(request)
+    session = session_of(request)
     try:
-        await add_candidates(session.connection, await body_of(request))
+        session.candidates += await add_candidates(session.connection, fragment, most=MAX_CANDIDATES - session.candidates)
     except RestartError:
         return failure(HTTPStatus.UNPROCESSABLE_ENTITY, "ICE cannot be restarted: make a new session")
     except ValueError as error:
@@ -85,6 +86,8 @@ async def body_of(request: web.Request) -> str:
         raise web.HTTPRequestTimeout(reason="the body does not come") from None
     except NOT_TEXT:
         raise web.HTTPBadRequest(reason="the body is not text") from None
+    except web.RequestPayloadError:
+        raise web.HTTPBadRequest(reason="the body is not what its headers say") from None
 
 
 def refusal(error: RefusedError) -> web.Response:

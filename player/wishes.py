@@ -112,11 +112,10 @@ def report_of(body: Mapping[str, object]) -> dict[str, float | None]:
     report: dict[str, float | None] = {}
     for key in REPORTED:
         value = body.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
-            raise WishError(f"{key} must be a number or null")
-        report[key] = value
+        report[key] = None if value is None else _number(body, key, -MAX_REPORTED, MAX_REPORTED)
     return report
 
 
 REPORTED = ("received_fps", "presented_fps", "freezes", "latency_ms")
 """What a page tells of itself."""
+MAX_REPORTED = 1e9

@@ -93,6 +93,31 @@ async def test_tokens_are_compared_in_constant_time(monkeypatch):
     assert len(compared) == 8  # always both
 
 
+async def test_token_of_any_bytes_is_wrong(connect, caplog):
+    client = await connect(token=TOKEN)
+    response = await client.get("/api/clips", headers={"Authorization": "Bearer \udcff\udcfe"})
+    assert response.status in (400, 401)
+    assert "Traceback" not in caplog.text
+
+
+async def test_bug_of_ours_is_an_answer_like_any_other(connect, monkeypatch, caplog):
+    client = await connect()
+    monkeypatch.setattr("player.api._describe", lambda channel: 1 / 0)
+    response = await client.get("/api/clips")
+    assert (response.status, await response.json()) == (500, {"error": "internal error, see the server's log"})
+    assert response.headers["Server"] == "nervcast"
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    text = await (await client.get("/metrics")).text()
+    assert 'nervcast_http_responses_total{status="500"} 1.0' in text
+
+
+async def test_body_that_is_not_what_its_headers_say(connect):
+    client = await connect()
+    response = await client.post("/whep/tiny", data=b"nonsense", headers={**SDP, "Content-Encoding": "gzip"})
+    assert response.status == 400
+
+
 async def test_who_guesses_is_told_to_wait(connect):
     client = await connect(token=TOKEN)
     answers = [await client.get("/api/clips", params={"token": f"guess {index}"}) for index in range(GUESSES + 2)]
@@ -172,8 +197,10 @@ async def test_sites_on_the_list_are(connect):
 async def test_name_that_leads_here_is_not_ours(connect):
     """DNS rebinding: a page of another site has its name lead to this machine."""
     client = await connect()
-    assert (await client.get("/api/clips", headers={"Host": "evil.example.org:8080"})).status == 421
-    assert (await client.get("/api/clips", headers={"Host": "localhost:8080"})).status == 200
+    for name in ("evil.example.org:8080", "localhost.example.org", "[", "192.0.2.1", "127.0.0.1.example.org"):
+        assert (await client.get("/api/clips", headers={"Host": name})).status in (400, 421), name
+    for name in ("localhost:8080", "127.0.0.1", "[::1]:8080", "127.0.0.5"):
+        assert (await client.get("/api/clips", headers={"Host": name})).status == 200, name
     proxied = await connect(origins=["https://video.example.org"])
     assert (await proxied.get("/api/clips", headers={"Host": "video.example.org"})).status == 200
 

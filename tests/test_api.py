@@ -13,6 +13,7 @@ from aiortc import RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
 
+from player import ice as ice_module
 from player import sessions as sessions_module
 from player.ice import Ice
 from player.keys import CHANNELS, SESSIONS
@@ -28,7 +29,7 @@ FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):
-    items = [make_item(tiny_clip, "one"), make_item(tiny_clip, "two")]
+    items = [make_item(tiny_clip, "one", engine="onnxruntime-cpu"), make_item(tiny_clip, "two")]
     return await aiohttp_client(make_server(items, limits=Limits(per_address=10, private=1)))
 
 
@@ -171,7 +172,7 @@ async def test_report_of_the_page_is_kept(client):
         assert (await response.json())["clip"] == "one"
         (session,) = client.app[SESSIONS].all
         assert session.report == report
-        for bad in ({"received_fps": "many"}, {"freezes": float("inf")}, []):
+        for bad in ({"received_fps": "many"}, {"freezes": float("inf")}, {"freezes": 10**400}, []):
             assert (await client.put(f"{watcher.url}/report", json=bad)).status == 400
 
 
@@ -220,6 +221,22 @@ async def test_candidates_may_come_later(client, monkeypatch):
         response = await client.patch(watcher.location, data=body, headers=FRAGMENT)
         assert response.status == 204
         assert added == [("192.0.2.7", 50000)]
+
+
+async def test_candidates_that_come_later_are_few(client, monkeypatch):
+    async with Watcher(client) as watcher:
+        (session,) = client.app[SESSIONS].all
+        added = []
+
+        async def add(candidate):
+            added.append(candidate)
+
+        monkeypatch.setattr(session.connection, "addIceCandidate", add)
+        lines = [f"a=candidate:{index} 1 udp 1 192.0.2.7 5000 typ host" for index in range(20)]
+        for _ in range(3):
+            response = await client.patch(watcher.location, data=fragment(session.connection, *lines), headers=FRAGMENT)
+            assert response.status == 204
+        assert len(added) == ice_module.MAX_CANDIDATES
 
 
 @pytest.mark.parametrize(
@@ -318,6 +335,7 @@ async def test_metrics(client):
         await watcher.frames(25)
         for session in client.app[SESSIONS].all:
             session.viewer.picture_lost()
+        await client.put(f"{watcher.url}/report", json={"received_fps": 24.5, "latency_ms": 50})
         text = await (await client.get("/metrics")).text()
     samples = {
         (sample.name, sample.labels.get("clip"), sample.labels.get("codec") or sample.labels.get("outcome")): sample.value
@@ -335,6 +353,9 @@ async def test_metrics(client):
     assert samples["nervcast_viewers", "one", None] == 1
     assert samples["nervcast_viewers", "two", None] == 0
     assert samples["nervcast_sessions_total", None, "201"] == 1
+    assert samples["nervcast_received_fps", "one", None] == 24.5
+    assert samples["nervcast_latency_seconds", "one", None] == 0.05
+    assert samples["nervcast_frame_interval_seconds_count", "one", None] >= 25
     for name in ("frames_dropped_total", "ticks_missed_total", "engine_failures_total", "damaged_segments", "rtt_seconds"):
         assert (f"nervcast_{name}", "one", None) in samples
 
@@ -408,7 +429,7 @@ async def test_line_is_shown_on_terminals_alone():
     assert terminal.text.count("figures") == 1
 
 
-async def test_nothing_is_left_after_many_joins_and_leaves(client):
+async def test_nothing_is_left_after_joins_and_leaves(client):
     before = len(asyncio.all_tasks())
     for _ in range(5):
         async with Watcher(client) as watcher:

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
+from av.error import FFmpegError
 from playing import picture
 
 from player import video_encoder
@@ -132,10 +133,33 @@ def test_hardware_encoder_is_taken_after_a_trial_alone(monkeypatch, runs):
     video_encoder._way.cache_clear()
 
 
-def test_trial_encodes_a_picture():
-    software, hardware = CODECS["H264"][1], CODECS["H264"][0]
+def test_trial_encodes_a_picture(monkeypatch):
+    software = CODECS["H264"][1]
     assert video_encoder._works(software)
-    assert not video_encoder._works(hardware)  # no machine that runs these tests has NVIDIA's encoder
+
+    def fail(*_, **__):
+        raise FFmpegError(1, "Operation not permitted")
+
+    monkeypatch.setattr(video_encoder, "_encode", fail)
+    assert not video_encoder._works(software)
+
+
+def test_hardware_encoder_that_fails_gives_way_to_software(monkeypatch, caplog):
+    """As NVIDIA's does where too many are open."""
+    hardware = video_encoder._Way("h264_nvenc", {}, needs_trial=True)
+    monkeypatch.setitem(CODECS, "H264", (hardware, CODECS["H264"][1]))
+    monkeypatch.setattr(video_encoder, "_way", lambda codec: hardware)
+    encode = video_encoder._encode
+
+    def fail_in_hardware(context, *rest, **options):
+        if context.codec.name == "h264_nvenc":
+            raise FFmpegError(1, "Operation not permitted")
+        return encode(context, *rest, **options)
+
+    monkeypatch.setattr(video_encoder, "_encode", fail_in_hardware)
+    encoder = VideoEncoder("H264", 64, 64, RATE)
+    assert [encoder.encode(picture(), index * 3600)[0].is_keyframe for index in range(3)] == [True, False, False]
+    assert "h264_nvenc failed, trying another encoder" in caplog.text
 
 
 def make_broadcast(codec="H264"):

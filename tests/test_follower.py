@@ -4,16 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import fit_clip
+from playing import make_item, make_server
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import ChunkReader
 from encoder.codec.errors import BitstreamError
 from encoder.codec.follower import Follower
 from export.engines import open_engine
-from player import server
+from player import item as item_module
+from player.metrics import Metrics
 from player.reader import Reader
-from player.sessions import Sessions
-from player.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -58,35 +58,37 @@ def test_file_without_a_segment(clip, tmp_path, share):
         Follower(tmp_path / "none.nerv")
 
 
-@pytest.fixture
-def growing(clip, tmp_path):
-    """The stream of a file that has one segment so far, what follows it, and a function that lets the file have all of them."""
-    path = tmp_path / "clip.nerv"
-    first, _, _, whole = parts(clip)
-    path.write_bytes(first)
+def growing(path, clip, **options):
+    """Write a clip's first segment; return what follows the file, and the clip to play."""
+    path.write_bytes(parts(clip)[0])
     follower = Follower(path)
-    stream = Stream(follower.clip, lambda: None, file_bytes=len(first), follower=follower)
-    yield stream, follower, lambda: path.write_bytes(whole)
-    stream.close()
+    item = make_item(follower.clip, **options)
+    item.follower, item.file_bytes = follower, follower.file_bytes
+    return item
 
 
-def test_player_shows_what_has_come(clip, growing):
-    stream, follower, grow = growing
-    reader = Reader(lambda: open_engine(follower.clip, "onnxruntime-cpu", batch=2))
+@pytest.mark.parametrize("read", [1, 3, 8])
+def test_player_shows_what_has_come(clip, tmp_path, read):
+    item = growing(tmp_path / "clip.nerv", clip, engine="onnxruntime-cpu")
+    reader = Reader(item.clip, item.open_engine, counts=Metrics().of("clip"))
     try:
-        stream._reader = reader
-        assert [reader.read(20)[0] for _ in range(8)] == [0, 1, 2, 0, 1, 2, 0, 1]
-        grow()
-        stream.follow()
-        assert (stream.clip.end, stream.file_bytes) == (9, len(bytes(clip)))
+        before = [reader.read(20) for _ in range(read)]
+        assert [picture.time for picture in before] == [0, 1, 2, 0, 1, 2, 0, 1][:read]
+        (tmp_path / "clip.nerv").write_bytes(bytes(clip))
+        item.follow()
+        assert (item.clip.end, item.file_bytes, item.follows) == (9, len(bytes(clip)), False)
+        reader.go_on()
         shown = [reader.read(20) for _ in range(16)]
-        assert [number for number, _ in shown] == [2, 3, 4, 5, 6, 7, 8, *range(9)]  # not the start again, as it was before
+        first = int(before[-1].time) + 1  # not the start again, as it was before
+        assert [picture.time for picture in shown] == [(first + index) % 9 for index in range(16)]
+        assert [picture.is_last for picture in shown] == [picture.time == 8 for picture in shown]
         engine = open_engine(clip, "onnxruntime-cpu", batch=2)
-        for number, picture in dict(shown).items():
-            assert np.array_equal(picture, engine.frames(np.array([float(number)]))[0])
+        for picture in shown[:9]:
+            assert np.array_equal(picture.pixels, engine.frames(np.array([picture.time]))[0])
         engine.close()
     finally:
-        reader.close()
+        reader.stop()
+        reader.join()
 
 
 def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
@@ -126,24 +128,13 @@ def test_interrupted_fit_leaves_fewer_frames(clip, tmp_path):
     follower.close()
 
 
-def test_paused_stream_stays_where_it_is(growing):
-    stream, _, grow = growing
-    stream.playing = False
-    stream.seek(2)
-    grow()
-    stream.follow()
-    assert stream.clip.end == 9
-    assert (stream.frame, stream.playing, list(stream._seeks)) == (2, False, [2])
-
-
 async def test_server_looks_at_files_that_grow(clip, tmp_path, aiohttp_client, monkeypatch):
-    monkeypatch.setattr(server, "FOLLOW_SECONDS", 0.05)
+    monkeypatch.setattr(item_module, "FOLLOW_SECONDS", 0.05)
     path = tmp_path / "clip.nerv"
     first, second, _, whole = parts(clip)
-    path.write_bytes(first)
-    follower = Follower(path)
-    stream = Stream(follower.clip, lambda: None, file_bytes=follower.file_bytes, follower=follower)
-    client = await aiohttp_client(server.make_app({"clip": stream}, Sessions(host="127.0.0.1")))
+    item = growing(path, clip)
+    item.name = "clip"
+    client = await aiohttp_client(make_server([item]))
     for data, frames in ((first, 3), (second, 6), (whole, 9)):
         path.write_bytes(data)
         await asyncio.sleep(0.3)
@@ -152,3 +143,19 @@ async def test_server_looks_at_files_that_grow(clip, tmp_path, aiohttp_client, m
         for frame, status in ((frames - 1, 200), (frames, 400)):
             assert (await client.post("/api/clips/clip", json={"frame": frame})).status == status
     assert Clip.read(path).end == 9
+
+
+def test_item_that_is_closed_meanwhile_complains_of_nothing(clip, tmp_path, caplog):
+    item = growing(tmp_path / "clip.nerv", clip)
+    follower = item.follower
+    item.close()
+    item.follower = follower
+
+    def read_on():
+        item.follower = None
+        raise BitstreamError("cannot read on: it is closed")
+
+    follower.read_on = read_on
+    item.follow()
+    item.close()
+    assert caplog.text == ""

@@ -9,6 +9,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from playing import make_item, player_threads
 from yarl import URL
 
+from encoder.codec.errors import EngineError
 from player import publish as publish_module
 from player.ice import Ice, offer_addresses
 from player.metrics import Metrics
@@ -20,6 +21,9 @@ pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 class MediaServer:
     """Takes WHIP offers; `answers` says with what the next ones are refused."""
+
+    pieces = 1
+    """Parts in which an answer is sent."""
 
     def __init__(self):
         self.answers, self.requests, self.peers, self.tracks = [], [], [], []
@@ -46,7 +50,15 @@ class MediaServer:
         await peer.setLocalDescription(await peer.createAnswer())
         self.received.set()
         headers = {"Location": f"../session/{len(self.peers)}"}
-        return web.Response(status=201, text=peer.localDescription.sdp, content_type="application/sdp", headers=headers)
+        answer = peer.localDescription.sdp.encode()
+        response = web.StreamResponse(status=201, headers={**headers, "Content-Type": "application/sdp"})
+        response.content_length = len(answer)
+        await response.prepare(request)
+        size = -(-len(answer) // self.pieces)
+        for start in range(0, len(answer), size):
+            await response.write(answer[start : start + size])
+            await asyncio.sleep(0.05)
+        return response
 
     async def end(self, request):
         self.requests.append(("DELETE", request.headers.get("Authorization"), request.match_info["name"]))
@@ -73,8 +85,8 @@ async def begin(server, aiohttp_server, tiny_clip):
     stream = Stream([make_item(tiny_clip)], Metrics().of("tiny"))
     tasks = []
 
-    def start(path="/whip/room", *, codec="H264", token=None):
-        url = URL(f"http://127.0.0.1:{running.port}{path}")
+    def start(path="/whip/room", *, url=None, codec="H264", token=None):
+        url = URL(url or f"http://127.0.0.1:{running.port}{path}")
         tasks.append(asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice())))
         return tasks[-1]
 
@@ -145,35 +157,57 @@ async def test_answer_that_is_none_is_tried_again(server, begin, caplog):
     assert "the media server's answer cannot be used" in caplog.text
 
 
-async def test_server_that_is_not_there_is_waited_for(server, begin, caplog, unused_tcp_port):
-    server.answers = []
+async def test_server_that_is_not_there_is_waited_for(begin, caplog, unused_tcp_port):
+    begin(url=f"http://127.0.0.1:{unused_tcp_port}/whip?key=secret")
+    await asyncio.sleep(0.5)
+    assert caplog.text.count(f"cannot reach http://127.0.0.1:{unused_tcp_port}/whip") >= 2
+    assert "secret" not in caplog.text
+
+
+async def test_answer_may_come_in_pieces(server, begin, monkeypatch):
+    monkeypatch.setattr(MediaServer, "pieces", 3)
+    begin()
+    await server.frames(3)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.usefixtures("server")
+async def test_connection_that_fails_is_no_success(begin, caplog, monkeypatch):
+    """Else the waits would never become longer."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(publish_module, "BACKOFF_SECONDS", (0.05, 5.0))
+
+    async def fail(self, _):
+        self._RTCPeerConnection__connectionState = "failed"
+        self.emit("connectionstatechange")
+
+    class Failing(RTCPeerConnection):
+        setRemoteDescription = fail  # noqa: N815
+
+    monkeypatch.setattr(publish_module, "RTCPeerConnection", Failing)
+    begin()
+    await asyncio.sleep(1.5)
+    assert "publishing" not in caplog.text
+    assert "no connection to the media server; trying again in 0.05 s" in caplog.text
+    assert "no connection to the media server; trying again in 5 s" in caplog.text
+
+
+async def test_stream_that_ends_ends_it(server, begin):
     task = begin()
     await server.frames(1)
-    task.cancel()
-    stream_task = asyncio.create_task(
-        publish(AsyncStream(), URL(f"http://user:word@127.0.0.1:{unused_tcp_port}/whip"), token=None, codec="H264", ice=Ice())
-    )
-    await asyncio.sleep(0.5)
-    stream_task.cancel()
-    await asyncio.gather(stream_task, return_exceptions=True)
-    assert caplog.text.count("cannot reach http://127.0.0.1:") >= 2
-    assert "word" not in caplog.text
+    stream = task.get_coro().cr_frame.f_locals["stream"]
+    stream._reader._error = EngineError("no engine today")
+    with pytest.raises(PublishError, match="no engine today"):
+        await asyncio.wait_for(task, 20)
 
 
-class AsyncStream:
-    """A stream that nobody gets to see."""
-
-    def leave(self, viewer):
-        pass
-
-
-async def test_credential_is_not_sent_to_whom_a_location_leads(server, begin):
+async def test_token_is_not_sent_to_whom_a_location_leads(server, begin):
     task = begin(token="a secret")
     await server.frames(1)
-    publication = [
+    (publication,) = (
         value for value in task.get_coro().cr_frame.f_locals.values() if isinstance(value, publish_module._Publication)
-    ]
-    publication[0]._resource = URL("http://127.0.0.1:9/session")
+    )
+    publication._resource = publication._resource.with_host("localhost")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert [request[0] for request in server.requests] == ["POST"]
+    assert server.requests == [("POST", "Bearer a secret", "application/sdp"), ("DELETE", None, "1")]

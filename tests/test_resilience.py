@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 TOKEN = "correct horse battery"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-JOINS, WARM_UP = 200, 30
-MOST_GROWTH = 5_000_000
+JOINS, WARM_UP = 200, 100
+MOST_GROWTH = 3_000_000
 """Bytes that many viewers may leave behind."""
 
 

@@ -2,7 +2,7 @@ import asyncio
 from unittest.mock import AsyncMock
 
 import pytest
-from aiortc import RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for
 from yarl import URL
 
@@ -43,6 +43,28 @@ async def test_viewer_receives_the_clip(client, codec):
     await peer.close()
     state = await (await client.get("/api/clips/tiny")).json()
     assert state["viewers"] == 0
+
+
+async def test_offer_of_sound_besides_is_answered_with_video(aiohttp_client, tiny_clip):
+    """As many players offer both."""
+    client = await aiohttp_client(make_server([make_item(tiny_clip)], ice=Ice.parse(public_ip="192.0.2.9")))
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    for kind in ("audio", "video"):
+        peer.addTransceiver(kind, direction="recvonly")
+    tracks = []
+    peer.on("track", tracks.append)
+    await peer.setLocalDescription(await peer.createOffer())
+    response = await client.post("/whep/tiny", data=peer.localDescription.sdp, headers=SDP)
+    answer = await response.text()
+    assert answer.count("a=ice-ufrag:") == answer.count("m=") == 2
+    assert " 192.0.2.9 " in answer
+    await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    (video,) = (track for track in tracks if track.kind == "video")
+    assert (await asyncio.wait_for(video.recv(), 20)).width == 26
+    session = response.headers["Location"].split("/")[-1]
+    assert (await client.get(f"/api/sessions/{session}")).status == 200
+    assert (await client.get("/metrics")).status == 200
+    await peer.close()
 
 
 async def test_h264_is_preferred(client):
@@ -357,6 +379,11 @@ async def test_aioice_that_finds_addresses_by_itself_is_noticed_at_the_start(mon
     monkeypatch.setattr("player.peer.aioice.ice", type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]}))
     with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
         await self_test()
+
+
+def test_candidates_of_an_offer_are_few():
+    lines = [f"a=candidate:{index} 1 udp 1 192.0.2.1 {index} typ host" for index in range(1, 1000)]
+    assert reachable("\r\n".join(lines)).splitlines() == lines[: ice_module.MAX_CANDIDATES]
 
 
 def test_unreachable_candidates_are_left_out():

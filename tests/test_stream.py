@@ -26,7 +26,7 @@ def make_stream(*items, **options):
 
 @pytest.fixture
 async def stream(tiny_clip):
-    stream = make_stream(make_item(tiny_clip))
+    stream = make_stream(make_item(tiny_clip, engine="onnxruntime-cpu"))
     yield stream
     await asyncio.to_thread(stream.close)
     assert player_threads() == []
@@ -163,7 +163,7 @@ async def test_stream_that_keeps_its_engine_is_ready_before_the_first_viewer(tin
     monkeypatch.setattr(stream_module, "IDLE_SECONDS", 0.1)
     stream = make_stream(make_item(tiny_clip), keep=True)
     stream.start()
-    await until(lambda: stream.shown)
+    await until(lambda: stream.is_ready)
     await asyncio.sleep(0.4)
     assert player_threads() != []
     began = time.monotonic()
@@ -250,6 +250,41 @@ async def test_playlist_goes_from_clip_to_clip_and_round(playlist):
     shown = await seen(playlist, 14)
     whole = [("long", time) for time in range(6)] + [("short", time) for time in range(3)]
     assert shown == (whole * 2)[:14]
+
+
+async def test_who_joins_at_the_end_of_a_clip_does_not_hinder_the_next_one(playlist):
+    join(playlist)
+    for _ in range(3):
+        await until(lambda: (playlist.item.name, playlist.frame) == ("long", 5))
+        for _ in range(20):
+            playlist.start()  # as each does who joins
+            await asyncio.sleep(0.003)
+        assert (playlist.item.name, playlist.frame) != ("long", 0)
+        await until(lambda: playlist.item.name == "short")
+
+
+async def test_clip_of_a_playlist_that_cannot_be_played_is_left_out(tiny_clip, caplog):
+    def fail(_):
+        raise EngineError("no engine today")
+
+    broken = Item("broken", tiny_clip, fail, file_bytes=1)
+    stream = make_stream(make_item(tiny_clip, "good"), broken)
+    join(stream)
+    shown = await seen(stream, 8)
+    assert {name for name, _ in shown} <= {"good", "broken"}
+    await until(lambda: caplog.text.count("broken is left out: no engine today") >= 2)
+    assert stream.error is None
+    await asyncio.to_thread(stream.close)
+    alone = make_stream(broken, broken)
+    viewer = join(alone)
+    await until(lambda: alone.error == "no engine today")
+    assert not alone.is_ready
+    # Who still watches may try another clip.
+    alone.items = [broken, make_item(tiny_clip, "good")]
+    alone.play_item(1)
+    await receive(viewer, 3)
+    assert alone.is_ready
+    await asyncio.to_thread(alone.close)
 
 
 async def test_playlist_without_loop_ends_with_its_last_clip(playlist):

@@ -1,6 +1,7 @@
 """What viewers get to see in real browsers: how smoothly, how soon, how late."""
 
 import asyncio
+import os
 import time
 
 import pytest
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.alone
 
 with_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/install_peers.sh")
 with_firefox = pytest.mark.skipif(not FIREFOX, reason="no Firefox: sh tests/install_peers.sh")
-SECONDS = 30
+SECONDS = int(os.environ.get("WATCH_SECONDS", "10"))
 RATE = 25
 SIZE = "return document.getElementById('video').videoWidth"
 STATISTICS = """(async () => {

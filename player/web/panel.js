@@ -30,7 +30,10 @@ const FIGURES = [
   {
     id: "received-fps", label: "Received", unit: "fps", title: "Frames per second that this browser decoded",
     value: ({ received }) => received?.receivedFps,
-    note: ({ received }) => received ? `${received.dropped} dropped` : "",
+    note: ({ received }) => received
+      ? [`${received.dropped} dropped`, typeof received.bufferMs === "number" && `${short(received.bufferMs)} ms buffer`]
+        .filter(Boolean).join(", ")
+      : "",
     reference: ({ state }) => state.fps,
   },
   {

@@ -48,6 +48,7 @@ export class Reception {
     const each = (delay, count) => delay in now && change(count) > 0 ? change(delay) / change(count) : null;
     const lost = Math.max(change("packetsLost"), 0), received = change("packetsReceived");
     // To the screen if the browser tells, else to the decoded picture: the jitter buffer's delay is part of both.
+    const bufferSeconds = each("jitterBufferDelay", "jitterBufferEmittedCount");
     const processingMs = each("waitedMs", "timed") ?? 1000 * each("totalProcessingDelay", "framesDecoded");
     return {
       receivedFps: change("framesDecoded") / seconds,
@@ -56,6 +57,7 @@ export class Reception {
       bitrate: 8 * change("bytesReceived") / seconds,
       loss: lost + received > 0 ? lost / (lost + received) : null,
       processingMs: processingMs || null,
+      bufferMs: bufferSeconds === null ? null : 1000 * bufferSeconds,
       rttMs: now.rttMs,
       jitterMs: now.jitter === undefined ? null : 1000 * now.jitter,
       freezes: now.freezeCount ?? null,
