@@ -19,7 +19,10 @@ from encoder.codec.errors import SettingsError
 if TYPE_CHECKING:
     import ssl
 
+    from yarl import URL
+
     from export.engine import Engine
+    from player.access import Access
     from player.ice import Ice
 
 MAX_PORT = 65535
@@ -127,32 +130,19 @@ def _seconds(text: str) -> float:
 def _serve(args: argparse.Namespace) -> None:
     import asyncio
 
-    from player.access import Access
     from player.channel import make_channels
     from player.library import find_items
     from player.metrics import Metrics
     from player.server import make_app, serve
     from player.sessions import Limits, Sessions
-    from player.status import describe, keep_showing
+    from player.status import describe, showing
 
     ice, host = _common(args), _address(args.host)
     media_host = _address(args.media_host) if args.media_host else None
     if not 0 <= args.port <= MAX_PORT:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
-    access = Access.parse(
-        host,
-        token=_token(args.token, TOKEN),
-        watch_token=_token(args.watch_token, WATCH_TOKEN),
-        insecure=args.insecure,
-        origins=args.allow_origin,
-    )
-    tls = _tls(args.cert, args.key)
-    limits = Limits(
-        viewers=args.max_viewers,
-        per_address=args.max_per_address,
-        private=args.max_private,
-        idle_seconds=args.idle_seconds,
-    )
+    access, tls = _access(args, host), _tls(args.cert, args.key)
+    limits = Limits(args.max_viewers, args.max_per_address, args.max_private, args.idle_seconds)
     with contextlib.ExitStack() as downloads:
         items = find_items(args.clips, _opener(args), downloads)
         # An engine that is not there is an error now, not when somebody watches.
@@ -172,13 +162,9 @@ def _serve(args: argparse.Namespace) -> None:
             return describe(streams, [dict(session.report) for session in sessions.all])
 
         async def run() -> None:
-            showing = asyncio.create_task(keep_showing(sys.stderr, line))
             app = make_app(channels, sessions, metrics, host=host, media_host=media_host, access=access)
-            try:
+            async with showing(sys.stderr, line):
                 await serve(app, host, args.port, tls=tls, drain_seconds=args.drain_seconds, announce=announce)
-            finally:
-                showing.cancel()
-                await asyncio.gather(showing, return_exceptions=True)
 
         asyncio.run(run())
 
@@ -186,25 +172,15 @@ def _serve(args: argparse.Namespace) -> None:
 def _publish(args: argparse.Namespace) -> None:
     import asyncio
 
-    from yarl import URL
-
     from player.ice import offer_addresses
     from player.library import find_items
     from player.metrics import Metrics
     from player.peer import self_test
     from player.publish import publish
-    from player.status import describe, keep_showing
+    from player.status import describe, showing
     from player.stream import Stream
 
-    ice = _common(args)
-    try:
-        url = URL(args.url)
-    except ValueError:
-        url = URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError(f"a WHIP endpoint has an address like https://example.org/whip, got {args.url!r}")
-    if url.user is not None:
-        raise SettingsError("a WHIP endpoint takes a --token, no user")
+    ice, url = _common(args), _endpoint(args.url)
     with contextlib.ExitStack() as downloads:
         items = find_items([args.clip], _opener(args), downloads)
         stream = Stream(items, Metrics().of(items[0].name), bitrate=args.bitrate)
@@ -217,18 +193,43 @@ def _publish(args: argparse.Namespace) -> None:
             offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0")  # noqa: S104
             await self_test()
             following = asyncio.create_task(items[0].keep_following())
-            showing = asyncio.create_task(keep_showing(sys.stderr, lambda: describe([stream])))
             try:
-                await publish(stream, url, token=_token(args.token, TOKEN), codec=args.codec, ice=ice)
+                async with showing(sys.stderr, lambda: describe([stream])):
+                    await publish(stream, url, token=_token(args.token, TOKEN), codec=args.codec, ice=ice)
             finally:
-                for task in (following, showing):
-                    task.cancel()
-                await asyncio.gather(following, showing, return_exceptions=True)
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
                 await asyncio.to_thread(stream.close)
                 items[0].close()
 
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(run())
+
+
+def _endpoint(text: str) -> "URL":
+    from yarl import URL
+
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError(f"a WHIP endpoint has an address like https://example.org/whip, got {text!r}")
+    if url.user is not None:
+        raise SettingsError("a WHIP endpoint takes a --token, no user")
+    return url
+
+
+def _access(args: argparse.Namespace, host: str) -> "Access":
+    from player.access import Access
+
+    return Access.parse(
+        host,
+        token=_token(args.token, TOKEN),
+        watch_token=_token(args.watch_token, WATCH_TOKEN),
+        insecure=args.insecure,
+        origins=args.allow_origin,
+    )
 
 
 def _token(given: str | None, variable: str) -> str | None:

@@ -55,7 +55,7 @@ class RefusedError(Exception):
         self.status, self.reason, self.retry_seconds = status, reason, retry_seconds
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Limits:
     """How much a server takes on."""
 

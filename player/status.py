@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from typing import IO
 
 from player.stream import Stream
@@ -37,8 +37,18 @@ def _worst(name: str, key: str, reports: Iterable[dict[str, float | None]]) -> s
     return f"{name} {min(values):.1f}" if values else ""
 
 
-async def keep_showing(stream: IO[str], text: Callable[[], str]) -> None:
-    """Show a text on a terminal, anew every second; elsewhere nothing."""
+@contextlib.asynccontextmanager
+async def showing(stream: IO[str], text: Callable[[], str]) -> AsyncGenerator[None]:
+    """Show a text on a terminal, anew every second, while the body runs; elsewhere nothing."""
+    task = asyncio.create_task(_keep_showing(stream, text))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_showing(stream: IO[str], text: Callable[[], str]) -> None:
     if not stream.isatty():
         return
     with _making_way(stream):

@@ -5,12 +5,12 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 from encoder.codec.errors import CodecError
 from export.engine import Frames
 from player.broadcast import Broadcast, Viewer
+from player.figures import Figures
 from player.item import Item
 from player.metrics import Counts
 from player.pacer import Pacer
@@ -29,33 +29,6 @@ EARLY_SECONDS = 3.0
 """Time before a clip's end at which the next clip's engine is opened."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """How fast a stream goes, over the last seconds."""
-
-    engine: str | None
-    """None until the engine is loaded."""
-    decode_fps: float
-    """Frames per second of decoding, with nothing to wait for: what the engine could do."""
-    encode_fps: float
-    """Frames per second of encoding, with nothing to wait for."""
-    encode_ms: float
-    """Time to encode a frame."""
-    sent_fps: float
-    """Frames per second that were handed to RTP for the slowest viewer."""
-    bitrate: float
-    """Bits per second of all codecs' encoders."""
-    ahead: int
-    """Decoded frames that wait."""
-    missed: int
-    """Ticks of the clip's rate at which no new picture was ready in time, since the start."""
-    dropped: int
-    """Packets that present viewers were too slow for."""
-    viewers: int
-    damaged: int
-    """Segments that could not be decoded."""
 
 
 class Stream:

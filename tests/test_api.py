@@ -20,7 +20,7 @@ from player.keys import CHANNELS, SESSIONS
 from player.logs import JsonFormatter
 from player.sessions import Limits
 from player.stamp import BLOCKS, SALT, stamped
-from player.status import describe, keep_showing
+from player.status import describe, showing
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
@@ -415,16 +415,15 @@ async def test_line_is_shown_on_terminals_alone():
             pass
 
     terminal, file = Terminal(is_terminal=True), Terminal(is_terminal=False)
-    await keep_showing(file, lambda: "figures")
+    async with showing(file, lambda: "figures"):
+        await asyncio.sleep(0.05)
     assert file.text == ""
-    task = asyncio.create_task(keep_showing(terminal, lambda: "figures"))
-    await asyncio.sleep(0.05)
-    assert terminal.text == "\r\x1b[Kfigures"
-    handlers = logging.getLogger().handlers
-    logging.getLogger("player").warning("a line of the log")
-    assert not handlers or terminal.text.endswith("\r\x1b[K")  # what is logged finds an empty line
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with showing(terminal, lambda: "figures"):
+        await asyncio.sleep(0.05)
+        assert terminal.text == "\r\x1b[Kfigures"
+        handlers = logging.getLogger().handlers
+        logging.getLogger("player").warning("a line of the log")
+        assert not handlers or terminal.text.endswith("\r\x1b[K")  # what is logged finds an empty line
     logging.getLogger("player").warning("another")
     assert terminal.text.count("figures") == 1
 

@@ -1,9 +1,13 @@
 """The choice among engines."""
 
+import ast
 import json
+import subprocess
+import sys
 import time
 
 import pytest
+from helpers import SAMPLE
 
 from encoder.codec.errors import EngineError, SettingsError
 from export.engines import ENGINES, _fps, open_engine
@@ -107,3 +111,16 @@ def test_every_engine_has_its_name():
 def test_unknown_engine_lists_the_known_ones(tiny_clip):
     with pytest.raises(SettingsError, match=f"unknown engine 'x', known are: auto, {', '.join(ENGINES)}"):
         open_engine(tiny_clip, "x")
+
+
+def test_engines_report_to_nobody(tmp_path):
+    """OpenVINO would start a process that does, ONNX Runtime would look its maker's server up."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from export.engines import open_engine; "
+        "from encoder.codec.clip import Clip; import onnxruntime; "
+        f"engine = open_engine(Clip.read(Path({str(SAMPLE)!r})), 'openvino'); engine.close(); "
+        "assert sys.modules['openvino_telemetry'] is None; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'; "
+        "tasks = Path('/proc/self/task').iterdir(); print([(task / 'children').read_text() for task in tasks])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout)) == {""}
