@@ -30,16 +30,13 @@ const FIGURES = [
   {
     id: "received-fps", label: "Received", unit: "fps", title: "Frames per second that this browser decoded",
     value: ({ received }) => received?.receivedFps,
-    note: ({ received }) => received
-      ? [`${received.dropped} dropped`, typeof received.bufferMs === "number" && `${short(received.bufferMs)} ms buffer`]
-        .filter(Boolean).join(", ")
-      : "",
+    note: ({ received }) => typeof received?.bufferMs === "number" ? `buffer ${short(received.bufferMs)} ms` : "",
     reference: ({ state }) => state.fps,
   },
   {
     id: "presented-fps", label: "Presented", unit: "fps", title: "Frames per second that this browser brought to the screen",
     value: ({ received }) => received?.presentedFps,
-    note: ({ received }) => received ? count(received.freezes ?? 0, "freeze") : "",
+    note: ({ received }) => received ? `${count(received.freezes ?? 0, "freeze")}, ${count(received.dropped, "drop")}` : "",
     reference: ({ state }) => state.fps,
   },
   {
