@@ -88,8 +88,10 @@ class Session:
     rtt_seconds: float | None = None
     loss: float | None = None
     """Fraction of the packets that were lost on the way lately."""
-    heard: datetime | None = None
-    """When he reported what he received, by RTCP."""
+    reported: datetime | None = None
+    """When he last reported what he received, by RTCP."""
+    heard: float = field(default_factory=time.monotonic)
+    """The same by the monotonic clock, or when he offered."""
     attendant: asyncio.Task[None] | None = None
 
     @property
@@ -97,16 +99,15 @@ class Session:
         """Whether he has a timeline of his own."""
         return self.stream is not self.channel.shared
 
-    async def look(self) -> bool:
-        """Read what the viewer reported by RTCP; return whether that is new."""
+    async def look(self) -> None:
+        """Read what the viewer reported by RTCP."""
         if self.sender is None:
-            return False
+            return
         for entry in (await self.sender.getStats()).values():
             if entry.type == "remote-inbound-rtp":
                 self.rtt_seconds, self.loss = entry.roundTripTime, entry.fractionLost / LOSS_UNIT
-                before, self.heard = self.heard, entry.timestamp
-                return before != self.heard
-        return False
+                if entry.timestamp != self.reported:
+                    self.reported, self.heard = entry.timestamp, time.monotonic()
 
 
 class Sessions:
@@ -244,11 +245,13 @@ class Sessions:
     async def _attend(self, name: str, session: Session) -> None:
         """End a session whose viewer does not connect, or is not heard of any more."""
         await asyncio.sleep(CONNECT_SECONDS)
-        heard = time.monotonic()
-        while session.connection.connectionState == "connected" and time.monotonic() - heard < self.limits.idle_seconds:
+        session.heard = time.monotonic()  # from when on he is expected to report
+        while session.connection.connectionState == "connected":
             await asyncio.sleep(LOOK_SECONDS)
-            if await session.look():
-                heard = time.monotonic()
+            await session.look()
+            # Not whether this look brought news: his page and others look, too.
+            if time.monotonic() - session.heard >= self.limits.idle_seconds:
+                break
         await self.close(name)
 
 

@@ -274,7 +274,7 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
     client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=0.5)))
 
     async def unheard(_):
-        return False
+        pass
 
     async with Watcher(client, "/whep/tiny") as watcher:
         await watcher.frames(3)
@@ -291,8 +291,17 @@ async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch)
     monkeypatch.setattr(sessions_module, "LOOK_SECONDS", 0.2)
     client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=3)))
     async with Watcher(client, "/whep/tiny") as watcher:
+        (session,) = client.app[SESSIONS].all
+
+        async def look_all_the_time():
+            while True:  # as his page does, and whoever reads the metrics
+                await session.look()
+                await asyncio.sleep(0.01)
+
+        looking = asyncio.create_task(look_all_the_time())
         await watcher.frames(125)  # five seconds
-        assert len(client.app[SESSIONS].all) == 1
+        looking.cancel()
+        assert client.app[SESSIONS].all == [session]
 
 
 async def test_health_and_readiness(client):

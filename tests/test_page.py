@@ -116,6 +116,7 @@ def test_page_comes_back_with_its_server(driver, tmp_path):
         server = start()
         wait_for(is_there)
         page.waits_until_live()
+        assert page.state()["clip"] == "bunny"
     finally:
         server.kill()
         server.wait()
@@ -124,5 +125,12 @@ def test_page_comes_back_with_its_server(driver, tmp_path):
 def test_page_without_its_token_says_what_it_needs(driver, tmp_path):
     with serving("--token", "correct horse", cwd=tmp_path) as (_, url):
         driver.get(url)
-        wait_for(lambda: "token" in driver.find_element("id", "notice").text)
-        Page(driver, f"{url}/?token=correct%20horse").comes_to(clip="bunny", may_control=True)
+        notice = wait_for(
+            lambda: (
+                driver.find_element("id", "state").get_attribute("data-phase") == "failed"
+                and driver.find_element("id", "notice").text
+            )
+        )
+        assert "token" in notice
+        state = Page(driver, f"{url}/?token=correct%20horse").state()
+        assert (state["clip"], state["may_control"]) == ("bunny", True)

@@ -111,7 +111,8 @@ async def test_media_server_receives_the_clip_and_is_told_of_the_end(server, beg
 
 async def test_redirection_is_followed(server, begin):
     begin("/elsewhere")
-    await server.frames(3)
+    assert len(await server.frames(3)) == 3
+    assert server.requests == [("POST", None, "application/sdp")]
 
 
 async def test_lost_connection_is_made_anew(server, begin):

@@ -355,7 +355,7 @@ def test_media_of_other_machines_are_dropped_where_the_server_is_for_this_one(mo
 
 async def test_this_aiortc_is_supported():
     offer_addresses("127.0.0.1")
-    await self_test()
+    assert await self_test() is None
 
 
 @pytest.mark.parametrize("name", ["_handle_rtcp_packet", "_ssrc"])
