@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from encoder.codec.errors import SourceError
+from encoder.media.reading import Background, Matrix, Reading
 from encoder.presets import SizeName
 
 State = dict[str, Tensor]
@@ -39,11 +40,24 @@ class Checkpoint:
     seed: int
     seconds: float
     """Wall-clock time that the fit took."""
+    track: int | None = None
+    """Number of the video track, if it was named."""
+    matrix: Matrix | None = None
+    """Matrix between RGB and YUV, if it was named."""
+    background: Background = "black"
+    """What transparent pictures were put upon."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the video is read."""
+        return Reading(self.track, self.matrix, self.background)
 
     def settings(self, options: str) -> str:
         """Return what a file says about how it was made, with further options."""
         mask = f" --mask {Path(self.mask).name}" if self.mask else ""
-        first = f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{mask}{options}"
+        first = (
+            f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{self.reading.flags}{mask}{options}"
+        )
         return f"{first} --segment-frames {self.segment_frames} --key-interval {self.key_interval} --seed {self.seed}"
 
     def save(self, path: Path, states: Sequence[State]) -> None:

@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from encoder.codec.errors import SettingsError
-from encoder.media.source import RESAMPLING
+from encoder.media.colours import RESAMPLING
 from encoder.media.video import Video
 
 NOTES = "filter_units=remove_types=6"

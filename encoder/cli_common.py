@@ -2,23 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Protocol
 
 from encoder.codec.errors import SettingsError
+from encoder.media.reading import Options
 
 SAMPLE = Path(__file__).parent / "data" / "bunny_720p.mp4"
 """The video that is taken when none is named."""
 SEGMENT_FRAMES = 150
 KEY_INTERVAL = 8
 MAX_SEED = 2**63 - 1
-
-
-class Options(Protocol):
-    """Takes options: a parser, or a group of its options."""
-
-    def add_argument(self, *names: str, **how: Any) -> object:
-        """Add an option."""
-        ...
 
 
 def add_device(command: argparse.ArgumentParser) -> None:

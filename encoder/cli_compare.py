@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from encoder.cli_common import SAMPLE, add_coding, add_device, add_fit, check_seed
 from encoder.codec.console import Commands, progress
 from encoder.codec.errors import SettingsError
+from encoder.media.reading import add_reading, reading, source_file
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,10 @@ def add(commands: Commands) -> None:
     compare.add_argument("--presets", nargs="*", default=["fast"], metavar="NAME", help="networks to fit (default: fast)")
     compare.add_argument("--codecs", nargs="*", default=None, metavar="NAME", help="classic codecs (default: x264 x265 svtav1)")
     compare.add_argument("--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})")
-    compare.add_argument("--resize", metavar="WxH", help="frame size (default: the video's shape with at most 320x180 pixels)")
+    compare.add_argument(
+        "--resize", metavar="WxH", help="frame size (default: the shape it is shown in, with at most 320x180 pixels)"
+    )
+    add_reading(compare)
     compare.add_argument("--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)")
     compare.add_argument(
         "--holdout",
@@ -78,7 +82,8 @@ def _compare(args: argparse.Namespace) -> None:
     )
     systems = _systems(args, fitting)
     source = args.video or SAMPLE
-    video = read_video(source, size=parse_size(args.resize) if args.resize else None)
+    with source_file(source) as path:
+        video = read_video(path, size=parse_size(args.resize) if args.resize else None, reading=reading(args))
     frame, is_held_out = _frame(args, len(video.frames)), args.holdout == "odd"
     report = Report(args.output, _settings(args, fitting, source, video))
 
@@ -138,7 +143,7 @@ def _settings(args: argparse.Namespace, fitting: "Fitting", source: Path, video:
     limit = fitting.limit
     return {
         "nervcast": version("nervcast"),
-        "video": source.name,
+        "video": source.name + reading(args).flags,
         "frames": frames,
         "size": f"{width}x{height}",
         "pixels": f"CRC-32 {zlib.crc32(np.ascontiguousarray(video.frames).data):08x}",

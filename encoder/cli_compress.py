@@ -46,7 +46,7 @@ def _compress(args: argparse.Namespace) -> None:
     how, states = Checkpoint.load(args.checkpoint)
     limit = Limit(seconds=how.seconds / 2 if args.budget is None else args.budget)
     output = args.output or args.checkpoint.with_suffix(".nerv")
-    source = Source(args.source or Path(how.source), size=(how.width, how.height))
+    source = Source(args.source or Path(how.source), size=(how.width, how.height), reading=how.reading)
     frames = read_mask(Path(how.mask), source) if how.mask else source
     preset = find_preset(how.preset)
     plan = make_plan(frames, preset, size=how.size, segment_frames=how.segment_frames, key_interval=how.key_interval)
@@ -59,7 +59,7 @@ def _compress(args: argparse.Namespace) -> None:
             plan=plan,
             size=how.size,
             device=pick_device(args.device),
-            settings=how.settings(f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s"),
+            settings=how.settings(f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s") + source.assumption,
             seed=how.seed,
             states=states,
         )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show
-from encoder.codec.container import VERSION
+from encoder.codec.container import MAGIC, VERSION
+from encoder.media.reading import add_reading, reading, source_file
 
 if TYPE_CHECKING:
     from encoder.evaluate import Evaluation, FrameQuality
@@ -22,21 +23,46 @@ logger = logging.getLogger(__name__)
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    info = commands.add("info", _info, summary="show what a clip holds", example="python -m encoder info bunny.nerv --json")
+    info = commands.add(
+        "info",
+        _info,
+        summary="show what a clip holds, or how a video or a folder of images would be read",
+        example="python -m encoder info bunny.nerv --json",
+    )
+    info.add_argument("clip", type=Path, help="a .nerv file, a video or a folder of images")
     evaluate = commands.add(
         "evaluate",
         _evaluate,
         summary="measure a clip against its source: quality of every decoded frame, size of the file",
         example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
     )
+    evaluate.add_argument("clip", type=Path, help="a .nerv file")
     for command in (info, evaluate):
-        command.add_argument("clip", type=Path, help="a .nerv file")
         command.add_argument("--json", action="store_true", help="print one JSON object")
+        add_reading(command)
     evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
     evaluate.add_argument("--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit")
 
 
 def _info(args: argparse.Namespace) -> None:
+    if _is_clip(args.clip):
+        _show_clip(args)
+        return
+    from encoder.media.source import Source
+
+    with source_file(args.clip) as path:
+        show(Source(path, keep_size=True, reading=reading(args)).facts(), as_json=args.json)
+
+
+def _is_clip(path: Path) -> bool:
+    """Tell whether something is a clip, or shall be one by its name."""
+    if path.suffix.lower() == ".nerv" or not path.is_file():
+        return path.suffix.lower() == ".nerv"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _show_clip(args: argparse.Namespace) -> None:
     clip = Clip.read(args.clip, strict=False)
     header = clip.header
     size = args.clip.stat().st_size
@@ -67,8 +93,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from encoder.media.source import Source
 
     header = Clip.read(args.clip).header
-    source = Source(args.source, size=(header.width, header.height))
-    show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
+    with source_file(args.source) as path:
+        source = Source(path, size=(header.width, header.height), reading=reading(args))
+        show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
 
 
 def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:

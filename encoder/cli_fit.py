@@ -11,6 +11,7 @@ from encoder.cli_common import SAMPLE, add_coding, add_device, add_fit, check_se
 from encoder.cli_evaluate import report
 from encoder.codec.console import Commands, progress, writable
 from encoder.codec.errors import SettingsError
+from encoder.media.reading import STANDARD_INPUT, add_reading, reading, source_file
 
 if TYPE_CHECKING:
     from encoder.checkpoint import Checkpoint
@@ -39,15 +40,21 @@ def add(commands: Commands) -> None:
         summary="fit a network to a video and write it as a clip",
         example="python -m encoder fit encoder/data/bunny_720p.mp4 -o bunny.nerv --resize 320x180 --budget 120",
     )
-    fit.add_argument("video", nargs="?", type=Path, help="video file or folder of images (default: the bundled sample)")
+    fit.add_argument(
+        "video",
+        nargs="?",
+        type=Path,
+        help="video file, folder of images, pipe, or - for standard input, like Y4M of ffmpeg (default: the bundled sample)",
+    )
     fit.add_argument("-o", "--output", type=Path, metavar="CLIP", help="file to write (default: the video's name, .nerv)")
     fit.add_argument("--preset", default="fast", metavar="NAME", help="network and recipe, see `models` (default: fast)")
     fit.add_argument("--size", choices=("XS", "S", "M", "L"), default="S", help="size of the network (default: S)")
     fit.add_argument(
         "--resize",
         metavar="WxH",
-        help="frame size, or 'source' for the video's own (default: the video's shape with at most 320x180 pixels)",
+        help="frame size, or 'source' for the video's own (default: the shape it is shown in, with at most 320x180 pixels)",
     )
+    add_reading(fit)
     add_fit(fit, budget=f"{BUDGET_SECONDS:g} for as many frames as a segment may have")
     add_device(fit)
     fit.add_argument(
@@ -90,7 +97,6 @@ def _add_size(fit: argparse.ArgumentParser) -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
-    from encoder.fitting import Run, run_job
     from encoder.limit import Limit
     from encoder.media.source import Source
     from encoder.media.video import parse_size
@@ -102,14 +108,28 @@ def _fit(args: argparse.Namespace) -> None:
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)
     limit = None if args.budget is None and args.epochs is None else Limit(seconds=args.budget, epochs=args.epochs)
-    compression, target = _compression(args), _target(args)
-    path = args.video or SAMPLE
-    output = args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
-    writable(output, path, args.mask, args.checkpoint)
+    video = args.video or SAMPLE
+    output = _output(args)
+    writable(output, video, args.mask, args.checkpoint)
     if args.checkpoint:
-        writable(args.checkpoint, path, args.mask)
+        writable(args.checkpoint, video, args.mask)
+    with source_file(video, copy=output.with_name(f".{output.name}.source")) as path:
+        _fit_source(args, Source(path, size=size, keep_size=keep_size, reading=reading(args)), output, limit)
+
+
+def _output(args: argparse.Namespace) -> Path:
+    if args.output is None and args.video == STANDARD_INPUT:
+        raise SettingsError("name the clip that is made of standard input: -o CLIP")
+    return args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
+
+
+def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit: "Limit | None") -> None:
+    from encoder.fitting import Run, run_job
+
+    compression, target = _compression(args), _target(args)
     began = time.perf_counter()
-    source = Source(path, size=size, keep_size=keep_size)
+    for note in source.notes():
+        logger.info("%s", note)
     if target:
         compression = replace(compression, file_bytes=target(source))
     how, crew = _how(args, source), _crew(args)
@@ -145,6 +165,9 @@ def _how(args: argparse.Namespace, source: "Source") -> "Checkpoint":
         key_interval=args.key_interval,
         seed=args.seed,
         seconds=0.0,
+        track=args.track,
+        matrix=args.matrix,
+        background=args.background,
     )
 
 
@@ -182,7 +205,8 @@ def _job(
         device=device,
         seed=args.seed,
         threads=args.threads or _threads(args, len(plan.groups)),
-        settings=how.settings(_limit_text(limit) + _rate_text(args)),
+        settings=how.settings(_limit_text(limit) + _rate_text(args)) + source.assumption,
+        reading=how.reading,
         keep_states=args.checkpoint is not None,
     )
 

@@ -12,6 +12,7 @@ from encoder.compression import Compression
 from encoder.encode import DeviceName, Encoder, pick_device
 from encoder.limit import Limit
 from encoder.mask import read_mask
+from encoder.media.reading import DEFAULT_READING, Reading
 from encoder.media.source import Source
 from encoder.media.video import Frames
 from encoder.plan import Plan
@@ -43,6 +44,8 @@ class Job:
     settings: str
     """What the file says about how it was made."""
     keep_states: bool
+    reading: Reading = DEFAULT_READING
+    """How the source is read."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
     """What an encoder of this job has found of the camera's motion."""
     topology: Topology | None = None
@@ -50,7 +53,7 @@ class Job:
 
     def open(self) -> Frames:
         """Return the video, masked; raises SourceError, SettingsError."""
-        source = Source(self.source, size=(self.width, self.height))
+        source = Source(self.source, size=(self.width, self.height), reading=self.reading)
         return source if self.mask is None else read_mask(self.mask, source)
 
     def encoder(self, *, worker: int = 0) -> Encoder:

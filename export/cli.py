@@ -11,6 +11,7 @@ import onnx
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.console import Commands, newest_clip, progress, replacing, writable
 from encoder.codec.errors import SettingsError
+from encoder.media.reading import add_reading, reading
 from export import cli_measure
 from export.names import DEFAULT_BATCH
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="SOURCE",
             help="8-bit integers for the convolutions that lose less than 0.1 dB together, measured against this video",
         )
+        add_reading(command)
     to_trt.add_argument(
         "--max-batch",
         type=int,
@@ -84,7 +86,7 @@ def _integers(args: argparse.Namespace, clip: Clip, models: SegmentModels) -> Bu
 
     if args.precision == "fp16":
         raise SettingsError("what --int8 leaves is in 32 bits: not with --precision fp16")
-    source = Source(args.int8, size=(clip.header.width, clip.header.height))
+    source = Source(args.int8, size=(clip.header.width, clip.header.height), reading=reading(args))
     check_count(source, clip.header.frames)
 
     def build(index: int) -> onnx.ModelProto:

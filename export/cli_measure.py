@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show_table
 from encoder.codec.errors import EngineError
+from encoder.media.reading import add_reading, reading, source_file
 from export.names import DEFAULT_BATCH, ENGINE_NAMES
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def add(commands: Commands) -> None:
         "--batch", nargs="+", type=int, default=BATCHES, metavar="N", help=f"frames per call (default: {default})"
     )
     verify.add_argument("source", type=Path, nargs="?", help="the video or folder that the clip was fitted to")
+    add_reading(verify)
     verify.add_argument("--tolerance", type=int, metavar="STEPS", help="largest difference allowed (default: 1, in 16 bits 4)")
 
 
@@ -98,14 +100,15 @@ def _verify(args: argparse.Namespace) -> int:
     from export.verify import verify
 
     clip = Clip.read(args.clip)
-    source = None
-    if args.source is not None:
-        from encoder.media.source import Source
-        from encoder.media.video import check_count
-
-        source = Source(args.source, size=(clip.header.width, clip.header.height))
-        check_count(source, clip.header.frames)
     with contextlib.ExitStack() as stack, progress("decoding", total=clip.header.frames) as update:
+        source = None
+        if args.source is not None:
+            from encoder.media.source import Source
+            from encoder.media.video import check_count
+
+            path = stack.enter_context(source_file(args.source))
+            source = Source(path, size=(clip.header.width, clip.header.height), reading=reading(args))
+            check_count(source, clip.header.frames)
         engines: list[tuple[Engine, Engine]] = []
         for name in _names(args.engine):
             rgb = stack.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb"))

@@ -1,43 +1,32 @@
-"""Read video files and folders of images run by run: upright, resized, at a constant rate, as 8-bit RGB."""
+"""Read video files and folders of images run by run: upright, of square pixels, at a constant rate, as 8-bit RGB of BT.709."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import logging
 from fractions import Fraction
-from functools import partial
-from itertools import pairwise
-from math import floor, sqrt
 from pathlib import Path
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from encoder.codec.container import MAX_DENOMINATOR
 from encoder.codec.errors import SourceError
-from encoder.media.truncation import is_truncated
+from encoder.media.colours import BACKGROUNDS, KNOWN, Converter, colours
+from encoder.media.fields import deinterlaced
+from encoder.media.folder import open_folder
+from encoder.media.geometry import default_size, display_size, letterboxed, orientation, same_shape
+from encoder.media.reading import DEFAULT_READING, Reading
+from encoder.media.tracks import Picture, open_track
 from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-DEFAULT_PIXELS = 320 * 180
-"""Frames larger than this are made smaller unless the user names a size: two CPU cores fit them in minutes."""
-SEEK_FRAMES, SEEK_SECONDS = 250, 2
-"""Frames ahead that are not worth a seek, and how much earlier than it should be one goes."""
-IMAGE_RATE = Fraction(25)
-"""Frames per second of a folder of images, which does not say."""
-RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-GAP_TOLERANCE = Fraction(1, 10)
-"""How far from a tick a gap may end, in ticks: containers round times to milliseconds."""
+SEEK_FRAMES = 250
+"""Frames ahead that are not worth a seek."""
+PEAK_LOOKS, PEAK_WIDTH = 12, 480
+"""Pictures of a source of high dynamic range whose brightest light is measured, and how wide."""
+
+logger = logging.getLogger(__name__)
 
 
-def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False) -> Video:
+def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False, reading: Reading = DEFAULT_READING) -> Video:
     """Read all of a video file or of a folder of images, as `Source` has its frames; raises SourceError."""
-    source = Source(path, size=size, keep_size=keep_size)
+    source = Source(path, size=size, keep_size=keep_size, reading=reading)
     check_memory(source.count, source.size)
     return Video(source.read(range(source.count)), source.rate)
 
@@ -46,39 +35,52 @@ class Source:
     """A video file or a folder of images, read run by run, forwards at best.
 
     Frames have the given width and height, or the source's own if `keep_size`, or else at most DEFAULT_PIXELS.
-    Videos of variable frame rate come out at a constant one: a frame for each tick, repeated or left out.
-    Colours are converted as FFmpeg does it (untagged YUV is BT.601), which is how the field extracts its test frames.
+    docs/sources.md says what is read, and how.
     """
 
-    def __init__(self, path: Path, *, size: Size | None = None, keep_size: bool = False) -> None:
-        """Look at the packets' times and at the first frame; raises SourceError."""
+    def __init__(
+        self, path: Path, *, size: Size | None = None, keep_size: bool = False, reading: Reading = DEFAULT_READING
+    ) -> None:
+        """Look at the packets' times and at the first picture; raises SourceError."""
         if not path.exists():
             raise SourceError(f"no such file or folder: {path}")
         self.path = path
         """Of the file or folder."""
-        self._timeline, self._open = _open_folder(path) if path.is_dir() else _open_file(path)
-        self._scaler = VideoReformatter()
+        self._reading = reading
+        self._track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
+        self.timeline = self._track.timeline
+        """When its pictures are shown."""
+        self._converter = Converter(matrix=reading.matrix, background=reading.background)
+        self._changed = False
+        """Whether a picture had another shape than the first, which was told."""
         self._seek(0)
         if self._next is None:
             raise SourceError(f"no frames in {path}")
-        self.size: Size = size or _default_size(_upright_size(self._next[0]), keep_size=keep_size)
+        self._first = self._next
+        self.colours = colours(self._first.frame, reading.matrix)
+        """How its first picture's colours are coded."""
+        self.shown_size = _shown_size(self._first)
+        """Width and height of its pictures, upright and of square pixels."""
+        self.size: Size = size or default_size(self.shown_size, keep_size=keep_size)
         """Width and height of the frames."""
+        if not self.colours.is_sdr:
+            self._converter.peak_light = self._peak_light()
 
     @property
     def rate(self) -> Fraction:
         """Frames per second."""
-        return self._timeline.rate
+        return self.timeline.rate
 
     @property
     def count(self) -> int:
         """Number of frames."""
-        return self._timeline.ticks
+        return self.timeline.count
 
     def thumbnails(self) -> "Source":
         """Return the same frames, made small."""
         scale = min(THUMBNAIL / max(self.size), 1.0)
         width, height = (max(round(side * scale), 2) for side in self.size)
-        return Source(self.path, size=(width, height))
+        return Source(self.path, size=(width, height), reading=self._reading)
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return a run of frames (T, 3, H, W); raises SourceError where the source turns out to be damaged."""
@@ -88,168 +90,124 @@ class Source:
         frames = np.empty((len(run), 3, height, width), np.uint8)
         filled = 0
         while filled < len(run):
-            _convert(self._shown(run.start + filled), self._scaler, frames[filled])
+            frames[filled] = self._convert(self._shown(run.start + filled))
             # A gap shows the picture before it.
             stop = min(self._stays, run.stop) - run.start
             frames[filled + 1 : stop] = frames[filled]
             filled = stop
         return frames
 
+    @property
+    def assumption(self) -> str:
+        """What a clip tells of the source's colours where the source does not."""
+        return f" ({KNOWN[self.colours.matrix]} assumed)" if self.colours.is_assumed else ""
+
+    def facts(self) -> dict[str, object]:
+        """Return what is read, and how, by name."""
+        frame, timeline = self._first.frame, self.timeline
+        return {
+            "reads": self._track.name,
+            "width": self.size[0],
+            "height": self.size[1],
+            "stored": size_text((frame.width, frame.height)),
+            "pixel_aspect": str(self._first.pixel_aspect or 1),
+            "turned": str(orientation(frame)),
+            "frames": timeline.count,
+            "fps": float(timeline.rate),
+            "pictures": len(timeline.ticks),
+            "left_out": timeline.left_out,
+            "repeated": timeline.repeated,
+            "jumps": "; ".join(map(str, timeline.jumps)),
+            "colours": str(self.colours),
+            "transparent": self.colours.transparent,
+        }
+
+    def notes(self) -> list[str]:
+        """Return what was picked, assumed or changed, a line each, for people."""
+        timeline, facts = self.timeline, self.facts()
+        found = [
+            f"{self._track.name}, {timeline.count} frames at {float(timeline.rate):.6g} per second",
+            f"colours: {self.colours}",
+        ]
+        if facts["pixel_aspect"] != "1":
+            found.append(f"pixels are not square: {facts['stored']} is shown as {size_text(self.shown_size)}")
+        if self.colours.transparent:
+            found.append(f"transparent pictures are put upon {self._reading.background} (--background)")
+        if timeline.left_out:
+            found.append(f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: others come at their time")
+        if timeline.repeated:
+            found.append(f"{timeline.repeated} frames repeat the picture before them")
+        return found + [f"times jump {jump}: joined there" for jump in timeline.jumps]
+
+    def _peak_light(self) -> float:
+        """Return the light of the brightest of some pictures, of which the same are looked at whoever reads."""
+        width, height = (max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1) for side in self.shown_size)
+        ticks = sorted({round(place) for place in np.linspace(0, self.count - 1, min(PEAK_LOOKS, self.count))})
+        pictures = (next(self._track.open(tick), None) for tick in ticks)
+        return max(self._converter.light(picture.frame, (width, height)) for picture in (*pictures, self._first) if picture)
+
     def _seek(self, tick: int) -> None:
         """Go on reading somewhere before a tick."""
-        self._pictures = self._open(tick)
-        self._current: VideoFrame | None = None
+        pictures = self._track.open(tick)
+        self._pictures = ((frame, picture) for frame, picture in deinterlaced((each.frame, each) for each in pictures))
+        self._current: Picture | None = None
         self._reached = 0
         """Tick of the current picture."""
         self._next = self._pull(-1)
-        if tick and (self._next is None or self._next[1] > tick):
+        if tick and (self._next is None or self._next.tick > tick):
             self._seek(0)  # a container of which only the start is found
 
-    def _shown(self, tick: int) -> VideoFrame:
+    def _shown(self, tick: int) -> Picture:
         """Return the picture that is shown at a tick, which is not before the one that was asked for last."""
-        while self._next is not None and self._next[1] <= tick:
-            self._current, self._reached = self._next
+        while self._next is not None and self._next.tick <= tick:
+            self._current, self._reached = self._next, self._next.tick
             self._next = self._pull(self._reached)
         if tick >= self._stays:
             raise SourceError(f"damaged video: {self.path} decodes to {self._reached + 1} of {self.count} frames")
         if self._current is None:
             # At the very start, where a decoder waits for a key frame, the first that there is.
             assert self._next is not None  # or there would be no source
-            return self._next[0]
+            return self._next
         return self._current
 
     @property
     def _stays(self) -> int:
         """Tick up to which the current picture is shown."""
         if self._next is not None:
-            return self._next[1]
-        whole = self._reached + 1 >= self._timeline.last_tick
+            return self._next.tick
+        whole = self._reached + 1 >= self.timeline.last_tick
         return self.count if whole else self._reached + 1
 
-    def _pull(self, after: int) -> tuple[VideoFrame, int] | None:
+    def _pull(self, after: int) -> Picture | None:
         """Return the next picture of a tick later than another."""
-        return next((found for found in self._pictures if after < found[1] < self.count), None)
+        for frame, picture in self._pictures:
+            if after < picture.tick < self.count:
+                return picture._replace(frame=frame)
+        return None
+
+    def _convert(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return the pixels (3, H, W) of a picture, upright; one of another shape than the first with bars beside it."""
+        way = orientation(picture.frame)
+        shown = _shown_size(picture)
+        if same_shape(shown, self.shown_size):
+            return way.apply(self._converter.convert(picture.frame, way.size(self.size))).transpose(2, 0, 1)
+        if not self._changed:
+            self._changed = True
+            logger.warning(
+                "pictures of %s change from %s to %s at frame %d: put into the frame with bars",
+                self.path,
+                size_text(self.shown_size),
+                size_text(shown),
+                picture.tick,
+            )
+        # The frame's pixels need not be square, if the user named another shape.
+        scale = self.size[0] / self.shown_size[0], self.size[1] / self.shown_size[1]
+        rows, columns = letterboxed((max(round(shown[0] * scale[0]), 1), max(round(shown[1] * scale[1]), 1)), self.size)
+        frame = np.full((3, self.size[1], self.size[0]), BACKGROUNDS[self._reading.background], np.uint8)
+        inner = way.size((columns.stop - columns.start, rows.stop - rows.start))
+        frame[:, rows, columns] = way.apply(self._converter.convert(picture.frame, inner)).transpose(2, 0, 1)
+        return frame
 
 
-@dataclass(frozen=True)
-class _Timeline:
-    """When the frames of a source are shown."""
-
-    rate: Fraction
-    ticks: int
-    """Frames that come out."""
-    last_tick: int
-    """Tick at which the last picture appears; it may stay for longer than one."""
-    start_seconds: Fraction | None = None
-    """When the first appears; None if the frames carry no times and just follow one another."""
-
-
-Pictures = Iterator[tuple[VideoFrame, int]]
-"""Decoded frames, and the tick at which each is shown."""
-Open = Callable[[int], Pictures]
-"""Starts to decode a source from a frame on that is shown before a tick, if that can be found, or else from the first."""
-
-
-def _open_folder(path: Path) -> tuple[_Timeline, Open]:
-    names = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
-    if not names:
-        raise SourceError(f"no images in folder {path} (known: {' '.join(sorted(IMAGE_SUFFIXES))})")
-    return _Timeline(IMAGE_RATE, len(names), len(names) - 1), partial(_read_images, names)
-
-
-def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """Sort 2.png before 10.png."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def _read_images(names: Sequence[Path], start: int) -> Pictures:
-    first: Size | None = None
-    for index, name in enumerate(names[start:], start):
-        frame, _ = next(_open_file(name)[1](0), (None, 0))
-        if frame is None:
-            raise SourceError(f"cannot read image {name}")
-        first = first or _upright_size(frame)
-        if _upright_size(frame) != first:
-            raise SourceError(f"images differ in size: {name} is {size_text(_upright_size(frame))}, not {size_text(first)}")
-        yield frame, index
-
-
-def _open_file(path: Path) -> tuple[_Timeline, Open]:
-    try:
-        with av.open(path.resolve()) as container:  # a colon in a relative name would be a protocol
-            # FFmpeg takes any text file for the recording of a terminal.
-            if container.format.name == "tty" or not container.streams.video:
-                raise SourceError(f"not a video: {path}")
-            timeline = _measure(container, container.streams.video[0])
-    except FFmpegError as error:
-        raise SourceError(f"cannot read {path} as a video: {error.strerror}") from None
-    if is_truncated(path):
-        raise SourceError(f"truncated video: {path}")
-    return timeline, partial(_decode, path, timeline)
-
-
-def _measure(container: InputContainer, stream: VideoStream) -> _Timeline:
-    """Look at all packets for the times of the frames, without decoding any."""
-    declared = Fraction(stream.guessed_rate or stream.average_rate or IMAGE_RATE)
-    unit = stream.time_base or Fraction(0)
-    # Only the numbers are kept: the packets of a film are gigabytes.
-    packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.size and not p.is_discard]
-    shown = sorted((pts * unit, duration * unit) for pts, duration in packets if pts is not None)
-    if not unit or not packets or len(shown) < len(packets):
-        return _Timeline(declared, len(packets), len(packets) - 1)
-    times = [time for time, _ in shown]
-    rate = _constant_rate(times, declared)
-    last_tick = round((times[-1] - times[0]) * rate)
-    stays = max(round(shown[-1][1] * rate), 1)
-    return _Timeline(rate, last_tick + stays, last_tick, times[0])
-
-
-def _constant_rate(times: Sequence[Fraction], declared: Fraction) -> Fraction:
-    """Return the rate at which most frames follow one another: a whole fraction of the declared one, if that is near."""
-    gaps = sorted(later - earlier for earlier, later in pairwise(times) if later > earlier)
-    if not gaps:
-        return declared
-    gap = gaps[len(gaps) // 2]
-    ticks = max(round(gap * declared), 1)
-    if abs(gap * declared - ticks) <= GAP_TOLERANCE:
-        return declared / ticks
-    return (1 / gap).limit_denominator(MAX_DENOMINATOR)
-
-
-def _decode(path: Path, timeline: _Timeline, start: int) -> Pictures:
-    try:
-        with av.open(path.resolve()) as container:  # a colon in a relative name would be a protocol
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            if start and timeline.start_seconds is not None and stream.time_base:
-                # Earlier than need be: the first frames after a key frame may refer to what is before it.
-                seconds = timeline.start_seconds + start / timeline.rate - SEEK_SECONDS
-                if seconds > timeline.start_seconds:  # others would be refused by some containers
-                    container.seek(floor(seconds / stream.time_base), stream=stream)
-            for index, frame in enumerate(container.decode(stream)):
-                tick = index
-                if timeline.start_seconds is not None and frame.pts is not None and stream.time_base is not None:
-                    tick = round((frame.pts * stream.time_base - timeline.start_seconds) * timeline.rate)
-                yield frame, tick
-    except FFmpegError as error:
-        raise SourceError(f"cannot decode {path}: {error.strerror}") from None
-
-
-def _upright_size(frame: VideoFrame) -> Size:
-    return (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-
-
-def _default_size(size: Size, *, keep_size: bool) -> Size:
-    width, height = size
-    if keep_size or width * height <= DEFAULT_PIXELS:
-        return size
-    scale = sqrt(DEFAULT_PIXELS / (width * height)) / 2
-    return max(2, 2 * round(width * scale)), max(2, 2 * round(height * scale))
-
-
-def _convert(frame: VideoFrame, scaler: VideoReformatter, target: NDArray[np.uint8]) -> None:
-    """Write the upright RGB pixels of a frame into an array (3, H, W), scaled to its size."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = target.shape[:0:-1] if turns % 2 else target.shape[1:]
-    converted = scaler.reformat(frame, width=width, height=height, format="rgb24", interpolation=RESAMPLING)
-    target[:] = np.rot90(converted.to_ndarray(), turns).transpose(2, 0, 1)
+def _shown_size(picture: Picture) -> Size:
+    return display_size((picture.frame.width, picture.frame.height), picture.pixel_aspect, orientation(picture.frame))

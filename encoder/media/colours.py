@@ -1,0 +1,155 @@
+"""What the numbers of a decoded picture mean as colours, and the 8-bit RGB pixels that they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from encoder.codec.errors import SourceError
+from encoder.media import hdr
+from encoder.media.reading import Background, Matrix
+from encoder.media.video import Size
+
+RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+HD_WIDTH, HD_HEIGHT = 1280, 720
+"""Pictures that do not say how their colours are coded are HD from either on."""
+
+MATRICES: Mapping[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
+"""Matrices between RGB and YUV that a user may name, by their codes."""
+RGB, UNSPECIFIED = 0, 2
+KNOWN: Mapping[int, str] = {
+    RGB: "RGB",
+    1: "BT.709",
+    4: "FCC",
+    5: "BT.601",
+    6: "BT.601",
+    7: "SMPTE 240M",
+    9: "BT.2020",
+    10: "BT.2020",
+}
+"""Codes of the matrices that can be read (ITU-T H.273, table 4). That of constant luminance is taken for the usual one."""
+TRANSFERS: Mapping[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.LINEAR: "linear"}
+GAMUTS: Mapping[int, str] = {
+    ColorPrimaries.BT2020: "BT.2020",
+    ColorPrimaries.SMPTE431: "DCI-P3",
+    ColorPrimaries.SMPTE432: "Display P3",
+}
+
+BACKGROUNDS: Mapping[Background, int] = {"black": 0, "white": 255}
+"""What stands behind a picture that is transparent, or smaller than its frame."""
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How the colours of a picture are coded."""
+
+    matrix: int
+    """Code of the matrix between RGB and YUV."""
+    is_assumed: bool
+    """Whether the file does not say so."""
+    transfer: int
+    primaries: int
+    transparent: bool
+    """Whether there is an alpha channel."""
+
+    @property
+    def is_sdr(self) -> bool:
+        """Whether they are SDR of BT.709's primaries, or about."""
+        return hdr.is_sdr(self.transfer, self.primaries)
+
+    def __str__(self) -> str:
+        """Return a line for people."""
+        text = KNOWN.get(self.matrix, f"matrix {self.matrix}") + (
+            " (assumed: the file does not say)" if self.is_assumed else ""
+        )
+        if self.transfer in TRANSFERS or self.primaries in GAMUTS:
+            names = [TRANSFERS.get(self.transfer, "SDR"), GAMUTS.get(self.primaries, "")]
+            text += f", {' '.join(filter(None, names))} mapped to BT.709 SDR (BT.2390)"
+        return text
+
+
+def colours(frame: VideoFrame, matrix: Matrix | None = None) -> Colours:
+    """Return how a frame's colours are coded.
+
+    YUV that does not say is BT.709 for HD pictures and BT.601 for smaller ones, as players assume. A matrix that is named holds
+    whatever a file says. Raises SourceError for a matrix that cannot be read.
+    """
+    code, assumed = int(frame.colorspace), False
+    if frame.format.is_rgb or frame.format.has_palette or _is_grey(frame):
+        code = RGB
+    elif matrix is not None:
+        code = MATRICES[matrix]
+    elif code == UNSPECIFIED:
+        code, assumed = MATRICES["bt709" if frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT else "bt601"], True
+    elif code not in KNOWN:
+        raise SourceError(f"colours of the matrix {code} (ITU-T H.273) cannot be read: name another one with --matrix")
+    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+    return Colours(code, assumed, int(frame.color_trc), int(frame.color_primaries), transparent)
+
+
+def _is_grey(frame: VideoFrame) -> bool:
+    return all(component.is_luma or component.is_alpha for component in frame.format.components)
+
+
+class Converter:
+    """Makes 8-bit RGB pixels of decoded frames."""
+
+    def __init__(self, *, matrix: Matrix | None = None, background: Background = "black") -> None:
+        """Take the matrix of the frames, or else go by what they say, and what stands behind transparent ones."""
+        self._matrix: Matrix | None = matrix
+        self._background = BACKGROUNDS[background]
+        self._scaler, self._opaque = VideoReformatter(), VideoReformatter()
+        self.peak_light = hdr.WHITE
+        """Light of the brightest pixels of the source, in cd/m2, if it is of high dynamic range."""
+
+    def light(self, frame: VideoFrame, size: Size) -> float:
+        """Return the light of a frame's brightest pixels, in cd/m2; that of white for one that is not of high dynamic range."""
+        found = colours(frame, self._matrix)
+        if found.transfer not in hdr.HIGH_RANGE:
+            return hdr.WHITE
+        return hdr.peak(hdr.to_light(self._scaled(frame, found, size, deep=True), found.transfer))
+
+    def convert(self, frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
+        """Return the pixels (H, W, 3) of a progressive frame, scaled to a size, as it is stored; raises SourceError."""
+        found = colours(frame, self._matrix)
+        if found.transparent:
+            frame = self._composed(frame, found)
+            found = colours(frame)
+        if found.is_sdr:
+            return self._scaled(frame, found, size, deep=False)
+        code = self._scaled(frame, found, size, deep=True)
+        return hdr.to_sdr(hdr.to_light(code, found.transfer), found.primaries, self.peak_light)
+
+    def _scaled(self, frame: VideoFrame, found: Colours, size: Size, *, deep: bool) -> NDArray[Any]:
+        """Return RGB codes (H, W, 3) of another size: of 8 bits, or as numbers of 0 to 1."""
+        pixels = _reformat(self._scaler, frame, found, size, "rgb48le" if deep else "rgb24")
+        return pixels.astype(np.float32) / 65535 if deep else pixels
+
+    def _composed(self, frame: VideoFrame, found: Colours) -> VideoFrame:
+        """Return a frame upon the background, at its own size: scaled first, hidden colours would spread."""
+        deep = not found.is_sdr or max(component.bits for component in frame.format.components) > 8  # noqa: PLR2004
+        pixels = _reformat(self._opaque, frame, found, (frame.width, frame.height), "rgba64le" if deep else "rgba")
+        top = 65535 if deep else 255
+        share = pixels[..., 3:].astype(np.float32) / top
+        mixed = pixels[..., :3] * share + self._background / 255 * top * (1 - share)
+        composed = VideoFrame.from_ndarray(np.rint(mixed).astype(pixels.dtype), format="rgb48le" if deep else "rgb24")
+        composed.color_trc, composed.color_primaries = found.transfer, found.primaries
+        return composed
+
+
+def _reformat(scaler: VideoReformatter, frame: VideoFrame, found: Colours, size: Size, pixel_format: str) -> NDArray[Any]:
+    width, height = size
+    matrix = None if found.matrix == RGB else MATRICES["bt2020"] if KNOWN[found.matrix] == "BT.2020" else found.matrix
+    made = scaler.reformat(
+        frame,
+        width=width,
+        height=height,
+        format=pixel_format,
+        src_colorspace=5 if matrix == 6 else matrix,  # noqa: PLR2004 (both are BT.601; FFmpeg's scaler has one code for them)
+        interpolation=RESAMPLING,
+    )
+    return made.to_ndarray()

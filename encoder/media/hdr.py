@@ -1,0 +1,138 @@
+"""High dynamic range and wide gamuts made BT.709 SDR, after ITU-R BT.2390 and BT.2408.
+
+Light is counted in cd/m2 on a display; SDR white is the reference white of BT.2408, 203 cd/m2. So a picture whose brightest
+light is no brighter is the SDR picture that it was made from.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorTrc
+from numpy.typing import NDArray
+
+Light = NDArray[np.floating]
+"""Linear red, green and blue, (H, W, 3), in cd/m2."""
+Code = NDArray[np.floating]
+"""Coded red, green and blue, (H, W, 3), in 0..1."""
+
+WHITE = 203.0
+"""Light of the reference white (BT.2408, table 1)."""
+PQ_PEAK, HLG_PEAK = 10_000.0, 1000.0
+"""Light of the code 1: of PQ, and of HLG on the display that BT.2100 takes as a reference."""
+SDR_GAMMA = 2.4
+"""Of the display that SDR pictures are made for (BT.1886), whatever the camera's curve."""
+PEAK_QUANTILE = 0.9999
+"""Share of the pixels that are no brighter than the peak of a picture: single ones are noise."""
+
+PQ_M1, PQ_M2 = 2610 / 16384, 2523 / 4096 * 128
+PQ_C1, PQ_C2, PQ_C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+"""Constants of PQ (BT.2100, table 4)."""
+HLG_A, HLG_B, HLG_C, HLG_KNEE = 0.17883277, 0.28466892, 0.55991073, 0.5
+"""Constants of HLG (BT.2100, table 5)."""
+HLG_GAMMA = 1.2
+"""System gamma of the reference display."""
+BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
+
+D65 = (0.3127, 0.3290)
+PRIMARIES: Mapping[int, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+    ColorPrimaries.BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), D65),
+    ColorPrimaries.BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65),
+    ColorPrimaries.SMPTE431: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    ColorPrimaries.SMPTE432: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65),
+}
+"""Chromaticities x and y of red, green, blue and white (ITU-T H.273, table 2), of BT.709 and of wider gamuts. Those of BT.601
+differ from BT.709's by so little that players, and this reader, take one for the other."""
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+"""Cone responses to XYZ, by which colours are adapted from one white to another."""
+
+
+def pq_to_light(code: Code) -> Light:
+    """Return the light of PQ codes (BT.2100, table 4: EOTF)."""
+    root = np.power(np.maximum(code, 0), np.float32(1 / PQ_M2))
+    return PQ_PEAK * np.power(np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root), np.float32(1 / PQ_M1))
+
+
+def light_to_pq(light: Light) -> Code:
+    """Return the PQ codes of light."""
+    power = np.power(np.maximum(light, 0) / PQ_PEAK, np.float32(PQ_M1))
+    return np.power((PQ_C1 + PQ_C2 * power) / (1 + PQ_C3 * power), np.float32(PQ_M2))
+
+
+def hlg_to_light(code: Code) -> Light:
+    """Return the light of HLG codes on the reference display (BT.2100, table 5: inverse OETF, then OOTF)."""
+    low, high = np.square(code) / 3, (np.exp((code - HLG_C) / HLG_A) + HLG_B) / 12
+    scene = np.where(code <= HLG_KNEE, low, high)
+    luminance = np.maximum(scene @ BT2020_LUMINANCE, np.float32(1e-9))[..., None]
+    return HLG_PEAK * scene * np.power(luminance, np.float32(HLG_GAMMA - 1))
+
+
+def gamma_to_light(gamma: float) -> Callable[[Code], Light]:
+    """Return what makes light of an SDR display's codes."""
+    return lambda code: WHITE * np.power(np.maximum(code, 0), np.float32(gamma))
+
+
+TO_LIGHT: Mapping[int, Callable[[Code], Light]] = {
+    ColorTrc.SMPTE2084: pq_to_light,
+    ColorTrc.ARIB_STD_B67: hlg_to_light,
+    ColorTrc.LINEAR: gamma_to_light(1.0),
+    ColorTrc.GAMMA22: gamma_to_light(2.2),
+    ColorTrc.GAMMA28: gamma_to_light(2.8),
+}
+"""Transfer characteristics that are not those of SDR video."""
+HIGH_RANGE = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
+"""Those whose light may be brighter than white."""
+
+
+def is_sdr(transfer: int, primaries: int) -> bool:
+    """Tell whether pictures are SDR ones of BT.709's primaries, or about, which need not be mapped."""
+    return transfer not in (*HIGH_RANGE, ColorTrc.LINEAR) and primaries not in PRIMARIES.keys() - {ColorPrimaries.BT709}
+
+
+def to_light(code: Code, transfer: int) -> Light:
+    """Return the light of coded pixels."""
+    return TO_LIGHT.get(transfer, gamma_to_light(SDR_GAMMA))(code)
+
+
+def peak(light: Light) -> float:
+    """Return the light of the brightest component of a picture."""
+    return float(np.quantile(light.max(-1), PEAK_QUANTILE))
+
+
+def to_sdr(light: Light, primaries: int, peak_light: float) -> NDArray[np.uint8]:
+    """Return light as 8-bit SDR pixels with BT.709's primaries, (H, W, 3).
+
+    What is brighter than white is rolled off by the brightest of the three components, which keeps the hue. Colours that BT.709
+    does not have are clipped.
+    """
+    if peak_light > WHITE:
+        brightest = light.max(-1, keepdims=True)
+        light = light * (roll_off(brightest, peak_light) / np.maximum(brightest, np.float32(1e-6)))
+    matrix = (_to_xyz(ColorPrimaries.BT709, inverse=True) @ _to_xyz(primaries)).astype(np.float32)
+    linear = np.clip(light @ matrix.T / WHITE, 0, 1)
+    return np.rint(255 * np.power(linear, np.float32(1 / SDR_GAMMA))).astype(np.uint8)
+
+
+def roll_off(light: Light, peak_light: float) -> Light:
+    """Return light of up to a peak as a display shows it whose white is the brightest.
+
+    The EETF of BT.2390, 5.4.1, without its lift of black.
+    """
+    source = light_to_pq(np.array(peak_light, np.float32))
+    code = np.minimum(light_to_pq(light) / source, 1)
+    brightest = light_to_pq(np.array(WHITE, np.float32)) / source
+    knee = 1.5 * brightest - 0.5
+    t = (code - knee) / (1 - knee)
+    spline = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * brightest
+    return pq_to_light(np.where(code < knee, code, spline) * source)
+
+
+def _to_xyz(primaries: int, *, inverse: bool = False) -> NDArray[np.floating]:
+    """Return the matrix from linear RGB to XYZ adapted to D65 (SMPTE RP 177; Bradford)."""
+    places = PRIMARIES.get(primaries, PRIMARIES[ColorPrimaries.BT709])
+    *corners, white = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in places)
+    columns = np.array(corners).T
+    matrix = columns * np.linalg.solve(columns, white)
+    x, y = D65
+    adapted = (BRADFORD @ [x / y, 1, (1 - x - y) / y]) / (BRADFORD @ white)
+    matrix = np.linalg.inv(BRADFORD) @ np.diag(adapted) @ BRADFORD @ matrix
+    return np.linalg.inv(matrix) if inverse else matrix

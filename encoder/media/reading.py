@@ -1,0 +1,95 @@
+"""How a source is read where it leaves a choice, and the options and paths that say so on the command line."""
+
+import argparse
+import contextlib
+import shutil
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Protocol, get_args
+
+from encoder.codec.errors import SettingsError, SourceError
+
+Matrix = Literal["bt601", "bt709", "bt2020"]
+Background = Literal["black", "white"]
+STANDARD_INPUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read; the defaults are what players do."""
+
+    track: int | None = None
+    """Number of the video track, from 0; the default one, of several the largest, if none is named."""
+    matrix: Matrix | None = None
+    """Matrix between RGB and YUV, whatever the file says."""
+    background: Background = "black"
+    """What stands behind transparent pictures."""
+
+    @property
+    def flags(self) -> str:
+        """What differs from the defaults, as the command line has it."""
+        given = {"track": self.track, "matrix": self.matrix, "background": self.background}
+        return "".join(f" --{name} {value}" for name, value in given.items() if value != getattr(DEFAULT_READING, name))
+
+
+DEFAULT_READING = Reading()
+
+
+class Options(Protocol):
+    """Takes options: a parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **how: Any) -> object:
+        """Add an option."""
+        ...
+
+
+def add_reading(command: Options) -> None:
+    """Add the options that say how a source is read."""
+    command.add_argument(
+        "--track", type=int, metavar="N", help="video track, from 0, as FFmpeg's v:N (default: the default one, or the largest)"
+    )
+    command.add_argument(
+        "--matrix",
+        choices=get_args(Matrix),
+        help="matrix of the source's YUV (default: the file's, or else BT.709 for 720 rows and more, BT.601 for fewer)",
+    )
+    command.add_argument(
+        "--background",
+        choices=get_args(Background),
+        default="black",
+        help="what transparent pictures are put upon (default: black)",
+    )
+
+
+def reading(args: argparse.Namespace) -> Reading:
+    """Return how a source is read by a command's options."""
+    return Reading(args.track, args.matrix, args.background)
+
+
+@contextlib.contextmanager
+def source_file(path: Path, *, copy: Path | None = None) -> Generator[Path]:
+    """Give the path of a source, which may be read several times: a pipe's, or standard input's (`-`), is that of a copy.
+
+    The copy has the name that is given, or one in a folder for temporary files, and is deleted in the end. Raises
+    SettingsError where a terminal is standard input, SourceError for an empty pipe, OSError.
+    """
+    if path != STANDARD_INPUT and not path.is_fifo():
+        yield path
+        return
+    if path == STANDARD_INPUT and sys.stdin.isatty():
+        raise SettingsError("standard input is a terminal: pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -")
+    with contextlib.ExitStack() as stack:
+        if copy is None:
+            copy = Path(stack.enter_context(TemporaryDirectory())) / "source"
+        stack.callback(copy.unlink, missing_ok=True)
+        with (
+            copy.open("wb") as file,
+            contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else path.open("rb") as pipe,
+        ):
+            shutil.copyfileobj(pipe, file, 1 << 20)
+        if not copy.stat().st_size:
+            raise SourceError(f"nothing came through {'standard input' if path == STANDARD_INPUT else path}")
+        yield copy
