@@ -20,11 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     decode = commands.add(
         "decode",
         _decode,
-        summary="decode a clip to a video file or PNG images",
+        summary="decode a clip to a video file, a pipe or PNG images",
         example="python -m player decode bunny.nerv bunny.mp4 --fps 50",
     )
     decode.add_argument("clip", type=Path, help="a .nerv file")
-    decode.add_argument("output", help="OUT.mp4, OUT.y4m or a new FOLDER/ for PNG images")
+    decode.add_argument(
+        "output", help="OUT.mp4, OUT.mkv, OUT.webm or OUT.y4m, a pipe or - for Y4M, or a new FOLDER/ for PNG images"
+    )
+    decode.add_argument("--frames", metavar="A:B", help="part of the clip, from frame A to before frame B (default: all)")
+    decode.add_argument("--resize", metavar="WxH", help="size of the pictures, shown in the clip's shape (default: the clip's)")
     decode.add_argument("--fps", type=_rate, help="frames per second; other than the clip's, times in between are decoded")
     for command in (serve, publish, decode):
         command.add_argument(
@@ -46,19 +50,26 @@ def _rate(text: str) -> Fraction:
 
 
 def _decode(args: argparse.Namespace) -> None:
+    from av.video.reformatter import VideoReformatter
+
+    from encoder.media.video import parse_size
     from export.engines import open_engine
     from player.library import read
-    from player.output import frame_times, pick_writer
+    from player.output import frame_range, frame_times, pick_writer, resized, shape_of
 
     clip = read(args.clip)
-    times = frame_times(clip.header, args.fps)
+    times = frame_times(clip.header, args.fps, frame_range(args.frames, clip.header.frames))
     writer = pick_writer(args.output)
-    engine = open_engine(clip, args.engine, batch=args.batch, pixels=writer.pixels)
+    size = parse_size(args.resize) if args.resize else None
+    shape = shape_of(clip.header, args.fps or clip.header.rate, size, even=writer.pixels == "i420")
+    engine = open_engine(clip, args.engine, batch=args.batch, pixels="rgb" if size else writer.pixels)
+    scaler = VideoReformatter()
     with (
         contextlib.closing(engine),
-        writer.open(Path(args.output), clip.header, args.fps or clip.header.rate) as write,
+        writer.open(Path(args.output), shape) as write,
         progress(f"decoding on {engine.name}", total=len(times)) as update,
     ):
         for start in range(0, len(times), args.batch):
-            write(engine.frames(times[start : start + args.batch]))
+            frames = engine.frames(times[start : start + args.batch])
+            write(resized(frames, size, writer.pixels, scaler) if size else frames)
             update(min(start + args.batch, len(times)))

@@ -3,17 +3,17 @@
 from fractions import Fraction
 
 import av
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 
 from export.engine import Frames
+from player.i420 import i420_frame
 
 MAX_WIDTH = 320
 
 
 def jpeg(picture: Frames) -> bytes:
     """Return an I420 picture (H * 3 / 2, W) as JPEG, at most MAX_WIDTH wide."""
-    frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
-    frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
+    frame = i420_frame(picture)
     width = min(frame.width, MAX_WIDTH)
     height = max(round(frame.height * width / frame.width), 1)
     small = frame.reformat(width, height, "yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG)

@@ -15,6 +15,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
+from player.i420 import i420_frame
+
 Packet: TypeAlias = "av.Packet[av.VideoStream]"
 CodecName = Literal["H264", "VP8"]
 CLOCK_RATE = 90_000
@@ -105,9 +107,10 @@ def _open(way: _Way, width: int, height: int, rate: Fraction, bitrate: int) -> V
 
 
 def _encode(context: VideoCodecContext, picture: NDArray[np.uint8], pts: int, *, keyframe: bool) -> list[Packet]:
-    frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(picture), format="yuv420p")
+    frame = i420_frame(picture)
+    if (frame.width, frame.height) != (context.width, context.height):
+        raise ValueError(f"picture of {frame.width}x{frame.height}, the encoder is for {context.width}x{context.height}")
     frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)
-    frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
     frame.pict_type = PictureType.I if keyframe else PictureType.NONE
     packets = context.encode(frame)
     for packet in packets:

@@ -176,7 +176,7 @@ def test_help_names_the_engines(tmp_path):
         ("export onnx nope.nerv", "cannot read nope.nerv"),
         ("export trt tiny.nerv", "TensorRT lacks its packages"),
         ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
-        ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.y4m or FOLDER/, got out.avi"),
+        ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.mkv, OUT.webm, OUT.y4m, FOLDER/ or -, got out.avi"),
         ("player decode tiny.nerv out.mp4 --fps 0", "fps must be over 0"),
         ("player decode tiny.nerv out.mp4 --fps 1/0", "not a rate like 50 or 30000/1001: '1/0'"),
         ("player decode tiny.nerv out.mp4 --fps 1e99999999", "not a rate like 50 or 30000/1001"),

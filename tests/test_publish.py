@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 
+import numpy as np
 import pytest
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from helpers import fit_clip
 from playing import make_item, player_threads
 from yarl import URL
 
 from encoder.codec.errors import EngineError
+from encoder.media.quality import psnr_db
+from export.engines import open_engine
 from player import publish as publish_module
+from player.i420 import i420_frame
 from player.ice import Ice, offer_addresses
 from player.metrics import Metrics
 from player.publish import PublishError, publish
@@ -107,6 +112,24 @@ async def test_media_server_receives_the_clip_and_is_told_of_the_end(server, beg
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert server.requests == [("POST", "Bearer a secret", "application/sdp"), ("DELETE", "Bearer a secret", "1")]
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_media_server_receives_the_pictures_as_they_are_decoded(server, aiohttp_server, codec):
+    clip = fit_clip("fast", frames=3, height=22, width=36)  # 4 * 5 + 2 rows
+    running = await aiohttp_server(server.app())
+    stream = Stream([make_item(clip, engine="onnxruntime-cpu")], Metrics().of("tiny"))
+    stream.playing = False
+    url = URL(f"http://127.0.0.1:{running.port}/whip/room")
+    task = asyncio.create_task(publish(stream, url, token=None, codec=codec, ice=Ice()))
+    frame = (await server.frames(10))[-1]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.to_thread(stream.close)
+    with contextlib.closing(open_engine(clip, "onnxruntime-cpu", batch=1)) as engine:
+        expected = i420_frame(engine.frames(np.zeros(1))[0])
+    assert (frame.width, frame.height) == (36, 22)
+    assert psnr_db(frame.to_ndarray(format="rgb24"), expected.to_ndarray(format="rgb24")) > 35
 
 
 async def test_redirection_is_followed(server, begin):

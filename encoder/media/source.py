@@ -1,7 +1,9 @@
 """Read video files and folders of images run by run: upright, of square pixels, at a constant rate, as 8-bit RGB of BT.709."""
 
 import logging
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 SEEK_FRAMES = 250
 """Frames ahead that are not worth a seek."""
-PEAK_LOOKS, PEAK_WIDTH = 12, 480
-"""Pictures of a source of high dynamic range whose brightest light is measured, and how wide."""
+PEAK_LOOKS, PEAK_WIDTH = 24, 480
+"""Pictures of a source of high dynamic range whose brightest light is measured, about, and how wide."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,9 +144,17 @@ class Source:
     def _peak_light(self) -> float:
         """Return the light of the brightest of some pictures, of which the same are looked at whoever reads."""
         width, height = (max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1) for side in self.shown_size)
-        ticks = sorted({round(place) for place in np.linspace(0, self.count - 1, min(PEAK_LOOKS, self.count))})
-        pictures = (next(self._track.open(tick), None) for tick in ticks)
-        return max(self._converter.light(picture.frame, (width, height)) for picture in (*pictures, self._first) if picture)
+        looks = [self._first, *self._looks()]
+        return max(self._converter.light(picture.frame, (width, height)) for picture in looks)
+
+    def _looks(self) -> Iterator[Picture]:
+        """Yield pictures from all over the source: every few of a short one, key frames of a long one."""
+        step = max(self.count // PEAK_LOOKS, 1)
+        if self.count <= SEEK_FRAMES:
+            yield from (picture for picture in self._track.open(0) if picture.tick % step == 0)
+            return
+        for tick in range(0, self.count, step):
+            yield from islice(self._track.open(tick), 1)
 
     def _seek(self, tick: int) -> None:
         """Go on reading somewhere before a tick."""

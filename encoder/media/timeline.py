@@ -89,11 +89,11 @@ class Joiner:
             step = 0 if self._first is None else time - self._last
             self._first = time if self._first is None else self._first
             if self._is_jump(step, exact=self._may_jump and packet.dts is not None):
-                self._offset += (self._step or packet.duration or 1) - step
+                self._offset += (packet.duration or self._step or 1) - step
                 at = float((time + self._offset - self._first) * self._unit)
                 self.jumps.append(Jump(self._packets, at, float(step * self._unit)))
             elif step > 0:
-                self._step = step
+                self._step = min(step, self._step or step)
             self._last = time
         self._packets += 1
         return self._offset

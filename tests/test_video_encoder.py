@@ -1,0 +1,110 @@
+"""Pictures on their way into video encoders, and out of decoders, in sizes of every kind."""
+
+import asyncio
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from aiortc import RTCSessionDescription
+from helpers import fit_clip, run
+from playing import SDP, make_item, make_server, offer_for
+
+from encoder.media.quality import psnr_db
+from player.i420 import i420_frame
+from player.keys import CHANNELS
+from player.thumbnail import jpeg
+from player.video_encoder import VideoEncoder
+
+COMMON = [(160, 90), (480, 270), (372, 154), (330, 174), (340, 170), (854, 480), (1280, 720), (1920, 1080)]
+SMALL = [(64, height) for height in range(2, 68, 2)] + [(width, 34) for width in range(2, 68, 2)]
+DECODERS = {"H264": "h264", "VP8": "vp8"}
+
+
+def planes_of(frame):
+    """Return the three planes of a decoded frame."""
+    return [np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+
+
+def split(picture):
+    """Return the three planes of an I420 picture."""
+    height, width = picture.shape[0] * 2 // 3, picture.shape[1]
+    luma, chroma = np.split(picture.reshape(-1), [height * width])
+    return [luma.reshape(height, width), *chroma.reshape(2, height // 2, width // 2)]
+
+
+def gradient(width, height):
+    """Return an I420 picture whose planes are unlike each other and unlike themselves upside down."""
+    rows, columns = np.mgrid[:height, :width]
+    luma = 50 + 90 * columns // width + 60 * rows // height
+    blue, red = 60 + 80 * rows[::2, ::2] // height, 200 - 90 * columns[::2, ::2] // width
+    flat = np.concatenate([plane.reshape(-1) for plane in (luma, blue, red)])
+    return flat.astype(np.uint8).reshape(height * 3 // 2, width)
+
+
+@pytest.mark.parametrize(("width", "height"), SMALL + COMMON)
+def test_encoders_are_given_each_plane_as_it_is(width, height):
+    picture = np.random.default_rng(0).integers(0, 256, (height * 3 // 2, width), np.uint8)
+    frame = i420_frame(picture)
+    assert (frame.width, frame.height, frame.format.name) == (width, height, "yuv420p")
+    for found, expected in zip(planes_of(frame), split(picture), strict=True):
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+@pytest.mark.parametrize(("width", "height"), [*SMALL[:33], (2, 34), (6, 34), *COMMON[:-2]])
+def test_what_is_decoded_is_what_was_encoded(codec, width, height):
+    picture = gradient(width, height)
+    encoder, decoder = VideoEncoder(codec, width, height, Fraction(25)), av.CodecContext.create(DECODERS[codec], "r")
+    frames = []
+    for index in range(3):
+        for packet in encoder.encode(picture, 3600 * index, keyframe=index == 0):
+            frames += decoder.decode(packet)
+    frames += decoder.decode(None)
+    assert (frames[-1].width, frames[-1].height) == (width, height)
+    assert min(map(psnr_db, planes_of(frames[-1]), split(picture))) > 35
+
+
+def test_picture_of_another_size_is_refused():
+    encoder = VideoEncoder("H264", 64, 32, Fraction(25))
+    with pytest.raises(ValueError, match="picture of 64x34, the encoder is for 64x32"):
+        encoder.encode(gradient(64, 34), 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 2), (2, 64), (160, 90), (640, 362)])
+def test_thumbnails_have_the_colours(width, height):
+    with av.open(io.BytesIO(jpeg(gradient(width, height)))) as container:
+        (frame,) = container.decode(video=0)
+    expected = i420_frame(gradient(width, height)).reformat(frame.width, frame.height, "rgb24").to_ndarray()
+    assert psnr_db(frame.to_ndarray(format="rgb24"), expected) > 28
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory):
+    """A clip whose height leaves 2 when divided by 4, and the planes of its first frame as they are decoded to a file."""
+    clip, folder = fit_clip("fast", frames=3, height=90, width=160), tmp_path_factory.mktemp("decoded")
+    (folder / "clip.nerv").write_bytes(bytes(clip))
+    assert run("player decode clip.nerv clip.y4m --frames 0:1", folder).returncode == 0
+    with av.open(folder / "clip.y4m") as container:
+        return clip, planes_of(next(container.decode(video=0)))
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("own_addresses")
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_what_a_viewer_receives_is_what_is_decoded(aiohttp_client, decoded, codec):
+    clip, expected = decoded
+    app = make_server([make_item(clip, engine="onnxruntime-cpu")])
+    next(iter(app[CHANNELS].values())).shared.playing = False
+    client = await aiohttp_client(app)
+    peer, offer = await offer_for(codec)
+    tracks = []
+    peer.on("track", tracks.append)
+    response = await client.post("/whep/tiny", data=offer, headers=SDP)
+    await peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+    for _ in range(10):
+        frame = await asyncio.wait_for(tracks[0].recv(), 20)
+    await peer.close()
+    assert (frame.width, frame.height) == (160, 90)
+    assert min(map(psnr_db, planes_of(frame), expected)) > 35
