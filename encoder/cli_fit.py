@@ -128,8 +128,6 @@ def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit:
 
     compression, target = _compression(args), _target(args)
     began = time.perf_counter()
-    for note in source.notes():
-        logger.info("%s", note)
     if target:
         compression = replace(compression, file_bytes=target(source))
     how, crew = _how(args, source), _crew(args)
@@ -142,7 +140,10 @@ def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit:
             save_seconds=args.save_every,
             checkpoint=args.checkpoint,
         )
-        run_job(_job(args, how, source, compression, limit, device=_device(args, crew)), how, run)
+        job = _job(args, how, source, compression, limit, device=_device(args, crew))
+        for note in source.notes():
+            logger.info("%s", note)
+        run_job(job, how, run)
     finally:
         if crew is not None:
             crew.close()

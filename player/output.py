@@ -94,6 +94,8 @@ def pick_writer(output: str) -> Writer:
     path = Path(output).resolve()
     kind = path.suffix.lower()
     if output == STANDARD_OUTPUT or is_pipe(path):
+        if output == STANDARD_OUTPUT and sys.stdout is None:
+            raise SettingsError("standard output is closed")
         if output == STANDARD_OUTPUT and sys.stdout.isatty():
             raise SettingsError("standard output is a terminal: pipe it, like | ffmpeg -i -")
         if kind not in ("", ".y4m") and output != STANDARD_OUTPUT:

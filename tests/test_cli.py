@@ -169,7 +169,8 @@ def test_help_names_the_engines(tmp_path):
         ("encoder compress text.mp4", "the following arguments are required: --bits-per-pixel"),
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
         ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
-        ("encoder info text.mp4", "not a nervcast clip: starts with b'not '"),
+        ("encoder info text.mp4", "cannot read text.mp4 as a video"),
+        ("encoder info images", "no images in folder images"),
         ("encoder info damaged.nerv", "clip ends before its first segment"),
         ("encoder evaluate tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
         ("encoder", "the following arguments are required: COMMAND"),
@@ -265,7 +266,8 @@ def test_from_video_to_files(tmp_path, write_video):
 
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert (info["frames"], info["segments"], info["width"]) == (10, 2, 64)
-    assert info["settings"] == "--preset fast --size S --resize 64x36 --epochs 30 --segment-frames 5 --key-interval 8 --seed 3"
+    settings = "--preset fast --size S --resize 64x36 --epochs 30 --segment-frames 5 --key-interval 8 --seed 3"
+    assert info["settings"] == f"{settings} (BT.601 assumed)"
 
     result = json.loads(run("encoder evaluate video.nerv video.mp4 --json", tmp_path).stdout)
     qualities = ["psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"]
@@ -550,7 +552,7 @@ def test_interrupted_fit_leaves_nothing(tmp_path, number):
     fit = subprocess.Popen(
         [sys.executable, "-m", "encoder", "fit", "--budget", "100"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    assert "fitting 132 frames of 320x180" in fit.stderr.readline()
+    assert any("fitting 132 frames of 320x180" in fit.stderr.readline() for _ in range(3))  # what is read is told before
     time.sleep(1)
     fit.send_signal(number)
     assert fit.wait(30) == 130

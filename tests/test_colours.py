@@ -1,5 +1,7 @@
 """Colours, from what a file says of them to pixels."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -150,6 +152,47 @@ def test_primaries_map_white_to_white():
         assert white.tolist() == [[[255, 255, 255]]]
 
 
+@pytest.mark.parametrize(("curve", "transfer"), [(pq, 16), (hlg, 18)])
+def test_what_is_hdr_and_says_no_more_is_bt2020(tmp_path, curve, transfer):
+    frame = yuv(255 * curve(display_light(patches())), matrix=9, bits=10)
+    path = write(tmp_path / "video.mkv", [frame] * 3, "libx265", color_range=1, color_trc=transfer)
+    assert error(path) <= 4
+    assert Source(path).assumption == " (BT.2020 assumed)"
+
+
+@pytest.mark.parametrize("name", ["raw.hevc", "joined.ts", "sdr_first.ts"])
+def test_the_brightest_picture_counts_where_there_is_no_seeking(tmp_path, name):
+    def grey(light):
+        return yuv(255 * pq(np.full((64, 96, 3), light)), matrix=9, bits=10)
+
+    told = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 16}
+    params = {"x265-params": "lossless=1:log-level=none:repeat-headers=1:bframes=0"}
+
+    def part(frames, **said):
+        how = {} if name == "raw.hevc" else {"unit": Fraction(1, 90000), "times": [3600 * index for index in range(10)]}
+        return write(tmp_path / f"part{name[-5:]}", frames, "libx265", options=params, **how, **said).read_bytes()
+
+    first = {**told, "color_trc": 1, "color_primaries": 1, "colorspace": 1} if name == "sdr_first.ts" else told
+    (tmp_path / name).write_bytes(part([grey(100.0)] * 10, **first) + part([*[grey(800.0)] * 9, grey(300.0)], **told))
+    frames = read_video(tmp_path / name).frames
+    assert len(frames) == 20
+    assert frames[18].min() >= 250
+    assert 235 < frames[19].max() < 250  # a lower peak would clip it
+
+
+def test_yuv_that_is_told_to_be_rgb_counts_as_untagged(tmp_path):
+    path = write(tmp_path / "video.mkv", [yuv(patches(), matrix=5)] * 2, "ffv1", colorspace=0)
+    assert error(path) <= 3
+
+
+def test_transparent_avif_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    alpha = np.full((64, 96), 128, np.uint8)
+    Image.fromarray(np.dstack([patches(), alpha])).save(tmp_path / "images" / "1.avif")
+    with pytest.raises(SourceError, match="transparent AVIF cannot be read"):
+        Source(tmp_path / "images")
+
+
 def test_roll_off_has_the_values_of_the_standard():
     """BT.2390's curve for 1000 cd/m2 on 203: below the knee nothing changes, the peak becomes white."""
     found = hdr.roll_off(np.array([10, 90, 1000], np.float32), 1000.0)
@@ -197,7 +240,11 @@ def test_hidden_colours_do_not_spread(tmp_path):
 def test_transparent_webm(tmp_path, codec):
     rgba = np.dstack([patches(), np.full((64, 96), 128, np.uint8)])
     frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format="yuva420p")
-    path = write(tmp_path / "video.webm", [frame] * 3, codec, options={"crf": "4", "b": "2M", "auto-alt-ref": "0"})
+    options = {"crf": "4", "b": "2M", "auto-alt-ref": "0"}
+    path = write(tmp_path / "video.webm", [frame] * 3, codec, options=options)
+    assert np.abs(flat(read_video(path).frames[0]) - EXPECTED / 2).max() < 6
+    # As other programs spell it.
+    path.write_bytes(path.read_bytes().replace(b"alpha_mode", b"ALPHA_MODE"))
     assert np.abs(flat(read_video(path).frames[0]) - EXPECTED / 2).max() < 6
 
 

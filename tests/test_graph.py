@@ -9,7 +9,7 @@ from helpers import fit_clip
 from encoder.codec.clip import SegmentModels
 from encoder.codec.decoder import ReferenceDecoder
 from encoder.codec.runtime import Session
-from encoder.media.source import RESAMPLING
+from encoder.media.colours import RESAMPLING
 from encoder.presets import PRESETS
 from export.graph import build_graph
 

@@ -150,6 +150,12 @@ def test_full_output_is_one_line(tiny_file, output):
     assert (done.returncode, lines) == (2, [f"error: No space left on device: {output}"])
 
 
+def test_closed_output_is_one_line(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SettingsError, match="standard output is closed"):
+        pick_writer("-")
+
+
 def test_y4m_in_high_definition_says_what_it_cannot_tell(tmp_path, caplog, tiny_clip):
     caplog.set_level("INFO")
     shape = shape_of(tiny_clip.header, Fraction(25), (1280, 720), even=True)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from helpers import moving_square, run, write_images
 from media import corners, numbered, patches, recording, write, write_jpegs, yuv
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from encoder.codec.clip import Clip
 from encoder.codec.errors import SourceError
-from encoder.media.fields import deinterlaced
+from encoder.media.fields import deinterlaced, field_order
 from encoder.media.quality import psnr_db
 from encoder.media.reading import Reading
 from encoder.media.source import Source, read_video
@@ -176,7 +176,8 @@ def test_the_order_of_fields_is_seen(fields):
         picture = (first if fields == "tff" else second).copy()
         picture[1::2] = (second if fields == "tff" else first)[1::2]
         frames.append(yuv(picture))
-    out = [frame for frame, _ in deinterlaced((frame, None) for frame in frames)]
+    assert field_order(frames) == fields
+    out = out_of(frames)
     kept = slice(0, None, 2) if fields == "tff" else slice(1, None, 2)
     for frame, found in zip(frames[1:-1], out[1:-1], strict=True):
         before, after = (np.frombuffer(each.planes[0], np.uint8).reshape(288, -1) for each in (frame, found))
@@ -187,7 +188,76 @@ def test_the_order_of_fields_is_seen(fields):
 def test_noise_and_cuts_are_no_fields():
     random = np.random.default_rng(0)
     frames = [yuv(random.integers(0, 256, (64, 96, 3), np.uint8)) for _ in range(5)]
-    assert [frame for frame, _ in deinterlaced((frame, None) for frame in frames)] == frames
+    assert out_of(frames) == frames
+
+
+def out_of(frames):
+    return [frame for frame, _ in deinterlaced(((frame, None) for frame in frames), lambda: field_order(frames))]
+
+
+def grey(picture):
+    return yuv(np.dstack([picture] * 3))
+
+
+def texture(height, width):
+    random = np.random.default_rng(0)
+    return np.kron(random.integers(16, 235, (height // 12 + 1, width // 12 + 1)), np.ones((12, 12)))[:height, :width]
+
+
+def writing(offset, size):
+    """Return lines of text that scroll."""
+    image = Image.new("L", (384, 288), 20)
+    for line in range(24):
+        font = ImageFont.load_default(size)
+        ImageDraw.Draw(image).text((10, 2 * line * size - offset), f"{line} the quick brown fox", fill=230, font=font)
+    return np.array(image)
+
+
+@pytest.mark.parametrize("speed", [2, 6, 20, 40])
+def test_pans_are_deinterlaced(speed):
+    wide = texture(288, 900)
+
+    def at(time):
+        left = int(20 + speed * time)
+        return wide[:, left : left + 384]
+
+    frames = []
+    for time in range(6):
+        picture = at(time).copy()
+        picture[1::2] = at(time + 0.5)[1::2]
+        frames.append(grey(picture))
+    assert not set(map(id, out_of(frames))) & set(map(id, frames))
+    whole = [grey(at(time)) for time in range(6)]
+    assert out_of(whole) == whole
+
+
+@pytest.mark.parametrize("size", [12, 22])
+@pytest.mark.parametrize("speed", [1, 2, 3])
+def test_rolling_titles_are_no_fields(speed, size):
+    frames = [grey(writing(speed * time, size)) for time in range(6)]
+    assert out_of(frames) == frames
+
+
+def test_a_ticker_is_enough():
+    image = Image.new("L", (2000, 30), 10)
+    ImageDraw.Draw(image).text((5, 2), "moving along the bottom of the picture " * 5, fill=240, font=ImageFont.load_default(20))
+    strip, frames = np.array(image), []
+    for time in range(6):
+        picture = texture(288, 384)
+        for field in (0, 1):
+            left = int(20 + 6 * (time + field / 2))
+            picture[250 + field : 280 : 2] = strip[field::2, left : left + 384]
+        frames.append(grey(picture))
+    assert not set(map(id, out_of(frames))) & set(map(id, frames))
+
+
+def test_images_have_no_fields(tmp_path):
+    stills = [Image.fromarray(picture.transpose(1, 2, 0)).convert("1") for picture in moving_square(4, 48, 64)]
+    (tmp_path / "images").mkdir()
+    for index, still in enumerate(stills):
+        still.save(tmp_path / "images" / f"{index}.png")
+    expected = np.stack([np.array(still.convert("L")) for still in stills])
+    assert np.array_equal(read_video(tmp_path / "images").frames[:, 0], expected)
 
 
 def test_runs_of_woven_pictures_are_those_of_the_whole(tmp_path):
@@ -267,6 +337,30 @@ def test_hidden_frames_of_vp8_are_none(tmp_path):
         assert (source.rate, source.count, len(source.read(range(60)))) == (25, 60, 60)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("video.ts", "libx264"), ("video.mpg", "mpeg2video"), ("video.vob", "mpeg2video")])
+@pytest.mark.parametrize("reordered", [2, 0])
+def test_broadcasts_keep_every_picture(tmp_path, name, codec, reordered):
+    pictures = [yuv(picture.transpose(1, 2, 0)) for picture in moving_square(100, 64, 96)]
+    source = Source(write(tmp_path / name, pictures, codec, options={"g": "15", "bf": str(reordered)}))
+    assert (source.rate, source.count, source.timeline.jumps) == (25, 100, ())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx"), (".flv", "libx264"), (".ivf", "libvpx")]
+)
+def test_joined_files_are_read_or_told(tmp_path, suffix, codec):
+    options = {"bf": "0"} if codec == "libx264" else {"b": "300k", "lag-in-frames": "0"}
+    part = write(tmp_path / f"part{suffix}", [yuv(picture) for picture in numbered(10)], codec, options=options).read_bytes()
+    (tmp_path / f"both{suffix}").write_bytes(part + part)
+    source = Source(tmp_path / f"both{suffix}")
+    levels = [round(level / 5) for level in source.read(range(source.count)).mean((1, 2, 3))]
+    if source.count == 20:
+        assert levels == [*range(10), *range(10)]
+    else:
+        assert levels == list(range(10))
+        assert any(f"of {2 * len(part)} bytes are read: behind them another file begins" in note for note in source.notes())
+
+
 # ------------------------------------------------------------------ tracks
 
 
@@ -306,6 +400,13 @@ def test_a_track_is_named_to_every_command(two_tracks, tmp_path):
     wrong = run(f"encoder evaluate out.nerv {path.name} --json", tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "error: the clip has 12 frames, the source 3\n")
     assert run(f"export verify out.nerv {path.name} --track 1 --engine onnxruntime-cpu", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["video.mkv", "video.mov", "video.nut"])
+def test_a_single_picture_is_not_the_film(tmp_path, name):
+    still, film = [yuv(patches(256, 256))], [yuv(picture) for picture in numbered(10)]
+    path = media.write_tracks(tmp_path / name, [(still, True), (film, False)])
+    assert (Source(path).size, Source(path).count) == ((32, 32), 10)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +506,27 @@ def test_standard_input_is_fitted(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.stdin", file)
         assert run("encoder fit - -o out.nerv --epochs 1", tmp_path).returncode == 0
     assert Clip.read(tmp_path / "out.nerv").header.frames == 4
+
+
+@pytest.mark.parametrize("command", ["encoder fit - -o out.nerv --epochs 1", "encoder info -", "encoder evaluate tiny.nerv -"])
+def test_closed_standard_input(tiny_file, monkeypatch, command):
+    monkeypatch.setattr("sys.stdin", None)
+    done = run(command, tiny_file.parent)
+    assert (done.returncode, done.stderr) == (2, "error: standard input is closed\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["encoder evaluate tiny.nerv {} --json", "export verify tiny.nerv {} --engine onnxruntime-cpu --json"]
+)
+def test_other_commands_read_pipes(tiny_file, command):
+    folder = tiny_file.parent
+    (folder / "file.y4m").write_bytes(y4m(numbered(6)))
+    os.mkfifo(folder / "pipe.y4m")
+    writer = threading.Thread(target=lambda: (folder / "pipe.y4m").write_bytes((folder / "file.y4m").read_bytes()))
+    writer.start()
+    found = run(command.format("pipe.y4m"), folder)
+    writer.join()
+    assert (found.returncode, found.stdout) == (0, run(command.format("file.y4m"), folder).stdout)
 
 
 @pytest.mark.parametrize(

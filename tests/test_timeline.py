@@ -1,11 +1,10 @@
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from encoder.codec.errors import SourceError
-from encoder.media.timeline import Joiner, make_timeline
+from encoder.media.timeline import PacketTimes, join, make_timeline
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -93,27 +92,84 @@ def test_what_is_left_out_is_counted():
     assert 200 < found.left_out < 230
 
 
-def joined(times, *, may_jump):
-    joiner = Joiner(MILLISECOND, may_jump=may_jump)
-    packets = [SimpleNamespace(pts=time, dts=time, duration=0) for time in times]
-    return [packet.pts + joiner.offset(packet) for packet in packets], joiner.jumps
+@pytest.mark.parametrize("count", [10, 300])
+@pytest.mark.parametrize("rate", ["25/2", "15000/1001", "120000/1001", "144", "240", "29", "31", "47/2", "125/2"])
+def test_a_rate_that_is_told_holds(rate, count):
+    rate = Fraction(rate)
+    found = timeline([round(1000 * index / rate) for index in range(count)], declared=(rate,), last=round(1000 / rate))
+    assert (found.rate, found.count) == (rate, count)
 
 
-@pytest.mark.parametrize("second", [0, 40, 3_600_000, -3_600_000])
-def test_recordings_behind_each_other_are_joined(second):
+@pytest.mark.parametrize(("rate", "share"), [("25", 0.05), ("24000/1001", 0.02), ("25", 0.2)])
+def test_missing_pictures_leave_the_rate(rate, share):
+    rate, random = Fraction(rate), np.random.default_rng(1)
+    kept = [index for index in range(300) if index in (0, 299) or random.random() > share]
+    found = timeline([round(1000 * index / rate) for index in kept], declared=(), last=round(1000 / rate))
+    assert (found.rate, found.count, found.left_out) == (rate, 300, 0)
+
+
+def test_slow_pictures_keep_their_times():
+    found = timeline([0, 30, 50, 80, 100], declared=(100, 4), unit=Fraction(1, 100), last=30)
+    assert (found.rate, found.ticks.tolist(), found.count) == (10, [0, 3, 5, 8, 10], 13)
+
+
+def joined(times, *, may_jump, pts=None):
+    packets = [PacketTimes(shown, time, 0) for shown, time in zip(pts or times, times, strict=True)]
+    return join(packets, MILLISECOND, may_jump=may_jump)
+
+
+@pytest.mark.parametrize("may_jump", [False, True])
+@pytest.mark.parametrize("second", [0, 40, -3_600_000])
+def test_recordings_behind_each_other_are_joined(second, may_jump):
     first = list(range(0, 400, 40))
-    times, jumps = joined([*first, *(second + time for time in first)], may_jump=True)
+    times, jumps = joined([*first, *(second + time for time in first)], may_jump=may_jump)
     assert times == list(range(0, 800, 40))
-    assert [(jump.packet, jump.at_seconds, jump.seconds) for jump in jumps] == [(10, 0.4, (second - 360) / 1000)]
+    assert [(jump.at_seconds, jump.seconds) for jump in jumps] == [(0.4, (second - 360) / 1000)]
+
+
+def test_broadcasts_jump_ahead():
+    first = list(range(0, 400, 40))
+    later = [3_600_000 + time for time in first]
+    assert joined([*first, *later], may_jump=True)[0] == list(range(0, 800, 40))
+    assert joined([*first, *later], may_jump=False) == ([*first, *later], [])
 
 
 def test_one_wrong_time_is_two_jumps():
-    times, jumps = joined([0, 40, 3_600_000, 120, 160], may_jump=True)
-    assert times == [0, 40, 80, 120, 160]
+    times, jumps = joined([0, 40, 3_600_000, 120, 160, 200, 240], may_jump=True)
+    assert times == [0, 40, 80, 120, 160, 200, 240]
     assert len(jumps) == 2
+
+
+def test_a_single_step_back_is_no_jump():
+    """As FFmpeg makes of program streams now and then."""
+    times = [0, 40, 80, 120, 80, 160, 200, 240, 280]
+    assert joined(times, may_jump=True) == (times, [])
+
+
+def test_pictures_that_are_reordered_are_no_jump():
+    pts = [0, 120, 40, 80, 240, 160, 200]
+    packets = [PacketTimes(time, None, 40) for time in pts]
+    assert join(packets, MILLISECOND, may_jump=False) == (pts, [])
+    some = [PacketTimes(0, None, 40), PacketTimes(200, None, 40), *(PacketTimes(40 * n, 40 * n - 40, 40) for n in range(1, 4))]
+    assert join(some, MILLISECOND, may_jump=False)[1] == []
+
+
+def test_a_packet_at_a_joint_may_have_times_of_both_recordings():
+    dts = [*range(0, 400, 40), *range(1_000_000, 1_000_400, 40)]
+    pts = [*range(0, 360, 40), 999_960, *range(1_000_000, 1_000_400, 40)]
+    times, jumps = joined(dts, may_jump=True, pts=pts)
+    assert times == list(range(0, 800, 40))
+    assert len(jumps) == 1
+
+
+def test_a_wrap_around_is_not_told_as_a_jump():
+    hour = 3600 * 90_000
+    dts = [*(hour + 3600 * index for index in range(5)), *((1 << 33) + 3600 * index for index in range(5))]
+    _, (jump,) = join([PacketTimes(time, time, 0) for time in dts], Fraction(1, 90_000), may_jump=True)
+    assert jump.seconds == pytest.approx(-3600.16)
 
 
 def test_pauses_of_other_files_stay():
     times = [0, 40, 80, 60_000, 60_040]
     assert joined(times, may_jump=False) == (times, [])
-    assert joined([0, 40, 80, 60_000, 40, 80], may_jump=False)[0] == [0, 40, 80, 60_000, 60_040, 60_080]
+    assert joined([0, 40, 80, 60_000, 40, 80, 120, 160], may_jump=False)[0][4:] == [60_040, 60_080, 60_120, 60_160]

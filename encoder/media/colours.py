@@ -1,7 +1,8 @@
 """What the numbers of a decoded picture mean as colours, and the 8-bit RGB pixels that they are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,23 +73,28 @@ class Colours:
         return text
 
 
-def colours(frame: VideoFrame, matrix: Matrix | None = None) -> Colours:
+def colours(frame: VideoFrame, matrix: Matrix | None = None, *, is_still: bool = False) -> Colours:
     """Return how a frame's colours are coded.
 
-    YUV that does not say is BT.709 for HD pictures and BT.601 for smaller ones, as players assume. A matrix that is named holds
-    whatever a file says. Raises SourceError for a matrix that cannot be read.
+    YUV that does not say is BT.2020 if it is PQ or HLG, else BT.709 for HD pictures and BT.601 for smaller ones, as players
+    assume, and BT.601 for images, as JPEG has it. A matrix that is named holds whatever a file says. Raises SourceError for a
+    matrix that cannot be read.
     """
-    code, assumed = int(frame.colorspace), False
+    code, primaries, assumed = int(frame.colorspace), int(frame.color_primaries), False
+    is_high = frame.color_trc in hdr.HIGH_RANGE
+    if is_high and primaries == ColorPrimaries.UNSPECIFIED:
+        primaries, assumed = int(ColorPrimaries.BT2020), True
     if frame.format.is_rgb or frame.format.has_palette or _is_grey(frame):
         code = RGB
     elif matrix is not None:
         code = MATRICES[matrix]
-    elif code == UNSPECIFIED:
-        code, assumed = MATRICES["bt709" if frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT else "bt601"], True
+    elif code in (RGB, UNSPECIFIED):
+        is_hd = not is_still and (frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT)
+        code, assumed = MATRICES["bt2020" if is_high else "bt709" if is_hd else "bt601"], True
     elif code not in KNOWN:
         raise SourceError(f"colours of the matrix {code} (ITU-T H.273) cannot be read: name another one with --matrix")
     transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    return Colours(code, assumed, int(frame.color_trc), int(frame.color_primaries), transparent)
+    return Colours(code, assumed, int(frame.color_trc), primaries, transparent)
 
 
 def _is_grey(frame: VideoFrame) -> bool:
@@ -98,36 +104,50 @@ def _is_grey(frame: VideoFrame) -> bool:
 class Converter:
     """Makes 8-bit RGB pixels of decoded frames."""
 
-    def __init__(self, *, matrix: Matrix | None = None, background: Background = "black") -> None:
-        """Take the matrix of the frames, or else go by what they say, and what stands behind transparent ones."""
+    def __init__(
+        self,
+        peak_light: Callable[[], float],
+        *,
+        matrix: Matrix | None = None,
+        background: Background = "black",
+        are_stills: bool = False,
+    ) -> None:
+        """Take what measures the brightest light of the source, in cd/m2, once a frame is of high dynamic range.
+
+        Take besides the matrix of the frames, or else go by what they say, and what stands behind transparent ones.
+        """
+        self._peak_light = cache(peak_light)
         self._matrix: Matrix | None = matrix
+        self._are_stills = are_stills
         self._background = BACKGROUNDS[background]
         self._scaler, self._opaque = VideoReformatter(), VideoReformatter()
-        self.peak_light = hdr.WHITE
-        """Light of the brightest pixels of the source, in cd/m2, if it is of high dynamic range."""
+
+    def colours(self, frame: VideoFrame) -> Colours:
+        """Return how a frame's colours are coded; raises SourceError."""
+        return colours(frame, self._matrix, is_still=self._are_stills)
 
     def light(self, frame: VideoFrame, size: Size) -> float:
         """Return the light of a frame's brightest pixels, in cd/m2; that of white for one that is not of high dynamic range."""
-        found = colours(frame, self._matrix)
+        found = self.colours(frame)
         if found.transfer not in hdr.HIGH_RANGE:
             return hdr.WHITE
         return hdr.peak(hdr.to_light(self._scaled(frame, found, size, deep=True), found.transfer))
 
     def convert(self, frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
         """Return the pixels (H, W, 3) of a progressive frame, scaled to a size, as it is stored; raises SourceError."""
-        found = colours(frame, self._matrix)
+        found = self.colours(frame)
         if found.transparent:
             frame = self._composed(frame, found)
             found = colours(frame)
         if found.is_sdr:
             return self._scaled(frame, found, size, deep=False)
         code = self._scaled(frame, found, size, deep=True)
-        return hdr.to_sdr(hdr.to_light(code, found.transfer), found.primaries, self.peak_light)
+        peak = self._peak_light() if found.transfer in hdr.HIGH_RANGE else hdr.WHITE
+        return hdr.to_sdr(hdr.to_light(code, found.transfer), found.primaries, peak)
 
     def _scaled(self, frame: VideoFrame, found: Colours, size: Size, *, deep: bool) -> NDArray[Any]:
-        """Return RGB codes (H, W, 3) of another size: of 8 bits, or as numbers of 0 to 1."""
-        pixels = _reformat(self._scaler, frame, found, size, "rgb48le" if deep else "rgb24")
-        return pixels.astype(np.float32) / 65535 if deep else pixels
+        """Return RGB codes (H, W, 3) of another size, of 8 or 16 bits."""
+        return _reformat(self._scaler, frame, found, size, "rgb48le" if deep else "rgb24")
 
     def _composed(self, frame: VideoFrame, found: Colours) -> VideoFrame:
         """Return a frame upon the background, at its own size: scaled first, hidden colours would spread."""

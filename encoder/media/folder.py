@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def open_folder(path: Path) -> Track:
     """Look at the names in a folder; raises SourceError where none is an image's."""
     names = image_names(path)
-    return Track(even_timeline(len(names), IMAGE_RATE), lambda tick: _read(names, tick), f"{len(names)} images")
+    return Track(even_timeline(len(names), IMAGE_RATE), lambda tick: _read(names, tick), f"{len(names)} images", seeks=True)
 
 
 def image_names(path: Path) -> list[Path]:
@@ -55,8 +55,9 @@ def _read(names: Sequence[Path], start: int) -> Pictures:
         picture = next(open_track(name).open(0), None)
         if picture is None:
             raise SourceError(f"cannot read image {name}")
-        size = display_size((picture.frame.width, picture.frame.height), picture.pixel_aspect, orientation(picture.frame))
+        # Many images tell a density that nobody meant.
+        size = display_size((picture.frame.width, picture.frame.height), None, orientation(picture.frame))
         first = first or size
         if size != first:
             raise SourceError(f"images differ in size: {name} is {size_text(size)}, not {size_text(first)}")
-        yield Picture(picture.frame, index, picture.pixel_aspect)
+        yield Picture(picture.frame, index, None)

@@ -5,6 +5,7 @@ light is no brighter is the SDR picture that it was made from.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorTrc
@@ -21,6 +22,8 @@ PQ_PEAK, HLG_PEAK = 10_000.0, 1000.0
 """Light of the code 1: of PQ, and of HLG on the display that BT.2100 takes as a reference."""
 SDR_GAMMA = 2.4
 """Of the display that SDR pictures are made for (BT.1886), whatever the camera's curve."""
+TABLE = 1 << 14
+"""Entries of tables by which curves are read off."""
 PEAK_QUANTILE = 0.9999
 """Share of the pixels that are no brighter than the peak of a picture: single ones are noise."""
 
@@ -58,14 +61,19 @@ def light_to_pq(light: Light) -> Code:
     return np.power((PQ_C1 + PQ_C2 * power) / (1 + PQ_C3 * power), np.float32(PQ_M2))
 
 
-def hlg_to_light(code: Code) -> Light:
-    """Return the light of HLG codes on the reference display (BT.2100, table 5: inverse OETF, then OOTF)."""
+def hlg_to_scene(code: Code) -> Light:
+    """Return the light of the scene, of 0 to 1, of HLG codes (BT.2100, table 5: inverse OETF)."""
     low, high = np.square(code) / 3, (np.exp((code - HLG_C) / HLG_A) + HLG_B) / 12
-    scene = np.where(code <= HLG_KNEE, low, high)
+    return np.where(code <= HLG_KNEE, low, high)
+
+
+def scene_to_light(scene: Light) -> Light:
+    """Return the light of the reference display for that of a scene, (H, W, 3) (BT.2100, table 5: OOTF)."""
     luminance = np.maximum(scene @ BT2020_LUMINANCE, np.float32(1e-9))[..., None]
     return HLG_PEAK * scene * np.power(luminance, np.float32(HLG_GAMMA - 1))
 
 
+@cache
 def gamma_to_light(gamma: float) -> Callable[[Code], Light]:
     """Return what makes light of an SDR display's codes."""
     return lambda code: WHITE * np.power(np.maximum(code, 0), np.float32(gamma))
@@ -73,12 +81,11 @@ def gamma_to_light(gamma: float) -> Callable[[Code], Light]:
 
 TO_LIGHT: Mapping[int, Callable[[Code], Light]] = {
     ColorTrc.SMPTE2084: pq_to_light,
-    ColorTrc.ARIB_STD_B67: hlg_to_light,
     ColorTrc.LINEAR: gamma_to_light(1.0),
     ColorTrc.GAMMA22: gamma_to_light(2.2),
     ColorTrc.GAMMA28: gamma_to_light(2.8),
 }
-"""Transfer characteristics that are not those of SDR video."""
+"""Curves of transfer characteristics that are not those of SDR video, but for HLG, whose light depends on all components."""
 HIGH_RANGE = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
 """Those whose light may be brighter than white."""
 
@@ -88,9 +95,17 @@ def is_sdr(transfer: int, primaries: int) -> bool:
     return transfer not in (*HIGH_RANGE, ColorTrc.LINEAR) and primaries not in PRIMARIES.keys() - {ColorPrimaries.BT709}
 
 
-def to_light(code: Code, transfer: int) -> Light:
-    """Return the light of coded pixels."""
-    return TO_LIGHT.get(transfer, gamma_to_light(SDR_GAMMA))(code)
+def to_light(code: NDArray[np.uint16], transfer: int) -> Light:
+    """Return the light of pixels coded in 16 bits, (H, W, 3)."""
+    if transfer == ColorTrc.ARIB_STD_B67:
+        return scene_to_light(_table(hlg_to_scene)[code])
+    return _table(TO_LIGHT.get(transfer, gamma_to_light(SDR_GAMMA)))[code]
+
+
+@cache
+def _table(curve: Callable[[Code], Light]) -> Light:
+    """Return a curve's values for all codes of 16 bits."""
+    return curve(np.linspace(0, 1, 1 << 16, dtype=np.float32)).astype(np.float32)
 
 
 def peak(light: Light) -> float:
@@ -105,11 +120,16 @@ def to_sdr(light: Light, primaries: int, peak_light: float) -> NDArray[np.uint8]
     does not have are clipped.
     """
     if peak_light > WHITE:
-        brightest = light.max(-1, keepdims=True)
-        light = light * (roll_off(brightest, peak_light) / np.maximum(brightest, np.float32(1e-6)))
+        # By a table over roots of light, which has small steps where light is dim.
+        places = np.linspace(0, np.sqrt(peak_light), TABLE, dtype=np.float32)
+        shares = roll_off(np.square(places), peak_light) / np.maximum(np.square(places), np.float32(1e-6))
+        shares[0] = 1
+        brightest = np.sqrt(np.maximum(light.max(-1, keepdims=True), 0))
+        light = light * np.interp(brightest, places, shares).astype(np.float32)
     matrix = (_to_xyz(ColorPrimaries.BT709, inverse=True) @ _to_xyz(primaries)).astype(np.float32)
-    linear = np.clip(light @ matrix.T / WHITE, 0, 1)
-    return np.rint(255 * np.power(linear, np.float32(1 / SDR_GAMMA))).astype(np.uint8)
+    linear = np.clip(light @ (matrix.T / np.float32(WHITE)), 0, 1)
+    levels = np.rint(255 * np.power(np.linspace(0, 1, TABLE), 2 / SDR_GAMMA)).astype(np.uint8)
+    return levels[np.rint(np.sqrt(linear) * (TABLE - 1)).astype(np.uint16)]
 
 
 def roll_off(light: Light, peak_light: float) -> Light:

@@ -79,6 +79,8 @@ def source_file(path: Path, *, copy: Path | None = None) -> Generator[Path]:
     if path != STANDARD_INPUT and not path.is_fifo():
         yield path
         return
+    if path == STANDARD_INPUT and sys.stdin is None:
+        raise SettingsError("standard input is closed")
     if path == STANDARD_INPUT and sys.stdin.isatty():
         raise SettingsError("standard input is a terminal: pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -")
     with contextlib.ExitStack() as stack:

@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from encoder.codec.errors import SourceError
-from encoder.media.colours import BACKGROUNDS, KNOWN, Converter, colours
-from encoder.media.fields import deinterlaced
+from encoder.media.colours import BACKGROUNDS, KNOWN, Converter
+from encoder.media.fields import Order, deinterlaced, field_order
 from encoder.media.folder import open_folder
 from encoder.media.geometry import default_size, display_size, letterboxed, orientation, same_shape
 from encoder.media.reading import DEFAULT_READING, Reading
@@ -20,8 +21,9 @@ from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 SEEK_FRAMES = 250
 """Frames ahead that are not worth a seek."""
-PEAK_LOOKS, PEAK_WIDTH = 24, 480
-"""Pictures of a source of high dynamic range whose brightest light is measured, about, and how wide."""
+PEAK_LOOKS, PEAK_WIDTH, PEAK_PICTURES = 24, 480, 3000
+"""Pictures of a source of high dynamic range whose brightest light is measured, about, how wide, and of how many at most that
+have to be decoded one after the other."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +54,22 @@ class Source:
         self._track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
         self.timeline = self._track.timeline
         """When its pictures are shown."""
-        self._converter = Converter(matrix=reading.matrix, background=reading.background)
+        self._converter = Converter(
+            self._peak_light, matrix=reading.matrix, background=reading.background, are_stills=path.is_dir()
+        )
+        self._order: Order | None = None
         self._changed = False
         """Whether a picture had another shape than the first, which was told."""
         self._seek(0)
         if self._next is None:
             raise SourceError(f"no frames in {path}")
         self._first = self._next
-        self.colours = colours(self._first.frame, reading.matrix)
+        self.colours = self._converter.colours(self._first.frame)
         """How its first picture's colours are coded."""
         self.shown_size = _shown_size(self._first)
         """Width and height of its pictures, upright and of square pixels."""
         self.size: Size = size or default_size(self.shown_size, keep_size=keep_size)
         """Width and height of the frames."""
-        if not self.colours.is_sdr:
-            self._converter.peak_light = self._peak_light()
 
     @property
     def rate(self) -> Fraction:
@@ -139,27 +142,38 @@ class Source:
             found.append(f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: others come at their time")
         if timeline.repeated:
             found.append(f"{timeline.repeated} frames repeat the picture before them")
-        return found + [f"times jump {jump}: joined there" for jump in timeline.jumps]
+        return [*found, *self._track.notes, *(f"times jump {jump}: joined there" for jump in timeline.jumps)]
 
     def _peak_light(self) -> float:
         """Return the light of the brightest of some pictures, of which the same are looked at whoever reads."""
         width, height = (max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1) for side in self.shown_size)
-        looks = [self._first, *self._looks()]
-        return max(self._converter.light(picture.frame, (width, height)) for picture in looks)
+        return max(self._converter.light(picture.frame, (width, height)) for picture in (self._first, *self._looks()))
 
     def _looks(self) -> Iterator[Picture]:
-        """Yield pictures from all over the source: every few of a short one, key frames of a long one."""
+        """Yield pictures from all over the source: every few of a short one, key frames of a long one.
+
+        Where there are no seeks, they are from its first pictures alone.
+        """
         step = max(self.count // PEAK_LOOKS, 1)
-        if self.count <= SEEK_FRAMES:
-            yield from (picture for picture in self._track.open(0) if picture.tick % step == 0)
+        if self.count <= SEEK_FRAMES or not self._track.seeks:
+            pictures = islice(self._track.open(0), PEAK_PICTURES)
+            yield from (picture for index, picture in enumerate(pictures) if index % step == 0)
             return
         for tick in range(0, self.count, step):
             yield from islice(self._track.open(tick), 1)
 
+    def _field_order(self) -> Order:
+        """Return which field of the pictures is the first; the same for all of them."""
+        if self._order is None:
+            self._order = self._track.order or field_order(picture.frame for picture in self._track.open(0))
+        return self._order
+
     def _seek(self, tick: int) -> None:
         """Go on reading somewhere before a tick."""
-        pictures = self._track.open(tick)
-        self._pictures = ((frame, picture) for frame, picture in deinterlaced((each.frame, each) for each in pictures))
+        pictures = ((picture.frame, picture) for picture in self._track.open(tick))
+        self._pictures: Iterator[tuple[VideoFrame, Picture]] = (
+            pictures if self.path.is_dir() else deinterlaced(pictures, self._field_order)
+        )
         self._current: Picture | None = None
         self._reached = 0
         """Tick of the current picture."""

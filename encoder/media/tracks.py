@@ -1,7 +1,8 @@
 """The video track of a file: which one it is, when its pictures are shown, and the pictures themselves."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -13,7 +14,6 @@ from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
@@ -21,7 +21,8 @@ from av.video.stream import VideoStream
 
 from encoder.codec.container import MAX_RATE
 from encoder.codec.errors import SourceError
-from encoder.media.timeline import DEFAULT_RATE, Joiner, Timeline, even_timeline, make_timeline
+from encoder.media.fields import Order
+from encoder.media.timeline import DEFAULT_RATE, PacketTimes, Timeline, even_timeline, join, make_timeline
 from encoder.media.truncation import is_truncated
 from encoder.media.video import size_text
 
@@ -33,8 +34,14 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders of transparent WebM, by codec: FFmpeg's own leave the alpha channel out."""
 WEBP_HEADER, WEBP_ANIMATION = 21, 0x02
 """Bytes of a WebP file up to its flags, the last of them, and the flag of an animation."""
-HIDDEN_VP8 = 0x10
+SHOWN_VP8 = 0x10
 """Flag of the first byte of a VP8 frame that is shown; those without only serve others (RFC 6386, 9.1)."""
+FIELD_ORDERS: Mapping[int, Order] = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
+"""Field that is shown first, by FFmpeg's AVFieldOrder."""
+ALPHA_TITLE = "Alpha"
+"""What FFmpeg calls the second track of a transparent AVIF."""
+SIGNATURE = slice(4, 12)
+"""Bytes by which the beginning of a file is found again: in MP4 what comes first is a length."""
 
 
 class Picture(NamedTuple):
@@ -60,60 +67,101 @@ class Track:
     open: Open
     name: str
     """What it is, for people."""
+    seeks: bool
+    """Whether decoding can start anywhere."""
+    order: Order | None = None
+    """Which field is the first in interlaced pictures, if the file tells."""
+    notes: tuple[str, ...] = ()
+    """What is wrong with it, a line each."""
 
 
 def open_track(path: Path, number: int | None = None) -> Track:
-    """Look at all packets of a file's video track, which is picked unless it is named by its number among the video tracks.
+    """Look at all packets of a file's video tracks, and take one: that of a number among them, from 0, or a picked one.
 
     Raises SourceError.
     """
-    _refuse_animated_webp(path)
     try:
+        _refuse_what_decodes_wrongly(path)
         with _opened(path) as container:
-            stream = _pick(container, path, number)
-            timeline = _measure(container, stream, path)
-            name = _name(stream)
-            name += f", track {_number(container, stream)} of {len(container.streams.video)}"
+            packets = _read_packets(container, path)
+            index = _pick(container, path, packets, number)
+            stream = container.streams.video[index]
+            timeline = _measure(container, stream, packets[index], path)
+            name = f"{_name(stream)}, track {index} of {len(container.streams.video)}"
+            order = FIELD_ORDERS.get(stream.codec_context.field_order)
+            notes = _what_follows(path, container, max(each.end for each in packets.values()))
     except FFmpegError as error:
         raise SourceError(f"cannot read {path} as a video: {error.strerror}") from None
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
     if is_truncated(path):
         raise SourceError(f"truncated video: {path}")
-    return Track(timeline, lambda tick: _decode(path, number, timeline, tick), name)
+    seeks = timeline.times is not None and timeline.packet_times is None
+    return Track(timeline, lambda tick: _decode(path, index, timeline, tick), name, seeks, order, notes)
 
 
 def _opened(path: Path) -> InputContainer:
     return av.open(path.resolve())  # a colon in a relative name would be a protocol
 
 
-def _refuse_animated_webp(path: Path) -> None:
+def _refuse_what_decodes_wrongly(path: Path) -> None:
+    """Raise SourceError for a file that FFmpeg reads, but not as it is meant; raises OSError."""
     with path.open("rb") as file:
         start = file.read(WEBP_HEADER)
     if start.startswith(b"RIFF") and start[8:16] == b"WEBPVP8X" and start[-1] & WEBP_ANIMATION:
         raise SourceError(f"animated WebP cannot be read: {path} (make a GIF, a video or single images of it)")
 
 
-def _pick(container: InputContainer, path: Path, number: int | None) -> VideoStream:
-    """Return the video track of a number, or else the default one, of several the largest; raises SourceError."""
+@dataclass
+class _Packets:
+    """What is kept of the packets of a track: those of a film are gigabytes."""
+
+    times: list[PacketTimes] = field(default_factory=list[PacketTimes])
+    """Of each, in the order of the file."""
+    hidden: set[int] = field(default_factory=set[int])
+    """Numbers of those that make no picture."""
+    end: int = 0
+    """Byte of the file behind the last one, as far as it is known."""
+
+
+def _read_packets(container: InputContainer, path: Path) -> dict[int, _Packets]:
+    """Return the packets of all video tracks, by the number of the track; raises SourceError."""
     # FFmpeg takes any text file for the recording of a terminal.
     tracks = () if container.format.name == "tty" else container.streams.video
-    films = [stream for stream in tracks if not stream.disposition & STILLS]
-    if number is not None:
-        if not 0 <= number < len(tracks):
-            known = "; ".join(f"{index}: {_name(stream)}" for index, stream in enumerate(tracks))
-            raise SourceError(f"no video track {number} in {path}, there are: {known or 'none'}")
-        return tracks[number]
-    if not films:
-        raise SourceError(f"not a video: {path}" + (", whose only picture is a cover" if tracks else ""))
+    if not tracks:
+        raise SourceError(f"not a video: {path}")
+    found = {index: _Packets() for index in range(len(tracks))}
+    numbers = {track.index: index for index, track in enumerate(tracks)}
+    for packet in container.demux(*tracks):
+        if packet.size:
+            each = found[numbers[packet.stream_index]]
+            if packet.is_discard or (packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & SHOWN_VP8):
+                each.hidden.add(len(each.times))
+            each.times.append(PacketTimes(packet.pts, packet.dts, packet.duration or 0))
+            each.end = max(each.end, (packet.pos or 0) + packet.size)
+    return found
 
-    def rank(stream: VideoStream) -> tuple[bool, bool, int, int, int]:
-        is_still, is_default = stream.frames == 1, bool(stream.disposition & Disposition.default)
-        return not is_still, is_default, stream.width * stream.height, stream.frames, -stream.index
+
+def _pick(container: InputContainer, path: Path, packets: Mapping[int, _Packets], number: int | None) -> int:
+    """Return the number of the track to read; raises SourceError."""
+    tracks = container.streams.video
+    if number is not None:
+        if number not in packets:
+            known = "; ".join(f"{index}: {_name(stream)}" for index, stream in enumerate(tracks))
+            raise SourceError(f"no video track {number} in {path}, there are: {known}")
+        return number
+    films = [index for index, stream in enumerate(tracks) if not stream.disposition & STILLS]
+    if not films:
+        raise SourceError(f"not a video: {path}, whose only picture is a cover")
+    if len(films) > 1 and any(tracks[index].metadata.get("title") == ALPHA_TITLE for index in films):
+        raise SourceError(f"transparent AVIF cannot be read: {path} (make a PNG of it)")
+
+    def rank(index: int) -> tuple[bool, bool, int, int, int]:
+        stream, count = tracks[index], len(packets[index].times)
+        is_default = bool(stream.disposition & Disposition.default)
+        return count > 1, is_default, stream.width * stream.height, count, -index
 
     return max(films, key=rank)
-
-
-def _number(container: InputContainer, stream: VideoStream) -> int:
-    return [track.index for track in container.streams.video].index(stream.index)
 
 
 def _name(stream: VideoStream) -> str:
@@ -121,67 +169,76 @@ def _name(stream: VideoStream) -> str:
     return f"{codec} of {size_text((stream.width, stream.height))}"
 
 
-def _measure(container: InputContainer, stream: VideoStream, path: Path) -> Timeline:
-    """Look at all packets for the times of the pictures, without decoding any; raises SourceError."""
-    rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
-    declared = [rate for rate in map(Fraction, filter(None, rates)) if rate <= MAX_RATE] or [DEFAULT_RATE]
-    joiner = _joiner(container, stream)
-    shown: list[tuple[int, int]] = []
-    count = 0
-    for packet in container.demux(stream):
-        if packet.size:
-            offset = joiner.offset(packet)
-            if not packet.is_discard and not _is_hidden(stream, packet):
-                count += 1
-                if packet.pts is not None:
-                    shown.append((packet.pts + offset, packet.duration or 0))
-    if not count:
+def _measure(container: InputContainer, stream: VideoStream, packets: _Packets, path: Path) -> Timeline:
+    """Return when the pictures of a track are shown; raises SourceError."""
+    unit, shown = stream.time_base or Fraction(0), [index for index in range(len(packets.times)) if index not in packets.hidden]
+    if not shown:
         raise SourceError(f"no frames in {path}")
-    if not stream.time_base or len(shown) < count:
-        return even_timeline(count, declared[0])
-    times, last_duration = [time for time, _ in shown], max(shown)[1]
+    may_jump = bool(container.format.flags & Flags.ts_discont.value)
+    times, jumps = join(packets.times, unit, may_jump=may_jump)
+    known = [(time, packets.times[index].duration) for index in shown if (time := times[index]) is not None]
+    declared = _declared_rates(stream)
+    if not unit or len(known) < len(shown):
+        return even_timeline(len(shown), declared[0])
     try:
-        return make_timeline(times, stream.time_base, declared, last_duration=last_duration, jumps=joiner.jumps)
+        timeline = make_timeline([time for time, _ in known], unit, declared, last_duration=max(known)[1])
     except SourceError as error:
         raise SourceError(f"times in {path} cannot be right: {error}") from None
+    return replace(timeline, jumps=jumps, packet_times=times) if jumps else timeline
 
 
-def _joiner(container: InputContainer, stream: VideoStream) -> Joiner:
-    may_jump = bool(container.format.flags & Flags.ts_discont.value)
-    return Joiner(stream.time_base or Fraction(1), may_jump=may_jump)
+def _declared_rates(stream: VideoStream) -> list[Fraction]:
+    """Return the rates that a file tells; the mean rate is none of them, since FFmpeg computes it for some formats."""
+    told = [Fraction(rate) for rate in (stream.guessed_rate, stream.base_rate) if rate]
+    return [rate for rate in told if rate <= MAX_RATE] or [DEFAULT_RATE]
 
 
-def _is_hidden(stream: VideoStream, packet: "Packet[VideoStream]") -> bool:
-    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & HIDDEN_VP8
+def _what_follows(path: Path, container: InputContainer, end: int) -> tuple[str, ...]:
+    """Return a note if a file goes on with another one, as what `cat` makes of two does.
+
+    FFmpeg reads the first alone of most formats.
+    """
+    with path.open("rb") as file:
+        start = file.read(SIGNATURE.stop)[SIGNATURE]
+        if container.format.flags & Flags.ts_discont.value or len(set(start)) < 3 or not end:  # noqa: PLR2004 (no signature)
+            return ()
+        size = path.stat().st_size
+        # FFmpeg takes the beginning of another IVF for a frame.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = data.find(start, SIGNATURE.stop if container.format.name == "ivf" else end) - SIGNATURE.start
+    return (f"only the first {at} of {size} bytes are read: behind them another file begins",) if at > 0 else ()
 
 
-def _decode(path: Path, number: int | None, timeline: Timeline, start: int) -> Pictures:
+def _decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures:
     try:
         with _opened(path) as container:
-            stream = _pick(container, path, number)
+            stream = container.streams.video[number]
             stream.thread_type = "AUTO"
-            joiner = _joiner(container, stream) if timeline.jumps else None
             times = timeline.times
-            if start and times is not None and joiner is None and stream.time_base:
+            if start and times is not None and timeline.packet_times is None and stream.time_base:
                 first = times[0] * stream.time_base
                 seconds = first + start / timeline.rate - SEEK_SECONDS
                 if seconds > first:  # others would be refused by some containers
                     container.seek(floor(seconds / stream.time_base), stream=stream)
-            yield from _pictures(container, stream, timeline, joiner)
+            yield from _pictures(container, stream, timeline)
     except FFmpegError as error:
         raise SourceError(f"cannot decode {path}: {error.strerror}") from None
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline, joiner: Joiner | None) -> Pictures:
+def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Pictures:
     codec, aspect = stream.codec_context, stream.sample_aspect_ratio
     told = codec.sample_aspect_ratio
-    if codec.name in ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1":
+    tags = {name.lower(): value for name, value in stream.metadata.items()}
+    if codec.name in ALPHA_DECODERS and tags.get("alpha_mode") == "1":
         codec = cast("VideoCodecContext", CodecContext.create(ALPHA_DECODERS[codec.name], "r"))
     clock = _Clock(timeline)
+    joined = iter(timeline.packet_times) if timeline.packet_times is not None else None
     for packet in container.demux(stream):
-        if joiner is not None and packet.size:
-            offset = joiner.offset(packet)
-            packet.pts, packet.dts = (None if time is None else time + offset for time in (packet.pts, packet.dts))
+        if joined is not None and packet.size:
+            packet.pts = next(joined, None)
+            packet.dts = None  # of the file's own times none is right any more
         for frame in codec.decode(packet if packet.size else None):
             # The file's word counts for the whole of it, unless pictures of another shape follow.
             present = codec.sample_aspect_ratio
