@@ -22,11 +22,13 @@ bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install peers
-	$(PYTHON) -m pytest -n auto --dist worksteal --durations 15 -m 'not alone'
-	$(PYTHON) -m pytest --durations 15 -m alone
+	$(PYTHON) -m pytest -n auto --dist worksteal --durations 10 -m 'not alone and not soak'
+	$(PYTHON) -m pytest --durations 10 -m 'alone and not soak'
 
-# What is measured of streaming, for longer and with what it comes to.
+# What takes long: all networks, kills and resumptions, clusters; and what is measured of streaming, with what it comes to.
 soak: install peers
+	$(PYTHON) -m pytest -n auto --dist worksteal -m 'soak and not alone'
+	$(PYTHON) -m pytest -m 'soak and alone'
 	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m alone tests/test_load.py tests/test_watching.py tests/test_resilience.py
 	$(PYTHON) tests/latency.py
 

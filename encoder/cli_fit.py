@@ -139,11 +139,9 @@ def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit:
             resume=args.resume,
             save_seconds=args.save_every,
             checkpoint=args.checkpoint,
+            notes=source.notes(),
         )
-        job = _job(args, how, source, compression, limit, device=_device(args, crew))
-        for note in source.notes():
-            logger.info("%s", note)
-        run_job(job, how, run)
+        run_job(_job(args, how, source, compression, limit, device=_device(args, crew)), how, run)
     finally:
         if crew is not None:
             crew.close()

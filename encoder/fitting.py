@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,8 @@ class Run:
     """Time between two states that another run goes on from."""
     checkpoint: Path | None
     """Where to write the states of the networks, if they are wanted."""
+    notes: Sequence[str] = ()
+    """What to say before the fit begins."""
 
 
 def run_job(job: Job, how: Checkpoint, run: Run) -> None:
@@ -52,6 +55,8 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         found = replace(job, motions=encoder.canvas.motions, topology=encoder.topology, limit=limit)
         work = Work(found, unfinished, run.save_seconds)
         segments = len(job.plan.runs)
+        for note in run.notes:
+            logger.info("%s", note)
         logger.info("fitting %d frames of %dx%d in %d segments", job.plan.runs[-1].stop, job.width, job.height, segments)
         assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
         events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()

@@ -16,6 +16,9 @@ from helpers import SAMPLE, Pixels, fit_clip, shared_topology
 
 from encoder import encode
 from encoder.codec.clip import Clip
+from encoder.presets import PRESETS
+
+USUAL_PRESETS = ("fast", "nerv++", "hnerv")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = TemporaryDirectory()
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make soak` what is tried with more networks than three unlike ones."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        values = callspec.params.values() if callspec is not None else ()
+        if any(isinstance(value, str) and value in PRESETS and value not in USUAL_PRESETS for value in values):
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session")

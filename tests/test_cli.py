@@ -71,6 +71,10 @@ def folder(tiny_file, write_video):
     return tiny_file.parent
 
 
+LONG = ("encoder compare", "encoder compress", "encoder bench", "export bench")
+"""Commands whose examples take long."""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command, tmp_path):
     done = run_process(f"{command} --help", tmp_path)
@@ -80,7 +84,12 @@ def test_help(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in COMMANDS if " " in name and name.split()[1] not in ("trt", "serve", "publish")]
+    "command",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] if name in LONG else [])
+        for name in COMMANDS
+        if " " in name and name.split()[1] not in ("trt", "serve", "publish")
+    ],
 )
 def test_example_of_the_help_works(command, tmp_path, write_video):
     (tmp_path / "encoder").symlink_to(ROOT / "encoder")
@@ -170,7 +179,7 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
         ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
         ("encoder info text.mp4", "cannot read text.mp4 as a video"),
-        ("encoder info images", "no images in folder images"),
+        ("encoder info .", "no images in folder ."),
         ("encoder info damaged.nerv", "clip ends before its first segment"),
         ("encoder evaluate tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
         ("encoder", "the following arguments are required: COMMAND"),

@@ -206,7 +206,7 @@ def test_chunks_that_nothing_can_be_shown_without(tiny_clip, cut, missing):
 
 def test_every_truncation_is_noticed(tiny_clip):
     data = bytes(tiny_clip)
-    for length in range(0, len(data), 37):
+    for length in range(0, len(data), 149):
         with pytest.raises(BitstreamError):
             Clip.parse(data[:length])
 

@@ -47,6 +47,7 @@ def actors():
     return found
 
 
+@pytest.mark.soak
 def test_cluster_makes_the_same_bytes_though_a_worker_dies(cluster, write_video):
     folder = write_video(moving_square(16, 32, 48)).parent
     assert run(shlex.join([*FIT[1:], "--epochs", "60", "-o", "alone.nerv"]), folder).returncode == 0
@@ -65,6 +66,7 @@ def test_cluster_makes_the_same_bytes_though_a_worker_dies(cluster, write_video)
     assert list(Path().glob(".*.unfinished")) == []  # where the workers are
 
 
+@pytest.mark.soak
 def test_no_more_workers_than_there_is_room_for(cluster, write_video):
     """They would wait for ever, and take their shares of the time."""
     folder = write_video(moving_square(12, 32, 48)).parent
@@ -73,6 +75,7 @@ def test_no_more_workers_than_there_is_room_for(cluster, write_video):
     assert "2 workers fit instead of 3" in done.stderr
 
 
+@pytest.mark.soak
 def test_no_machine_with_so_many_cores(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--cluster", cluster, "--threads", "3"]) == 2
@@ -86,6 +89,7 @@ def test_no_cluster(tmp_path, monkeypatch, capsys, address):
     assert capsys.readouterr().err.startswith(f"error: no Ray cluster at {address}")
 
 
+@pytest.mark.soak
 def test_no_gpu_in_the_cluster(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--cluster", cluster, "--device", "cuda"]) == 2

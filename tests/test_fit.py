@@ -274,7 +274,13 @@ def test_groups_are_differences_from_the_one_before():
     assert np.mean(shown[42:45]) > np.mean(shown[:3]) + 3  # each goes on where the one before ended
 
 
-@pytest.mark.parametrize("coding", [{"bits": 6}, {"bits": 6, "prune": 0.2}, {"file_bytes": 40_000}])
+@pytest.mark.parametrize(
+    "coding",
+    [
+        {"bits": 6, "prune": 0.2},
+        *(pytest.param(each, marks=pytest.mark.soak) for each in ({"bits": 6}, {"file_bytes": 40_000})),
+    ],
+)
 def test_differences_are_coded_in_every_way(coding):
     video = Video(moving_square(12, 32, 48), Fraction(25))
     encoder = helpers.make_encoder(video, "nirvana", Compression(**coding), size="XS")

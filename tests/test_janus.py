@@ -30,6 +30,7 @@ async def joined(janus, watcher):
     raise AssertionError("nobody publishes")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 async def test_two_subscribers_of_janus_receive_what_is_published(tmp_path, codec):
     async with Janus(tmp_path / "janus") as janus:

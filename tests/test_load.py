@@ -37,6 +37,7 @@ def watch(url, viewers, codec, pid):
     return found
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("width", "height", "viewers", "codec", "most"),
     [(640, 360, 64, "H264", 0.6), (1280, 720, 4, "H264", 0.4), (640, 360, 4, "VP8", 0.6)],

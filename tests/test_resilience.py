@@ -75,6 +75,7 @@ async def start(tmp_path):
         yield begin
 
 
+@pytest.mark.soak
 async def test_many_viewers_leave_nothing_behind(start, http):
     server = await start()
 

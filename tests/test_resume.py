@@ -84,6 +84,7 @@ def peak_megabytes(process):
     return found
 
 
+@pytest.mark.soak
 def test_killed_again_and_again_a_fit_comes_to_the_same_bytes(write_video):
     folder = write_video(FRAMES[:16]).parent
     whole = fit(folder, "-o", "whole.nerv", "--workers", "2", epochs=30)
@@ -107,6 +108,7 @@ def test_killed_again_and_again_a_fit_comes_to_the_same_bytes(write_video):
     assert sorted(path.name for path in folder.iterdir()) == ["clip.nerv", "video.mp4", "whole.nerv"]
 
 
+@pytest.mark.soak
 def test_what_was_kept_is_not_lost_by_mistake(video):
     folder = video.parent
     process = start(folder, "-o", "clip.nerv", "--save-every", "0.01", epochs=1000)
@@ -127,6 +129,7 @@ def test_what_was_kept_is_not_lost_by_mistake(video):
     assert "the settings of the interrupted run is '--preset fast" in other.stderr
 
 
+@pytest.mark.soak
 def test_clip_that_was_there_stays_until_the_new_one_is_whole(write_video):
     folder = write_video(FRAMES[:16]).parent
     (folder / "clip.nerv").write_bytes(b"old")
@@ -145,6 +148,7 @@ def test_clip_that_was_there_stays_until_the_new_one_is_whole(write_video):
     assert not before.exists()
 
 
+@pytest.mark.soak
 def test_full_disk_leaves_what_is_finished(video):
     folder = video.parent
     small = fit(folder, "-o", "clip.nerv", epochs=2)
@@ -279,8 +283,8 @@ def written(work, events, path):
     ("preset", "options"),
     [
         ("fast", {"compression": Compression(file_bytes=30_000)}),
-        ("fast", {"compression": Compression(bits=6, prune=0.2, coder="huffman")}),
-        ("fast", {"mask": Path("mask")}),
+        pytest.param("fast", {"compression": Compression(bits=6, prune=0.2, coder="huffman")}, marks=pytest.mark.soak),
+        pytest.param("fast", {"mask": Path("mask")}, marks=pytest.mark.soak),
         ("hnerv-boost", {}),  # Adan, and an encoder of frames
         ("nirvana", {}),
     ],
@@ -380,6 +384,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.soak
 def test_interrupted_workers_end(video):
     folder = video.parent
     process = start(folder, "-o", "clip.nerv", "--workers", "2", "--save-every", "0.01", epochs=1000)
@@ -405,6 +410,7 @@ def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
     assembly.stop()
 
 
+@pytest.mark.soak
 def test_workers_that_are_killed_again_and_again(video, tmp_path):
     """The segment that is told again does not count as progress."""
 
@@ -465,6 +471,7 @@ def test_groups_go_to_the_first_worker_that_is_free():
     assert makespan([1.0], 8) == 1.0
 
 
+@pytest.mark.soak
 def test_memory_is_that_of_a_segment(write_video, monkeypatch):
     """Frames of 0.17 MB each, eight of them in a segment; some read 32 at once."""
     # What is freed goes back at once, so that chance has next to no say in the peak.

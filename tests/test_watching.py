@@ -64,6 +64,7 @@ def has_no_freeze(first, last, codec):
 
 
 @with_chromium
+@pytest.mark.soak
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 def test_chromium_plays_without_a_freeze(chromium, tmp_path, codec):
     if codec == "VP8":
@@ -82,6 +83,7 @@ def test_chromium_plays_without_a_freeze(chromium, tmp_path, codec):
 
 
 @with_firefox
+@pytest.mark.soak
 async def test_firefox_plays_without_a_freeze(tmp_path):
     with serving(cwd=tmp_path) as (_, url):
         async with Firefox(tmp_path / "profile") as firefox:
@@ -114,6 +116,7 @@ def test_first_picture_comes_soon(chromium, tmp_path):
 
 
 @with_chromium
+@pytest.mark.soak
 def test_seek_shows_its_picture_soon(chromium, tmp_path):
     waits = []
     with serving(cwd=tmp_path) as (_, url):
@@ -130,6 +133,7 @@ def test_seek_shows_its_picture_soon(chromium, tmp_path):
 
 
 @with_chromium
+@pytest.mark.soak
 def test_pictures_are_not_late():
     found = measure(None, 10)
     print(found)
@@ -155,6 +159,7 @@ next();
 
 
 @with_chromium
+@pytest.mark.soak
 @pytest.mark.usefixtures("own_addresses")
 async def test_loss_of_two_percent_is_made_good_within_a_second(chromium, aiohttp_server, sample_clip):
     async with Relay(down=0.02, up=0.02, seed=1) as relay:
