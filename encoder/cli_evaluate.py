@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show
 from encoder.codec.container import MAGIC, VERSION
 from encoder.media.reading import add_reading, reading, source_file
@@ -63,6 +62,8 @@ def _is_clip(path: Path) -> bool:
 
 
 def _show_clip(args: argparse.Namespace) -> None:
+    from encoder.codec.clip import Clip
+
     clip = Clip.read(args.clip, strict=False)
     header = clip.header
     size = args.clip.stat().st_size
@@ -90,6 +91,7 @@ def _show_clip(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from encoder.codec.clip import Clip
     from encoder.media.source import Source
 
     header = Clip.read(args.clip).header
@@ -100,6 +102,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
     """Measure a file's PSNR and say what it is worth, with a warning if it has not the size that was asked for."""
+    from encoder.codec.clip import Clip
     from encoder.evaluate import pictures
     from encoder.media.quality import psnr_db
 
@@ -116,6 +119,7 @@ def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
 
 
 def _measure(path: Path, source: "Frames", mask_path: Path | None) -> "Evaluation":
+    from encoder.codec.clip import Clip
     from encoder.evaluate import evaluation, qualities
     from encoder.mask import read_mask
 

@@ -5,17 +5,20 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import onnx
-
-from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.console import Commands, newest_clip, progress, replacing, writable
 from encoder.codec.errors import SettingsError
 from encoder.media.reading import add_reading, reading
 from export import cli_measure
 from export.names import DEFAULT_BATCH
 
-Build = Callable[[int], onnx.ModelProto]
+if TYPE_CHECKING:
+    import onnx
+
+    from encoder.codec.clip import Clip, SegmentModels
+
+Build = Callable[[int], "onnx.ModelProto"]
 """Return the graph of a segment."""
 
 logger = logging.getLogger(__name__)
@@ -64,21 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _onnx(args: argparse.Namespace) -> None:
-    def checked(model: onnx.ModelProto) -> bytes:
+    import onnx
+
+    def checked(model: "onnx.ModelProto") -> bytes:
         onnx.checker.check_model(model, full_check=True)
         return model.SerializeToString()
 
     _export(args, ".onnx", checked)
 
 
-def _floats(args: argparse.Namespace, models: SegmentModels) -> Build:
+def _floats(args: argparse.Namespace, models: "SegmentModels") -> Build:
     from export.graph import build_graph
 
     precision = args.precision or args.default_precision
     return lambda segment: build_graph(models, segment, pixels=args.pixels, precision=precision)
 
 
-def _integers(args: argparse.Namespace, clip: Clip, models: SegmentModels) -> Build:
+def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -> Build:
     from encoder.media.source import Source
     from encoder.media.video import check_count
     from export.graph import build_graph
@@ -89,7 +94,7 @@ def _integers(args: argparse.Namespace, clip: Clip, models: SegmentModels) -> Bu
     source = Source(args.int8, size=(clip.header.width, clip.header.height), reading=reading(args))
     check_count(source, clip.header.frames)
 
-    def build(index: int) -> onnx.ModelProto:
+    def build(index: int) -> "onnx.ModelProto":
         segment = clip.segments[index]
         frames = source.read(range(segment.start, segment.start + segment.frames))
         with TemporaryDirectory() as folder:
@@ -114,7 +119,9 @@ def _trt(args: argparse.Namespace) -> None:
     _export(args, ".engine", lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()))
 
 
-def _export(args: argparse.Namespace, suffix: str, convert: Callable[[onnx.ModelProto], bytes]) -> None:
+def _export(args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.ModelProto], bytes]") -> None:
+    from encoder.codec.clip import Clip, SegmentModels
+
     source = args.clip or newest_clip()
     clip = Clip.read(source)
     models = SegmentModels(clip)

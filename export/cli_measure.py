@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.codec.clip import Clip
 from encoder.codec.console import Commands, progress, show_table
 from encoder.codec.errors import EngineError
 from encoder.media.reading import add_reading, reading, source_file
 from export.names import DEFAULT_BATCH, ENGINE_NAMES
 
 if TYPE_CHECKING:
+    from encoder.codec.clip import Clip
     from export.engine import Engine
     from export.graph import PixelFormat
 
@@ -58,6 +58,7 @@ def add(commands: Commands) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    from encoder.codec.clip import Clip
     from export.bench import Speed, measure_speed
     from export.ceilings import measure_ceilings
     from export.engine import check_batch
@@ -96,6 +97,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from encoder.codec.clip import Clip
     from export.engines import open_engine
     from export.verify import verify
 
@@ -128,7 +130,7 @@ def _names(named: Sequence[str] | None) -> Sequence[str]:
 
 @contextlib.contextmanager
 def _opened(
-    clip: Clip, name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: "PixelFormat" = "i420"
+    clip: "Clip", name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: "PixelFormat" = "i420"
 ) -> Generator["Engine | None"]:
     """Open an engine for a while; None where it does not run here and was not asked for by name."""
     from export.engines import open_engine

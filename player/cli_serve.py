@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.codec.clip import Clip
 from encoder.codec.console import Commands
 from encoder.codec.errors import SettingsError
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
+    from encoder.codec.clip import Clip
     from export.engine import Engine
     from player.access import Access
     from player.ice import Ice

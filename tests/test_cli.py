@@ -510,7 +510,7 @@ def serving(arguments, cwd):
         assert server.stderr.read() == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
 def test_serve_ends_cleanly(folder, number):
     with serving(["tiny.nerv"], folder) as (server, lines):
         assert re.fullmatch(r"serving tiny on [a-z-]+ at http://127\.0\.0\.1:\d+ \(Ctrl-C stops\)\n", lines[-1])
@@ -556,7 +556,7 @@ def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monk
         assert (done.returncode, done.stderr.startswith("error: cannot read ")) == (2, True), done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
 def test_interrupted_fit_leaves_nothing(tmp_path, number):
     fit = subprocess.Popen(
         [sys.executable, "-m", "encoder", "fit", "--budget", "100"], cwd=tmp_path, stderr=subprocess.PIPE, text=True

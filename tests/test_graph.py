@@ -77,6 +77,7 @@ def test_half_precision_halves_the_weights_and_keeps_the_times(sample_clip):
     assert len(model.SerializeToString()) < 0.6 * len(build_graph(SegmentModels(sample_clip), 0).SerializeToString())
 
 
+@pytest.mark.soak
 def test_half_precision_tells_late_frames_apart():
     # In 16 bits, 2049 is 2048.
     clip = fit_clip("fast", frames=2052, height=16, width=32, segment_frames=3000)

@@ -356,6 +356,7 @@ def test_workers_say_what_they_have_to_say(caplog):
     assert [record.getMessage() for record in caplog.records] == ["the fit fell"]
 
 
+@pytest.mark.soak
 def test_workers_make_the_same_bytes_though_one_is_killed(video, tmp_path, caplog):
     work = make_work(video, tmp_path, save_seconds=0.0)
     alone, states = written(work, one_after_another(work, work.job.encoder()), tmp_path / "alone.nerv")
