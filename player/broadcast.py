@@ -33,6 +33,8 @@ class Viewer(MediaStreamTrack):
         self.dropped = 0
         """Packets that this viewer was too slow for."""
         self.broadcast: Broadcast | None = None
+        self.payload_type: int | None = None
+        """Number that the viewer gave to packets of this codec, if it is not the connection's."""
         self._limit = limit
         self._packets: asyncio.Queue[Coded | None] = asyncio.Queue()
         self._needs_keyframe = True

@@ -52,10 +52,11 @@ class Channel:
         """All streams."""
         return [self.shared, *self.private]
 
-    def open_private(self) -> Stream:
-        """Return a stream of its own timeline, which starts where the shared one is."""
-        stream = self._open()
-        stream.play_item(self.shared.items.index(self.shared.item))
+    def open_private(self, spare: Stream | None = None) -> Stream:
+        """Return a stream of its own timeline, which starts where the shared one is: a new one, or one that was left."""
+        stream = self._open() if spare is None else spare
+        if stream.item is not self.shared.item:
+            stream.play_item(self.shared.items.index(self.shared.item))
         stream.seek(self.shared.frame)
         stream.playing, stream.loop = self.shared.playing, self.shared.loop
         stream.set_speed(self.shared.speed)

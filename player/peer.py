@@ -1,6 +1,10 @@
 """The one place that reaches into aiortc: for packets that are encoded already, and requests for key frames."""
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import aioice.ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCRtpTransceiver
@@ -9,20 +13,38 @@ from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
 from encoder.codec.errors import SettingsError
 from player import rtp
 from player.broadcast import Viewer
+from player.video_encoder import CODECS
+
+logger = logging.getLogger(__name__)
 
 UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
 
 
-def add_viewer(connection: RTCPeerConnection, viewer: Viewer) -> RTCRtpTransceiver:
-    """Send a viewer's track over a connection, in his codec alone."""
+def add_viewer(connection: RTCPeerConnection, viewer: Viewer, *, any_codec: bool = False) -> RTCRtpTransceiver:
+    """Send a viewer's track over a connection, in its codec alone, or in any of ours that is agreed on."""
     transceiver = connection.addTransceiver(viewer, direction="sendonly")
     known = RTCRtpSender.getCapabilities("video").codecs
-    transceiver.setCodecPreferences([c for c in known if c.mimeType in (f"video/{viewer.codec}", "video/rtx")])
+    wanted = [f"video/{codec}" for codec in (CODECS if any_codec else [viewer.codec])]
+    preferred = [codec for name in wanted for codec in known if codec.mimeType == name]
+    transceiver.setCodecPreferences([*preferred, *(codec for codec in known if codec.mimeType == "video/rtx")])
     sender = transceiver.sender
     # aiortc forgets a receiver's request for a key frame where packets come encoded already.
     sender._send_keyframe = viewer.picture_lost  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     sender._run_rtp = partial(rtp.run, sender)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    transport: Any = sender.transport
+    transport._recv_next = partial(_outlive, transport._recv_next)  # noqa: SLF001
     return transceiver
+
+
+async def _outlive(receive: Callable[[], Awaitable[None]]) -> None:
+    """Take a datagram, and go on with the next one whatever comes of it; raises ConnectionError at the end of a connection."""
+    try:
+        await receive()
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.debug("a datagram is left out", exc_info=True)
+        await asyncio.sleep(0)
 
 
 async def self_test() -> None:

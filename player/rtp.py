@@ -89,7 +89,8 @@ class _Loop:
 
     def __init__(self, sender: Any, codec: RTCRtpCodecParameters) -> None:
         assert codec.payloadType is not None  # it was agreed on
-        self._sender, self._payload_type, self._ssrc = sender, codec.payloadType, sender._ssrc  # noqa: SLF001
+        self._sender, self._ssrc = sender, sender._ssrc  # noqa: SLF001
+        self._payload_type = sender.track.payload_type or codec.payloadType
         self._history, self._map = getattr(sender, _own("rtp_history")), getattr(sender, _own("rtp_header_extensions_map"))
         self._extensions = HeaderExtensions(mid=getattr(sender, _own("mid")))
         # The first half, so that encryption does not meet a wrap-around before it has seen much.

@@ -4,26 +4,28 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
+from typing import TypeVar
 
 from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
-from aiortc.sdp import SessionDescription
 
 from player.broadcast import Viewer
 from player.channel import Channel
-from player.ice import Ice, reachable
+from player.ice import Ice
+from player.offer import Offer, OfferError, UnacceptableError, with_information
 from player.peer import add_viewer
 from player.stream import Stream
-from player.video_encoder import CODECS, CodecName
 
 OFFER_ERRORS = (
     InvalidAccessError,
     InvalidStateError,
+    OperationError,
     AssertionError,
     AttributeError,
     LookupError,
@@ -41,10 +43,22 @@ LOOK_SECONDS = 5.0
 """Time between two looks at whether a viewer is still there."""
 RETRY_SECONDS = 10
 """When to try again where there is no room."""
+MAX_MOVES, MOVES_SECONDS = 8, 10.0
+"""Changes to another timeline that a viewer may make in a time."""
 LOSS_UNIT = 256
 """What RTCP counts a loss in (RFC 3550, section 6.4.1)."""
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
+
+
+class CounterOfferError(Exception):
+    """An offer has no codec in common with ours: this is what a viewer may answer instead."""
+
+    def __init__(self, name: str, offer: str) -> None:
+        super().__init__("the offer has no codec in common with ours")
+        self.name, self.offer = name, offer
 
 
 class RefusedError(Exception):
@@ -93,6 +107,8 @@ class Session:
     heard: float = field(default_factory=time.monotonic)
     """The same by the monotonic clock, or when he offered."""
     attendant: asyncio.Task[None] | None = None
+    moves: deque[float] = field(default_factory=lambda: deque[float](maxlen=MAX_MOVES))
+    """When the viewer last changed to another timeline, by the monotonic clock."""
 
     @property
     def is_private(self) -> bool:
@@ -122,6 +138,9 @@ class Sessions:
         self.emptied.set()
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        """Private streams that are being closed, which takes a while."""
+        self._spare: list[tuple[Channel, Stream]] = []
+        """Private streams that nobody watches, whose engines are kept for who wants one next."""
 
     def __len__(self) -> int:
         """Return the number of viewers."""
@@ -139,25 +158,57 @@ class Sessions:
     @property
     def private_left(self) -> int:
         """Number of private timelines that are still to be had."""
-        return self.limits.private - sum(session.is_private for session in self._sessions.values())
+        return self.limits.private - sum(session.is_private for session in self._sessions.values()) - len(self._closing)
 
     async def open(
         self, offer: str, channel: Channel, *, address: str, may_control: bool = True, private: bool = False
     ) -> tuple[str, str]:
-        """Return the session's name and the answer to an offer (SDP); raises RefusedError."""
+        """Return the session's name and the answer to an offer (SDP).
+
+        Raises RefusedError, and CounterOfferError for an offer without a codec of ours.
+        """
         self._check_room(address, private=private)
-        problem = f"offer has none of the codecs {', '.join(CODECS)}"
-        for codec in _codecs(offer):
-            try:
-                return await self._open(offer, channel, codec, address=address, may_control=may_control, private=private)
-            except OperationError as error:
-                # An offer of a codec in a profile that aiortc lacks may still name another codec.
-                problem = f"offer has no codec in common: {error}"
-            except OFFER_ERRORS as error:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, f"offer cannot be answered: {error}") from None
-            except TimeoutError:
-                raise _full("offer takes too long to answer") from None
-        raise RefusedError(HTTPStatus.NOT_ACCEPTABLE, problem)
+        try:
+            parsed = Offer.parse(offer)
+        except OfferError as error:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        open_session = partial(self._open, channel, address=address, may_control=may_control, private=private)
+        try:
+            choice = parsed.choices()[0]
+        except UnacceptableError as error:
+            name, counter = await self._guarded(open_session(viewer=Viewer("H264"), negotiate=_offer_all))
+            raise CounterOfferError(name, with_information(counter, str(error))) from None
+        viewer = Viewer(choice.codec)
+        viewer.payload_type = choice.format.number
+
+        async def negotiate(session: Session) -> str:
+            session.sender = add_viewer(session.connection, viewer).sender
+            return parsed.answer(await _answer(session.connection, parsed.for_aiortc(choice)), choice)
+
+        return await self._guarded(open_session(viewer=viewer, negotiate=negotiate))
+
+    async def take_answer(self, session: Session, answer: str) -> None:
+        """Take a viewer's answer to the offer that it got instead of an answer; raises RefusedError."""
+        if session.connection.signalingState != "have-local-offer":
+            raise RefusedError(HTTPStatus.CONFLICT, "no answer is waited for")
+        try:
+            parsed = Offer.parse(answer)
+            choice = parsed.choices()[0]
+        except OfferError as error:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, str(error).replace("offer", "answer")) from None
+        session.viewer.codec, session.viewer.payload_type = choice.codec, choice.format.number
+        description = RTCSessionDescription(parsed.for_aiortc(choice), "answer")
+        await self._guarded(session.connection.setRemoteDescription(description))
+
+    async def _guarded(self, negotiation: Awaitable[Result]) -> Result:
+        """Wait for aiortc, whose errors are for nobody to see; raises RefusedError."""
+        try:
+            return await negotiation
+        except OFFER_ERRORS as error:
+            logger.debug("no answer: %r", error)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "offer cannot be answered") from None
+        except TimeoutError:
+            raise _full("offer takes too long to answer") from None
 
     def _check_room(self, address: str, *, private: bool) -> None:
         if self.draining:
@@ -169,12 +220,32 @@ class Sessions:
         if private and self.private_left <= 0:
             raise _full("no private timeline is left")
 
+    def _take_private(self, channel: Channel) -> Stream:
+        """Return a private stream, whose engine may be there already; raises RefusedError if there is no room for another."""
+        self._spare = [(other, stream) for other, stream in self._spare if not stream.is_resting]
+        for index, (other, stream) in enumerate(self._spare):
+            if other is channel:
+                del self._spare[index]
+                return channel.open_private(stream)
+        if self.private_left > len(self._spare):
+            return channel.open_private()
+        if self._spare:
+            self._end(self._spare.pop(0)[1])  # of another channel; there is room once it has ended
+        raise _full("no private timeline is left")
+
     async def _open(
-        self, offer: str, channel: Channel, codec: CodecName, *, address: str, may_control: bool, private: bool
+        self,
+        channel: Channel,
+        *,
+        viewer: Viewer,
+        negotiate: Callable[[Session], Awaitable[str]],
+        address: str,
+        may_control: bool,
+        private: bool,
     ) -> tuple[str, str]:
+        """Return the name of a new session, and the description (SDP) that comes of its negotiation."""
         connection = RTCPeerConnection(self.ice.configuration)
-        viewer = Viewer(codec)
-        stream = channel.open_private() if private else channel.shared
+        stream = self._take_private(channel) if private else channel.shared
         name = secrets.token_urlsafe(16)
         session = self._sessions[name] = Session(connection, viewer, channel, stream, address, may_control)
         self.emptied.clear()
@@ -183,33 +254,36 @@ class Sessions:
         async def _changed() -> None:
             # He may have left between the change and this call.
             if connection.connectionState == "connected" and name in self._sessions:
-                logger.info("viewer %s of %s joined (%s, %d in all)", address, session.channel.name, codec, len(self))
+                logger.info("viewer %s of %s joined (%s, %d in all)", address, session.channel.name, viewer.codec, len(self))
                 session.stream.join(viewer)
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
 
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                session.sender = add_viewer(connection, viewer).sender
-                answer = await _answer(connection, offer)
+                description = await negotiate(session)
         except BaseException:
             await self.close(name)
             raise
         session.attendant = asyncio.create_task(self._attend(name, session))
-        return name, self.ice.answer(answer)
+        return name, self.ice.answer(description)
 
     def move(self, session: Session, channel: Channel, *, private: bool) -> None:
         """Let a viewer watch another channel, or by a timeline of his own or the shared one; raises RefusedError."""
         if (channel, private) == (session.channel, session.is_private):
             return
+        now = time.monotonic()
+        if len(session.moves) == MAX_MOVES and now - session.moves[0] < MOVES_SECONDS:
+            raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS))
         if private and not session.is_private and self.private_left <= 0:
             raise _full("no private timeline is left")
-        before, was_private = session.stream, session.is_private
-        before.leave(session.viewer)
+        before, before_channel, was_private = session.stream, session.channel, session.is_private
         if was_private:
-            self._discard(session.channel, before)
-        session.channel = channel
-        session.stream = channel.open_private() if private else channel.shared
+            self._discard(before_channel, before)  # first, so that what it takes can be used again
+        stream = self._take_private(channel) if private else channel.shared
+        session.moves.append(now)
+        before.leave(session.viewer)
+        session.channel, session.stream = channel, stream
         if session.connection.connectionState == "connected":
             session.stream.join(session.viewer)
 
@@ -233,11 +307,21 @@ class Sessions:
     async def close_all(self) -> None:
         """End all sessions."""
         await asyncio.gather(*(self.close(name) for name in list(self._sessions)), return_exceptions=True)
+        for _, stream in self._spare:
+            self._end(stream)
+        self._spare.clear()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _discard(self, channel: Channel, stream: Stream) -> None:
-        """End a private stream, whose threads may take a while, in the background."""
+        """Keep a private stream that nobody watches any more for the next who wants one; it rests by itself after a while."""
         channel.private.discard(stream)
+        if len(self._spare) < self.limits.private and stream.error is None:
+            self._spare.append((channel, stream))
+        else:
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        """Close a stream, whose threads may take a while, in the background."""
         closing = asyncio.create_task(asyncio.to_thread(stream.close))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -259,19 +343,14 @@ def _full(reason: str) -> RefusedError:
     return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason, retry_seconds=RETRY_SECONDS)
 
 
-def _codecs(offer: str) -> list[CodecName]:
-    """Return our codecs that an offer names, in our order."""
-    try:
-        media = SessionDescription.parse(offer).media
-        named = {codec.mimeType.lower() for each in media if each.kind == "video" for codec in each.rtp.codecs}
-    except OFFER_ERRORS as error:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, f"offer cannot be read: {error}") from None
-    if not any(each.kind == "video" for each in media):
-        raise RefusedError(HTTPStatus.BAD_REQUEST, "offer asks for no video")
-    return [codec for codec in CODECS if f"video/{codec}".lower() in named]
+async def _offer_all(session: Session) -> str:
+    """Return our offer of all codecs."""
+    session.sender = add_viewer(session.connection, session.viewer, any_codec=True).sender
+    await session.connection.setLocalDescription(await session.connection.createOffer())
+    return session.connection.localDescription.sdp
 
 
 async def _answer(connection: RTCPeerConnection, offer: str) -> str:
-    await connection.setRemoteDescription(RTCSessionDescription(reachable(offer), "offer"))
+    await connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
     await connection.setLocalDescription(await connection.createAnswer())
     return connection.localDescription.sdp

@@ -98,6 +98,11 @@ class Stream:
         return [viewer for broadcast in self._broadcasts.values() for viewer in broadcast.viewers]
 
     @property
+    def is_resting(self) -> bool:
+        """Whether its threads have ended, and its engine is given back."""
+        return self._thread is None
+
+    @property
     def is_ready(self) -> bool:
         """Whether pictures have been decoded, and can be still."""
         return self._has_decoded and self.error is None

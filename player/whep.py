@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
+from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
 from player.access import MAY_CONTROL
-from player.ice import MAX_CANDIDATES, RestartError, add_candidates
+from player.ice import RestartError, add_candidates
 from player.keys import METRICS, SESSIONS, channel_of, session_of
+from player.offer import MAX_CANDIDATES
 from player.responses import failure
-from player.sessions import RefusedError
+from player.sessions import CounterOfferError, RefusedError
 
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
 BODY_SECONDS = 10.0
@@ -26,8 +28,23 @@ routes = web.RouteTableDef()
 async def offers(request: web.Request) -> web.Response:
     """Tell what an offer looks like, and which servers help to connect."""
     channel_of(request)
-    headers = _with_links(request, [("Accept-Post", SDP), ("Allow", "OPTIONS, POST")])
-    return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+    headers = _with_links(request, [("Accept-Post", SDP), ("Allow", "GET, HEAD, OPTIONS, POST")])
+    return web.Response(headers=headers)
+
+
+@routes.get("/whep/{clip}")
+async def endpoint(request: web.Request) -> web.Response:
+    """Tell players that this is an endpoint of WHEP; HEAD is answered likewise."""
+    channel_of(request)
+    headers = _with_links(request, [("Content-Type", SDP), ("Accept-Post", SDP)])
+    return web.Response(headers=headers)
+
+
+@routes.get("/whep/{clip}/{session}")
+async def resource(request: web.Request) -> web.Response:
+    """Answer that there is a session, which has no representation."""
+    session_of(request)
+    return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
 @routes.post("/whep/{clip}")
@@ -48,14 +65,28 @@ async def watch(request: web.Request) -> web.Response:
     except RefusedError as error:
         outcomes.labels(str(error.status.value)).inc()
         return refusal(error)
-    outcomes.labels("201").inc()
-    headers = _with_links(request, [("Location", f"{request.rel_url.raw_path}/{name}"), ("Accept-Patch", FRAGMENT)])
-    return web.Response(status=HTTPStatus.CREATED, text=answer, content_type=SDP, headers=headers)
+    except CounterOfferError as error:
+        status, name, answer = HTTPStatus.NOT_ACCEPTABLE, error.name, error.offer
+    else:
+        status = HTTPStatus.CREATED
+    outcomes.labels(str(status.value)).inc()
+    # A player that knows the address alone has its token there.
+    query = f"?token={quote(token, safe='')}" if (token := request.query.get("token")) else ""
+    location = f"{request.rel_url.raw_path}/{name}{query}"
+    headers = _with_links(request, [("Content-Type", SDP), ("Location", location), ("Accept-Patch", FRAGMENT)])
+    return web.Response(status=status, body=answer.encode(), headers=headers)
 
 
 @routes.patch("/whep/{clip}/{session}")
 async def trickle(request: web.Request) -> web.Response:
-    """Take further candidates of a viewer."""
+    """Take further candidates of a viewer, or its answer to our offer."""
+    if request.content_type == SDP:
+        text = await body_of(request)
+        try:
+            await request.app[SESSIONS].take_answer(session_of(request), text)
+        except RefusedError as error:
+            return refusal(error)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
     if request.content_type != FRAGMENT:
         return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the fragment must be {FRAGMENT}", {"Accept-Patch": FRAGMENT})
     fragment = await body_of(request)
@@ -86,8 +117,8 @@ async def body_of(request: web.Request) -> str:
         raise web.HTTPRequestTimeout(reason="the body does not come") from None
     except NOT_TEXT:
         raise web.HTTPBadRequest(reason="the body is not text") from None
-    except web.RequestPayloadError:
-        raise web.HTTPBadRequest(reason="the body is not what its headers say") from None
+    except (web.RequestPayloadError, ClientError, ConnectionError):
+        raise web.HTTPBadRequest(reason="the body is not what its headers say, or breaks off") from None
 
 
 def refusal(error: RefusedError) -> web.Response:

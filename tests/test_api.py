@@ -13,11 +13,11 @@ from aiortc import RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
 
-from player import ice as ice_module
 from player import sessions as sessions_module
 from player.ice import Ice
 from player.keys import CHANNELS, SESSIONS
 from player.logs import JsonFormatter
+from player.offer import MAX_CANDIDATES
 from player.sessions import Limits
 from player.stamp import BLOCKS, SALT, stamped
 from player.status import describe, showing
@@ -125,9 +125,9 @@ async def test_private_timeline_is_offered_at_once_and_ends_with_its_viewer(clie
         refused = await client.post("/whep/one?private=1", data=offer, headers=SDP)
         assert (refused.status, (await refused.json())["error"]) == (503, "no private timeline is left")
         await peer.close()
-    await asyncio.gather(*client.app[SESSIONS]._closing)
     assert client.app[CHANNELS]["one"].private == set()
-    assert stream._thread is None
+    async with Watcher(client, "/whep/one?private=1"):
+        assert client.app[CHANNELS]["one"].private == {stream}  # the next one has its engine
 
 
 async def test_another_clip_over_the_same_connection(client):
@@ -190,7 +190,7 @@ async def test_options_tell_what_an_offer_looks_like(aiohttp_client, tiny_clip):
     ice = Ice.parse(stun="stun:stun.example.org:3478", turn='turn:me:se"cret@turn.example.org:3478')
     client = await aiohttp_client(make_server([make_item(tiny_clip)], ice=ice))
     response = await client.options("/whep/tiny")
-    assert (response.status, response.headers["Accept-Post"]) == (204, "application/sdp")
+    assert (response.status, response.headers["Accept-Post"]) == (200, "application/sdp")
     assert response.headers.getall("Link") == [
         '<stun:stun.example.org:3478>; rel="ice-server"',
         '<turn:turn.example.org:3478>; rel="ice-server"; username="me"; credential="se\\"cret"; credential-type="password"',
@@ -199,8 +199,11 @@ async def test_options_tell_what_an_offer_looks_like(aiohttp_client, tiny_clip):
 
 
 def fragment(connection, *candidates):
-    user = connection.remoteDescription.sdp.split("a=ice-ufrag:")[1].split()[0]
-    return "\r\n".join([f"a=ice-ufrag:{user}", "a=ice-pwd:x", "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", *candidates]) + "\r\n"
+    user, password = (connection.remoteDescription.sdp.split(f"a=ice-{name}:")[1].split()[0] for name in ("ufrag", "pwd"))
+    return (
+        "\r\n".join([f"a=ice-ufrag:{user}", f"a=ice-pwd:{password}", "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", *candidates])
+        + "\r\n"
+    )
 
 
 async def test_candidates_may_come_later(client, monkeypatch):
@@ -216,6 +219,7 @@ async def test_candidates_may_come_later(client, monkeypatch):
             session.connection,
             "a=candidate:1 1 udp 2130706431 192.0.2.7 50000 typ host",
             "a=candidate:2 1 udp 2130706431 1f0e-42.local 50001 typ host",
+            "a=candidate:3 1 udp 2130706431 evil.example.org 50001 typ host",
             "a=end-of-candidates",
         )
         response = await client.patch(watcher.location, data=body, headers=FRAGMENT)
@@ -236,18 +240,19 @@ async def test_candidates_that_come_later_are_few(client, monkeypatch):
         for _ in range(3):
             response = await client.patch(watcher.location, data=fragment(session.connection, *lines), headers=FRAGMENT)
             assert response.status == 204
-        assert len(added) == ice_module.MAX_CANDIDATES
+        assert len(added) == MAX_CANDIDATES
 
 
 @pytest.mark.parametrize(
     ("body", "headers", "status", "reason"),
     [
         ("a=ice-ufrag:other\r\n", FRAGMENT, 422, "ICE cannot be restarted: make a new session"),
+        ("a=ice-pwd:" + "x" * 22, FRAGMENT, 422, "ICE cannot be restarted: make a new session"),
         ("nonsense", FRAGMENT, 400, "the fragment is not SDP"),
         ("", FRAGMENT, 400, "the fragment is not SDP"),
-        ("a=candidate:1 1 udp", FRAGMENT, 400, "a candidate is malformed"),
-        ("a=candidate:1 1 udp 1 evil.example.org 9 typ host", FRAGMENT, 400, "a candidate is malformed"),
-        ("a=mid:0", SDP, 415, "the fragment must be application/trickle-ice-sdpfrag"),
+        ("a=candidate:1 1 udp", FRAGMENT, 400, "a candidate is malformed: '1 1 udp'"),
+        ("a=mid:0", {"Content-Type": "text/plain"}, 415, "the fragment must be application/trickle-ice-sdpfrag"),
+        ("a=mid:0", SDP, 409, "no answer is waited for"),
     ],
 )
 async def test_bad_fragments(client, body, headers, status, reason):
