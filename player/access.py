@@ -129,10 +129,12 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         try:
-            response = _refusal(request, access, guesses, loopback=loopback)
+            response = _compressed(request) or _refusal(request, access, guesses, loopback=loopback)
             if response is None and _is_preflight(request):
                 response = web.Response(status=HTTPStatus.NO_CONTENT)
             response = response or await handler(request)
+        except ConnectionError:  # who asked has gone
+            raise
         except Exception:
             # Our bug or a library's: the log gets all of it, and the client an answer like any other.
             logger.exception("%s %s failed", request.method, request.path)
@@ -153,6 +155,15 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
 
 def _is_preflight(request: web.Request) -> bool:
     return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+def _compressed(request: web.Request) -> web.Response | None:
+    """Return why a request is not handled whose body is compressed: a small one may be inflated to gigabytes."""
+    if request.headers.get("Content-Encoding", "identity").lower() == "identity":
+        return None
+    response = failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a body must not be compressed", {"Accept-Encoding": "identity"})
+    response.force_close()
+    return response
 
 
 def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopback: bool) -> web.Response | None:

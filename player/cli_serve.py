@@ -87,6 +87,9 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
     publish.add_argument("url", metavar="WHIP_URL", help="the media server's address for publishers")
     publish.add_argument("--token", help=f"sent as a Bearer token; also ${TOKEN}")
     publish.add_argument("--codec", choices=("H264", "VP8"), default="H264", help="video codec (default: H264)")
+    publish.add_argument(
+        "--redirect-token", action="store_true", help="also send the token to where another site redirects to (RFC 9725, 4.5)"
+    )
     _add_common(publish)
     return serve, publish
 
@@ -192,10 +195,18 @@ def _publish(args: argparse.Namespace) -> None:
             # Of a media server on this machine nothing comes from another one.
             offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0")  # noqa: S104
             await self_test()
-            following = asyncio.create_task(items[0].keep_following())
+            await ice.ask()
+            following = asyncio.gather(items[0].keep_following(), ice.keep_asking())
             try:
                 async with showing(sys.stderr, lambda: describe([stream])):
-                    await publish(stream, url, token=_token(args.token, TOKEN), codec=args.codec, ice=ice)
+                    await publish(
+                        stream,
+                        url,
+                        token=_token(args.token, TOKEN),
+                        codec=args.codec,
+                        ice=ice,
+                        follow_with_token=args.redirect_token,
+                    )
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)

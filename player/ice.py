@@ -1,23 +1,34 @@
 """How viewers reach the server: addresses that are offered, STUN and TURN servers, and the candidates in descriptions (SDP)."""
 
+import asyncio
 import ipaddress
+import logging
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import aioice.ice
-from aioice.ice import StunProtocol
+from aioice.ice import CandidatePair, StunProtocol
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from aiortc.sdp import candidate_from_sdp
 
 from encoder.codec.errors import SettingsError
+from player.offer import usable_candidates
+
+logger = logging.getLogger(__name__)
 
 MAX_PORT = 65535
-MAX_CANDIDATES = 32
-"""Most candidates of a viewer that are tried, of his offer and as many later."""
+MAX_DATAGRAM_BYTES = 1500
+"""No larger one is taken: those of WebRTC fit into a packet of Ethernet, and libsrtp raises for 2,000 bytes and more."""
+MAX_WAITING = 512
+"""Datagrams that may wait for a connection; what comes on top is lost, as it may be on the way."""
+STUN_BYTES, DTLS_BYTES, RTP_BYTES = range(4), range(20, 64), range(128, 192)
+"""First bytes of what comes over one port (RFC 7983)."""
+PROBE_SECONDS = 60.0
+"""Time between two looks at whether the STUN server answers."""
 LOOK_SECONDS = 5.0
 """Least time between two looks at the machine's addresses."""
 INTERFACE_ADDRESSES = aioice.ice.get_host_addresses
@@ -30,12 +41,14 @@ class RestartError(Exception):
     """A viewer wants to restart ICE, which aiortc cannot."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ice:
     """What `serve` and `publish` are told about the network."""
 
     servers: tuple[RTCIceServer, ...] = ()
     public_ip: str | None = None
+    stun_answers: bool = False
+    """Whether the STUN server has answered lately: a silent one would hold up each offer by five seconds."""
 
     @classmethod
     def parse(cls, stun: str | None = None, turn: str | None = None, public_ip: str | None = None) -> "Ice":
@@ -58,7 +71,29 @@ class Ice:
     @property
     def configuration(self) -> RTCConfiguration:
         """The configuration of a peer connection; without servers none is contacted, aiortc's default neither."""
-        return RTCConfiguration(iceServers=list(self.servers))
+        return RTCConfiguration([each for each in self.servers if self.stun_answers or not _is_stun(each)])
+
+    async def ask(self) -> None:
+        """Ask the STUN server, if there is one, whether it answers; takes five seconds if it does not."""
+        for server in filter(_is_stun, self.servers):
+            parsed = parse_stun_turn_uri(str(server.urls))
+            connection = aioice.Connection(ice_controlling=True, stun_server=(parsed["host"], parsed["port"]))
+            try:
+                await connection.gather_candidates()
+                answers = any(candidate.type == "srflx" for candidate in connection.local_candidates)
+            except OSError:  # a name that is not known
+                answers = False
+            finally:
+                await connection.close()
+            if answers != self.stun_answers:
+                logger.info("%s %s", server.urls, "answers" if answers else "does not answer, and is left out")
+            self.stun_answers = answers
+
+    async def keep_asking(self) -> None:
+        """Ask the STUN server from time to time."""
+        while any(map(_is_stun, self.servers)):
+            await self.ask()
+            await asyncio.sleep(PROBE_SECONDS)
 
     @property
     def links(self) -> list[str]:
@@ -76,23 +111,6 @@ class Ice:
             if found is not None and ":" not in found[4]:
                 lines.append(f"{found[1]}{found[2]}p{found[3]}{self.public_ip}{found[5]}")
         return "\r\n".join(lines) + "\r\n"
-
-
-def reachable(sdp: str) -> str:
-    """Return a description without mDNS candidates, which take a second each to resolve and then lead nowhere better.
-
-    The end of candidates goes too: with no candidate left it would count as a failure, before the browser's own checks come.
-    Of a stranger's candidates the first MAX_CANDIDATES stay, since each is paired with each of ours.
-    """
-    lines, left = list[str](), MAX_CANDIDATES
-    for line in sdp.splitlines():
-        if line.startswith("a=candidate:"):
-            if ".local " in line or left == 0:
-                continue
-            left -= 1
-        if "end-of-candidates" not in line:
-            lines.append(line)
-    return "\r\n".join(lines) + "\r\n"
 
 
 def offer_addresses(host: str) -> None:
@@ -117,11 +135,36 @@ def offer_addresses(host: str) -> None:
         return [loopback, *INTERFACE_ADDRESSES(**families)] if several else [host]
 
     def received(self: StunProtocol, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        if is_own(addr[0]):
-            RECEIVED(self, data, addr)
+        if (not address.is_loopback or is_own(addr[0])) and is_wanted(self, cast("bytes", data), addr):
+            try:
+                RECEIVED(self, data, addr)
+            except Exception:
+                # aioice takes datagrams apart without looking first; the next one is for others.
+                logger.debug("a datagram from %s is left out", addr[0], exc_info=True)
 
     aioice.ice.get_host_addresses = addresses
-    StunProtocol.datagram_received = received if address.is_loopback else RECEIVED
+    StunProtocol.datagram_received = received
+
+
+def is_wanted(protocol: StunProtocol, data: bytes, addr: tuple[Any, ...]) -> bool:
+    """Return whether a datagram is worth a look: a check of ICE, whose password aioice asks for, or media of who passed one.
+
+    Anybody may send anything to an open port, and may guess the port.
+    """
+    if not data or len(data) > MAX_DATAGRAM_BYTES:
+        return False
+    if data[0] in STUN_BYTES:
+        return True
+    if data[0] not in DTLS_BYTES and data[0] not in RTP_BYTES:
+        return False
+    connection: Any = protocol.receiver
+    if connection._queue.qsize() >= MAX_WAITING:  # noqa: SLF001
+        return False
+    checked = (CandidatePair.State.SUCCEEDED, CandidatePair.State.IN_PROGRESS)
+    return any(
+        pair.protocol is protocol and pair.state in checked and tuple(pair.remote_addr[:2]) == tuple(addr[:2])
+        for pair in connection._check_list  # noqa: SLF001
+    )
 
 
 async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: int) -> int:
@@ -132,20 +175,20 @@ async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: 
     lines = [line.strip() for line in fragment.splitlines() if line.strip()]
     if not lines or not all(re.match(r"[a-z]=", line) for line in lines):
         raise ValueError("the fragment is not SDP")
-    users = {line.split(":", 1)[1] for line in lines if line.startswith("a=ice-ufrag:")}
-    known = set(re.findall(r"(?m)^a=ice-ufrag:(\S+)", connection.remoteDescription.sdp))
-    if users - known:
-        raise RestartError
-    candidates = [line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:") and ".local " not in line]
+    for name in ("ice-ufrag", "ice-pwd"):
+        told = {line.split(":", 1)[1].strip() for line in lines if line.startswith(f"a={name}:")}
+        if told - set(re.findall(rf"(?m)^a={name}:(\S+)", connection.remoteDescription.sdp)):
+            raise RestartError
+    candidates = usable_candidates(line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:"))
     for text in candidates[:most]:
-        try:
-            candidate = candidate_from_sdp(text)
-            ipaddress.ip_address(candidate.ip)
-        except (AssertionError, ValueError):
-            raise ValueError("a candidate is malformed") from None
+        candidate = candidate_from_sdp(text)
         candidate.sdpMLineIndex = 0
         await connection.addIceCandidate(candidate)
     return len(candidates[:most])
+
+
+def _is_stun(server: RTCIceServer) -> bool:
+    return str(server.urls).startswith("stun:")
 
 
 def _link(server: RTCIceServer) -> str:

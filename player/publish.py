@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import re
+from functools import partial
 from http import HTTPStatus
 from itertools import chain, repeat
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import Self
 
 import aiohttp
 from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc.exceptions import OperationError
 from yarl import URL
 
 from encoder.codec.errors import CodecError
@@ -19,12 +22,17 @@ from player.peer import add_viewer
 from player.retry import retry_after_seconds
 from player.sessions import OFFER_ERRORS
 from player.stream import Stream
-from player.video_encoder import CodecName
+from player.video_encoder import CODECS, CodecName
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 MAX_RETRY_SECONDS = 120.0
 """Longest wait that a server may ask for."""
 CONNECT_SECONDS = 15.0
+LEAVE_SECONDS = 2.0
+"""Time for a media server to take note that a publisher leaves."""
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT})
+"""Redirects of a POST that stays one."""
 LOOK_SECONDS = 1.0
 """Time between two looks at whether the stream goes on."""
 MAX_ANSWER_BYTES = 1 << 16
@@ -49,16 +57,22 @@ class LostError(Exception):
         self.retry_seconds = retry_seconds
 
 
-async def publish(stream: Stream, url: URL, *, token: str | None, codec: CodecName, ice: Ice) -> None:
+async def publish(
+    stream: Stream, url: URL, *, token: str | None, codec: CodecName, ice: Ice, follow_with_token: bool = False
+) -> None:
     """Send a stream to a WHIP endpoint until cancelled; connects anew when the connection is lost.
 
-    Raises PublishError where the server refuses for good.
+    The token is sent to other sites, to which the endpoint redirects, if told so. Raises PublishError where the server refuses
+    for good.
     """
     waits = _waits()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)) as client:
+        begin = partial(
+            _Publication, stream, client, url, token=token, codec=codec, ice=ice, follow_with_token=follow_with_token
+        )
         while True:
             try:
-                async with _Publication(stream, client, url, token=token, codec=codec, ice=ice) as publication:
+                async with begin() as publication:
                     logger.info("publishing %s to %s (%s)", stream.item.name, _shown(url), codec)
                     waits = _waits()
                     await publication.ended()
@@ -76,11 +90,20 @@ class _Publication:
     """A connection to a WHIP endpoint, from the offer to the leaving."""
 
     def __init__(
-        self, stream: Stream, client: aiohttp.ClientSession, url: URL, *, token: str | None, codec: CodecName, ice: Ice
+        self,
+        stream: Stream,
+        client: aiohttp.ClientSession,
+        url: URL,
+        *,
+        token: str | None,
+        codec: CodecName,
+        ice: Ice,
+        follow_with_token: bool,
     ) -> None:
         self._lost = asyncio.Event()
         self._stream, self._client, self._url = stream, client, url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._follow_with_token = follow_with_token
         self._viewer = Viewer(codec)
         self._connection = RTCPeerConnection(ice.configuration)
         self._resource: URL | None = None
@@ -107,9 +130,13 @@ class _Publication:
         except TimeoutError:
             await self._close()
             raise LostError("the media server does not answer in time") from None
+        except OperationError:
+            await self._close()
+            raise PublishError(self._other_codec) from None
         except OFFER_ERRORS as error:
             await self._close()
-            raise LostError(f"the media server's answer cannot be used: {error}") from None
+            logger.debug("answer: %r", error)
+            raise LostError("the media server's answer cannot be used") from None
         except BaseException:
             await self._close()
             raise
@@ -133,32 +160,56 @@ class _Publication:
                 raise LostError("the connection was lost")
         raise PublishError(self._stream.error)
 
+    @property
+    def _other_codec(self) -> str:
+        codec = self._viewer.codec
+        return f"the media server does not take {codec}: try --codec {next(each for each in CODECS if each != codec)}"
+
     async def _offer(self, sdp: str) -> str:
-        """Return the answer to an offer."""
-        headers = {**self._headers, "Content-Type": SDP, "Accept": SDP}
+        """Return the answer to an offer; raises PublishError, LostError."""
+        url = self._url
         try:
-            async with self._client.post(self._url, data=sdp, headers=headers) as response:
-                body = await _text(response)
-                if response.status != HTTPStatus.CREATED or response.content_type != SDP:
+            for _ in range(MAX_REDIRECTS + 1):
+                headers = {**self._headers_for(url), "Content-Type": SDP, "Accept": SDP}
+                async with self._client.post(url, data=sdp, headers=headers, allow_redirects=False) as response:
+                    location = response.headers.get("Location")
+                    if response.status in REDIRECTS and location:
+                        url = url.join(URL(location, encoded=True))
+                        continue
+                    body = await _text(response)
+                    if location and response.status in range(200, 300):
+                        # As it is: a signature may be part of it.
+                        self._resource = url.join(URL(location, encoded=True))
+                    if response.status == HTTPStatus.CREATED and response.content_type == SDP:
+                        if _refuses_video(body):
+                            raise PublishError(self._other_codec)
+                        return body
                     raise _refusal(response, body)
-                location = response.headers.get("Location")
-                self._resource = response.url.join(URL(location)) if location else None
-                return body
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ValueError) as error:
             raise LostError(f"cannot reach {_shown(self._url)}: {error}") from None
+        raise PublishError(f"{_shown(self._url)} redirects more than {MAX_REDIRECTS} times")
+
+    def _headers_for(self, url: URL) -> dict[str, str]:
+        """Return what shows the token, but to other sites only if told so."""
+        return self._headers if self._follow_with_token or url.origin() == self._url.origin() else {}
 
     async def _close(self) -> None:
         self._stream.leave(self._viewer)
         self._viewer.stop()
         await self._connection.close()
-        if self._resource is not None:
-            # The token is not for whoever a Location leads to.
-            headers = self._headers if self._resource.origin() == self._url.origin() else {}
+        resource, self._resource = self._resource, None
+        if resource is not None:
             try:
-                async with self._client.delete(self._resource, headers=headers):
-                    pass
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    async with self._client.delete(resource, headers=self._headers_for(resource), allow_redirects=False):
+                        pass
             except (aiohttp.ClientError, TimeoutError) as error:
                 logger.debug("the media server was not told: %s", error)
+
+
+def _refuses_video(answer: str) -> bool:
+    """Return whether an answer turns the video down."""
+    return re.search(r"(?m)^m=video 0 ", answer) is not None
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:

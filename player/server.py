@@ -1,6 +1,7 @@
 """The web server: the page, the interface for programs, and how it starts and stops."""
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -15,7 +16,7 @@ from aiohttp.typedefs import Handler
 from yarl import URL
 
 from player import api, whep
-from player.access import Access, guard
+from player.access import HEADERS, Access, guard
 from player.channel import Channel
 from player.connections import Connections
 from player.ice import offer_addresses
@@ -28,6 +29,8 @@ from player.wishes import WishError
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 1 << 16
+GARBAGE_THRESHOLDS = (10_000, 50, 100)
+"""Objects after which Python looks for garbage among the youngest, and how often among the older."""
 KEEP_SECONDS = 30.0
 """Time for which a connection may be silent between two requests."""
 
@@ -52,7 +55,7 @@ def make_app(
     app = web.Application(
         client_max_size=MAX_BODY_BYTES, middlewares=[_count, guard(access or Access(), loopback=loopback), _json_errors]
     )
-    app[CHANNELS], app[SESSIONS], app[METRICS], app[CONNECTIONS] = channels, sessions, metrics, Connections()
+    app[CHANNELS], app[SESSIONS], app[METRICS], app[CONNECTIONS] = channels, sessions, metrics, Connections(HEADERS)
     offer_addresses(media_host or host)
     for each in (routes, api.routes, whep.routes):
         app.add_routes(each)
@@ -91,7 +94,8 @@ async def serve(
     events = asyncio.get_running_loop()
     events.add_signal_handler(signal.SIGINT, interrupt)
     events.add_signal_handler(signal.SIGTERM, drain)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEP_SECONDS)
+    # Compressed bodies are refused, and must not be inflated before.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEP_SECONDS, auto_decompress=False)
     await runner.setup()
     connections = app[CONNECTIONS]
     try:
@@ -128,7 +132,7 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     channels = app[CHANNELS].values()
     items = {id(item): item for channel in channels for item in channel.items}
     tasks = [asyncio.create_task(item.keep_following()) for item in items.values() if item.follows]
-    tasks.append(asyncio.create_task(_prepare(app)))
+    tasks += [asyncio.create_task(_prepare(app)), asyncio.create_task(app[SESSIONS].ice.keep_asking())]
     yield
     for task in tasks:
         task.cancel()
@@ -145,12 +149,16 @@ async def _prepare(app: web.Application) -> None:
         await asyncio.to_thread(channel.draw_thumbnail)
         if index == 0:
             channel.shared.start()
+    # What there is by now stays: looking through it for garbage would hold the event loop for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 @web.middleware
 async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request.app[CONNECTIONS].note(request)
-    response = await handler(request)
+    with request.app[CONNECTIONS].busy(request):
+        response = await handler(request)
     request.app[METRICS].responses.labels(str(response.status)).inc()
     return response
 

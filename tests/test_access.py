@@ -115,7 +115,7 @@ async def test_bug_of_ours_is_an_answer_like_any_other(connect, monkeypatch, cap
 async def test_body_that_is_not_what_its_headers_say(connect):
     client = await connect()
     response = await client.post("/whep/tiny", data=b"nonsense", headers={**SDP, "Content-Encoding": "gzip"})
-    assert response.status == 400
+    assert response.status == 415
 
 
 async def test_who_guesses_is_told_to_wait(connect):

@@ -32,6 +32,7 @@ class MediaServer:
 
     def __init__(self):
         self.answers, self.requests, self.peers, self.tracks = [], [], [], []
+        self.paths = []
         self.received = asyncio.Event()
 
     def app(self):
@@ -39,7 +40,17 @@ class MediaServer:
         app.router.add_post("/whip/{room}", self.take)
         app.router.add_delete("/session/{name}", self.end)
         app.router.add_post("/elsewhere", self.redirect)
+        app.router.add_post("/round", self.go_round)
+        app.router.add_delete("/hangs", self.hang)
         return app
+
+    async def go_round(self, request):
+        self.requests.append(("POST", request.headers.get("Authorization"), request.content_type))
+        raise web.HTTPTemporaryRedirect("/round")
+
+    async def hang(self, _):
+        self.requests.append("hangs")
+        await asyncio.sleep(60)
 
     async def redirect(self, _):
         raise web.HTTPTemporaryRedirect("/whip/room")
@@ -66,6 +77,7 @@ class MediaServer:
         return response
 
     async def end(self, request):
+        self.paths.append(request.raw_path)
         self.requests.append(("DELETE", request.headers.get("Authorization"), request.match_info["name"]))
         return web.Response()
 
@@ -90,9 +102,9 @@ async def begin(server, aiohttp_server, tiny_clip):
     stream = Stream([make_item(tiny_clip)], Metrics().of("tiny"))
     tasks = []
 
-    def start(path="/whip/room", *, url=None, codec="H264", token=None):
+    def start(path="/whip/room", *, url=None, codec="H264", token=None, **how):
         url = URL(url or f"http://127.0.0.1:{running.port}{path}")
-        tasks.append(asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice())))
+        tasks.append(asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice(), **how)))
         return tasks[-1]
 
     yield start
@@ -136,6 +148,67 @@ async def test_redirection_is_followed(server, begin):
     begin("/elsewhere")
     assert len(await server.frames(3)) == 3
     assert server.requests == [("POST", None, "application/sdp")]
+
+
+async def test_redirections_in_circles_end(server, begin):
+    with pytest.raises(PublishError, match=r"http://127\.0\.0\.1:\d+/round redirects more than 5 times"):
+        await begin("/round")
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("follows", [False, True])
+async def test_token_goes_to_other_sites_only_if_told_so(begin, aiohttp_server, follows):
+    other = MediaServer()
+    running = await aiohttp_server(other.app())
+
+    async def redirect(_):
+        raise web.HTTPTemporaryRedirect(f"http://127.0.0.1:{running.port}/whip/room")
+
+    app = web.Application()
+    app.router.add_post("/elsewhere", redirect)
+    first = await aiohttp_server(app)
+    begin(url=f"http://127.0.0.1:{first.port}/elsewhere", token="a secret", follow_with_token=follows)
+    await other.frames(3)
+    assert other.requests == [("POST", "Bearer a secret" if follows else None, "application/sdp")]
+    await asyncio.gather(*(peer.close() for peer in other.peers))
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_server_that_refuses_the_codec_is_told_of_the_other(server, begin, codec):
+    answer = "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 0 UDP/TLS/RTP/SAVPF 97\r\n"
+    headers = {"Location": "/session/7?sig=%2Fa%2B", "Content-Type": "application/sdp"}
+    server.answers = [web.Response(status=201, body=answer.encode(), headers=headers)]
+    other = {"H264": "VP8", "VP8": "H264"}[codec]
+    with pytest.raises(PublishError, match=f"the media server does not take {codec}: try --codec {other}"):
+        await begin(codec=codec)
+    assert server.requests[-1] == ("DELETE", None, "7")
+
+
+async def test_an_answer_of_another_status_is_taken_back(server, begin):
+    headers = {"Location": "/session/7", "Content-Type": "application/sdp"}
+    server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
+    with pytest.raises(PublishError, match="the media server answers 200 OK"):
+        await begin()
+    assert server.requests[-1] == ("DELETE", None, "7")
+
+
+async def test_leaving_takes_no_longer_than_two_seconds(server, begin):
+    headers = {"Location": "/hangs", "Content-Type": "application/sdp"}
+    server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(PublishError):
+        await begin()
+    assert asyncio.get_running_loop().time() - began < 3
+    assert server.requests[-1] == "hangs"
+
+
+async def test_addresses_of_sessions_stay_as_they_are(server, begin):
+    location = "/session/a%2Fb?sig=%2Bx%3D&empty="
+    server.answers = [web.Response(status=200, body=b"v=0", headers={"Location": location, "Content-Type": "application/sdp"})]
+    with pytest.raises(PublishError):
+        await begin()
+    assert server.requests[-1][0] == "DELETE"
+    assert server.paths[-1] == location
 
 
 async def test_lost_connection_is_made_anew(server, begin):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -160,6 +161,42 @@ async def test_viewer_watches_on_whatever_strangers_send(start, http):
     server.process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(server.process.wait(), 10) == 0
     assert b"Traceback" not in await server.process.stderr.read()
+
+
+@pytest.mark.soak
+async def test_viewer_watches_on_while_strangers_attack(start, http):
+    """A minute of all that `attacks.py` knows: at least 24 of 25 pictures in each second, none later than 150 ms."""
+    seconds = float(os.environ.get("ATTACK_SECONDS", "60"))
+    server = await start()
+    watcher = Watcher(http, server.whep, codec="H264")
+    await watcher.join()
+    await asyncio.sleep(3)  # the small pictures are drawn, and the garbage collector is told
+    ports = re.findall(r"a=candidate:\S+ 1 udp \d+ 127\.0\.0\.1 (\d+) ", watcher.peer.remoteDescription.sdp)
+    command = [sys.executable, Path(__file__).with_name("attacks.py"), str(server.url), "--seconds", str(seconds), "--ports"]
+    memory, threads, sockets = server.memory, server.threads, server.sockets
+    process = await asyncio.create_subprocess_exec(*command, *ports, stdout=asyncio.subprocess.PIPE)
+    watcher.counter.restart()
+    counts = []
+    for _ in range(int(seconds)):
+        before = watcher.counter.frames
+        await asyncio.sleep(1)
+        counts.append(watcher.counter.frames - before)
+    done, _ = await process.communicate()
+    print(
+        f"{done.decode().strip()}: {min(counts)} pictures in the worst second, longest gap {watcher.counter.longest_gap:.3f} s"
+    )
+    assert min(counts) >= 24
+    assert watcher.counter.longest_gap < 0.15
+    await asyncio.sleep(12)  # until the silent are forgotten
+    print(f"memory grew by {(server.memory - memory) / 1e6:.1f} MB, sockets {sockets} to {server.sockets}")
+    assert server.memory - memory < 2 * MOST_GROWTH
+    assert (server.threads, server.sockets) <= (threads, sockets)
+    await watcher.leave()
+    server.process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(server.process.wait(), 10) == 0
+    log = (await server.process.stderr.read()).decode()
+    assert "Traceback" not in log
+    assert len(log.splitlines()) < 30
 
 
 async def test_terminated_server_lets_viewers_finish(start, http):
