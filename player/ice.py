@@ -16,7 +16,7 @@ from aiortc.rtcicetransport import parse_stun_turn_uri
 from aiortc.sdp import candidate_from_sdp
 
 from encoder.codec.errors import SettingsError
-from player.offer import usable_candidates
+from player.sdp import usable_candidates
 
 logger = logging.getLogger(__name__)
 

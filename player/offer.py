@@ -4,30 +4,28 @@ A stranger's offer may hold anything. This module checks it (RFC 8866, RFC 8829)
 answered, and writes it anew, in the form that aiortc understands. Whatever else was offered is turned down in the answer.
 """
 
-import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Literal
 
+from player.sdp import (
+    MAX_CANDIDATES,
+    MAX_FORMATS,
+    DescriptionError,
+    Format,
+    Section,
+    direction_of,
+    numbered,
+    take_apart,
+    usable_candidates,
+)
 from player.video_encoder import CODECS, CodecName
 
-MAX_LINES, MAX_SECTIONS, MAX_FORMATS = 2000, 64, 128
-"""Lines of an offer, its sections, and the formats of each that are looked at."""
-MAX_CANDIDATES = 32
-"""Of a stranger's candidates so many are used, in the offer and as many later: each is paired with each of ours."""
-MAX_PORT = 65535
-MAX_PRIORITY = (1 << 32) - 1
-CANDIDATE = re.compile(
-    r"[A-Za-z0-9+/-]{1,32} (?P<component>\d{1,3}) (?P<transport>[A-Za-z-]{1,16}) (?P<priority>\d{1,10}) "
-    r"(?P<address>[A-Za-z0-9.:%_-]{1,255}) (?P<port>\d{1,5}) typ [a-z]{1,16}(?= |$)"
-)
 NO_NAME = "0"
 """What a section without a name is called in what aiortc is told."""
-PAYLOAD_TYPES, DYNAMIC_TYPES = range(128), range(96, 128)
-"""Numbers that packets may have, and those that aiortc leaves to the codecs of an offer."""
+DYNAMIC_TYPES = range(96, 128)
+"""Numbers that aiortc leaves to the codecs of an offer."""
 REPORT_TYPES = range(64, 96)
 """Numbers that cannot be told from RTCP's (RFC 5761, section 4)."""
 FINGERPRINTS = frozenset({"sha-256", "sha-384", "sha-512"})
@@ -38,8 +36,6 @@ EXTENSIONS = frozenset({"urn:ietf:params:rtp-hdrext:sdes:mid", "http://www.webrt
 """Header extensions of packets that aiortc sends."""
 SOUND = frozenset({"opus", "pcmu", "pcma", "g722"})
 """Codecs of a section of sound that may stay in the answer, inactive, if others are bundled with it."""
-Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
-DIRECTIONS: dict[str, Direction] = {each: each for each in ("sendrecv", "sendonly", "recvonly", "inactive")}
 RECEIVING = frozenset({"sendrecv", "recvonly"})
 """Directions of who wants to receive."""
 ROLES = {"actpass": "passive", "active": "passive", "passive": "active"}
@@ -51,69 +47,8 @@ DECODE_BASELINE = frozenset({0x42, 0x4D, 0x58, 0x64})
 """Profiles whose decoders take constrained baseline: baseline, main, extended and high."""
 
 
-class OfferError(ValueError):
-    """An offer is malformed, or not one of a viewer."""
-
-
-class UnacceptableError(OfferError):
+class UnacceptableError(DescriptionError):
     """An offer is right, but has no codec in common with ours."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """A codec of a section, by its number."""
-
-    number: int
-    name: str
-    """In lower case; empty for one that is not told."""
-    clock: int
-    parameters: dict[str, str]
-    feedback: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of a description: what is sent or received of one kind."""
-
-    kind: str
-    port: int
-    protocol: str
-    names: tuple[str, ...]
-    """Names of its formats: numbers, for those of RTP."""
-    attributes: tuple[tuple[str, str], ...]
-
-    def all(self, name: str) -> list[str]:
-        """Return the values of an attribute."""
-        return [value for key, value in self.attributes if key == name]
-
-    def first(self, name: str) -> str | None:
-        """Return the first value of an attribute; None if it is not there."""
-        return next(iter(self.all(name)), None)
-
-    @property
-    def mid(self) -> str | None:
-        """Its name within the description."""
-        return self.first("mid")
-
-    @property
-    def is_live(self) -> bool:
-        """Whether something is asked for: a port of 0 is for sections that are out of use, or lie in another's transport."""
-        return self.port != 0 or self.first("bundle-only") is not None
-
-    @cached_property
-    def formats(self) -> list[Format]:
-        """The codecs of a section of RTP; raises OfferError."""
-        found: list[Format] = []
-        maps = dict(_numbered(self.all("rtpmap")))
-        parameters = dict(_numbered(self.all("fmtp")))
-        for name in self.names[:MAX_FORMATS]:
-            number = _number(name, "format", PAYLOAD_TYPES)
-            codec, _, clock = maps.get(number, "").partition("/")
-            rate = clock.partition("/")[0]
-            feedback = tuple(text for each, text in _numbered(self.all("rtcp-fb")) if each in (number, None))
-            given = _parameters(parameters.get(number, ""))
-            found.append(Format(number, codec.lower(), int(rate) if rate.isdecimal() else 0, given, feedback))
-        return found
 
 
 @dataclass(frozen=True)
@@ -153,44 +88,32 @@ class Offer:
 
     @classmethod
     def parse(cls, text: str) -> "Offer":
-        """Take an offer apart; raises OfferError, whose message tells which rule it breaks."""
-        lines = text.splitlines()
-        if not lines or lines[0].strip() != "v=0":
-            raise OfferError("an offer begins with v=0")
-        if len(lines) > MAX_LINES:
-            raise OfferError(f"an offer has at most {MAX_LINES} lines, got {len(lines)}")
-        if wrong := next((line for line in lines if line.strip() and not re.match("[a-z]=", line)), None):
-            raise OfferError(f"not a line of SDP: {wrong[:40]!r}")
-        starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
-        if len(starts) > MAX_SECTIONS:
-            raise OfferError(f"an offer has at most {MAX_SECTIONS} sections, got {len(starts)}")
-        blocks = [lines[start:stop] for start, stop in pairwise([*starts, len(lines)])]
-        session = Section("session", 0, "", (), _attributes(lines[: starts[0] if starts else None]))
-        sections = tuple(_section(block) for block in blocks)
+        """Take an offer apart; raises DescriptionError, whose message tells which rule it breaks."""
+        session, sections = take_apart(text)
         offer = cls(session, sections, _video(sections))
         offer.check()
         return offer
 
     def check(self) -> None:
-        """Raise OfferError if the section of video lacks what a connection needs."""
+        """Raise DescriptionError if the section of video lacks what a connection needs."""
         section = self.sections[self.video]
-        direction = _direction(section, self.session)
+        direction = direction_of(section, self.session)
         if direction not in RECEIVING:
-            raise OfferError(f"a viewer's offer is recvonly or sendrecv, got {direction}")
+            raise DescriptionError(f"a viewer's offer is recvonly or sendrecv, got {direction}")
         if not section.all("rtcp-mux") and not section.all("rtcp-mux-only"):
-            raise OfferError("the offer lacks a=rtcp-mux")
+            raise DescriptionError("the offer lacks a=rtcp-mux")
         for name, fewest in (("ice-ufrag", 4), ("ice-pwd", 22)):
             value = self._transport(name)
             if not value or not fewest <= len(value[0]) <= 256 or not re.fullmatch(r"[A-Za-z0-9+/=_-]+", value[0]):  # noqa: PLR2004
-                raise OfferError(f"a={name} is malformed" if value else f"the offer lacks a={name}")
+                raise DescriptionError(f"a={name} is malformed" if value else f"the offer lacks a={name}")
         if not self._fingerprints:
-            raise OfferError(f"the offer lacks an a=fingerprint of {' or '.join(sorted(FINGERPRINTS))}")
+            raise DescriptionError(f"the offer lacks an a=fingerprint of {' or '.join(sorted(FINGERPRINTS))}")
         if self._setup not in ROLES:
-            raise OfferError(
+            raise DescriptionError(
                 f"a=setup must be {', '.join(ROLES)}, got {self._setup!r}" if self._setup else "the offer lacks a=setup"
             )
         if section.mid is not None and not re.fullmatch(r"[!-~]{1,32}", section.mid):
-            raise OfferError("a=mid is malformed")
+            raise DescriptionError("a=mid is malformed")
         section.formats  # noqa: B018 (which raises)
         self._candidates  # noqa: B018
 
@@ -304,7 +227,7 @@ class Offer:
         """Return a section of sound that stays, without sound, since the transport that video uses is its own."""
         shared = ("a=ice-", "a=candidate:", "a=end-of-candidates", "a=fingerprint:", "a=setup:")
         kept = next(each for each in section.formats if each.name in SOUND)
-        text = next(value for number, value in _numbered(section.all("rtpmap")) if number == kept.number)
+        text = next(value for number, value in numbered(section.all("rtpmap")) if number == kept.number)
         found = [f"m={section.kind} {lines[0].split()[1]} {section.protocol} {kept.number}"]
         found += [*(line for line in lines if line.startswith("c=")), "a=inactive"]
         found += [f"a=mid:{section.mid}", "a=rtcp-mux", f"a=rtpmap:{kept.number} {text}"]
@@ -354,100 +277,20 @@ class Offer:
         return usable_candidates(self._transport("candidate"))[:MAX_CANDIDATES]
 
 
-def usable_candidates(values: Iterable[str]) -> list[str]:
-    """Return the candidates (RFC 8839, section 5.1) that can be reached: of UDP, with an address; raises OfferError for junk.
-
-    Names, such as those of mDNS, take seconds to resolve and lead nowhere better: checks from there arrive all the same.
-    """
-    found: list[str] = []
-    for value in values:
-        match = CANDIDATE.match(value)
-        if match is None or int(match["port"]) > MAX_PORT or int(match["priority"]) > MAX_PRIORITY:
-            raise OfferError(f"a candidate is malformed: {value[:80]!r}")
-        if (
-            match["transport"].lower() == "udp"
-            and match["component"] == "1"
-            and int(match["port"])
-            and _is_address(match["address"])
-        ):
-            # What follows the type is not needed.
-            found.append(match[0])
-    return found
-
-
-def with_information(description: str, text: str) -> str:
-    """Return a description that tells something to people (RFC 8866, section 5.4)."""
-    line = " ".join(text.split())
-    return description.replace("\r\nt=", f"\r\ni={line}\r\nt=", 1)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _attributes(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    pairs = (line[2:].strip().partition(":") for line in lines if line.startswith("a="))
-    return tuple((name, value.strip()) for name, _, value in pairs)
-
-
-def _section(lines: Sequence[str]) -> Section:
-    match = re.fullmatch(r"m=([a-z]+) (\d{1,10})(/\d+)? ([A-Za-z0-9/-]+) (.+)", lines[0].strip())
-    if match is None:
-        raise OfferError(f"not the start of a section: {lines[0][:60]!r}")
-    port = int(match[2])
-    if port > MAX_PORT:
-        raise OfferError(f"a port is at most {MAX_PORT}, got {port}")
-    return Section(match[1], port, match[4], tuple(match[5].split()), _attributes(lines[1:]))
-
-
 def _video(sections: Sequence[Section]) -> int:
-    """Return the index of the section of video that is asked for; raises OfferError if there is none, or more than one."""
+    """Return the index of the section of video that is asked for; raises DescriptionError for none, or more than one."""
     live = [index for index, section in enumerate(sections) if section.kind == "video" and section.is_live]
     if not live:
-        raise OfferError("offer asks for no video")
+        raise DescriptionError("offer asks for no video")
     if len(live) > 1:
-        raise OfferError(f"a viewer's offer has one section of video, got {len(live)}")
+        raise DescriptionError(f"a viewer's offer has one section of video, got {len(live)}")
     return live[0]
-
-
-def _direction(section: Section, session: Section) -> Direction:
-    """Return which way media goes; a session may tell it for all its sections, and both ways is the default."""
-    names = [name for name, _ in (*section.attributes, *session.attributes) if name in DIRECTIONS]
-    return DIRECTIONS[names[0]] if names else "sendrecv"
 
 
 def _refused(section: Section) -> list[str]:
     """Return a section that is turned down (RFC 8829, section 5.3.1)."""
     found = [f"m={section.kind} 0 {section.protocol} {' '.join(section.names[:MAX_FORMATS])}", "c=IN IP4 0.0.0.0", "a=inactive"]
     return found + ([f"a=mid:{section.mid}"] if section.mid is not None else [])
-
-
-def _numbered(values: Iterable[str]) -> list[tuple[int | None, str]]:
-    """Return attributes of formats, each with the number of its format; None for all formats."""
-    found: list[tuple[int | None, str]] = []
-    for value in values:
-        number, _, text = value.partition(" ")
-        if number == "*":
-            found.append((None, text.strip()))
-        elif number.isdecimal() and len(number) < 4:  # noqa: PLR2004 (they go to 127)
-            found.append((int(number), text.strip()))
-    return found
-
-
-def _number(text: str, what: str, numbers: range) -> int:
-    if not text.isdecimal() or len(text) > 9 or int(text) not in numbers:  # noqa: PLR2004
-        raise OfferError(f"a {what} is a number in {numbers.start}..{numbers.stop - 1}, got {text[:20]!r}")
-    return int(text)
-
-
-def _parameters(text: str) -> dict[str, str]:
-    """Return a codec's parameters; spaces may stand around them (RFC 6184, section 8.2.1, has them in its examples)."""
-    pairs = (each.partition("=") for each in text.split(";") if each.strip())
-    return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 def _obstacle(each: Format) -> str | None:

@@ -18,8 +18,9 @@ from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationEr
 from player.broadcast import Viewer
 from player.channel import Channel
 from player.ice import Ice
-from player.offer import Offer, OfferError, UnacceptableError, with_information
+from player.offer import Offer, UnacceptableError
 from player.peer import add_viewer
+from player.sdp import DescriptionError, with_information
 from player.stream import Stream
 
 OFFER_ERRORS = (
@@ -170,7 +171,7 @@ class Sessions:
         self._check_room(address, private=private)
         try:
             parsed = Offer.parse(offer)
-        except OfferError as error:
+        except DescriptionError as error:
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
         open_session = partial(self._open, channel, address=address, may_control=may_control, private=private)
         try:
@@ -194,7 +195,7 @@ class Sessions:
         try:
             parsed = Offer.parse(answer)
             choice = parsed.choices()[0]
-        except OfferError as error:
+        except DescriptionError as error:
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error).replace("offer", "answer")) from None
         session.viewer.codec, session.viewer.payload_type = choice.codec, choice.format.number
         description = RTCSessionDescription(parsed.for_aiortc(choice), "answer")

@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 from player.access import MAY_CONTROL
 from player.ice import RestartError, add_candidates
 from player.keys import METRICS, SESSIONS, channel_of, session_of
-from player.offer import MAX_CANDIDATES
 from player.responses import failure
+from player.sdp import MAX_CANDIDATES
 from player.sessions import CounterOfferError, RefusedError
 
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"

@@ -292,3 +292,25 @@ async def test_tls(start, certificate):
     async with ClientSession() as client:
         with pytest.raises(ClientConnectorError):
             await client.get(f"{url}/healthz")
+
+
+async def test_handshakes_count_as_connections(start, certificate, monkeypatch):
+    """Of who only connects to a server with TLS, too, few stay, and none for long."""
+    monkeypatch.setattr(connections_module, "MAX_PER_ADDRESS", 5)
+    monkeypatch.setattr(connections_module, "ASK_SECONDS", 1.0)
+    cert, _ = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    url = await start(tls=context)
+    port = int(url.rsplit(":", 1)[1].rstrip("/"))
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+    for reader, _ in held[:3]:
+        assert await asyncio.wait_for(reader.read(), 0.5) == b""  # the oldest
+    trusting = ssl.create_default_context(cafile=cert)
+    trusting.check_hostname = False
+    async with ClientSession(connector=TCPConnector(ssl=trusting)) as client, client.get(f"{url}/healthz") as response:
+        assert response.status == 200
+    for reader, _ in held:
+        assert await asyncio.wait_for(reader.read(), 3) == b""
+    for _, writer in held:
+        writer.close()

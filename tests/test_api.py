@@ -17,7 +17,7 @@ from player import sessions as sessions_module
 from player.ice import Ice
 from player.keys import CHANNELS, SESSIONS
 from player.logs import JsonFormatter
-from player.offer import MAX_CANDIDATES
+from player.sdp import MAX_CANDIDATES
 from player.sessions import Limits
 from player.stamp import BLOCKS, SALT, stamped
 from player.status import describe, showing

@@ -55,7 +55,9 @@ def test_a_fit_goes_on_from_its_own_states():
             assert torch.allclose(before[name], after[name], atol=0.1)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", ["fast", *(pytest.param(name, marks=pytest.mark.soak) for name in PRESETS if name != "fast")]
+)
 def test_every_preset_goes_on_from_its_states(preset):
     """What was reached is there at once: with frame encoders too, which are gone by then."""
     first = make_encoder(preset=preset)

@@ -71,7 +71,7 @@ def folder(tiny_file, write_video):
     return tiny_file.parent
 
 
-LONG = ("encoder compare", "encoder compress", "encoder bench", "export bench")
+LONG = ("encoder compare", "encoder compress", "encoder bench", "encoder models", "encoder import", "export bench")
 """Commands whose examples take long."""
 
 
@@ -411,6 +411,7 @@ def test_masked_pixels_are_filled_and_measured(tmp_path, write_video):
     assert 5 < result["psnr_masked_db"] < 60
 
 
+@pytest.mark.soak
 def test_comparison_is_reported(tmp_path, write_video):
     write_video(moving_square(4, 36, 64), "video.mp4")
     command = "encoder compare video.mp4 --presets fast nerv --codecs x264 --rates 2 --epochs 2 -o report"

@@ -141,6 +141,7 @@ def test_sizes_are_the_rates_of_what_is_not_fitted_for_a_rate():
         network("nerv", 5)
 
 
+@pytest.mark.soak
 def test_frames_that_are_held_out_are_shown_in_between(tmp_path):
     settings = SETTINGS | {"holdout": "odd"}
     spoiled = VIDEO.frames.copy()

@@ -293,6 +293,7 @@ def test_differences_are_coded_in_every_way(coding):
     assert min(psnr_db(frame, original) for frame, original in shown) > 15
 
 
+@pytest.mark.soak
 def test_a_size_is_reached_with_an_encoder_of_frames():
     video = Video(panning(8, 32, 48), Fraction(25))
     encoder = helpers.make_encoder(video, "hnerv", Compression(file_bytes=3000), size="L")

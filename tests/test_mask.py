@@ -89,12 +89,14 @@ def fit(preset, video, mask, epochs=80):
     return encoder.clip()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("make", "preset", "gain_db"),
     [
         (centre, "fast", 5),
-        *(pytest.param(*each, marks=pytest.mark.soak) for each in ((scattered, "fast", 5), (centre, "hnerv", 0.5))),
-        pytest.param(scattered, "hnerv", 0.5, marks=pytest.mark.soak),
+        (scattered, "fast", 5),
+        (centre, "hnerv", 0.5),
+        (scattered, "hnerv", 0.5),
     ],
 )
 def test_what_is_masked_is_filled(preset, gain_db, make):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from playing import offer_for
 
 from player.broadcast import Viewer
-from player.offer import MAX_SECTIONS, Offer, OfferError, UnacceptableError, usable_candidates
+from player.offer import Offer, UnacceptableError
 from player.peer import add_viewer
+from player.sdp import MAX_SECTIONS, DescriptionError, usable_candidates
 
 FINGERPRINT = "sha-256 " + ":".join(["AB"] * 32)
 
@@ -130,7 +131,7 @@ def test_no_codec_in_common(codec, reason):
     ],
 )
 def test_offers_that_are_none(text, reason):
-    with pytest.raises(OfferError, match=reason):
+    with pytest.raises(DescriptionError, match=reason):
         Offer.parse(text).choices()
 
 
@@ -237,7 +238,7 @@ def test_candidates_that_can_be_reached():
     "value", ["", "1", "1 1 udp x 192.0.2.1 9 typ host", "1 1 udp 1 192.0.2.1 65536 typ host", "1 1 udp 1 192.0.2.1 9 host"]
 )
 def test_junk_candidates(value):
-    with pytest.raises(OfferError, match="a candidate is malformed"):
+    with pytest.raises(DescriptionError, match="a candidate is malformed"):
         usable_candidates([value])
 
 
@@ -251,7 +252,7 @@ async def test_lines_taken_out_and_changed_never_raise_anything_else():
                 parsed = Offer.parse("\r\n".join([*lines[:index], *changed, *lines[index + 1 :]]))
                 for choice in parsed.choices():
                     assert parsed.for_aiortc(choice).startswith("v=0")
-            except OfferError as error:
+            except DescriptionError as error:
                 reasons.append(str(error))
     assert max(map(len, reasons)) < 200
 
@@ -262,5 +263,5 @@ def test_any_text_is_an_offer_or_none(text):
     for whole in (text, f"v=0\r\n{text}", f"v=0\r\nm=video 9 A 97\r\na={text}"):
         try:
             Offer.parse(whole).choices()
-        except OfferError:
+        except DescriptionError:
             continue

@@ -183,6 +183,7 @@ def test_source_that_breaks_leaves_what_is_finished(video):
     assert np.abs(ReferenceDecoder(clip).frame(19).astype(int) - FRAMES[19]).mean() < 30
 
 
+@pytest.mark.soak
 def test_damaged_source_is_fitted_up_to_the_damage(write_video):
     path = write_video(FRAMES, key_frames=range(24))
     with av.open(path) as container:
@@ -425,6 +426,7 @@ def test_workers_that_are_killed_again_and_again(video, tmp_path):
         list(events())
 
 
+@pytest.mark.soak
 def test_error_of_a_worker_is_that_of_all(video, tmp_path):
     work = make_work(video, tmp_path)
     gone = replace(work, job=replace(work.job, source=tmp_path / "gone.mp4"))

@@ -156,6 +156,7 @@ def test_prediction_that_runs_away():
         segment.weights({"a": (5000, 1)})
 
 
+@pytest.mark.soak
 def test_largest_segment_fits_in_a_gigabyte(tmp_path):
     rows, columns = 4096, MAX_WEIGHTS // 4096
     coder = Encoder()

@@ -3,7 +3,9 @@ from types import SimpleNamespace
 from unittest.mock import AsyncMock
 
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCCertificate, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtcdtlstransport import generate_certificate
+from cryptography.hazmat.primitives.asymmetric import rsa
 from playing import SDP, make_item, make_server, offer_for
 from yarl import URL
 
@@ -66,6 +68,22 @@ async def test_offer_of_sound_besides_is_answered_with_video(aiohttp_client, tin
     session = response.headers["Location"].split("/")[-1]
     assert (await client.get(f"/api/sessions/{session}")).status == 200
     assert (await client.get("/metrics")).status == 200
+    await peer.close()
+
+
+async def test_viewer_with_an_rsa_certificate(client, monkeypatch):
+    """As GStreamer's; offered `actpass`, the answer is `passive`, since aiortc as a client refuses such servers."""
+    key = rsa.generate_private_key(65537, 2048)
+    with monkeypatch.context() as patched:
+        certificate = RTCCertificate(key, generate_certificate(key))
+        patched.setattr(RTCCertificate, "generateCertificate", lambda: certificate)
+        peer, offer = await offer_for("H264")
+    tracks = []
+    peer.on("track", tracks.append)
+    answer = await (await client.post("/whep/tiny", data=offer, headers=SDP)).text()
+    assert "a=setup:passive" in answer
+    await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    assert (await asyncio.wait_for(tracks[0].recv(), 20)).width == 26
     await peer.close()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from encoder.codec.errors import SourceError
 from encoder.media.frame_data import filtered
 
-BITS, COLUMNS = 8, 512
+BITS, COLUMNS = 8, 320
 """Bits and columns of a picture that are looked at, about."""
 MIN_ROWS = 8
 """Rows of a picture that is looked at, at least."""
