@@ -27,7 +27,7 @@ MAX_CHOICES = 256
 """Most choices that are remembered."""
 
 _CHOSEN: dict[str, str] = {}
-"""What this process found to be the fastest: the file in which it is kept may not be written to."""
+"""What this process found to be the fastest, where the file in which that is kept cannot be written to."""
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _open_all(clip: Clip, *, batch: int, pixels: PixelFormat) -> list[Engine]:
 def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
     """Open the fastest engine: as it was measured before for such a clip on this machine, or is now."""
     key = _key(clip, batch, pixels)
-    if known := _CHOSEN.get(key) or _choices().get(key):
+    if known := _choices().get(key) or _CHOSEN.get(key):
         with suppress(EngineError):
             return open_engine(clip, known, batch=batch, pixels=pixels)
     engines = _open_all(clip, batch=batch, pixels=pixels)
@@ -162,6 +162,7 @@ def _choices() -> dict[str, str]:
 
 
 def _remember(key: str, name: str) -> None:
-    _CHOSEN[key] = name
     choices = [*_choices().items(), (key, name)][-MAX_CHOICES:]
     keep(_path(), json.dumps(dict(choices)).encode())
+    if _choices().get(key) != name:
+        _CHOSEN[key] = name

@@ -212,7 +212,12 @@ def _opened(path: Path) -> Generator[IO[bytes]]:
     """Open a file that takes its place in the end, or else a pipe."""
     with _naming(path), ExitStack() as stack:
         if str(path) == STANDARD_OUTPUT:
-            yield sys.stdout.buffer
+            try:
+                yield sys.stdout.buffer
+            except OSError:
+                # What is left in the buffer cannot be written at the end of the process either.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise
         elif is_pipe(path):
             yield stack.enter_context(path.open("wb"))
         else:

@@ -10,6 +10,7 @@ import pytest
 from helpers import SAMPLE
 
 from encoder.codec.errors import EngineError, SettingsError
+from export import engines
 from export.engines import ENGINES, _fps, open_engine
 from export.names import ENGINE_NAMES
 
@@ -124,3 +125,14 @@ def test_engines_report_to_nobody(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set(ast.literal_eval(done.stdout)) == {""}
+
+
+def test_choice_is_kept_in_memory_where_it_cannot_be_written(sample_clip, monkeypatch):
+    trials = []
+    monkeypatch.setattr(engines, "_CHOSEN", {})
+    monkeypatch.setattr(engines, "_choices", dict)
+    monkeypatch.setattr(engines, "keep", lambda *_: None)
+    monkeypatch.setattr(engines, "_fps", lambda engine: trials.append(engine.name) or float(len(trials)))
+    for _ in range(3):
+        open_engine(sample_clip, "auto").close()
+    assert len(trials) == len(set(trials)) > 1
