@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from player.access import MAY_CONTROL
 from player.channel import Channel
-from player.keys import CHANNELS, METRICS, SESSIONS, channel_of, session_of
+from player.keys import CHANNELS, CLIP, METRICS, SESSIONS, channel_of, session_of
 from player.responses import failure
 from player.sessions import RefusedError, Session
 from player.stream import Stream
@@ -30,14 +30,14 @@ async def clips(request: web.Request) -> web.Response:
     return web.json_response([_describe(channel) for channel in request.app[CHANNELS].values()])
 
 
-@routes.get("/api/clips/{clip}")
+@routes.get(f"/api/clips/{CLIP}")
 async def clip_state(request: web.Request) -> web.Response:
     """Tell where a clip's shared timeline is and how fast it goes."""
     channel = channel_of(request)
     return web.json_response(_state(channel, channel.shared))
 
 
-@routes.post("/api/clips/{clip}")
+@routes.post(f"/api/clips/{CLIP}")
 async def control_clip(request: web.Request) -> web.Response:
     """Carry out wishes for a clip's shared timeline; answer with its state."""
     channel = channel_of(request)
@@ -48,7 +48,7 @@ async def control_clip(request: web.Request) -> web.Response:
     return web.json_response(_state(channel, channel.shared))
 
 
-@routes.get("/api/clips/{clip}/thumbnail.jpg")
+@routes.get(f"/api/clips/{CLIP}/thumbnail.jpg")
 async def thumbnail(request: web.Request) -> web.Response:
     """Send a small picture of a clip."""
     # A playlist's is that of its first clip.

@@ -12,6 +12,9 @@ CHANNELS = web.AppKey("channels", Mapping[str, Channel])
 SESSIONS = web.AppKey("sessions", Sessions)
 METRICS = web.AppKey("metrics", Metrics)
 
+CLIP = "{clip:[^/]+}"
+"""A clip's name in the path of a route: without its own pattern, aiohttp takes no name that holds braces."""
+
 
 def channel_of(request: web.Request, name: str | None = None) -> Channel:
     """Return the channel of a name, or that of the path; raises HTTPNotFound."""

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from player.access import MAY_CONTROL
 from player.ice import RestartError, add_candidates
-from player.keys import METRICS, SESSIONS, channel_of, session_of
+from player.keys import CLIP, METRICS, SESSIONS, channel_of, session_of
 from player.responses import failure
 from player.sdp import MAX_CANDIDATES
 from player.sessions import CounterOfferError, RefusedError
@@ -24,7 +24,7 @@ NOT_TEXT = (LookupError, UnicodeDecodeError)
 routes = web.RouteTableDef()
 
 
-@routes.options("/whep/{clip}")
+@routes.options(f"/whep/{CLIP}")
 async def offers(request: web.Request) -> web.Response:
     """Tell what an offer looks like, and which servers help to connect."""
     channel_of(request)
@@ -32,7 +32,7 @@ async def offers(request: web.Request) -> web.Response:
     return web.Response(headers=headers)
 
 
-@routes.get("/whep/{clip}")
+@routes.get(f"/whep/{CLIP}")
 async def endpoint(request: web.Request) -> web.Response:
     """Tell players that this is an endpoint of WHEP; HEAD is answered likewise."""
     channel_of(request)
@@ -40,14 +40,14 @@ async def endpoint(request: web.Request) -> web.Response:
     return web.Response(headers=headers)
 
 
-@routes.get("/whep/{clip}/{session}")
+@routes.get(f"/whep/{CLIP}/{{session}}")
 async def resource(request: web.Request) -> web.Response:
     """Answer that there is a session, which has no representation."""
     session_of(request)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-@routes.post("/whep/{clip}")
+@routes.post(f"/whep/{CLIP}")
 async def watch(request: web.Request) -> web.Response:
     """Answer a viewer's offer; with `?private=1` he gets a timeline of his own."""
     channel = channel_of(request)
@@ -77,7 +77,7 @@ async def watch(request: web.Request) -> web.Response:
     return web.Response(status=status, body=answer.encode(), headers=headers)
 
 
-@routes.patch("/whep/{clip}/{session}")
+@routes.patch(f"/whep/{CLIP}/{{session}}")
 async def trickle(request: web.Request) -> web.Response:
     """Take further candidates of a viewer, or its answer to our offer."""
     if request.content_type == SDP:
@@ -100,7 +100,7 @@ async def trickle(request: web.Request) -> web.Response:
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-@routes.delete("/whep/{clip}/{session}")
+@routes.delete(f"/whep/{CLIP}/{{session}}")
 async def leave(request: web.Request) -> web.Response:
     """End a viewer's session."""
     session_of(request)

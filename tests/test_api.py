@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import sys
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from aiortc import RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
 
 from player import sessions as sessions_module
 from player.ice import Ice
@@ -331,14 +333,35 @@ async def test_server_that_is_about_to_stop_takes_nobody_in(client):
     assert (response.status, (await response.json())["error"]) == (503, "the server is about to stop")
 
 
-async def test_thumbnail(client):
+async def thumbnail_of(client, clip):
     for _ in range(100):
-        response = await client.get("/api/clips/one/thumbnail.jpg")
+        response = await client.get(URL(f"/api/clips/{clip}/thumbnail.jpg", encoded=True))
         if response.status == 200:
-            break
+            return await response.read()
         assert (response.status, response.headers["Retry-After"]) == (503, "1")
         await asyncio.sleep(0.1)
-    with av.open(io.BytesIO(await response.read()), format="jpeg_pipe") as container:
+    raise AssertionError("no picture came")
+
+
+@pytest.mark.parametrize("name", ["a{b}", "{clip}", "100% {0}", "ü?#&+ ;=", "a%2Fb", "'\"<b>"])
+async def test_any_name_of_a_clip_is_found(aiohttp_client, tiny_clip, name):
+    client = await aiohttp_client(make_server([make_item(tiny_clip, name)]))
+    escaped = quote(name, safe="")
+    assert [clip["name"] for clip in await (await client.get("/api/clips")).json()] == [name]
+    for path in f"/api/clips/{escaped}", f"/whep/{escaped}":
+        assert (await client.get(URL(path, encoded=True))).status == 200
+    await thumbnail_of(client, escaped)
+    peer, offer = await offer_for("VP8")
+    response = await client.post(URL(f"/whep/{escaped}", encoded=True), data=offer, headers=SDP)
+    assert response.status == 201
+    location = URL(response.headers["Location"], encoded=True)
+    assert (await client.get(location)).status == 204
+    assert (await client.delete(location)).status == 200
+    await peer.close()
+
+
+async def test_thumbnail(client):
+    with av.open(io.BytesIO(await thumbnail_of(client, "one")), format="jpeg_pipe") as container:
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert picture.shape == (20, 26, 3)
     assert picture.std() > 5  # black it is not
