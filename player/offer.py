@@ -39,8 +39,7 @@ SOUND = frozenset({"opus", "pcmu", "pcma", "g722"})
 RECEIVING = frozenset({"sendrecv", "recvonly"})
 """Directions of who wants to receive."""
 ROLES = {"actpass": "passive", "active": "passive", "passive": "active"}
-"""Our role in the handshake by theirs (RFC 8842). Where there is a choice it is passive: as a client, aiortc refuses RSA
-certificates."""
+"""Our role in the handshake by theirs (RFC 8842)."""
 NO_PROFILE, OUR_PROFILE = "42000a", "42e01f"
 """Profile and level of H.264 where none are told (RFC 6184, section 8.1), and those that are sent."""
 DECODE_BASELINE = frozenset({0x42, 0x4D, 0x58, 0x64})

@@ -17,11 +17,20 @@ from player.video_encoder import CODECS
 
 logger = logging.getLogger(__name__)
 
+CIPHERS = ":".join(
+    f"ECDHE-{kind}-{cipher}"
+    for kind in ("ECDSA", "RSA")
+    for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
+)
+"""Of DTLS 1.2, as RFC 8827 (section 6.5) has it, in OpenSSL's names."""
 UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
 
 
 def add_viewer(connection: RTCPeerConnection, viewer: Viewer, *, any_codec: bool = False) -> RTCRtpTransceiver:
     """Send a viewer's track over a connection, in its codec alone, or in any of ours that is agreed on."""
+    hidden: Any = connection
+    for certificate in hidden._RTCPeerConnection__certificates:  # noqa: SLF001
+        certificate._create_ssl_context = partial(_handshake, certificate._create_ssl_context)  # noqa: SLF001
     transceiver = connection.addTransceiver(viewer, direction="sendonly")
     known = RTCRtpSender.getCapabilities("video").codecs
     wanted = [f"video/{codec}" for codec in (CODECS if any_codec else [viewer.codec])]
@@ -34,6 +43,13 @@ def add_viewer(connection: RTCPeerConnection, viewer: Viewer, *, any_codec: bool
     transport: Any = sender.transport
     transport._recv_next = partial(_outlive, transport._recv_next)  # noqa: SLF001
     return transceiver
+
+
+def _handshake(create: Callable[..., Any], **settings: Any) -> Any:
+    """Return aiortc's settings of a handshake, which as a client takes no servers with RSA certificates, made to take them."""
+    context = create(**settings)
+    context.set_cipher_list(CIPHERS.encode())
+    return context
 
 
 async def _outlive(receive: Callable[[], Awaitable[None]]) -> None:

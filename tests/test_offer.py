@@ -149,7 +149,7 @@ def test_transport_may_be_told_for_the_session():
 
 @pytest.mark.parametrize(("theirs", "ours"), [("actpass", "passive"), ("active", "passive"), ("passive", "active")])
 async def test_roles_in_the_handshake(theirs, ours):
-    """Passive where there is a choice: aiortc refuses RSA certificates of servers."""
+    """Passive where there is a choice, as in the example of WHEP."""
     transport = [f"setup:{theirs}" if each.startswith("setup") else each for each in TRANSPORT]
     assert f"a=setup:{ours}" in await answered(offer(video("97 VP8", transport=transport)))
 

@@ -71,17 +71,26 @@ async def test_offer_of_sound_besides_is_answered_with_video(aiohttp_client, tin
     await peer.close()
 
 
-async def test_viewer_with_an_rsa_certificate(client, monkeypatch):
-    """As GStreamer's; offered `actpass`, the answer is `passive`, since aiortc as a client refuses such servers."""
+class RsaCertificate(RTCCertificate):
+    def _create_ssl_context(self, **settings):
+        context = super()._create_ssl_context(**settings)
+        context.set_cipher_list(b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256")
+        return context
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("actpass", "passive"), ("passive", "active")])
+async def test_viewer_with_an_rsa_certificate(client, monkeypatch, theirs, ours):
+    """As GStreamer's, whichever end begins the handshake."""
     key = rsa.generate_private_key(65537, 2048)
     with monkeypatch.context() as patched:
-        certificate = RTCCertificate(key, generate_certificate(key))
+        certificate = RsaCertificate(key, generate_certificate(key))
         patched.setattr(RTCCertificate, "generateCertificate", lambda: certificate)
         peer, offer = await offer_for("H264")
     tracks = []
     peer.on("track", tracks.append)
+    offer = offer.replace("a=setup:actpass", f"a=setup:{theirs}")
     answer = await (await client.post("/whep/tiny", data=offer, headers=SDP)).text()
-    assert "a=setup:passive" in answer
+    assert f"a=setup:{ours}" in answer
     await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
     assert (await asyncio.wait_for(tracks[0].recv(), 20)).width == 26
     await peer.close()
