@@ -118,12 +118,14 @@ class Connections:
         """Hand a connection to the application, after the handshake of TLS if there is one."""
         events, server = asyncio.get_running_loop(), runner.server
         assert server is not None  # it is set up
-        events.call_later(ASK_SECONDS, connection.end_silence)
+        silence = events.call_later(ASK_SECONDS, connection.end_silence)
 
         def end() -> None:
+            silence.cancel()  # it would keep what has ended
             self._open.pop(connection, None)
             if connection.handler is not None:
                 self._of.pop(connection.handler, None)
+                connection.handler = None
 
         def make() -> RequestHandler:
             options = server._kwargs  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
