@@ -46,7 +46,7 @@ def add_viewer(connection: RTCPeerConnection, viewer: Viewer, *, any_codec: bool
 
 
 def _handshake(create: Callable[..., Any], **settings: Any) -> Any:
-    """Return aiortc's settings of a handshake, which as a client takes no servers with RSA certificates, made to take them."""
+    """Return aiortc's context of DTLS with our ciphers: its own ones lack those of servers with RSA certificates."""
     context = create(**settings)
     context.set_cipher_list(CIPHERS.encode())
     return context

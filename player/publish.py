@@ -203,7 +203,7 @@ class _Publication:
                 async with asyncio.timeout(LEAVE_SECONDS):
                     async with self._client.delete(resource, headers=self._headers_for(resource), allow_redirects=False):
                         pass
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # among them an address without a host
                 logger.debug("the media server was not told: %s", error)
 
 

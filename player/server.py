@@ -29,10 +29,12 @@ from player.wishes import WishError
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 1 << 16
-GARBAGE_THRESHOLDS = (10_000, 50, 100)
+GARBAGE_THRESHOLDS = (10_000, 10, 10)
 """Objects after which Python looks for garbage among the youngest, and how often among the older."""
 KEEP_SECONDS = 30.0
 """Time for which a connection may be silent between two requests."""
+LINGER_SECONDS = 1.0
+"""Time for the rest of a body that is not read, and for which a broken upload is kept."""
 
 CONNECTIONS = web.AppKey("connections", Connections)
 
@@ -94,8 +96,14 @@ async def serve(
     events = asyncio.get_running_loop()
     events.add_signal_handler(signal.SIGINT, interrupt)
     events.add_signal_handler(signal.SIGTERM, drain)
-    # Compressed bodies are refused, and must not be inflated before.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEP_SECONDS, auto_decompress=False)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=1.0,
+        keepalive_timeout=KEEP_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        auto_decompress=False,  # compressed bodies are refused, and must not be inflated before
+    )
     await runner.setup()
     connections = app[CONNECTIONS]
     try:

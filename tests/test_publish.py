@@ -211,6 +211,21 @@ async def test_addresses_of_sessions_stay_as_they_are(server, begin):
     assert server.paths[-1] == location
 
 
+@pytest.mark.parametrize("location", ["mailto:somebody", "http://", "http://host:99999/", "ftp://host/7", "//"])
+async def test_addresses_that_lead_nowhere_are_borne(server, begin, location):
+    headers = {"Location": location, "Content-Type": "application/sdp"}
+    server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
+    with pytest.raises(PublishError, match="the media server answers 200 OK"):
+        await begin()
+
+
+async def test_an_address_that_is_none_is_a_reason_to_try_again(server, begin):
+    headers = {"Location": "http://[::1/", "Content-Type": "application/sdp"}
+    server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
+    begin()
+    await server.frames(3)
+
+
 async def test_lost_connection_is_made_anew(server, begin):
     begin()
     await server.frames(3)

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 TOKEN = "correct horse battery"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 JOINS, WARM_UP = 200, 100
+JOIN_SECONDS = 5
 MOST_GROWTH = 3_000_000
 """Bytes that many viewers may leave behind."""
 
@@ -197,6 +198,33 @@ async def test_viewer_watches_on_while_strangers_attack(start, http):
     log = (await server.process.stderr.read()).decode()
     assert "Traceback" not in log
     assert len(log.splitlines()) < 30
+
+
+async def test_joins_hold_up_nobody(start, http):
+    """50 viewers a second come and go: the pauses of the garbage collector stay short."""
+    server = await start("--max-viewers", "500", "--max-per-address", "500")
+    watcher = Watcher(http, server.whep, codec="H264")
+    await watcher.join()
+    peer, offer = await offer_for("H264")
+
+    async def come_and_go():
+        async with http.post(server.whep, data=offer, headers=SDP) as response:
+            assert response.status == 201
+        async with http.delete(server.url.join(URL(response.headers["Location"]))) as response:
+            assert response.status == 200
+
+    await asyncio.sleep(3)  # the small pictures are drawn, and the garbage collector is told
+    watcher.counter.restart()
+    visits = []
+    for _ in range(50 * JOIN_SECONDS):
+        visits.append(asyncio.create_task(come_and_go()))
+        await asyncio.sleep(0.02)
+    done = sum(visit.done() for visit in visits)
+    print(f"longest gap {watcher.counter.longest_gap:.3f} s, {done} of {len(visits)} have left")
+    assert watcher.counter.longest_gap < 0.1
+    await asyncio.gather(*visits)
+    await peer.close()
+    await watcher.leave()
 
 
 async def test_terminated_server_lets_viewers_finish(start, http):
