@@ -173,7 +173,7 @@ class Offer:
                 lines.append(f"a=extmap:{place.partition('/')[0]} {uri}")
         lines += [f"a=ice-ufrag:{self._transport('ice-ufrag')[0]}", f"a=ice-pwd:{self._transport('ice-pwd')[0]}"]
         lines += [f"a=fingerprint:{each}" for each in self._fingerprints]
-        # What we are told to be they are not.
+        # aiortc takes the role that this one leaves.
         lines.append(f"a=setup:{'active' if ROLES[self._setup or ''] == 'passive' else 'passive'}")
         lines += [f"a=candidate:{each}" for each in self._candidates]
         return "\r\n".join(lines) + "\r\n"

@@ -54,7 +54,7 @@ def add_reading(command: Options) -> None:
     command.add_argument(
         "--matrix",
         choices=get_args(Matrix),
-        help="matrix of the source's YUV (default: the file's, or else BT.709 for 720 rows and more, BT.601 for fewer)",
+        help="matrix of the source's YUV (default: the file's, or else BT.709 for HD, BT.601 for less)",
     )
     command.add_argument(
         "--background",
