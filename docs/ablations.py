@@ -22,9 +22,8 @@ from choices import FAST, Choice, choices
 from fits import encoder, fit
 from tables import CLIPS, Point
 
-from encoder.cli_common import SAMPLE
-from encoder.compression import Compression
-from encoder.limit import Limit
+from encoder.cli.options import SAMPLE
+from encoder.config import Compression, Limit
 from encoder.media.source import read_video
 from encoder.media.video import Video
 
@@ -74,7 +73,7 @@ class Measured:
             if name in self.paces:
                 continue
             seconds: list[list[float]] = []
-            with patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
+            with patch("encoder.training.trainer.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
                 own = encoder(video, FAST, wish)
                 with choice.made():
                     other = encoder(video, choice.preset, wish)

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder import encode, optimizer, tuning
-from encoder.losses import l1_ssim, squared
+from encoder.jobs import segment_encoder
 from encoder.models import fast
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.layers import SeparableBlock, TemporalGrid, planes
 from encoder.presets import PRESETS, Preset, Shape, SizeName
-from encoder.training import ROUND_FROM, Training
+from encoder.training import optimizers
+from encoder.training.losses import l1_ssim, squared
+from encoder.training.step import ROUND_FROM, Training
 
 AVERAGE_FROM, AVERAGE_DECAY = 0.6, 0.99
 """Share of the fit from which on weights are averaged, and the decay of their mean."""
@@ -77,7 +78,7 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "the preset", Choice()
     yield "optimiser: Adam", _recipe(optimizer="adam")
     yield "optimiser: Adan, learning rate 3e-3", _recipe(optimizer="adan", learning_rate=3e-3)
-    yield "optimiser: SOAP", Choice(values={(tuning, "Muon"): Soap})
+    yield "optimiser: SOAP", Choice(values={(optimizers, "Muon"): Soap})
     for rate in (8e-3, 2.4e-2):
         yield f"learning rate: {rate:g}", _recipe(learning_rate=rate)
     for rate in (1.0, 10.0):
@@ -89,13 +90,13 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "loss: 0.7 L1 + 1.5 MSE", _recipe(loss=_l1_squared)
     for batch in (1, 2, 8):
         yield f"batch: {batch}", _recipe(batch=batch)
-    yield "weights averaged", Choice(values={(encode, "Training"): Averaged})
-    yield "half the resolution first", Choice(values={(encode, "Training"): Coarse})
-    banded = _network(Banded, values={(encode, "Training"): Bands})
+    yield "weights averaged", Choice(values={(segment_encoder, "Training"): Averaged})
+    yield "half the resolution first", Choice(values={(segment_encoder, "Training"): Coarse})
+    banded = _network(Banded, values={(segment_encoder, "Training"): Bands})
     yield "bands of half the height", banded
     yield "bands, batch: 8", replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8)))
-    yield "bf16", Choice(values={(encode, "Training"): HalfPrecision})
-    yield "torch.compile", Choice(values={(encode, "Training"): Compiled})
+    yield "bf16", Choice(values={(segment_encoder, "Training"): HalfPrecision})
+    yield "torch.compile", Choice(values={(segment_encoder, "Training"): Compiled})
     yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
     yield "no camera", Choice(replace(FAST, camera=False))
     yield "latents: of each frame alone", _network(latents=((1, 8),))
@@ -277,7 +278,7 @@ class PointHead(Before):
         self.head = nn.Conv2d(config.trunk_channels, self.head.out_channels, 1)
 
 
-class Soap(optimizer.Muon):
+class Soap(optimizers.Muon):
     """Adam along the axes of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3), for the same matrices."""
 
     def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
@@ -296,7 +297,7 @@ class Soap(optimizer.Muon):
         turned = left.T @ gradient @ right
         square.lerp_(turned.square(), 1 - second)
         correction = (1 - first ** state["steps"]), (1 - second ** state["steps"])
-        update = (left.T @ mean @ right / correction[0]) / ((square / correction[1]).sqrt() + optimizer.EPSILON)
+        update = (left.T @ mean @ right / correction[0]) / ((square / correction[1]).sqrt() + optimizers.EPSILON)
         parameter.add_((left @ update @ right.T).view(parameter.shape), alpha=-learning_rate)
         for side, new in zip(state["sides"], (gradient @ gradient.T, gradient.T @ gradient), strict=True):
             side.lerp_(new, 1 - second)

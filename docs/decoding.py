@@ -15,21 +15,20 @@ from fits import encoder
 from tables import Point
 from torch import Tensor
 
-from encoder.cli_common import SAMPLE
+from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.names import TIME
-from encoder.codec.runtime import Session
-from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.limit import Limit
+from encoder.codec.graph_names import TIME
+from encoder.common.onnx_runtime import Session
+from encoder.config import Compression, Limit
+from encoder.jobs.segment_encoder import Encoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS, SizeName
 from export import graph
-from export.engine import Engine
-from export.engines import open_engine
+from export.engines.base import Engine
+from export.engines.registry import open_engine
 from export.graph import CHROMA, CHROMA_OFFSET, LUMA, LUMA_OFFSET, build_graph
-from export.int8 import Quantiser
+from export.passes.int8 import Quantiser
 
 DECODED: tuple[tuple[str, SizeName, tuple[int, int]], ...] = (
     ("fast", "S", (640, 360)),
@@ -83,7 +82,9 @@ def integers(video: Video, seconds: int) -> Iterator[Point]:
         decoders: dict[str, Decode] = {}
         for name in ENGINES:
             decoders[name] = _batch(stack.enter_context(contextlib.closing(_engine(clip, name))))
-            with patch("export.engine.build_graph", lambda *a, **k: quantiser.apply(build_graph(*a, **k), found.convolutions)):
+            with patch(
+                "export.engines.base.build_graph", lambda *a, **k: quantiser.apply(build_graph(*a, **k), found.convolutions)
+            ):
                 decoders[f"{name}, integers"] = _batch(stack.enter_context(contextlib.closing(_engine(clip, name))))
         lost = {"loss_db": found.loss_db, "share": found.share, "loss_of_all_db": found.loss_of_all_db}
         for decoder, fps in _race(decoders).items():

@@ -8,16 +8,15 @@ import numpy as np
 from fits import encoder
 from tables import Point
 
-from encoder.cli_common import KEY_INTERVAL, SAMPLE
+from encoder.cli.options import KEY_INTERVAL, SAMPLE
 from encoder.codec.clip import Clip
-from encoder.compression import Compression
-from encoder.evaluate import pictures
-from encoder.limit import Limit
-from encoder.media.quality import psnr_db
+from encoder.compare.evaluation import pictures
+from encoder.config import Compression, Limit
+from encoder.media.metrics import psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.plan import Plan, make_plan
 from encoder.presets import PRESETS
+from encoder.segmentation.plan import Plan, make_plan
 
 FAST = PRESETS["fast"]
 KEY_SHARES = (1.0, 1.5, 2.0)
@@ -49,7 +48,7 @@ def scenes(video: Video, seconds: int) -> Iterator[Point]:
         # Each in a plan of its own, which keeps the shares that it is asked for once.
         yield {"shares": f"as planned{size}"} | _qualities(joined, replace(plan), seconds, wish)
         yield {"shares": f"as if all frames were as hard{size}"} | _qualities(joined, replace(alike), seconds, wish)
-        with patch("encoder.plan.STILL_FRAMES", 0):
+        with patch("encoder.segmentation.plan.STILL_FRAMES", 0):
             yield {"shares": f"by frames alone{size}"} | _qualities(joined, replace(alike), seconds, wish)
 
 

@@ -6,16 +6,15 @@ import numpy as np
 import torch
 from tables import Point
 
-from encoder.cli_common import SEGMENT_FRAMES
+from encoder.cli.options import SEGMENT_FRAMES
 from encoder.codec.clip import Clip
-from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.evaluate import pictures
-from encoder.limit import Limit
-from encoder.media.quality import psnr_db
+from encoder.compare.evaluation import pictures
+from encoder.config import Compression, Limit
+from encoder.jobs.segment_encoder import Encoder
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, Video
-from encoder.plan import Plan, make_plan
 from encoder.presets import Preset
+from encoder.segmentation.plan import Plan, make_plan
 
 
 def encoder(video: Frames, preset: Preset, compression: Compression, *, plan: Plan | None = None, **options: Any) -> Encoder:

@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from encoder.codec.console import show_table
-from encoder.compare import RESULTS, read_results
+from encoder.common.console import show_table
+from encoder.compare.compare import RESULTS, read_results
 
 PUBLISHED = {("nerv++", "psnr_db"): -27.98, ("nerv++", "ms_ssim"): -29.99}
 """BD-rate against NeRV on Bunny in percent (arXiv 2402.18305, table 2)."""

@@ -23,22 +23,21 @@ from speed import film, large, lengths, speed, workers
 from tables import CLIPS, RESULTS, Point, load
 from unseen import inpainting, interpolation
 
-from encoder import classic, training
-from encoder import quantizer as quantizing
-from encoder.classic import CODECS
-from encoder.cli_common import SAMPLE
-from encoder.cli_compress import RUNG_START
-from encoder.codec import coding
+from encoder.cli.compress import RUNG_START
+from encoder.cli.options import SAMPLE
+from encoder.codec import tensor_coder
 from encoder.codec.segment import Segment
-from encoder.compression import Compression
-from encoder.limit import Limit
-from encoder.media.quality import psnr_db
+from encoder.compare import anchors
+from encoder.compare.anchors import CODECS
+from encoder.config import Compression, Limit, bits_per_pixel
+from encoder.media.metrics import psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS, Preset
-from encoder.quantizer import Quantizer
-from encoder.rounding import quantize
-from encoder.target import bits_per_pixel
+from encoder.training import qat as quantizing
+from encoder.training import step
+from encoder.training.ptq import quantize
+from encoder.training.qat import Quantizer
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
@@ -115,19 +114,19 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
 def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
     """Return what can be left out: the preset to fit then, and the values that modules' constants take."""
     preset = PRESETS["fast"]
-    unpredicted = [way for way in coding.WAYS if not way & coding.PREDICTED]
-    one_scale = {(coding, "WAYS"): (0, coding.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
+    unpredicted = [way for way in tensor_coder.WAYS if not way & tensor_coder.PREDICTED]
+    one_scale = {(tensor_coder, "WAYS"): (0, tensor_coder.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
     return {
         "nothing": (preset, {}),
         "the camera": (replace(preset, camera=False), {}),
         "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, optimizer="adam")), {}),
-        "rate and noise before half of the time": (preset, {(training, "RATE_FROM"): 0.5, (training, "NOISE_FROM"): 0.5}),
-        "noise": (preset, {(training, "NOISE_FROM"): training.ROUND_FROM}),
-        "learned steps": (preset, {(training, "STEP_LEARNING_RATES"): (0.0, 0.0)}),
+        "rate and noise before half of the time": (preset, {(step, "RATE_FROM"): 0.5, (step, "NOISE_FROM"): 0.5}),
+        "noise": (preset, {(step, "NOISE_FROM"): step.ROUND_FROM}),
+        "learned steps": (preset, {(step, "STEP_LEARNING_RATES"): (0.0, 0.0)}),
         "steps of channels": (preset, {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim}),
-        "latents fitted to the rounded network": (preset, {(training, "FREEZE_FROM"): 2.0}),
+        "latents fitted to the rounded network": (preset, {(step, "FREEZE_FROM"): 2.0}),
         "scales of rows and columns": (preset, one_scale),
-        "prediction of latents": (preset, {(coding, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
+        "prediction of latents": (preset, {(tensor_coder, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
     }
 
 
@@ -148,8 +147,8 @@ def codecs(video: Video, _: int) -> Iterator[Point]:
     height, width = video.frames.shape[2:]
     for codec in CODECS.values():
         for factor in codec.rates(CODEC_RATES):
-            data = classic.encode(video, codec, factor)
-            pairs = zip(classic.decode(data, codec, height=height, width=width), video.frames, strict=True)
+            data = anchors.encode(video, codec, factor)
+            pairs = zip(anchors.decode(data, codec, height=height, width=width), video.frames, strict=True)
             quality = float(np.mean([psnr_db(decoded, original) for decoded, original in pairs]))
             yield {"codec": codec.title, "crf": factor, "bytes": len(data), "psnr_db": quality}
 

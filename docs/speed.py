@@ -18,18 +18,18 @@ import numpy as np
 from fits import encoder, measure
 from tables import Point
 
-from encoder import classic, encode
-from encoder.classic import find_codec
-from encoder.cli_common import SAMPLE
+from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
-from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.limit import Limit
+from encoder.compare import anchors
+from encoder.compare.anchors import find_codec
+from encoder.config import Compression, Limit
+from encoder.jobs import segment_encoder
+from encoder.jobs.scheduler import makespan
+from encoder.jobs.segment_encoder import Encoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.plan import Plan
-from encoder.pool import makespan
 from encoder.presets import PRESETS, SizeName
+from encoder.segmentation.plan import Plan
 
 BASELINES: tuple[tuple[str, SizeName, tuple[int, ...]], ...] = (
     ("nerv++", "M", (200, 100, 50, 20)),
@@ -68,7 +68,7 @@ def speed(video: Video, _: int) -> Iterator[Point]:
         yield made | {"preset": preset, "fit_seconds": seconds} | measure(Clip.parse(data), video)
         wish = Compression(file_bytes=round(MARGIN * len(data))) if len(data) < SMALL_BYTES else Compression()
         for speedup in speedups:
-            encode._topology.cache_clear()  # noqa: SLF001 (each traces its network, as a new process would)
+            segment_encoder._topology.cache_clear()  # noqa: SLF001 (each traces its network, as a new process would)
             began = time.perf_counter()
             ours = _fitted(encoder(video, PRESETS["fast"], wish), Limit(seconds=seconds / speedup))
             found = {"preset": "fast", "fit_seconds": time.perf_counter() - began}
@@ -87,7 +87,7 @@ def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
 
 def _epoch_seconds(video: Video, preset: str, size: SizeName) -> float:
     made = encoder(video, PRESETS[preset], Compression(bits=BITS), size=size)
-    with patch("encoder.fit.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
+    with patch("encoder.training.trainer.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
         times = [time.perf_counter() for step in made.run(Limit(epochs=TIMED_EPOCHS)) if step.finished is None]
     return median(np.diff(times).tolist())
 
@@ -152,7 +152,7 @@ def _run(video: Video, frames: int, epochs: int, *options: str) -> _Ran:
     lengths = ["--segment-frames", str(SEGMENT_FRAMES), "--key-interval", "1", "--epochs", str(epochs)]
     with TemporaryDirectory() as folder:
         path, log = Path(folder, f"video.{codec.form}"), Path(folder, "log")
-        path.write_bytes(classic.encode(repeated, codec, SOURCE_FACTOR))
+        path.write_bytes(anchors.encode(repeated, codec, SOURCE_FACTOR))
         command = [sys.executable, "-m", "encoder", "fit", str(path), "--resize", "source", *lengths, *options]
         with log.open("w") as stderr, subprocess.Popen([*command, "-o", f"{folder}/clip.nerv"], stderr=stderr) as process:  # noqa: S603 (our own command)
             return _watched(process, log)

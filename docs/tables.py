@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from encoder.bd import bd_rate
+from encoder.compare.bd_rate import bd_rate
 
 RESULTS = Path(__file__).with_name("results.json")
 CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}

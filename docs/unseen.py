@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from tables import Point
 
 from encoder.codec.clip import Clip
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.compare import halves
-from encoder.compression import Compression
-from encoder.evaluate import qualities
-from encoder.limit import Limit
-from encoder.mask import Masked
-from encoder.media.quality import psnr_db
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.compare.compare import halves
+from encoder.compare.evaluation import qualities
+from encoder.config import Compression, Limit
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, Video
 from encoder.presets import PRESETS
+from encoder.segmentation.mask import Masked
 
 FOLDER = Path(__file__).parent
 SHOWN_PRESETS = ("fast", "nerv++", "hnerv", "hnerv-boost")

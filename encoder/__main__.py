@@ -2,6 +2,6 @@
 
 import sys
 
-from encoder.cli import main
+from encoder.cli.main import main
 
 sys.exit(main())

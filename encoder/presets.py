@@ -9,44 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.codec.errors import SettingsError
-from encoder.losses import l1_ms_ssim_frequencies, l1_ssim, squared
+from encoder.common.errors import SettingsError
 from encoder.models import nirvana
-from encoder.models.boost import Boost, BoostConfig
-from encoder.models.convnext import ConvNextEncoder
-from encoder.models.enerv import Enerv, EnervConfig
+from encoder.models.e_nerv import Enerv, EnervConfig
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import EMBEDDING, Hnerv, hnerv_config
+from encoder.models.hnerv_boost import Boost, BoostConfig
+from encoder.models.hnerv_encoder import ConvNextEncoder
 from encoder.models.nerv import Nerv, NervConfig
 from encoder.models.nirvana import Nirvana, NirvanaConfig
-from encoder.models.psnerv import PsNerv, PsNervConfig
+from encoder.models.ps_nerv import PsNerv, PsNervConfig
 from encoder.models.sizing import REFERENCE, share
+from encoder.training.losses import l1_ms_ssim_frequencies, l1_ssim, squared
+from encoder.training.recipe import Recipe
 
 SizeName = Literal["XS", "S", "M", "L"]
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
 DEFAULT_SIZE: SizeName = "S"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network is fitted."""
-
-    loss: Callable[[Tensor, Tensor], Tensor]
-    """Distortion between frames (B, 3, H, W) in 0..1."""
-    batch: int
-    """Frames per step."""
-    learning_rate: float
-    """Learning rate after the warm-up."""
-    latent_rate: float = 1.0
-    """Learning rate of the parameters under the network's `latents`, as a multiple of that of the others."""
-    optimizer: Literal["adam", "muon", "adan"] = "adam"
-    """With muon, convolutions are optimised as matrices, and the rest by Adam."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decays of both moments."""
-    warmup: float
-    """Share of the fit in which the learning rate rises from a tenth to its full value; then it follows a cosine to zero."""
-    rate_weight: float = 0.0
-    """Weight of the bits per pixel in the loss; 0 leaves quantisation (to 8 bits) to the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,16 @@ from onnx.shape_inference import InferenceError
 
 from encoder.codec.clip import SegmentModels
 from encoder.codec.container import Header
-from encoder.codec.cost import RGB
-from encoder.codec.errors import EngineError, first_line
-from encoder.codec.names import FRAMES
-from export.editing import add_constant, attributes
-from export.half import half_precision
-from export.layout import shuffle_last, single_planes, whole_pixels
-from export.merge import distribute_heads, sigmoid_colours
-from export.optimize import fold_constants, multiply_places, polynomial_sines
+from encoder.codec.graph_limits import RGB
+from encoder.codec.graph_names import FRAMES
+from encoder.common.errors import EngineError, first_line
+from export.passes.camera_grid import multiply_places
+from export.passes.constant_folding import fold_constants
+from export.passes.fp16 import half_precision
+from export.passes.onnx_utils import add_constant, attributes
+from export.passes.pixel_shuffle import shuffle_last, single_planes, whole_pixels
+from export.passes.pointwise import distribute_heads, sigmoid_colours
+from export.passes.sine import polynomial_sines
 
 Picture = NDArray[np.uint8]
 PixelFormat = Literal["i420", "rgb"]

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.media.quality import psnr_db
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, check_count, frames_of
-from export.engine import Engine
+from export.engines.base import Engine
 from export.graph import TOLERANCE_STEPS, planes_of
 
 Picture = NDArray[np.uint8]

@@ -1,6 +1,11 @@
 """What a server counts, for Prometheus."""
 
-from collections.abc import Callable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -93,3 +98,80 @@ class Counts:
     def encode_seconds(self, codec: str) -> Callable[[float], object]:
         """Return what takes the time of each frame that is encoded."""
         return self._metrics.encode_seconds.labels(self._clip, codec).observe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How fast a stream goes, over the last seconds."""
+
+    engine: str | None
+    """None until the engine is loaded."""
+    decode_fps: float
+    """Frames per second of decoding, with nothing to wait for: what the engine could do."""
+    encode_fps: float
+    """Frames per second of encoding, with nothing to wait for."""
+    encode_ms: float
+    """Time to encode a frame."""
+    sent_fps: float
+    """Frames per second that were handed to RTP for the slowest viewer."""
+    bitrate: float
+    """Bits per second of all codecs' encoders."""
+    ahead: int
+    """Decoded frames that wait."""
+    missed: int
+    """Ticks of the clip's rate at which no new picture was ready in time, since the start."""
+    dropped: int
+    """Packets that present viewers were too slow for."""
+    viewers: int
+    damaged: int
+    """Segments that could not be decoded."""
+
+
+WINDOW_SECONDS = 2.0
+"""Rates are means over this time."""
+
+
+class Meter:
+    """Counts events and the time that they keep a thread busy; may be fed by one thread and read by another."""
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, observe: Callable[[float], object] | None = None
+    ) -> None:
+        """Let a histogram observe the seconds of each event."""
+        self._clock, self._observe = clock, observe
+        self._events: deque[tuple[float, float, float]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, amount: float, busy_seconds: float = 0.0) -> None:
+        """Note that an amount (frames, bits) is done, and how long it took."""
+        with self._lock:
+            self._events.append((self._clock(), amount, busy_seconds))
+            self._forget()
+        if self._observe is not None:
+            self._observe(busy_seconds)
+
+    @contextmanager
+    def measure(self, amount: float) -> Generator[None]:
+        """Add an amount with the time that the body takes."""
+        start = self._clock()
+        yield
+        self.add(amount, self._clock() - start)
+
+    @property
+    def per_second(self) -> float:
+        """Amount per second of wall-clock time: what really went through."""
+        with self._lock:
+            self._forget()
+            return sum(amount for _, amount, _ in self._events) / WINDOW_SECONDS
+
+    @property
+    def per_busy_second(self) -> float:
+        """Amount per second of work: what could go through. 0 if nothing did lately."""
+        with self._lock:
+            self._forget()
+            busy = sum(seconds for *_, seconds in self._events)
+            return sum(amount for _, amount, _ in self._events) / busy if busy else 0.0
+
+    def _forget(self) -> None:
+        while self._events and self._events[0][0] <= self._clock() - WINDOW_SECONDS:
+            self._events.popleft()

@@ -8,9 +8,9 @@ from importlib import import_module
 
 from helpers import shared_topology
 
-from encoder import encode
+from encoder.jobs import segment_encoder
 
 if __name__ == "__main__":  # and not in its workers, which import this too
-    encode._topology = shared_topology
+    segment_encoder._topology = shared_topology
     package, *arguments = sys.argv[1:]
-    sys.exit(import_module(f"{package}.cli").main(arguments))
+    sys.exit(import_module(f"{package}.cli.main").main(arguments))

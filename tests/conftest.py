@@ -14,8 +14,8 @@ import torch
 from av.video.frame import PictureType
 from helpers import SAMPLE, Pixels, fit_clip, shared_topology
 
-from encoder import encode
 from encoder.codec.clip import Clip
+from encoder.jobs import segment_encoder
 from encoder.presets import PRESETS
 
 USUAL_PRESETS = ("fast", "nerv++", "hnerv")
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     What is measured once per machine is measured once per run, and not left behind.
     """
-    encode._topology = shared_topology
+    segment_encoder._topology = shared_topology
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import onnx
 
-from encoder.codec.runtime import Session
+from encoder.common.onnx_runtime import Session
 
 
 class FakeCuda(types.ModuleType):

@@ -22,11 +22,11 @@ from golden import DATA, digest
 
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.container import TOPOLOGY, ChunkReader, file_bytes
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import BitstreamError, EngineError
-from encoder.codec.names import TIME
-from encoder.codec.runtime import Session
+from encoder.codec.graph_names import TIME
+from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.topology import OPERATORS, dictionary
+from encoder.common.errors import BitstreamError, EngineError
+from encoder.common.onnx_runtime import Session
 from export.graph import build_graph
 
 MAX_SECONDS = 10

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.decoder import ReferenceDecoder
+from encoder.codec.reference_decoder import ReferenceDecoder
 
 DATA = Path(__file__).parent / "data"
 

@@ -19,16 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoder.codec.cache import cache_folder, keep
 from encoder.codec.clip import Clip
 from encoder.codec.topology import Topology
-from encoder.compression import Compression
-from encoder.encode import Encoder
-from encoder.limit import Limit
+from encoder.common.cache import cache_folder, keep
+from encoder.config import Compression, Limit
+from encoder.jobs.segment_encoder import Encoder
+from encoder.jobs.trace import trace
 from encoder.media.video import Frames, Video
-from encoder.plan import make_plan
 from encoder.presets import PRESETS, Shape, SizeName
-from encoder.trace import trace
+from encoder.segmentation.plan import make_plan
 
 Pixels = NDArray[np.uint8]
 Network = Callable[[Shape, SizeName], torch.nn.Module]
@@ -109,7 +108,7 @@ def run(command: str, folder: Path) -> SimpleNamespace:
         patch.object(logging.getLogger(), "handlers", []),  # the command adds its own, if there is none
     ):
         try:
-            code = import_module(f"{package}.cli").main(arguments)
+            code = import_module(f"{package}.cli.main").main(arguments)
         except SystemExit as end:
             code = end.code
         finally:

@@ -11,11 +11,11 @@ from encoder.codec.clip import Clip
 from encoder.codec.container import Header
 from encoder.codec.entropy import Integers
 from encoder.codec.segment import CoderName, Quantized, Segment
-from encoder.codec.tensor import NOTHING, Shape
+from encoder.codec.tensor_header import NOTHING, Shape
 from encoder.codec.topology import Topology
+from encoder.jobs.trace import trace
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.nerv import Nerv, NervConfig
-from encoder.trace import trace
 
 HEIGHT, WIDTH, FRAMES = 18, 30, 4
 HEADER = Header(width=WIDTH, height=HEIGHT, frames=4 * FRAMES, rate=Fraction(25), continuous=True, settings="golden")

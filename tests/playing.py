@@ -8,13 +8,13 @@ from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver
 
 from encoder.codec.clip import Clip
-from export.engines import open_engine
-from player.access import Access
-from player.channel import make_channels
-from player.item import Item
+from export.engines.registry import open_engine
 from player.metrics import Metrics
-from player.server import make_app
-from player.sessions import Limits, Sessions
+from player.playback.channel import make_channels
+from player.playback.clip_source import Item
+from player.server.app import make_app
+from player.server.auth import Access
+from player.server.sessions import Limits, Sessions
 
 SDP = {"Content-Type": "application/sdp"}
 

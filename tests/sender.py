@@ -15,11 +15,11 @@ import numpy as np
 from helpers import SAMPLE
 from playing import make_server
 
-from encoder.cli_common import SAMPLE as SOURCE
+from encoder.cli.options import SAMPLE as SOURCE
 from encoder.codec.clip import Clip
-from player.item import Item
-from player.server import serve
-from player.sessions import Limits
+from player.playback.clip_source import Item
+from player.server.app import serve
+from player.server.sessions import Limits
 
 RATE = Fraction(30)
 

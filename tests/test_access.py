@@ -9,11 +9,11 @@ import pytest
 from aiohttp import ClientConnectorError, ClientSession, TCPConnector
 from playing import SDP, make_item, make_server, offer_for
 
-from encoder.codec.errors import SettingsError
-from player import connections as connections_module
-from player import whep as whep_module
-from player.access import GUESSES, HEADERS, Access
-from player.server import WEB, serve
+from encoder.common.errors import SettingsError
+from player.server import listener as connections_module
+from player.server import routes_whep as whep_module
+from player.server.app import WEB, serve
+from player.server.auth import GUESSES, HEADERS, Access
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
@@ -86,7 +86,7 @@ async def test_page_itself_needs_no_token(connect, path):
 async def test_tokens_are_compared_in_constant_time(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "player.access.hmac.compare_digest", lambda given, right: compared.append((given, right)) or given == right
+        "player.server.auth.hmac.compare_digest", lambda given, right: compared.append((given, right)) or given == right
     )
     access = Access(token=TOKEN, watch_token=WATCH)
     assert [access.allows(text) for text in (TOKEN, WATCH, "wrong", "ü")] == [True, False, None, None]
@@ -102,7 +102,7 @@ async def test_token_of_any_bytes_is_wrong(connect, caplog):
 
 async def test_bug_of_ours_is_an_answer_like_any_other(connect, monkeypatch, caplog):
     client = await connect()
-    monkeypatch.setattr("player.api._describe", lambda channel: 1 / 0)
+    monkeypatch.setattr("player.server.routes_api._describe", lambda channel: 1 / 0)
     response = await client.get("/api/clips")
     assert (response.status, await response.json()) == (500, {"error": "internal error, see the server's log"})
     assert response.headers["Server"] == "nervcast"

@@ -15,14 +15,14 @@ from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from player import sessions as sessions_module
-from player.ice import Ice
-from player.keys import CHANNELS, SESSIONS
-from player.logs import JsonFormatter
-from player.sdp import MAX_CANDIDATES
-from player.sessions import Limits
-from player.stamp import BLOCKS, SALT, stamped
-from player.status import describe, showing
+from player.json_log import JsonFormatter
+from player.playback.latency_stamp import BLOCKS, SALT, stamped
+from player.rtc.ice import Ice
+from player.rtc.sdp import MAX_CANDIDATES
+from player.server import sessions as sessions_module
+from player.server.app_keys import CHANNELS, SESSIONS
+from player.server.sessions import Limits
+from player.server.status_line import describe, showing
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 

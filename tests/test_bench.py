@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from encoder.bench import bench
-from encoder.losses import squared
+from encoder.compare.benchmark import bench
 from encoder.presets import PRESETS, Shape, complexity
+from encoder.training.losses import squared
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,11 @@ from aiortc.mediastreams import MediaStreamError
 from av.error import FFmpegError
 from playing import picture
 
-from player import video_encoder
-from player.broadcast import JOIN_TICKS, LOSS_TICKS, Broadcast, Viewer
-from player.meter import WINDOW_SECONDS, Meter
-from player.metrics import Metrics
-from player.pacer import Pacer
-from player.video_encoder import CODECS, VideoEncoder, pick_bitrate
+from player.metrics import WINDOW_SECONDS, Meter, Metrics
+from player.playback.frame_clock import Pacer
+from player.rtc import video_encoder
+from player.rtc.fanout import JOIN_TICKS, LOSS_TICKS, Broadcast, Viewer
+from player.rtc.video_encoder import CODECS, VideoEncoder, pick_bitrate
 
 RATE = Fraction(25)
 

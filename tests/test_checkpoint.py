@@ -5,9 +5,9 @@ import pytest
 import torch
 from helpers import panning
 
-from encoder.checkpoint import Checkpoint
-from encoder.codec.errors import SettingsError
-from encoder.limit import Limit
+from encoder.common.errors import SettingsError
+from encoder.config import Limit
+from encoder.jobs.checkpoint import Checkpoint
 from encoder.media.video import Video
 from encoder.presets import PRESETS
 

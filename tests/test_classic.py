@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from helpers import moving_square
 
-from encoder.bd import bd_rate
-from encoder.classic import CODECS, decode, encode, find_codec
-from encoder.codec.errors import SettingsError
-from encoder.media.quality import psnr_db
+from encoder.common.errors import SettingsError
+from encoder.compare.anchors import CODECS, decode, encode, find_codec
+from encoder.compare.bd_rate import bd_rate
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 
 

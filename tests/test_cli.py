@@ -21,7 +21,7 @@ from test_published import checkpoint
 from encoder.codec.clip import Clip
 from encoder.codec.segment import HUFFMAN, RANGE
 from encoder.presets import PRESETS, SIZES
-from export.engines import ENGINES
+from export.engines.registry import ENGINES
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -292,9 +292,9 @@ def test_from_video_to_files(tmp_path, write_video):
 @pytest.fixture
 def quick(monkeypatch):
     """Measure for a moment."""
-    monkeypatch.setattr("export.bench.MEASURE_SECONDS", 0.05)
-    monkeypatch.setattr("export.ceilings.MAX_SIDE", 512)
-    monkeypatch.setattr("export.ceilings.MEMORY_MATRIX", (64, 128))
+    monkeypatch.setattr("export.benchmark.MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr("export.roofline.MAX_SIDE", 512)
+    monkeypatch.setattr("export.roofline.MEMORY_MATRIX", (64, 128))
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder.codec.clip import MAX_NOTES, Clip, ClipReader, SegmentModels
-from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, file_bytes
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import BitstreamError
-from encoder.codec.index import Entry, index_bytes
+from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, Entry, file_bytes, index_bytes
+from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.segment import Quantized, Segment
+from encoder.common.errors import BitstreamError
 
 
 def test_clip_becomes_the_same_bytes(tiny_clip):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import COMMAND, moving_square, run
 
-from encoder.cli import main
+from encoder.cli.main import main
 
 START = """
 import ray, sys
@@ -99,6 +99,6 @@ def test_no_gpu_in_the_cluster(cluster, tmp_path, monkeypatch, capsys):
 def test_ray_is_not_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "encoder.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "encoder.jobs.ray_workers", raising=False)
     assert main(["fit", "--cluster", "auto"]) == 2
     assert capsys.readouterr().err == "error: --cluster needs Ray: pip install 'nervcast[cluster]'\n"

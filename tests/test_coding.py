@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from encoder.codec.coding import shortest
 from encoder.codec.entropy import LEVELS, MAX_BOUND, Decoder, Encoder
-from encoder.codec.tensor import COLUMNS, DELTA, PAIRS, PREDICTED, ROWS, CodedTensor
+from encoder.codec.tensor_coder import shortest
+from encoder.codec.tensor_header import COLUMNS, DELTA, PAIRS, PREDICTED, ROWS, CodedTensor
 
 
 def encoded(integers, step=1.0):

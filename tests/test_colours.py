@@ -9,7 +9,7 @@ from helpers import write_images
 from media import PALETTE, flat, jpeg, patches, write, yuv
 from PIL import Image
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media import hdr
 from encoder.media.reading import DEFAULT_READING, Reading
 from encoder.media.source import Source, read_video

@@ -8,14 +8,13 @@ import pytest
 import torch
 from helpers import panning
 
-from encoder.codec.errors import SettingsError
-from encoder.compare import FILES, RESULTS, Point, Report, compare, curves
-from encoder.compression import Compression
-from encoder.limit import Limit
-from encoder.media.quality import psnr_db
+from encoder.common.errors import SettingsError
+from encoder.compare.compare import FILES, RESULTS, Point, Report, compare, curves
+from encoder.compare.contenders import ClassicSystem, Fitting, NetworkSystem, frame_at
+from encoder.compare.report import MARKDOWN, PAGE, write_report
+from encoder.config import Compression, Limit
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
-from encoder.report import MARKDOWN, PAGE, write_report
-from encoder.systems import ClassicSystem, Fitting, NetworkSystem, frame_at
 
 VIDEO = Video(panning(9, 48, 64), Fraction(25))
 SETTINGS = {"video": "panning", "holdout": "none"}

@@ -3,8 +3,10 @@ import logging
 
 import pytest
 
-from encoder.codec.console import MAX_LINE, PrintableFormatter, printable, progress, replacing, show
-from encoder.codec.errors import SettingsError, first_line
+from encoder.common.atomic_file import replacing
+from encoder.common.console import MAX_LINE, PrintableFormatter, printable, show
+from encoder.common.errors import SettingsError, first_line
+from encoder.common.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -23,7 +23,7 @@ from encoder.codec.container import (
     file_bytes,
     signature,
 )
-from encoder.codec.errors import BitstreamError, UnsupportedVersionError
+from encoder.common.errors import BitstreamError, UnsupportedVersionError
 
 HEADER_1 = Header(width=320, height=180, frames=132, rate=Fraction(30000, 1001), continuous=True, settings="--seed 0 é")
 

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from encoder.codec.container import MAX_FILE_BYTES, ChunkReader, signature
-from encoder.codec.errors import BitstreamError, SettingsError, SourceError
-from player import download as download_module
-from player.address import Address
-from player.download import Download, _back_off
-from player.retry import retry_after_seconds
+from encoder.common.errors import BitstreamError, SettingsError, SourceError
+from player.playback import download as download_module
+from player.playback.address import Address
+from player.playback.download import Download, _back_off
+from player.playback.retry import retry_after_seconds
 
 DATA = signature() + bytes(range(256)) * 40
 """The start of a clip whose first segment never comes."""

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from helpers import fit_clip
 
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import BitstreamError, EngineError, SettingsError
-from encoder.codec.runtime import Session
+from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.segment import HUFFMAN
+from encoder.common.errors import BitstreamError, EngineError, SettingsError
+from encoder.common.onnx_runtime import Session
 from encoder.presets import PRESETS
-from export.engine import Engine, Network
-from export.engines import open_engine
-from export.onnxruntime_engine import OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda
+from export.engines.base import Engine, Network
+from export.engines.ort import OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda
+from export.engines.registry import open_engine
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -97,7 +97,7 @@ def test_clip_of_which_nothing_can_be_shown(tiny_clip):
 
 
 def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch, caplog):
-    monkeypatch.setattr("export.engine.MAX_VALUES", 5 * tiny_clip.topology.peak_values // 2)
+    monkeypatch.setattr("export.engines.base.MAX_VALUES", 5 * tiny_clip.topology.peak_values // 2)
     engine = OnnxRuntimeCpu(tiny_clip, batch=8)
     assert engine.batch == 2
     assert "batches have 2 frames instead of 8" in caplog.text
@@ -121,8 +121,8 @@ def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
 
 @pytest.mark.parametrize(("wanted", "precision"), [(0.0, "bf16"), (101.0, "fp32")])
 def test_bfloat16_is_taken_where_the_cpu_has_it_and_the_picture_holds(tiny_clip, monkeypatch, wanted, precision):
-    monkeypatch.setattr("export.openvino_engine.BF16_PSNR_DB", wanted)
-    monkeypatch.setattr("export.openvino_engine.OpenVino._has_bf16", lambda _: True)
+    monkeypatch.setattr("export.engines.ov.BF16_PSNR_DB", wanted)
+    monkeypatch.setattr("export.engines.ov.OpenVino._has_bf16", lambda _: True)
     engine = open_engine(tiny_clip, "openvino", batch=2, pixels="rgb")
     assert engine.precision == precision
     frames = engine.frames(np.arange(6.0))
@@ -228,7 +228,7 @@ class BoundCpu(OnnxRuntimeCuda):
 
 
 def test_bound_session_decodes(tiny_clip, monkeypatch):
-    monkeypatch.setattr("export.onnxruntime_engine.has_cuda", lambda: True)
+    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
     engine = BoundCpu(tiny_clip, batch=4, pixels="rgb")
     times = np.array([0, 1, 2, 3, 4, 5, 1.5, 5, 0])
     frames = engine.frames(times)
@@ -238,7 +238,7 @@ def test_bound_session_decodes(tiny_clip, monkeypatch):
 
 
 def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):
-    monkeypatch.setattr("export.onnxruntime_engine.has_cuda", lambda: True)
+    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
     opened = []
 
     def open_session(model, _provider, settings):
@@ -247,7 +247,7 @@ def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):
             raise EngineError("not all on the GPU")
         return Session(model)
 
-    monkeypatch.setattr("export.onnxruntime_engine.Session", open_session)
+    monkeypatch.setattr("export.engines.ort.Session", open_session)
     engine = BoundCpu(tiny_clip, batch=4, pixels="rgb")
     assert engine.frames(np.zeros(2)).shape == (2, 3, 19, 26)
     engine.close()
@@ -277,7 +277,7 @@ def test_next_segment_is_loaded_ahead(tiny_clip):
 
 @pytest.mark.skipif(has_cuda(), reason="there is a GPU")
 def test_cuda_without_its_libraries_does_not_run_on_the_cpu_unnoticed(tiny_clip, monkeypatch):
-    monkeypatch.setattr("export.onnxruntime_engine.has_cuda", lambda: True)
+    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
     engine = OnnxRuntimeCuda(tiny_clip)
     with pytest.raises(EngineError, match="ONNX Runtime cannot load"):
         engine.warm_up()

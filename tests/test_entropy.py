@@ -8,7 +8,7 @@ from stranger import StrangersDecoder, strangers_frequencies
 
 from encoder.codec import entropy
 from encoder.codec.entropy import LEVELS, MAX_BOUND, PRECISION, Decoder, Encoder, frequencies
-from encoder.codec.errors import BitstreamError
+from encoder.common.errors import BitstreamError
 
 
 def laplace(scale: float, size: int, seed: int = 0) -> entropy.Integers:

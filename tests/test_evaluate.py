@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from helpers import SAMPLE
 
-from encoder.cli_common import SAMPLE as VIDEO
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError
-from encoder.evaluate import FrameQuality, evaluation, frame_quality, mean_quality, qualities
-from encoder.media.quality import MAX_PSNR_DB, psnr_db
+from encoder.cli.options import SAMPLE as VIDEO
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SettingsError
+from encoder.compare.evaluation import FrameQuality, evaluation, frame_quality, mean_quality, qualities
+from encoder.media.metrics import MAX_PSNR_DB, psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
 

@@ -4,12 +4,11 @@ import pytest
 from helpers import fit_clip
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.codec.runtime import Session
-from export.bench import Speed, measure_speed
-from export.ceilings import Ceilings, _products, measure_ceilings
-from export.engines import open_engine
-from export.half import half_precision
-from export.work import count_work
+from encoder.common.onnx_runtime import Session
+from export.benchmark import Speed, measure_speed
+from export.engines.registry import open_engine
+from export.passes.fp16 import half_precision
+from export.roofline import Ceilings, _products, count_work, measure_ceilings
 
 CEILINGS = Ceilings(flop_per_second=1e9, bytes_per_second=1e9, launch_seconds=1e-6)
 
@@ -71,7 +70,7 @@ def test_ceilings_are_those_of_products():
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime-cpu"])
 def test_ceilings_are_measured_by_the_engine(tiny_clip, name, monkeypatch):
-    monkeypatch.setattr("export.ceilings.MEMORY_MATRIX", (64, 128))
+    monkeypatch.setattr("export.roofline.MEMORY_MATRIX", (64, 128))
     engine = open_engine(tiny_clip, name, batch=1)
     steps = iter([0.001, 0.01, 0.031, 0.201, 0.065])  # a small one, two of squares, a long row, a chain
     now, step = [0.0], [0.0]

@@ -8,18 +8,18 @@ import torch
 from helpers import moving_square, panning
 
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import BitstreamError, SettingsError
-from encoder.compression import Compression
-from encoder.fit import Fit
-from encoder.limit import Limit
-from encoder.media.quality import psnr_db
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import BitstreamError, SettingsError
+from encoder.config import Compression, Limit
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
+from encoder.models.base import LATENTS
 from encoder.presets import PRESETS, Shape
-from encoder.quantizer import INITIAL_STEP, LATENTS, Quantizer
-from encoder.rate import RateControl
-from encoder.scenes import split
-from encoder.training import FREEZE_FROM, STEP_LEARNING_RATES, Training
+from encoder.segmentation.shots import split
+from encoder.training.qat import INITIAL_STEP, Quantizer
+from encoder.training.rate_control import RateControl
+from encoder.training.step import FREEZE_FROM, STEP_LEARNING_RATES, Training
+from encoder.training.trainer import Fit
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
 SHAPE = Shape(height=16, width=24, frames=4)

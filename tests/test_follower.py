@@ -8,12 +8,12 @@ from playing import make_item, make_server
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import ChunkReader
-from encoder.codec.errors import BitstreamError
-from encoder.codec.follower import Follower
-from export.engines import open_engine
-from player import item as item_module
+from encoder.codec.growing_file import Follower
+from encoder.common.errors import BitstreamError
+from export.engines.registry import open_engine
 from player.metrics import Metrics
-from player.reader import Reader
+from player.playback import clip_source as item_module
+from player.playback.decode_thread import Reader
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from golden import DATA, TIMES, digest, pictures
 from stranger import FORMAT, strangers_decays, strangers_pictures, strangers_weights
 
-from encoder.codec import tensor
+from encoder.codec import tensor_header
 from encoder.codec.clip import Clip
 from encoder.codec.entropy import DECAYS
 from encoder.codec.segment import HUFFMAN, RANGE
@@ -49,7 +49,15 @@ def test_golden_files_use_all_that_the_format_has():
     clips = [Clip.read(DATA / f"{name}.nerv") for name in DIGESTS]
     segments = [segment for clip in clips for segment in clip.segments]
     flags = [record.flags for segment in segments for record in segment.tensors]
-    for flag in (tensor.DELTA, tensor.PREDICTED, tensor.ROWS, tensor.COLUMNS, tensor.PAIRS, tensor.CHANNELS, tensor.SECOND):
+    for flag in (
+        tensor_header.DELTA,
+        tensor_header.PREDICTED,
+        tensor_header.ROWS,
+        tensor_header.COLUMNS,
+        tensor_header.PAIRS,
+        tensor_header.CHANNELS,
+        tensor_header.SECOND,
+    ):
         assert any(each & flag for each in flags)
     assert {segment.coder for segment in segments} == {RANGE, HUFFMAN}
 

@@ -7,8 +7,8 @@ import pytest
 from helpers import fit_clip
 
 from encoder.codec.clip import SegmentModels
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.runtime import Session
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.onnx_runtime import Session
 from encoder.media.colours import RESAMPLING
 from encoder.presets import PRESETS
 from export.graph import build_graph

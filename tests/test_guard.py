@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from encoder.guard import CHANGE_DB, COLLAPSE_DB, EASE_DB, LOWER, MAX_COLLAPSES, Guard
+from encoder.training.trainer import CHANGE_DB, COLLAPSE_DB, EASE_DB, LOWER, MAX_COLLAPSES, Guard
 
 
 def fell(guard, qualities):

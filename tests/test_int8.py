@@ -4,10 +4,10 @@ import pytest
 from helpers import fit_clip, moving_square
 
 from encoder.codec.clip import SegmentModels
-from encoder.codec.runtime import Session
-from encoder.media.quality import psnr_db
+from encoder.common.onnx_runtime import Session
+from encoder.media.metrics import psnr_db
 from export.graph import build_graph
-from export.int8 import Quantiser, _Times
+from export.passes.int8 import Quantiser, _Times
 
 TIMES = np.arange(3, dtype=np.float32)
 SOURCE = moving_square(3, 19, 26)

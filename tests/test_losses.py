@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from encoder.losses import l1_ms_ssim_frequencies, l1_ssim, ms_ssim_window, squared
+from encoder.training.losses import l1_ms_ssim_frequencies, l1_ssim, ms_ssim_window, squared
 
 
 @pytest.mark.parametrize("loss", [squared, l1_ssim, l1_ms_ssim_frequencies])

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from helpers import make_encoder, moving_square, panning
 
-from encoder.codec.errors import SettingsError
-from encoder.evaluate import qualities
-from encoder.limit import Limit
-from encoder.mask import GREY, Masked, read_mask
-from encoder.media.quality import psnr_db
+from encoder.common.errors import SettingsError
+from encoder.compare.evaluation import qualities
+from encoder.config import Limit
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
+from encoder.segmentation.mask import GREY, Masked, read_mask
 
 VIDEO = Video(moving_square(3, 24, 32), Fraction(25))
 

@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from helpers import panning
 
-from encoder.models.boost import ConditionedBlock
-from encoder.models.convnext import ConvNextEncoder
-from encoder.models.enerv import TransformerBlock
+from encoder.models.e_nerv import TransformerBlock
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Thumbnails
+from encoder.models.hnerv_boost import ConditionedBlock
+from encoder.models.hnerv_encoder import ConvNextEncoder
 from encoder.models.layers import (
     PARTS,
     Camera,

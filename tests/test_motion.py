@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.motion import MAX_MARGIN, estimate_motion
+from encoder.segmentation.global_motion import MAX_MARGIN, estimate_motion
 
 HEIGHT, WIDTH = 96, 160
 

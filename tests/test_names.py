@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.codec.errors import BitstreamError
-from encoder.codec.names import from_places, to_places
+from encoder.codec.graph_names import from_places, to_places
+from encoder.common.errors import BitstreamError
 
 
 def make_model(*nodes):

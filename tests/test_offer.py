@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import offer_for
 
-from player.broadcast import Viewer
-from player.offer import Offer, UnacceptableError
-from player.peer import add_viewer
-from player.sdp import MAX_SECTIONS, DescriptionError, usable_candidates
+from player.rtc.aiortc_hooks import add_viewer
+from player.rtc.fanout import Viewer
+from player.rtc.offer import Offer, UnacceptableError
+from player.rtc.sdp import MAX_SECTIONS, DescriptionError, usable_candidates
 
 FINGERPRINT = "sha-256 " + ":".join(["AB"] * 32)
 

@@ -5,12 +5,14 @@ from helpers import fit_clip
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.codec.clip import SegmentModels
-from encoder.codec.runtime import Session
-from export.editing import attributes, shapes_of
+from encoder.common.onnx_runtime import Session
 from export.graph import build_graph
-from export.layout import shuffle_last, single_planes, whole_pixels
-from export.merge import distribute_heads, sigmoid_colours
-from export.optimize import fold_constants, multiply_places, polynomial_sines
+from export.passes.camera_grid import multiply_places
+from export.passes.constant_folding import fold_constants
+from export.passes.onnx_utils import attributes, shapes_of
+from export.passes.pixel_shuffle import shuffle_last, single_planes, whole_pixels
+from export.passes.pointwise import distribute_heads, sigmoid_colours
+from export.passes.sine import polynomial_sines
 
 TIMES = np.array([0, 1.25, 2], np.float32)
 

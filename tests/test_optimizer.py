@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from encoder.optimizer import Adan, Muon, orthogonal
+from encoder.training.optimizers import Adan, Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 50), (50, 6), (1, 9)])

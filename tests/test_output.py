@@ -13,12 +13,12 @@ from av.bitstream import BitStreamFilterContext
 from av.logging import DEBUG, Capture, get_level, set_level
 
 from encoder.codec.clip import Clip
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError
-from encoder.media.quality import psnr_db
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SettingsError
+from encoder.media.metrics import psnr_db
 from encoder.media.source import Source
-from player.cli import main
-from player.output import frame_range, frame_times, pick_writer, shape_of
+from player.cli.main import main
+from player.playback.frame_writers import frame_range, frame_times, pick_writer, shape_of
 
 
 def decode(*arguments):

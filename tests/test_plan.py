@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
-from encoder.codec.errors import SettingsError, SourceError
 from encoder.codec.topology import MAX_WEIGHTS
+from encoder.common.errors import SettingsError, SourceError
 from encoder.media.video import Video
-from encoder.plan import GROUP_KEY_INTERVAL, GROUP_KEY_SHARE, STILL_FRAMES, Plan, make_plan
 from encoder.presets import PRESETS, Shape
+from encoder.segmentation.plan import GROUP_KEY_INTERVAL, GROUP_KEY_SHARE, STILL_FRAMES, Plan, make_plan
 
 FAST, NIRVANA = PRESETS["fast"], PRESETS["nirvana"]
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.codec.errors import SettingsError
-from encoder.models.boost import Boost, BoostConfig
+from encoder.common.errors import SettingsError
 from encoder.models.hnerv import STRIDES as HNERV_STRIDES
 from encoder.models.hnerv import hnerv_config
+from encoder.models.hnerv_boost import Boost, BoostConfig
 from encoder.models.nerv import STRIDES as NERV_STRIDES
 from encoder.models.sizing import Layout, halved, largest, layout, narrowed, parameters, share
 from encoder.presets import (

@@ -11,15 +11,15 @@ from helpers import fit_clip
 from playing import make_item, player_threads
 from yarl import URL
 
-from encoder.codec.errors import EngineError
-from encoder.media.quality import psnr_db
-from export.engines import open_engine
-from player import publish as publish_module
-from player.i420 import i420_frame
-from player.ice import Ice, offer_addresses
+from encoder.common.errors import EngineError
+from encoder.media.metrics import psnr_db
+from export.engines.registry import open_engine
+from player import whip_client as publish_module
 from player.metrics import Metrics
-from player.publish import PublishError, publish
-from player.stream import Stream
+from player.playback.playout import Stream
+from player.rtc.i420 import i420_frame
+from player.rtc.ice import Ice, offer_addresses
+from player.whip_client import PublishError, publish
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.cli_common import SAMPLE
+from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SourceError
-from encoder.media.quality import psnr_db
-from encoder.published import read_hnerv
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SourceError
+from encoder.importers.hnerv import read_hnerv
+from encoder.media.metrics import psnr_db
 
 PUBLISHED = os.environ.get("HNERV_CHECKPOINT")
 """Path of `checkpoints/quant_vid.pth` of HNeRV's authors, which is not part of this repository."""

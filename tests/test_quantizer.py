@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.codec.coding import shortest
 from encoder.codec.entropy import Encoder
-from encoder.codec.tensor import ZERO, channel_steps
-from encoder.quantizer import Quantizer
-from encoder.rounding import quantize
+from encoder.codec.tensor_coder import shortest
+from encoder.codec.tensor_header import ZERO, channel_steps
+from encoder.training.ptq import quantize
+from encoder.training.qat import Quantizer
 
 
 def tensors():

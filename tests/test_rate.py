@@ -6,10 +6,9 @@ import pytest
 import torch
 from helpers import make_encoder, panning
 
-from encoder.compression import Compression
-from encoder.limit import Limit
+from encoder.config import Compression, Limit
 from encoder.media.video import Video
-from encoder.rate import RateControl
+from encoder.training.rate_control import RateControl
 
 
 def test_weight_is_per_pixel():

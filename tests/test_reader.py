@@ -6,11 +6,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from encoder.codec.errors import EngineError
 from encoder.codec.segment import HUFFMAN
-from export.engines import open_engine
+from encoder.common.errors import EngineError
+from export.engines.registry import open_engine
 from player.metrics import Metrics
-from player.reader import READ_AHEAD_BATCHES, Reader
+from player.playback.decode_thread import READ_AHEAD_BATCHES, Reader
 
 pytestmark = pytest.mark.alone
 

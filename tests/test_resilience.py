@@ -261,5 +261,5 @@ async def test_logs_for_machines(tmp_path):
     entry = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
     process.terminate()
     await process.communicate()
-    assert (entry["level"], entry["logger"]) == ("info", "player.cli_serve")
+    assert (entry["level"], entry["logger"]) == ("info", "player.cli.stream")
     assert entry["message"].startswith("serving bunny on ")

@@ -22,21 +22,20 @@ import pytest
 import torch
 from helpers import COMMAND, make_encoder, moving_square, run, write_images
 
-from encoder.assembly import Assembly
 from encoder.codec.clip import Clip
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError, SourceError
-from encoder.compression import Compression
-from encoder.group import Finished, Group, Progress
-from encoder.job import Job
-from encoder.limit import Limit
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SettingsError, SourceError
+from encoder.config import Compression, Limit
+from encoder.jobs.clip_assembler import Assembly
+from encoder.jobs.gop import Finished, Group, Progress
+from encoder.jobs.job import Job
+from encoder.jobs.local_workers import Processes
+from encoder.jobs.run_state import Unfinished
+from encoder.jobs.scheduler import MAX_TRIES, Crew, Pool, Work, Worker, makespan, one_after_another, with_notes
 from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.plan import make_plan
-from encoder.pool import MAX_TRIES, Crew, Pool, Work, Worker, makespan, one_after_another, with_notes
 from encoder.presets import PRESETS
-from encoder.processes import Processes
-from encoder.unfinished import Unfinished
+from encoder.segmentation.plan import make_plan
 
 FRAMES = moving_square(24, 32, 48)
 FIT = [sys.executable, COMMAND, "encoder", "fit", "--size", "XS", "--threads", "1"]
@@ -328,7 +327,7 @@ def test_time_that_was_spent_is_not_spent_again(video, tmp_path):
 
 def test_workers_say_what_they_have_to_say(caplog):
     def steps():
-        logging.getLogger("encoder.fit").warning("the fit fell")
+        logging.getLogger("encoder.training.trainer").warning("the fit fell")
         yield Progress(done=0.5, segment=0, psnr_db=20.0)
         yield Progress(done=1.0, segment=0, psnr_db=20.0)
 

@@ -13,11 +13,11 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RTP_HISTORY_SIZE, HeaderExtensionsMap, RtpPacket
 from playing import picture
 
-from player import rtp
-from player.broadcast import Viewer
-from player.peer import add_viewer
-from player.rtp import Cutter
-from player.video_encoder import CODECS, VideoEncoder
+from player.rtc import rtp_sender
+from player.rtc.aiortc_hooks import add_viewer
+from player.rtc.fanout import Viewer
+from player.rtc.rtp_sender import Cutter
+from player.rtc.video_encoder import CODECS, VideoEncoder
 
 CODEC = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType=99)
 
@@ -64,7 +64,7 @@ def extensions(*, mid=1, sent=2):
 @pytest.mark.parametrize("ids", [extensions(), extensions(mid=0), extensions(mid=0, sent=0)])
 async def test_packets_are_what_aiortc_makes_of_the_same_fields(sender, ids):
     sender._RTCRtpSender__rtp_header_extensions_map = ids
-    loop = rtp._Loop(sender, CODEC)
+    loop = rtp_sender._Loop(sender, CODEC)
     for frame in coded():
         await loop.send(frame)
     parsed = [RtpPacket.parse(data, ids) for data in sender.transport.sent]
@@ -76,7 +76,7 @@ async def test_packets_are_what_aiortc_makes_of_the_same_fields(sender, ids):
 
 async def test_last_packet_of_a_frame_has_the_marker_and_all_have_its_time(sender):
     sender._RTCRtpSender__rtp_header_extensions_map = extensions()
-    loop = rtp._Loop(sender, CODEC)
+    loop = rtp_sender._Loop(sender, CODEC)
     loop._sequence, loop._origin = 0xFFFE, 0xFFFFFF00
     frame = coded()[0]
     frame.payloads = [b"one", b"two", b"three", b"four"]
@@ -89,7 +89,7 @@ async def test_last_packet_of_a_frame_has_the_marker_and_all_have_its_time(sende
 
 
 async def test_lost_packets_can_be_sent_again_and_reports_tell_what_was_sent(sender):
-    loop = rtp._Loop(sender, CODEC)
+    loop = rtp_sender._Loop(sender, CODEC)
     frames = coded()
     for frame in frames:
         await loop.send(frame)
@@ -136,7 +136,7 @@ async def test_loop_ends_as_aiortc_waits_for_it_to(sender, end, caplog):
         return await asyncio.sleep(100)
 
     sender.track.recv = recv
-    task = asyncio.create_task(rtp.run(sender, CODEC))
+    task = asyncio.create_task(rtp_sender.run(sender, CODEC))
     await asyncio.sleep(0.05)
     if end == "cancelled":
         task.cancel()

@@ -5,7 +5,7 @@ import pytest
 
 from encoder.media.source import Source
 from encoder.media.video import Video
-from encoder.scenes import changes, cuts, split
+from encoder.segmentation.shots import changes, cuts, split
 
 
 def test_cuts_are_where_the_picture_changes_at_once(write_video):

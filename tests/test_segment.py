@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from encoder.codec.entropy import Encoder
-from encoder.codec.errors import BitstreamError
 from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
-from encoder.codec.tensor import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
+from encoder.codec.tensor_header import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
 from encoder.codec.topology import MAX_WEIGHTS
+from encoder.common.errors import BitstreamError
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 TENSORS = {

@@ -9,15 +9,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from playing import SDP, make_item, make_server, offer_for
 from yarl import URL
 
-from encoder.codec.errors import SettingsError
-from player import ice as ice_module
-from player import sessions as sessions_module
-from player.access import Access
-from player.ice import Ice, offer_addresses
-from player.keys import SESSIONS
-from player.peer import self_test
-from player.server import _url
-from player.sessions import Limits, Sessions
+from encoder.common.errors import SettingsError
+from player.rtc import ice as ice_module
+from player.rtc.aiortc_hooks import self_test
+from player.rtc.ice import Ice, offer_addresses
+from player.server import sessions as sessions_module
+from player.server.app import _url
+from player.server.app_keys import SESSIONS
+from player.server.auth import Access
+from player.server.sessions import Limits, Sessions
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
@@ -461,6 +461,8 @@ async def test_aiortc_that_asks_another_way_is_noticed_at_the_start(monkeypatch)
 
 async def test_aioice_that_finds_addresses_by_itself_is_noticed_at_the_start(monkeypatch):
     offer_addresses("127.0.0.1")
-    monkeypatch.setattr("player.peer.aioice.ice", type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]}))
+    monkeypatch.setattr(
+        "player.rtc.aiortc_hooks.aioice.ice", type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]})
+    )
     with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
         await self_test()

@@ -15,9 +15,9 @@ from media import corners, numbered, patches, recording, write, write_jpegs, yuv
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from encoder.codec.clip import Clip
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.fields import deinterlaced, field_order
-from encoder.media.quality import psnr_db
+from encoder.media.metrics import psnr_db
 from encoder.media.reading import Reading
 from encoder.media.source import Source, read_video
 

@@ -14,10 +14,10 @@ from load import Watcher
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from yarl import URL
 
-from player.connections import MAX_PER_ADDRESS
-from player.keys import SESSIONS
-from player.server import CONNECTIONS
-from player.sessions import MAX_MOVES, Limits
+from player.server.app import CONNECTIONS
+from player.server.app_keys import SESSIONS
+from player.server.listener import MAX_PER_ADDRESS
+from player.server.sessions import MAX_MOVES, Limits
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 

@@ -8,14 +8,14 @@ import pytest
 from playing import make_item, player_threads, receive
 
 from encoder.codec.clip import Clip
-from encoder.codec.errors import EngineError
-from encoder.codec.follower import Follower
-from export.engines import open_engine
-from player import stream as stream_module
-from player.broadcast import Viewer
-from player.item import Item
+from encoder.codec.growing_file import Follower
+from encoder.common.errors import EngineError
+from export.engines.registry import open_engine
 from player.metrics import Metrics
-from player.stream import Stream
+from player.playback import playout as stream_module
+from player.playback.clip_source import Item
+from player.playback.playout import Stream
+from player.rtc.fanout import Viewer
 
 pytestmark = pytest.mark.alone
 

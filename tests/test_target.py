@@ -3,9 +3,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from encoder.codec.errors import SettingsError
+from encoder.common.errors import SettingsError
+from encoder.config import bitrate, bits_per_pixel, file_size
 from encoder.media.video import Video
-from encoder.target import bitrate, bits_per_pixel, file_size
 
 VIDEO = Video(np.zeros((50, 3, 20, 40), np.uint8), Fraction(25))
 """Two seconds."""

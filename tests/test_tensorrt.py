@@ -14,12 +14,14 @@ from fake_tensorrt import FakeCuda, FakeTensorRt
 from helpers import fit_clip
 
 from encoder.codec.clip import SegmentModels
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import EngineError
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import EngineError
 from encoder.presets import PRESETS
-from export import tensorrt_engine, to_tensorrt
-from export.ceilings import measure_ceilings
+from export.engines import trt as trt_engine
+from export.engines import trt_build
+from export.engines.trt import TensorRt
 from export.graph import build_graph
+from export.roofline import measure_ceilings
 
 ROOT = Path(__file__).parents[1]
 CHECKER = ROOT.parent / "shared" / "tools" / "trt_api.py"
@@ -56,7 +58,7 @@ def run_checker(*arguments):
 
 
 def test_every_name_exists_in_tensorrt_10_and_11():
-    files = [ROOT / "export" / name for name in ("to_tensorrt.py", "tensorrt_engine.py")]
+    files = [ROOT / "export" / "engines" / name for name in ("trt_build.py", "trt.py")]
     done = run_checker("check", *files)
     assert done.returncode == 0, done.stdout
 
@@ -69,7 +71,7 @@ def test_every_method_exists(version):
 
 
 def test_every_method_that_is_called_is_in_the_list():
-    text = "".join((ROOT / "export" / name).read_text() for name in ("to_tensorrt.py", "tensorrt_engine.py"))
+    text = "".join((ROOT / "export" / "engines" / name).read_text() for name in ("trt_build.py", "trt.py"))
     objects = "builder|network|parser|problem|config|profile|engine|refitter|_context|_runtime"
     called = set(re.findall(rf"\b(?:{objects})\.([a-z_0-9]+)\(", text)) | {"serialize"}
     assert called == {method for methods in METHODS.values() for method in methods}
@@ -85,9 +87,9 @@ def test_every_method_that_is_called_is_in_the_list():
 )
 def test_what_is_missing_is_named(monkeypatch, package, gpus, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
-    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["a GPU"] * gpus)
+    monkeypatch.setattr(trt_build, "gpu_names", lambda: ["a GPU"] * gpus)
     with pytest.raises(EngineError, match=message):
-        to_tensorrt.import_tensorrt()
+        trt_build.import_tensorrt()
 
 
 def test_every_function_of_cuda_exists():
@@ -113,9 +115,9 @@ def cuda(monkeypatch):
 def trt(monkeypatch, cuda, tmp_path):
     """A stand-in for TensorRT, and a machine that has built nothing yet."""
     trt = FakeTensorRt(cuda)
-    for module in (to_tensorrt, tensorrt_engine):
+    for module in (trt_build, trt_engine):
         monkeypatch.setattr(module, "import_tensorrt", lambda: trt)
-    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["a GPU"])
+    monkeypatch.setattr(trt_build, "gpu_names", lambda: ["a GPU"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return trt
 
@@ -127,10 +129,10 @@ def model(tiny_clip):
 
 def test_build(trt, tmp_path, model):
     cache = tmp_path / "cache" / "timing"
-    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache) == model.SerializeToString()
+    assert trt_build.build_plan(model, max_batch=8, timing_cache=cache) == model.SerializeToString()
     assert cache.read_bytes() == b"timings"
     assert trt.set == ["refit", ("t", (1,), (8,), (8,)), b""]
-    to_tensorrt.build_plan(model, max_batch=8, timing_cache=cache)
+    trt_build.build_plan(model, max_batch=8, timing_cache=cache)
     assert trt.set[-1] == b"timings"
 
 
@@ -138,76 +140,76 @@ def test_refused_operator_is_named_with_a_way_out(trt, tmp_path, model):
     trt.parses = False
     message = r"TensorRT 11\.0 cannot take operator Gelu: not known; take --engine onnxruntime-cuda, or another version"
     with pytest.raises(EngineError, match=message):
-        to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
+        trt_build.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
 def test_failed_build(trt, tmp_path, model):
     trt.builds = False
     with pytest.raises(EngineError, match=r"TensorRT 11\.0 could not build an engine, as its log above says"):
-        to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
+        trt_build.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
 @pytest.mark.usefixtures("trt")
 def test_timing_cache_that_cannot_be_written_costs_no_engine(tmp_path, model, caplog):
     (tmp_path / "file").touch()
-    assert to_tensorrt.build_plan(model, max_batch=8, timing_cache=tmp_path / "file" / "timing")
+    assert trt_build.build_plan(model, max_batch=8, timing_cache=tmp_path / "file" / "timing")
     assert "the next start takes as long as this one" in caplog.text
 
 
 def test_caches_are_in_the_users_cache(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert to_tensorrt.timing_cache_path() == Path("/somewhere/nervcast/tensorrt-timing.cache")
+    assert trt_build.timing_cache_path() == Path("/somewhere/nervcast/tensorrt-timing.cache")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert to_tensorrt.timing_cache_path() == Path.home() / ".cache/nervcast/tensorrt-timing.cache"
+    assert trt_build.timing_cache_path() == Path.home() / ".cache/nervcast/tensorrt-timing.cache"
 
 
 def test_engine_is_built_once_for_all_segments_and_clips_of_a_topology(trt, tiny_clip):
     models = SegmentModels(tiny_clip)
     for segment in (0, 1):
-        to_tensorrt.cached_plan(build_graph(models, segment, precision="fp16"), max_batch=4)
+        trt_build.cached_plan(build_graph(models, segment, precision="fp16"), max_batch=4)
     assert len(trt.built) == 1
 
 
 def test_engine_is_built_anew_for_another_batch_graph_version_or_gpu(trt, tiny_clip, monkeypatch):
     models = SegmentModels(tiny_clip)
     half, full = (build_graph(models, 0, precision=precision) for precision in ("fp16", "fp32"))
-    keys = {to_tensorrt.plan_key(half, max_batch=batch) for batch in (4, 8)}
-    keys.add(to_tensorrt.plan_key(full, max_batch=4))
+    keys = {trt_build.plan_key(half, max_batch=batch) for batch in (4, 8)}
+    keys.add(trt_build.plan_key(full, max_batch=4))
     trt.__version__ = "11.1"
-    keys.add(to_tensorrt.plan_key(half, max_batch=4))
-    monkeypatch.setattr(to_tensorrt, "gpu_names", lambda: ["another GPU"])
-    keys.add(to_tensorrt.plan_key(half, max_batch=4))
+    keys.add(trt_build.plan_key(half, max_batch=4))
+    monkeypatch.setattr(trt_build, "gpu_names", lambda: ["another GPU"])
+    keys.add(trt_build.plan_key(half, max_batch=4))
     assert len(keys) == 5
 
 
 @pytest.mark.usefixtures("trt")
 def test_limits_that_an_engine_is_built_for_are_no_weights():
     graph = build_graph(SegmentModels(fit_clip("rc-hnerv", frames=3, height=20, width=26)), 0)
-    first = to_tensorrt.plan_key(graph, max_batch=4)
+    first = trt_build.plan_key(graph, max_batch=4)
     (limit,) = (x for x in graph.graph.initializer if x.name == "tail_one")
     limit.CopyFrom(onnx.numpy_helper.from_array(np.float32(6), limit.name))
-    assert to_tensorrt.plan_key(graph, max_batch=4) != first
+    assert trt_build.plan_key(graph, max_batch=4) != first
 
 
 @pytest.mark.usefixtures("trt")
 def test_sizes_that_a_graph_enlarges_by_are_no_weights(model):
-    first = to_tensorrt.plan_key(model, max_batch=4)
+    first = trt_build.plan_key(model, max_batch=4)
     (scales,) = {node.input[2] for node in model.graph.node if node.op_type == "Resize" and node.name == "tail_halves"}
     (constant,) = (x for x in model.graph.initializer if x.name == scales)
     constant.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 0.25, 0.25], np.float32), scales))
-    assert to_tensorrt.plan_key(model, max_batch=4) != first
+    assert trt_build.plan_key(model, max_batch=4) != first
 
 
 @pytest.mark.usefixtures("trt")
 def test_engines_that_are_kept_are_bounded(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(to_tensorrt, "MAX_PLANS", 2)
+    monkeypatch.setattr(trt_build, "MAX_PLANS", 2)
     folder = tmp_path / "cache" / "nervcast" / "tensorrt"
     for batch in (1, 2):
-        to_tensorrt.cached_plan(model, max_batch=batch)
-        os.utime(folder / f"{to_tensorrt.plan_key(model, max_batch=batch)}.engine", (batch, batch))
-    to_tensorrt.cached_plan(model, max_batch=1)  # now used later than the other
-    to_tensorrt.cached_plan(model, max_batch=3)
-    assert {path.stem for path in folder.iterdir()} == {to_tensorrt.plan_key(model, max_batch=batch) for batch in (1, 3)}
+        trt_build.cached_plan(model, max_batch=batch)
+        os.utime(folder / f"{trt_build.plan_key(model, max_batch=batch)}.engine", (batch, batch))
+    trt_build.cached_plan(model, max_batch=1)  # now used later than the other
+    trt_build.cached_plan(model, max_batch=3)
+    assert {path.stem for path in folder.iterdir()} == {trt_build.plan_key(model, max_batch=batch) for batch in (1, 3)}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -224,14 +226,14 @@ def check_refit(models, precision):
     assert nodes[0] == nodes[1]
     tensors = [[(x.name, x.data_type, tuple(x.dims)) for x in graph.initializer] for graph in graphs]
     assert tensors[0] == tensors[1]
-    fixed = [[x.SerializeToString() for x in graph.initializer if x.data_type not in to_tensorrt.WEIGHTS] for graph in graphs]
+    fixed = [[x.SerializeToString() for x in graph.initializer if x.data_type not in trt_build.WEIGHTS] for graph in graphs]
     assert fixed[0] == fixed[1]
 
 
 @pytest.mark.parametrize("records", [True, False])
 def test_frames_come_back_from_the_gpu(trt, cuda, tiny_clip, records):
     cuda.records = records
-    engine = tensorrt_engine.TensorRt(tiny_clip, batch=3, pixels="rgb")
+    engine = TensorRt(tiny_clip, batch=3, pixels="rgb")
     assert (engine.lanes, engine.piece) == (2, 2)
     times = np.array([0, 1, 2, 3, 4, 5, 1.5, 5, 0, 3, 3.25])
     frames = engine.frames(times)
@@ -247,7 +249,7 @@ def test_frames_come_back_from_the_gpu(trt, cuda, tiny_clip, records):
 
 def test_weights_are_swapped_between_two_copies_of_an_engine(trt):
     clip = fit_clip("fast", frames=5, height=16, width=16, segment_frames=1)
-    engine = tensorrt_engine.TensorRt(clip, batch=1, pixels="rgb")
+    engine = TensorRt(clip, batch=1, pixels="rgb")
     frames = engine.frames(np.arange(5.0))
     engine.close()
     expected = np.stack(list(ReferenceDecoder(clip).frames()))
@@ -259,7 +261,7 @@ def test_weights_are_swapped_between_two_copies_of_an_engine(trt):
 
 def test_weights_that_do_not_fit(trt, cuda, tiny_clip):
     trt.refits = False
-    engine = tensorrt_engine.TensorRt(tiny_clip)
+    engine = TensorRt(tiny_clip)
     message = r"TensorRT 11\.0 does not take a segment's weights: of another shape; take --engine onnxruntime-cuda"
     with pytest.raises(EngineError, match=message):
         engine.warm_up()
@@ -271,7 +273,7 @@ def test_memory_that_runs_out_is_given_back(trt, cuda, tiny_clip, monkeypatch):
     allocate, count = cuda.cudaMalloc, []
     failure = SimpleNamespace(name="cudaErrorMemoryAllocation"), None
     monkeypatch.setattr(cuda, "cudaMalloc", lambda size: count.append(size) or (allocate(size) if len(count) < 4 else failure))
-    engine = tensorrt_engine.TensorRt(tiny_clip)
+    engine = TensorRt(tiny_clip)
     with pytest.raises(EngineError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
         engine.warm_up()
     engine.close()
@@ -280,9 +282,9 @@ def test_memory_that_runs_out_is_given_back(trt, cuda, tiny_clip, monkeypatch):
 
 
 def test_ceilings_leave_nothing_behind(trt, cuda, tiny_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.ceilings.MEMORY_MATRIX", (64, 128))
-    monkeypatch.setattr("export.ceilings.MAX_SIDE", 512)
-    engine = tensorrt_engine.TensorRt(tiny_clip, batch=1)
+    monkeypatch.setattr("export.roofline.MEMORY_MATRIX", (64, 128))
+    monkeypatch.setattr("export.roofline.MAX_SIDE", 512)
+    engine = TensorRt(tiny_clip, batch=1)
     engine.warm_up()
     found = measure_ceilings(engine)
     engine.close()
@@ -293,12 +295,12 @@ def test_ceilings_leave_nothing_behind(trt, cuda, tiny_clip, tmp_path, monkeypat
 
 
 def test_engine_that_cannot_be_loaded_is_built_anew(trt, tiny_clip, tmp_path):
-    engine = tensorrt_engine.TensorRt(tiny_clip)
+    engine = TensorRt(tiny_clip)
     engine.warm_up()
     engine.close()
     (path,) = (tmp_path / "cache" / "nervcast" / "tensorrt").iterdir()
     path.write_bytes(b"of another kind of GPU")
-    engine = tensorrt_engine.TensorRt(tiny_clip)
+    engine = TensorRt(tiny_clip)
     engine.warm_up()
     engine.close()
     assert len(trt.built) == 2

@@ -3,7 +3,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.timeline import PacketTimes, join, make_timeline
 
 MILLISECOND = Fraction(1, 1000)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.codec.errors import BitstreamError
-from encoder.codec.names import to_places
-from encoder.codec.runtime import Session
+from encoder.codec.graph_names import to_places
 from encoder.codec.topology import MAX_BYTES, OPERATORS, Topology, dictionary
+from encoder.common.errors import BitstreamError
+from encoder.common.onnx_runtime import Session
+from encoder.jobs.trace import trace
 from encoder.presets import PRESETS, Shape
-from encoder.trace import trace
 
 
 def make_model(**changes) -> onnx.ModelProto:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from encoder.codec.decoder import ReferenceDecoder
-from encoder.codec.errors import SettingsError
-from encoder.media.quality import psnr_db
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SettingsError
+from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
-from export.engines import open_engine
+from export.engines.registry import open_engine
 from export.verify import verify
 
 

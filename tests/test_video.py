@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import moving_square, write_images
 
-from encoder.cli_common import SAMPLE
-from encoder.codec.errors import SettingsError, SourceError
-from encoder.media.quality import psnr_db
+from encoder.cli.options import SAMPLE
+from encoder.common.errors import SettingsError, SourceError
+from encoder.media.metrics import psnr_db
 from encoder.media.source import Source, read_video
 from encoder.media.video import parse_size
 

@@ -11,11 +11,11 @@ from aiortc import RTCSessionDescription
 from helpers import fit_clip, run
 from playing import SDP, make_item, make_server, offer_for
 
-from encoder.media.quality import psnr_db
-from player.i420 import i420_frame
-from player.keys import CHANNELS
-from player.thumbnail import jpeg
-from player.video_encoder import VideoEncoder
+from encoder.media.metrics import psnr_db
+from player.playback.thumbnail import jpeg
+from player.rtc.i420 import i420_frame
+from player.rtc.video_encoder import VideoEncoder
+from player.server.app_keys import CHANNELS
 
 COMMON = [(160, 90), (480, 270), (372, 154), (330, 174), (340, 170), (854, 480), (1280, 720), (1920, 1080)]
 SMALL = [(64, height) for height in range(2, 68, 2)] + [(width, 34) for width in range(2, 68, 2)]

@@ -1,8 +1,8 @@
 import pytest
 
 from encoder.codec.clip import Clip
-from encoder.codec.errors import BitstreamError
 from encoder.codec.writer import END_BYTES, ClipWriter
+from encoder.common.errors import BitstreamError
 
 
 def test_file_grows_by_what_can_be_read(tiny_clip, tmp_path):

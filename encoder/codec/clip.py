@@ -9,12 +9,22 @@ from typing import Self
 
 import onnx
 
-from encoder.codec.container import HEAD, INDEX, MAX_FILE_BYTES, SEGMENT, TOPOLOGY, Chunk, ChunkReader, Header
-from encoder.codec.errors import BitstreamError
-from encoder.codec.index import Entry, index_bytes
+from encoder.codec.container import (
+    HEAD,
+    INDEX,
+    MAX_FILE_BYTES,
+    SEGMENT,
+    TOPOLOGY,
+    Chunk,
+    ChunkReader,
+    Entry,
+    Header,
+    index_bytes,
+)
 from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
 from encoder.codec.writer import ClipBytes
+from encoder.common.errors import BitstreamError
 
 BLOCK_BYTES = 1 << 20
 """Piece in which a file is read, so that little of it is held twice."""

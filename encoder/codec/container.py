@@ -6,12 +6,12 @@ The reader takes bytes as they arrive and gives what is complete, so that the fi
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from encoder.codec.errors import BitstreamError, UnsupportedVersionError
+from encoder.common.errors import BitstreamError, UnsupportedVersionError
 
 MAGIC = b"NERV"
 VERSION = 1
@@ -247,3 +247,26 @@ class Header:
             continuous=bool(flags & CONTINUOUS),
             settings=settings,
         )
+
+
+ENTRY = struct.Struct("<QIIB")  # offset, first frame, frames, key
+COUNT = struct.Struct("<I")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A segment of the file."""
+
+    offset: int
+    """Bytes of the file before the segment's chunk."""
+    start: int
+    """Number of the first frame."""
+    frames: int
+    is_key: bool
+    """Whether decoding may start here."""
+
+
+def index_bytes(entries: Sequence[Entry]) -> bytes:
+    """Return the payload of the index's chunk: the entries, then their number, so that it can be found from the file's end."""
+    packed = (ENTRY.pack(entry.offset, entry.start, entry.frames, entry.is_key) for entry in entries)
+    return b"".join(packed) + COUNT.pack(len(entries))

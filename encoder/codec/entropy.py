@@ -12,7 +12,7 @@ import numpy as np
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from numpy.typing import NDArray
 
-from encoder.codec.errors import BitstreamError
+from encoder.common.errors import BitstreamError
 
 LEVELS = 64
 """Number of models. A level's scale is 2**0.25 times that of the level before."""

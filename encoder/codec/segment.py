@@ -10,11 +10,11 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.coding import shortest
 from encoder.codec.container import DELTA_SEGMENT
 from encoder.codec.entropy import Decoder, Encoder, Integers
-from encoder.codec.errors import BitstreamError
-from encoder.codec.tensor import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
+from encoder.codec.tensor_coder import shortest
+from encoder.codec.tensor_header import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
+from encoder.common.errors import BitstreamError
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
 KEY_SEGMENT = 0

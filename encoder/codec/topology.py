@@ -18,10 +18,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from encoder.codec.cost import RGB, check_values
-from encoder.codec.errors import BitstreamError
-from encoder.codec.names import FRAMES, TIME, from_places, to_places
-from encoder.codec.tensor import Shape
+from encoder.codec.graph_limits import RGB, check_values
+from encoder.codec.graph_names import FRAMES, TIME, from_places, to_places
+from encoder.codec.tensor_header import Shape
+from encoder.common.errors import BitstreamError
 
 MAX_BYTES = 1 << 20
 """Largest unpacked topology."""

@@ -4,12 +4,22 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from encoder.codec.console import temporary
-from encoder.codec.container import HEAD, INDEX, MAX_FILE_BYTES, SEGMENT, TOPOLOGY, Checksums, Header, signature
-from encoder.codec.errors import BitstreamError
-from encoder.codec.index import Entry, index_bytes
+from encoder.codec.container import (
+    HEAD,
+    INDEX,
+    MAX_FILE_BYTES,
+    SEGMENT,
+    TOPOLOGY,
+    Checksums,
+    Entry,
+    Header,
+    index_bytes,
+    signature,
+)
 from encoder.codec.segment import Segment
 from encoder.codec.topology import Topology
+from encoder.common.atomic_file import temporary
+from encoder.common.errors import BitstreamError
 
 END_BYTES = 1 << 24
 """Left for the index, which grows with the segments."""

@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media import hdr
 from encoder.media.reading import Background, Matrix
 from encoder.media.video import Size

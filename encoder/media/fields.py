@@ -8,7 +8,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.frame_data import filtered
 
 BITS, COLUMNS = 8, 320

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.geometry import display_size, orientation
 from encoder.media.timeline import even_timeline
 from encoder.media.tracks import Picture, Pictures, Track, open_track

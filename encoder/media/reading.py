@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol, get_args
 
-from encoder.codec.errors import SettingsError, SourceError
+from encoder.common.errors import SettingsError, SourceError
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 Background = Literal["black", "white"]

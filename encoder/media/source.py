@@ -10,7 +10,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.colours import BACKGROUNDS, KNOWN, Converter
 from encoder.media.fields import Order, deinterlaced, field_order
 from encoder.media.folder import open_folder

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_DENOMINATOR, MAX_RATE
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 
 DEFAULT_RATE = Fraction(25)
 """Frames per second of a source that does not say."""

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from encoder.codec.container import MAX_RATE
-from encoder.codec.errors import SourceError
+from encoder.common.errors import SourceError
 from encoder.media.fields import Order
 from encoder.media.timeline import DEFAULT_RATE, PacketTimes, Timeline, even_timeline, join, make_timeline
 from encoder.media.truncation import is_truncated

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_SIDE
-from encoder.codec.errors import SettingsError, SourceError
+from encoder.common.errors import SettingsError, SourceError
 
 BLOCK_FRAMES = 32
 """Frames that are read at once where all are needed one after the other."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoder.quantizer import as_given
+from encoder.models.base import as_given
 
 Activation = Callable[[Tensor], Tensor]
 PARTS = 256

@@ -1,0 +1,35 @@
+"""The command `bench`: how fast a fit goes here."""
+
+import argparse
+from dataclasses import asdict
+
+from encoder.cli.options import add_device
+from encoder.common.console import Commands, show
+
+FRAME_SIZE = "320x180"
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    bench = commands.add(
+        "bench",
+        _bench,
+        summary="measure how fast a fit goes, and how much of the machine's arithmetic it uses",
+        example="python -m encoder bench --resize 320x180 --json",
+    )
+    bench.add_argument("--preset", default="fast", metavar="NAME", help="network and recipe, see `models` (default: fast)")
+    bench.add_argument("--size", choices=("XS", "S", "M", "L"), default="S", help="size of the network (default: S)")
+    bench.add_argument("--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})")
+    add_device(bench)
+    bench.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from encoder.compare.benchmark import bench
+    from encoder.jobs.segment_encoder import pick_device
+    from encoder.media.video import parse_size
+    from encoder.presets import find_preset
+
+    width, height = parse_size(args.resize)
+    device = pick_device(args.device)
+    show(asdict(bench(find_preset(args.preset), args.size, height=height, width=width, device=device)), as_json=args.json)

@@ -1,0 +1,165 @@
+"""The command `compare`: fit, write, decode and measure several networks, and classic codecs beside them."""
+
+import argparse
+import logging
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder.cli.options import SAMPLE, add_coding, add_device, add_fit, check_seed
+from encoder.common.console import Commands
+from encoder.common.errors import SettingsError
+from encoder.common.progress import progress
+from encoder.media.reading import add_reading, reading, source_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from encoder.compare.contenders import Fitting, System
+    from encoder.jobs.gop import Progress
+    from encoder.media.video import Video
+
+BUDGET_SECONDS = 60.0
+RATES = 4
+MAX_RATES = 16
+MIN_HOLDOUT_FRAMES = 3
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    compare = commands.add(
+        "compare",
+        _compare,
+        summary="fit networks and run classic codecs on one video, decode their files, and report on them",
+        example="python -m encoder compare --presets nerv hnerv fast --codecs x264 x265 --budget 60 --rates 3 -o report",
+    )
+    compare.add_argument("video", nargs="?", type=Path, help="video file or folder of images (default: the bundled sample)")
+    compare.add_argument(
+        "-o", "--output", type=Path, default=Path("report"), metavar="FOLDER", help="folder of the report (default: report)"
+    )
+    compare.add_argument("--presets", nargs="*", default=["fast"], metavar="NAME", help="networks to fit (default: fast)")
+    compare.add_argument("--codecs", nargs="*", default=None, metavar="NAME", help="classic codecs (default: x264 x265 svtav1)")
+    compare.add_argument("--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})")
+    compare.add_argument(
+        "--resize", metavar="WxH", help="frame size (default: the shape it is shown in, with at most 320x180 pixels)"
+    )
+    add_reading(compare)
+    compare.add_argument("--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)")
+    compare.add_argument(
+        "--holdout",
+        choices=("none", "odd"),
+        default="none",
+        help="odd: fit to the even frames, measure the odd ones in between (default: none)",
+    )
+    add_fit(compare, budget=f"{BUDGET_SECONDS:g}")
+    add_device(compare)
+    add_coding(compare.add_argument_group("the papers' pipeline"))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from encoder.compare.compare import Report, compare
+    from encoder.compare.contenders import Fitting
+    from encoder.compare.report import PAGE, write_report
+    from encoder.config import Compression, Limit
+    from encoder.jobs.segment_encoder import pick_device
+    from encoder.media.source import read_video
+    from encoder.media.video import parse_size
+
+    check_seed(args.seed)
+    if not 1 <= args.rates <= MAX_RATES:
+        raise SettingsError(f"rates must be in 1..{MAX_RATES}, got {args.rates}")
+    budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
+    fitting = Fitting(
+        limit=Limit(seconds=budget, epochs=args.epochs),
+        compression=Compression(bits=args.bits, prune=args.prune, coder=args.coder),
+        segment_frames=args.segment_frames,
+        key_interval=args.key_interval,
+        device=pick_device(args.device),
+        seed=args.seed,
+    )
+    systems = _systems(args, fitting)
+    source = args.video or SAMPLE
+    with source_file(source) as path:
+        video = read_video(path, size=parse_size(args.resize) if args.resize else None, reading=reading(args))
+    frame, is_held_out = _frame(args, len(video.frames)), args.holdout == "odd"
+    report = Report(args.output, _settings(args, fitting, source, video))
+
+    def show(step: "Progress") -> None:
+        update(done() + step.done, f"{step.psnr_db:.2f} dB in training")
+
+    def done() -> int:
+        return sum(report.find(system.name, rate) is not None for system in systems for rate in system.rates)
+
+    with progress("comparing", total=sum(len(system.rates) for system in systems)) as update:
+        for point in compare(systems, video, report, is_held_out=is_held_out, show=show):
+            update(done(), f"{point.system} {point.rate}: {point.file_bytes} bytes, {point.psnr_db:.2f} dB")
+            write_report(report, video, frame, is_held_out=is_held_out)
+    write_report(report, video, frame, is_held_out=is_held_out)
+    logger.info("see %s", args.output / PAGE)
+
+
+def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[System]":
+    from encoder.compare.anchors import CODECS
+    from encoder.compare.contenders import ClassicSystem, NetworkSystem
+    from encoder.presets import find_preset
+
+    codecs = args.codecs
+    if args.holdout == "odd":
+        if codecs:
+            raise SettingsError("classic codecs have no frames in between: leave --codecs out")
+        for name in args.presets:
+            if not find_preset(name).continuous:
+                raise SettingsError(f"preset {name} has no frames in between")
+    elif codecs is None:
+        codecs = list(CODECS)
+    systems: list[System] = [ClassicSystem(name, args.rates) for name in codecs or ()]
+    systems += [NetworkSystem(name, args.rates, fitting) for name in args.presets]
+    if not systems:
+        raise SettingsError("there is nothing to compare: give --presets or --codecs")
+    return systems
+
+
+def _frame(args: argparse.Namespace, frames: int) -> int:
+    if args.holdout == "none":
+        frame = frames // 2 if args.frame is None else args.frame
+        if not 0 <= frame < frames:
+            raise SettingsError(f"frame must be in 0..{frames - 1}, got {frame}")
+        return frame
+    if frames < MIN_HOLDOUT_FRAMES:
+        raise SettingsError(f"holding frames out needs {MIN_HOLDOUT_FRAMES} of them, got {frames}")
+    frame = (frames - 1) // 4 * 2 + 1 if args.frame is None else args.frame
+    if not (0 < frame < frames - 1 and frame % 2):
+        raise SettingsError(f"frame must be one that is held out, odd and in 1..{frames - 2}, got {frame}")
+    return frame
+
+
+def _settings(args: argparse.Namespace, fitting: "Fitting", source: Path, video: "Video") -> dict[str, object]:
+    import numpy as np
+
+    frames, _, height, width = video.frames.shape
+    limit = fitting.limit
+    return {
+        "nervcast": version("nervcast"),
+        "video": source.name + reading(args).flags,
+        "frames": frames,
+        "size": f"{width}x{height}",
+        "pixels": f"CRC-32 {zlib.crc32(np.ascontiguousarray(video.frames).data):08x}",
+        "limit": f"{limit.seconds:g} s" if limit.seconds is not None else f"{limit.epochs} epochs",
+        "segment_frames": args.segment_frames,
+        "key_interval": args.key_interval,
+        "coding": f"{args.bits or 'default'} bits, {args.prune:g} pruned, {args.coder} coder",
+        "holdout": args.holdout,
+        "device": _device_name(fitting.device),
+        "seed": args.seed,
+    }
+
+
+def _device_name(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,133 @@
+"""The commands `info` and `evaluate`: what a clip holds, and what it is worth."""
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder.codec.container import MAGIC, VERSION
+from encoder.common.console import Commands, show
+from encoder.common.progress import progress
+from encoder.media.reading import add_reading, reading, source_file
+
+if TYPE_CHECKING:
+    from encoder.compare.evaluation import Evaluation, FrameQuality
+    from encoder.media.video import Frames
+
+SIZE_TOLERANCE = 0.03
+"""How far a file may be from the size that was asked for, as a share, without a warning."""
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    info = commands.add(
+        "info",
+        _info,
+        summary="show what a clip holds, or how a video or a folder of images would be read",
+        example="python -m encoder info bunny.nerv --json",
+    )
+    info.add_argument("clip", type=Path, help="a .nerv file, a video or a folder of images")
+    evaluate = commands.add(
+        "evaluate",
+        _evaluate,
+        summary="measure a clip against its source: quality of every decoded frame, size of the file",
+        example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
+    )
+    evaluate.add_argument("clip", type=Path, help="a .nerv file")
+    for command in (info, evaluate):
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        add_reading(command)
+    evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
+    evaluate.add_argument("--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit")
+
+
+def _info(args: argparse.Namespace) -> None:
+    if _is_clip(args.clip):
+        _show_clip(args)
+        return
+    from encoder.media.source import Source
+
+    with source_file(args.clip) as path:
+        show(Source(path, keep_size=True, reading=reading(args)).facts(), as_json=args.json)
+
+
+def _is_clip(path: Path) -> bool:
+    """Tell whether something is a clip, or shall be one by its name."""
+    if path.suffix.lower() == ".nerv" or not path.is_file():
+        return path.suffix.lower() == ".nerv"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _show_clip(args: argparse.Namespace) -> None:
+    from encoder.codec.clip import Clip
+
+    clip = Clip.read(args.clip, strict=False)
+    header = clip.header
+    size = args.clip.stat().st_size
+    show(
+        {
+            "version": VERSION,
+            "width": header.width,
+            "height": header.height,
+            "frames": header.frames,
+            "fps": float(header.rate),
+            "duration_seconds": header.duration_seconds,
+            "continuous": header.continuous,
+            "segments": len(clip.segments),
+            "key_segments": sum(segment.is_key for segment in clip.segments),
+            "damage": "; ".join(clip.damage),
+            "weights": clip.topology.weights * len(clip.segments),
+            "file_bytes": size,
+            "topology_bytes": len(clip.topology.packed),
+            "bits_per_pixel": 8 * size / header.pixels,
+            "bits_per_weight": clip.bits_per_weight,
+            "settings": header.settings,
+        },
+        as_json=args.json,
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from encoder.codec.clip import Clip
+    from encoder.media.source import Source
+
+    header = Clip.read(args.clip).header
+    with source_file(args.source) as path:
+        source = Source(path, size=(header.width, header.height), reading=reading(args))
+        show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
+
+
+def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
+    """Measure a file's PSNR and say what it is worth, with a warning if it has not the size that was asked for."""
+    from encoder.codec.clip import Clip
+    from encoder.compare.evaluation import pictures
+    from encoder.media.metrics import psnr_db
+
+    clip, size = Clip.read(path), path.stat().st_size
+    found: list[float] = []
+    with progress("measuring", total=clip.header.frames) as update:
+        for decoded, original in pictures(clip, source):  # MS-SSIM would take longer than all else here
+            found.append(psnr_db(decoded, original))
+            update(len(found))
+    cost = f"{size} bytes, {8 * size / clip.header.pixels:.4f} bits per pixel"
+    logger.info("%s: %.2f dB in %s", path, sum(found) / len(found), cost)
+    if wanted_bytes and abs(size / wanted_bytes - 1) > SIZE_TOLERANCE:
+        logger.warning("that is not the size of %d bytes that was asked for; a larger budget may reach it", wanted_bytes)
+
+
+def _measure(path: Path, source: "Frames", mask_path: Path | None) -> "Evaluation":
+    from encoder.codec.clip import Clip
+    from encoder.compare.evaluation import evaluation, qualities
+    from encoder.segmentation.mask import read_mask
+
+    clip = Clip.read(path)
+    frames: list[FrameQuality] = []
+    with progress("measuring", total=clip.header.frames) as update:
+        for quality in qualities(clip, source, read_mask(mask_path, source) if mask_path else None):
+            frames.append(quality)
+            update(len(frames))
+    return evaluation(path, clip, frames)

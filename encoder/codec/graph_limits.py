@@ -1,0 +1,154 @@
+"""What a frame of a graph takes: the size of every value, the memory and the multiplications, known before anything is run."""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+
+import onnx
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from encoder.codec.tensor_header import Shape
+from encoder.common.errors import BitstreamError, first_line
+
+RGB = 3
+"""Channels of a frame."""
+KINDS: dict[int, int] = {onnx.TensorProto.FLOAT: 1, onnx.TensorProto.INT32: 1, onnx.TensorProto.INT64: 2}
+"""Types that values may have, and as how many elements each of theirs counts."""
+MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 512, 1 << 22, 1 << 30
+"""Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
+MAX_ARITHMETIC_PER_PIXEL, FREE_ARITHMETIC, MAX_ARITHMETIC = 1 << 19, 1 << 32, 1 << 40
+"""Largest number of multiplications for a frame: for each of its pixels, beside that, and in all."""
+TOUCHED = 16
+"""Multiplications that an element counts which is read or written by an operator that is no product: a sine takes as many."""
+BATCHES = (1, 2, 256)
+"""Numbers of times for which the sizes are looked at: if they grow in proportion from one to all of them, they always do, since
+without an operator that tells a size they are polynomials without negative coefficients."""
+
+
+def check_values(model: onnx.ModelProto, frames: str) -> int:
+    """Check that a graph holds together, and what its output `frames` takes; raises BitstreamError.
+
+    The first input and the output have the number of times as their first axis.
+    Returns the number of elements that are needed at once for one frame, weights and all.
+    """
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
+    declared = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+    graphs = [_inferred(model, batch) for batch in BATCHES]
+    shapes, *more = (_shapes(graph) for graph in graphs)
+    for batch, grown in zip(BATCHES, (shapes, *more), strict=True):
+        for name, shape in grown.items():
+            first = shapes.get(name)  # it may have fewer axes, or none
+            if shape != first and (not first or shape != (batch * first[0], *first[1:])):
+                raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
+        if grown[frames] != (batch, *declared):
+            raise BitstreamError(f"{frames!r} is declared to be {[batch, *declared]}, but is {list(grown[frames])}")
+    kinds = _kinds(graphs[0])
+    sizes = {name: prod(shape) * KINDS[kinds[name]] for name, shape in shapes.items()}
+    return _check_cost(graphs[0], sizes, shapes, frames)
+
+
+def with_times(model: onnx.ModelProto, times: int) -> onnx.ModelProto:
+    """Return a copy of a graph for a fixed number of times, whose sizes are still to be inferred."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = times
+    fixed.graph.output[0].type.tensor_type.ClearField("shape")
+    return fixed
+
+
+def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
+    """Return the graph with the size of every value for a number of times."""
+    try:
+        # Without following data through operators: that may take any amount of memory, and does not see numbers overflow.
+        return infer_shapes(with_times(model, batch), check_type=True, strict_mode=True, data_prop=False).graph
+    except (InferenceError, ValueError) as error:
+        raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Return the shape of every value of a graph; raises BitstreamError for one that is not known, or empty."""
+    shapes: dict[str, Shape] = {x.name: tuple(x.dims) for x in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shape = _static_shape(value)
+        if shape is not None and min(shape, default=1) > 0:
+            shapes[value.name] = shape
+    for name in (output for node in graph.node for output in node.output if output):
+        if name not in shapes:
+            raise BitstreamError(f"value {name!r} must have a size that is known, and over 0")
+    return shapes
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the type of every value of a graph; raises BitstreamError for one that is not allowed."""
+    kinds = {x.name: x.type.tensor_type.elem_type for x in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= {x.name: x.data_type for x in graph.initializer}
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise BitstreamError(f"value {name!r} must be float32, int32 or int64, got {onnx.TensorProto.DataType.Name(kind)}")
+    return kinds
+
+
+def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str) -> int:
+    """Check what is held at once, which is returned, and the number of multiplications.
+
+    A value is dropped after its last use, but what does not depend on the time is kept: runtimes compute it once.
+    """
+    last_use = {name: index for index, node in enumerate(graph.node) for name in (*node.output, *node.input)}
+    last_use[frames] = len(graph.node)
+    weights = sum(sizes[x.name] for x in (*graph.input, *graph.initializer))
+    varying = {graph.input[0].name}
+    dropped: Counter[int] = Counter()
+    held = peak = arithmetic = 0
+    for index, node in enumerate(graph.node):
+        made = [name for name in node.output if name]
+        if not varying.isdisjoint(node.input):
+            varying.update(made)
+            for name in made:
+                dropped[last_use[name]] += sizes[name]
+        held += sum(sizes[name] for name in made)
+        peak = max(peak, held)
+        held -= dropped[index]
+        arithmetic += _arithmetic(node, sizes, shapes)
+    pixels = sizes[frames] // RGB
+    limit = min(MAX_VALUES_PER_PIXEL * pixels + FREE_VALUES + weights, MAX_VALUES)
+    if weights + peak > limit:
+        raise BitstreamError(f"a frame needs {weights + peak} values at once, over {limit}")
+    limit = min(MAX_ARITHMETIC_PER_PIXEL * pixels + FREE_ARITHMETIC, MAX_ARITHMETIC)
+    if arithmetic > limit:
+        raise BitstreamError(f"a frame needs {arithmetic} multiplications, over {limit}")
+    return weights + peak
+
+
+def multiplications(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Return the multiplications of a convolution or a product of matrices, 0 for any other operator."""
+    made = prod(shapes[node.output[0]])
+    match node.op_type:
+        case "Conv":
+            return made * prod(shapes[node.input[1]][1:])
+        case "MatMul":
+            return made * shapes[node.input[0]][-1]
+        case "Gemm":
+            transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            return made * shapes[node.input[0]][0 if transposed else 1]
+        case _:
+            return 0
+
+
+def _arithmetic(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> int:
+    """Return how many multiplications a node counts as."""
+    if products := multiplications(node, shapes):
+        return products
+    made = sum(sizes[name] for name in node.output if name)
+    if node.op_type == "AveragePool":
+        return made * prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), []))
+    return TOUCHED * (made + sum(sizes[name] for name in node.input if name))
+
+
+def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:
+    kind = value.type.tensor_type
+    if not kind.HasField("shape") or any(dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in kind.shape.dim)

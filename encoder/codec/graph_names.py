@@ -1,0 +1,116 @@
+"""Names of values in a stored graph: places relative to where they are used, so that stages that repeat are the same bytes.
+
+docs/format.md has the rules.
+"""
+
+import re
+
+import onnx
+
+from encoder.common.errors import BitstreamError
+
+TIME, FRAMES = "t", "rgb"
+"""Names of a graph's input and output."""
+BEFORE, NEXT, CONSTANT, MADE = "-", "+", "c", "_"
+"""Start of a reference to a value made before, to the next coded tensor, and to a constant; and what stands for an output."""
+
+NUMBER = re.compile("-?[0-9]{1,5}")
+MAX_SHOWN = 20
+"""Characters of a wrong reference that are shown."""
+
+
+def to_places(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose names are places; raises BitstreamError for a name that stands for nothing, or two things."""
+    packed = onnx.ModelProto()
+    packed.CopyFrom(model)
+    graph = packed.graph
+    tensors, constants = [value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer]
+    names = [TIME, *tensors, *constants, *(name for node in graph.node for name in node.output if name)]
+    if len(set(names)) < len(names):
+        raise BitstreamError("two values have the same name")
+    writer = _Writer(tensors, constants)
+    for node in graph.node:
+        node.input[:] = [writer.place(name) if name else "" for name in node.input]
+        node.output[:] = [writer.make(name) if name else "" for name in node.output]
+    for value in (*graph.input[1:], *graph.initializer):
+        value.ClearField("name")
+    return packed
+
+
+class _Writer:
+    """Finds the places that names stand for, node by node."""
+
+    def __init__(self, tensors: list[str], constants: list[str]) -> None:
+        self._tensors = {name: index for index, name in enumerate(tensors)}
+        self._constants = {name: index for index, name in enumerate(constants)}
+        self._made, self._next = {TIME: 0}, 0
+
+    def place(self, name: str) -> str:
+        """Return the place of an input."""
+        if name in self._tensors:
+            ahead, self._next = self._tensors[name] - self._next, self._tensors[name] + 1
+            return f"{NEXT}{ahead or ''}"
+        if name in self._constants:
+            return f"{CONSTANT}{self._constants[name]}"
+        if name in self._made:
+            return f"{BEFORE}{len(self._made) - self._made[name]}"
+        raise BitstreamError(f"topology is no valid graph: nothing is called {name!r}")
+
+    def make(self, name: str) -> str:
+        """Return what stands for an output."""
+        self._made[name] = len(self._made)
+        return FRAMES if name == FRAMES else MADE
+
+
+def from_places(packed: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose values have names of their own; raises BitstreamError for a place that is none."""
+    model = onnx.ModelProto()
+    model.CopyFrom(packed)
+    graph = model.graph
+    for index, value in enumerate(graph.input[1:]):
+        value.name = str(index)
+    for index, constant in enumerate(graph.initializer):
+        constant.name = f"{CONSTANT}{index}"
+    reader = _Reader([value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer])
+    for node in graph.node:
+        # Where a text is no UTF-8, protobuf gives bytes.
+        node.input[:] = [reader.find(str(place)) if place else "" for place in node.input]
+        node.output[:] = [reader.make(name) if name else "" for name in node.output]
+    return model
+
+
+class _Reader:
+    """Finds the names that places stand for, node by node."""
+
+    def __init__(self, tensors: list[str], constants: list[str]) -> None:
+        self._tensors, self._constants = tensors, constants
+        self._made, self._next = [TIME], 0
+
+    def find(self, place: str) -> str:
+        """Return the name of an input."""
+        if place.startswith(NEXT):
+            index = self._next + _number(place[1:] or "0")
+            self._next = index + 1
+            return _item(self._tensors, index, place)
+        if place.startswith(CONSTANT):
+            return _item(self._constants, _number(place[1:]), place)
+        return _item(self._made, len(self._made) + _number(place), place)
+
+    def make(self, name: str) -> str:
+        """Return the name of an output."""
+        if name not in (MADE, FRAMES):
+            raise BitstreamError(f"topology has an output {name[:MAX_SHOWN]!r}, which must be {MADE!r} or {FRAMES!r}")
+        self._made.append(FRAMES if name == FRAMES else f"v{len(self._made)}")
+        return self._made[-1]
+
+
+def _number(text: str) -> int:
+    if not NUMBER.fullmatch(text):
+        raise BitstreamError(f"topology has a reference {text[:MAX_SHOWN]!r} that is no number")
+    return int(text)
+
+
+def _item(names: list[str], index: int, place: str) -> str:
+    if not 0 <= index < len(names):
+        raise BitstreamError(f"topology refers to {place[:MAX_SHOWN]!r}, where nothing is")
+    return names[index]

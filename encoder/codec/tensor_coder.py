@@ -1,0 +1,131 @@
+"""The encoder's side of `tensor`: find the shortest way to code the integers of a tensor."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.codec.entropy import DECAYS, LEVELS, LEVELS_PER_OCTAVE, MAX_BOUND, UNIT_LEVEL, Encoder, Integers
+from encoder.codec.tensor_header import CHANNELS, COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED, ROWS, CodedTensor, levels
+
+SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
+WAYS = (*SCALES, *(PREDICTED | scales for scales in SCALES))
+"""Flags that are tried, each where a tensor's shape allows it."""
+FLOOR = 1e-3
+"""Added to the scale of a row or column, which may be all zeros."""
+PAIR_AXES = 3
+"""Fewest axes of a tensor whose first two may make its rows."""
+
+Values = NDArray[np.float64]
+_DECAY = np.array(DECAYS) / 2.0**32
+# Bits of zero, and of k != 0: FIRST + abs(k) * EACH.
+_ZERO, _FIRST, _EACH = -np.log2(1 - _DECAY), 1 - np.log2(1 / _DECAY - _DECAY), -2 * np.log2(_DECAY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """A way to code a tensor, and what it codes."""
+
+    tensor: CodedTensor
+    integers: Integers
+    """After prediction, (rows, columns)."""
+    rows: Integers
+    """Offsets of the rows' levels, or nothing."""
+    columns: Integers
+    """Offsets of the columns' levels, or nothing."""
+    channels: Integers
+    """Offsets of the channels' steps, or nothing."""
+
+    @property
+    def _levels(self) -> Integers:
+        return levels(self.tensor.level, self.rows, self.columns)
+
+    def encode(self, coder: Encoder) -> None:
+        """Code the offsets, then the integers."""
+        coder.encode(self.channels, self.tensor.channel_level, MAX_OFFSET)
+        coder.encode(self.rows, self.tensor.row_level, MAX_OFFSET)
+        coder.encode(self.columns, self.tensor.column_level, MAX_OFFSET)
+        coder.encode(self.integers, self._levels, self.tensor.bound)
+
+    @property
+    def bits(self) -> float:
+        """Length of the code, but for the offsets of steps, which are the same in all ways."""
+        offsets = _bits(self.rows, self.tensor.row_level) + _bits(self.columns, self.tensor.column_level)
+        return offsets + _bits(self.integers, self._levels)
+
+
+def shortest(integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING) -> Coding:
+    """Return the shortest of the ways to code the integers of a tensor, with its step and the flags that it has anyway.
+
+    If there are offsets of the channels' steps, the flags say along which axis.
+    Raises ValueError for integers that are too large for the format.
+    """
+    found = [coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND]
+    if not found:
+        raise ValueError(f"integers must be in -{MAX_BOUND}..{MAX_BOUND}, got {np.abs(integers).max()}")
+    best = min(found, key=lambda coding: coding.bits)
+    if not channels.size:
+        return best
+    tensor = replace(best.tensor, flags=best.tensor.flags | CHANNELS, channel_level=_side_level(channels))
+    return replace(best, tensor=tensor, channels=channels)
+
+
+def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]:
+    differences = np.diff(integers, axis=0, prepend=np.zeros_like(integers[:1]))
+    for way in WAYS:
+        single = (way & PREDICTED and len(integers) == 1) or (way & (ROWS | COLUMNS) and integers.ndim == 1)
+        if single or (way & PAIRS and integers.ndim < PAIR_AXES):
+            continue
+        coded = differences if way & PREDICTED else integers
+        tensor = CodedTensor(step=step, bound=max(int(np.abs(coded).max()), 1), level=0, flags=flags | way)
+        yield _fit(tensor, coded.reshape(tensor.grid(integers.shape)))
+
+
+def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
+    """Give the models of a tensor the levels that suit its integers (rows, columns)."""
+    sizes = np.abs(integers).astype(np.float32)
+    mean = sizes.mean(dtype=np.float64)
+    by_row, by_column = np.ones(1), np.ones(1)
+    if tensor.flags & ROWS:
+        by_row = sizes.mean(1, dtype=np.float64) + FLOOR
+    if tensor.flags & COLUMNS:
+        by_column = (sizes / by_row[:, None]).mean(0) + FLOOR
+    if tensor.flags & ROWS and tensor.flags & COLUMNS:
+        by_row = (sizes / by_column).mean(1) + FLOOR
+        by_column = (sizes / by_row[:, None]).mean(0) + FLOOR
+    level = int(_level(mean))
+    rows = _offsets(by_row * by_column.mean(), level) if tensor.flags & ROWS else NOTHING
+    columns = _offsets(by_column * by_row.mean(), level) if tensor.flags & COLUMNS else NOTHING
+    tensor = replace(tensor, level=level, row_level=_side_level(rows), column_level=_side_level(columns))
+    return Coding(tensor=tensor, integers=integers, rows=rows, columns=columns, channels=NOTHING)
+
+
+def _offsets(means: Values, level: int) -> Integers:
+    return (_level(means) - level).clip(-MAX_OFFSET, MAX_OFFSET).astype(np.int32)
+
+
+def _side_level(offsets: Integers) -> int:
+    return int(_level(np.abs(offsets).mean())) if offsets.size else 0
+
+
+def _level(mean: Values | np.floating) -> Values:
+    """Return the level that suits integers of a mean magnitude: q / (1 - q**2) under the model of decay q."""
+    mean = np.maximum(mean, FLOOR)
+    decay = (np.sqrt(1 + 4 * mean**2) - 1) / (2 * mean)
+    scale = -0.5 / np.log(decay)
+    return np.rint(UNIT_LEVEL + LEVELS_PER_OCTAVE * np.log2(scale)).clip(0, LEVELS - 1)
+
+
+def _bits(integers: Integers, at: Integers | int) -> float:
+    """Return the bits of integers at levels of a shape that is broadcast to theirs."""
+    at = np.asarray(at).reshape((1,) * (integers.ndim - np.ndim(at)) + np.shape(at))
+    if not integers.size:
+        return 0.0
+    # Where levels are shared, it takes the sums alone.
+    shared = tuple(axis for axis, length in enumerate(at.shape) if length == 1)
+    sizes = np.abs(integers)
+    total = sizes.sum(shared, keepdims=True, dtype=np.int64)
+    zeros = (sizes == 0).sum(shared, keepdims=True)
+    others = integers.size // at.size - zeros
+    return float((zeros * _ZERO[at] + others * _FIRST[at] + total * _EACH[at]).sum())

@@ -1,0 +1,135 @@
+"""What the three command lines share: one-line errors with exit code 2, progress, JSON, files written whole or not at all.
+
+It stands in `encoder.codec` since that is what all three packages may import.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from encoder.common.errors import CodecError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes."""
+OWN_PACKAGES = ("encoder", "export", "player")
+MAX_LINE = 1024
+"""Characters of a line that are printed: a stranger's file may put any text into a message."""
+
+logger = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose commands are functions."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line and exit code 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+Command = Callable[[argparse.Namespace], int | None]
+"""Returns its exit code where that is not 0."""
+
+
+class Commands:
+    """A command line of several commands."""
+
+    def __init__(self, package: str, description: str | None, *, install: str) -> None:
+        """Name the package that is run, and what pip installs for all of its commands."""
+        self._install = install
+        self._parser = Parser(prog=f"python -m {package}", description=description)
+        self._commands = self._parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(self, name: str, run: Command, *, summary: str, example: str) -> argparse.ArgumentParser:
+        """Add a command and return its parser, for its arguments."""
+        parser = self._commands.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
+        parser.set_defaults(run=run)
+        return parser
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command that the arguments name; return the exit code."""
+        arguments = self._parser.parse_args(argv)
+        # What ends a process ends it in order: temporary files are removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(PrintableFormatter("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        for package in OWN_PACKAGES:
+            logging.getLogger(package).setLevel(logging.INFO)
+        try:
+            return arguments.run(arguments) or 0
+        except CodecError as error:
+            return _fail(str(error))
+        except BrokenPipeError:
+            # Whoever read the output has enough; nothing is left to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] in OWN_PACKAGES:
+                raise
+            return _fail(f"{error.name} is not installed: pip install '{self._install}'")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey, and of a length that can be read."""
+    shown = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
+    return "".join(letter if letter.isprintable() else "?" for letter in shown)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Makes a line of what is printable."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its base's name)
+        """Return the line of a record."""
+        return printable(super().formatMessage(record))
+
+
+def show(figures: Mapping[str, object], *, as_json: bool) -> None:
+    """Print figures on stdout: as one JSON object, or as lines for people."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        print(f"{name.replace('_', ' '):{width}}  {printable(text)}")
+
+
+def show_table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    """Print rows of the same figures on stdout: as one JSON list, or as a table for people."""
+    if as_json:
+        print(json.dumps(list(rows)))
+        return
+    texts = [[name.replace("_", " ") for name in rows[0]], *(list(map(_cell, row.values())) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        print("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"  # noqa: PLR2004 (digits that say something)
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case _:
+            return printable(str(value))

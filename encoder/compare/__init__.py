@@ -1,0 +1,1 @@
+"""Measure clips, and compare them with other codecs."""

@@ -1,0 +1,105 @@
+"""How fast a fit goes, and how much of the machine's arithmetic it uses."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from encoder.config import Limit
+from encoder.presets import Preset, Shape, SizeName
+from encoder.training.rate_control import RateControl
+from encoder.training.step import Training
+from encoder.training.trainer import Fit, frames_per_step
+
+STEPS = 12
+"""Steps of an epoch that is timed."""
+EPOCHS = 6
+"""Epochs that are run, of which the first also allocates."""
+FROM = 0.5
+"""Share of the schedule from which on steps are timed: there the rate counts, and weights are noisy."""
+MATRIX = 2048
+"""Rows and columns of the matrices whose product tells the machine's peak."""
+PRODUCTS = 9
+GIGA = 1e9
+MARGIN = (2, 2)
+"""Of a camera, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a fit makes of a machine."""
+
+    steps_per_second: float
+    frames_per_second: float
+    gflop_per_step: float
+    """Of convolutions and matrix products, forwards and backwards."""
+    gflops: float
+    """Billions of operations per second."""
+    peak_gflops: float
+    """The same of a product of two large matrices in fp32."""
+    share_of_peak: float
+
+
+def bench(preset: Preset, size: SizeName, *, height: int, width: int, device: torch.device) -> Speed:
+    """Time the steps of a preset's fit to frames of noise."""
+    frames = preset.group_frames or preset.recipe.batch * STEPS
+    pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
+    shape = Shape(height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None)
+
+    def fit(epochs: int) -> Fit:
+        network = preset.network(shape, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encoder = preset.frame_encoder(network).to(device) if preset.frame_encoder else None
+        if preset.prepare is not None:
+            preset.prepare(network, pictures)
+        rate = None
+        if preset.recipe.rate_weight:
+            rate = RateControl(rate_weight=preset.recipe.rate_weight, pixels=frames * height * width)
+        training = Training(network, preset.recipe, frame_encoder=encoder, rate=rate)
+        return Fit(training, Limit(epochs=epochs), start=FROM)
+
+    steps = -(-frames // frames_per_step(preset.recipe, height, width))
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for epoch in fit(EPOCHS).epochs(pictures):
+        if epoch.is_whole:
+            _wait(device)
+            seconds.append(time.perf_counter() - began)
+            began = time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        list(fit(1).epochs(pictures))
+    per_second = steps / median(seconds[1:])
+    gflop = counter.get_total_flops() / steps / GIGA
+    peak = peak_gflops(device)
+    return Speed(
+        steps_per_second=per_second,
+        frames_per_second=per_second * frames / steps,
+        gflop_per_step=gflop,
+        gflops=gflop * per_second,
+        peak_gflops=peak,
+        share_of_peak=gflop * per_second / peak,
+    )
+
+
+def peak_gflops(device: torch.device) -> float:
+    """Return the arithmetic of a product of large matrices in fp32, in billions of operations per second."""
+    # As convolutions may round on this device, or the share of the peak would not be one.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+    seconds = median(_timed(lambda: a @ b, device) for _ in range(PRODUCTS))
+    return 2 * MATRIX**3 / seconds / GIGA
+
+
+def _timed(run: Callable[[], Tensor], device: torch.device) -> float:
+    began = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,158 @@
+"""What can be compared: networks and classic codecs, each of which makes files of a video at several rates."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from encoder.codec.clip import Clip
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.errors import SettingsError
+from encoder.compare import anchors
+from encoder.compare.anchors import find_codec
+from encoder.config import Compression, Limit
+from encoder.jobs.gop import Progress
+from encoder.jobs.segment_encoder import Encoder
+from encoder.media.video import Video
+from encoder.presets import DEFAULT_SIZE, SIZES, SizeName, complexity, find_preset
+from encoder.segmentation.plan import make_plan
+
+RATE_WEIGHTS = (0.02, 0.3)
+"""Weights of a bit per pixel between which rates are taken, for presets that are fitted for a rate."""
+
+Pictures = Iterator[NDArray[np.uint8]]
+"""RGB pictures (3, H, W)."""
+Show = Callable[[Progress], None]
+"""Takes how far a fit has come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How networks are fitted."""
+
+    limit: Limit
+    compression: Compression
+    segment_frames: int
+    key_interval: int
+    device: torch.device
+    seed: int
+
+
+@dataclass(frozen=True)
+class File:
+    """What a system makes of a video."""
+
+    data: bytes
+    macs_per_pixel: float | None = None
+    """Multiplications that decoding takes for a pixel; None where there is no network."""
+
+
+class System(ABC):
+    """Something that makes files of a video, at several rates."""
+
+    name: str
+    rates: Sequence[str]
+    suffix: str
+
+    @abstractmethod
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file, telling how far it is."""
+
+    @abstractmethod
+    def decode(self, data: bytes, video: Video) -> Pictures:
+        """Yield the frames of a file of a video."""
+
+    @abstractmethod
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
+        """Yield the frames of a file at rising times, in frames; raises SettingsError for times at which it has none."""
+
+    def file_name(self, rate: str) -> str:
+        """Return the name of a file, with nothing in it that a shell or a file system minds."""
+        return f"{self.name}-{rate.replace(' ', '-')}{self.suffix}".replace("*", "star")
+
+
+class ClassicSystem(System):
+    """A classic codec at several constant rate factors."""
+
+    def __init__(self, name: str, rates: int) -> None:
+        """Raise SettingsError for an unknown codec."""
+        self.name, self._codec = name, find_codec(name)
+        self.rates = [f"crf {factor}" for factor in self._codec.rates(rates)]
+        self.suffix = f".{self._codec.form}"
+
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file; raises SettingsError where the codec cannot do it."""
+        del show
+        return File(anchors.encode(video, self._codec, int(rate.removeprefix("crf "))))
+
+    def decode(self, data: bytes, video: Video) -> Pictures:
+        """Yield the frames of a file."""
+        height, width = video.frames.shape[2:]
+        return anchors.decode(data, self._codec, height=height, width=width)
+
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
+        """Yield the frames at times; raises SettingsError for those in between."""
+        if not all(float(time).is_integer() for time in times):
+            raise SettingsError("classic codecs have no frames in between: leave --codecs out")
+        return (frame for index, frame in enumerate(self.decode(data, video)) if index in times)
+
+
+class NetworkSystem(System):
+    """A preset: at several weights of a bit if it is fitted for a rate, or else in several sizes, as the papers have it."""
+
+    suffix = ".nerv"
+
+    def __init__(self, name: str, rates: int, fitting: Fitting) -> None:
+        """Raise SettingsError for an unknown preset, or more rates than it has sizes."""
+        self.name, self._preset, self._fitting = name, find_preset(name), fitting
+        if self._preset.recipe.rate_weight and fitting.compression.bits is None:
+            self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*RATE_WEIGHTS, rates)]
+        elif rates > len(SIZES):
+            raise SettingsError(f"preset {name} has {len(SIZES)} sizes, got {rates} rates")
+        else:
+            self.rates = [f"size {size}" for size in SIZES[:rates]]
+
+    def encode(self, video: Video, rate: str, show: Show) -> File:
+        """Make a file."""
+        fitting, weight = self._fitting, float(rate.split()[1]) if rate.startswith("rate") else None
+        limit = f"{fitting.limit.seconds:g} s" if fitting.limit.seconds is not None else f"{fitting.limit.epochs} epochs"
+        sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
+        size = sizes.get(rate, DEFAULT_SIZE)
+        plan = make_plan(
+            video, self._preset, size=size, segment_frames=fitting.segment_frames, key_interval=fitting.key_interval
+        )
+        encoder = Encoder(
+            video,
+            self._preset,
+            replace(fitting.compression, rate_weight=weight),
+            size=size,
+            plan=plan,
+            device=fitting.device,
+            settings=f"compare --preset {self.name}, {rate}, {limit}, seed {fitting.seed}",
+            seed=fitting.seed,
+        )
+        for progress in encoder.run(fitting.limit):
+            show(progress)
+        return File(bytes(encoder.clip()), complexity(self._preset, size, encoder.shape).macs_per_pixel)
+
+    def decode(self, data: bytes, video: Video) -> Pictures:
+        """Yield the frames of a file, by the reference decoder."""
+        del video
+        return ReferenceDecoder(Clip.parse(data)).frames()
+
+    def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
+        """Yield the frames at times; raises SettingsError for those in between, of a network that has none."""
+        del video
+        if not (self._preset.continuous or all(float(time).is_integer() for time in times)):
+            raise SettingsError(f"preset {self.name} has no frames in between")
+        return map(ReferenceDecoder(Clip.parse(data)).frame, times)
+
+
+def frame_at(system: str, data: bytes, video: Video, time: float) -> NDArray[np.uint8]:
+    """Return the frame (3, H, W) of a file of a system at a time, in frames."""
+    if system in anchors.CODECS:
+        return next(ClassicSystem(system, 1).at(data, video, [time]))
+    return ReferenceDecoder(Clip.parse(data)).frame(time)

@@ -1,0 +1,125 @@
+"""Measure a file on disk against its source: every frame decoded from the file, after 8-bit rounding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_msssim import ms_ssim
+
+from encoder.codec.clip import Clip
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.media.metrics import psnr_db
+from encoder.media.video import Frames, check_count, frames_of
+from encoder.segmentation.mask import Masked
+from encoder.training.losses import ms_ssim_window
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue (BT.601)."""
+YUV_WEIGHTS = (6 / 8, 1 / 8, 1 / 8)
+"""Weights of the planes' PSNR."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameQuality:
+    """Quality of a frame, or the mean of several."""
+
+    psnr_db: float
+    """Of the RGB pixels."""
+    psnr_yuv_db: float
+    """Of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1."""
+    ms_ssim: float | None
+    """Of the RGB pixels; None for a frame that is too small for it."""
+    psnr_masked_db: float | None = None
+    """Of the pixels that are masked; None where none are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a file is worth."""
+
+    psnr_db: float
+    """Peak signal-to-noise ratio of the RGB pixels, mean over frames."""
+    psnr_yuv_db: float
+    """That of luma and both chroma planes, weighted 6:1:1."""
+    ms_ssim: float | None
+    """Multi-scale structural similarity of the RGB pixels, mean over frames; None for frames of 32 pixels and less."""
+    psnr_masked_db: float | None
+    """Peak signal-to-noise ratio of the pixels that were masked, mean over frames; None without a mask."""
+    bits_per_pixel: float
+    """Size of the file over the pixels of all frames."""
+    file_bytes: int
+    frames: int
+    width: int
+    height: int
+    fps: float
+    """Frames per second that the clip is shown at."""
+
+
+def pictures(clip: Clip, source: Frames) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield each decoded frame (3, H, W) with that of the source; raises SettingsError if the source does not have as many."""
+    check_count(source, clip.header.frames)
+    yield from zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)
+
+
+def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
+    """Yield the quality of each decoded frame, also where the source was masked; raises as `pictures` does."""
+    for index, (decoded, original) in enumerate(pictures(clip, source)):
+        yield frame_quality(decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0])
+
+
+def frame_quality(
+    decoded: NDArray[np.uint8], original: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
+) -> FrameQuality:
+    """Return the quality of an RGB frame (3, H, W), and of its pixels that are masked (H, W)."""
+    planes = [_yuv(picture) for picture in (decoded, original)]
+    yuv = sum(weight * psnr_db(a, b) for weight, a, b in zip(YUV_WEIGHTS, *planes, strict=True))
+    return FrameQuality(
+        psnr_db=psnr_db(decoded, original),
+        psnr_yuv_db=yuv,
+        ms_ssim=_ms_ssim(decoded, original),
+        psnr_masked_db=psnr_db(decoded[:, mask], original[:, mask]) if mask is not None and mask.any() else None,
+    )
+
+
+def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
+    """Return the mean over frames of each figure, over those frames that have it."""
+    means: dict[str, float | None] = {}
+    for name in ("psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"):
+        values = [value for frame in frames if (value := getattr(frame, name)) is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return FrameQuality(**means)  # type: ignore[arg-type]
+
+
+def evaluation(path: Path, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
+    """Return the figures of a file from those of its frames."""
+    mean, size = mean_quality(frames), path.stat().st_size
+    return Evaluation(
+        psnr_db=mean.psnr_db,
+        psnr_yuv_db=mean.psnr_yuv_db,
+        ms_ssim=mean.ms_ssim,
+        psnr_masked_db=mean.psnr_masked_db,
+        bits_per_pixel=8 * size / clip.header.pixels,
+        file_bytes=size,
+        frames=clip.header.frames,
+        width=clip.header.width,
+        height=clip.header.height,
+        fps=float(clip.header.rate),
+    )
+
+
+def _yuv(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return luma and both chroma planes, all of them in 0..255, (3, H, W)."""
+    red, _, blue = picture.astype(np.float64)
+    luma = np.tensordot(LUMA, picture, 1)
+    return np.stack([luma, (blue - luma) / (2 * (1 - LUMA[2])), (red - luma) / (2 * (1 - LUMA[0]))])
+
+
+def _ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
+    window = ms_ssim_window(*a.shape[1:])
+    if window is None:
+        return None
+    x, y = (torch.from_numpy(picture.astype(np.float32))[None] for picture in (a, b))
+    return ms_ssim(x, y, data_range=255, win_size=window).item()

@@ -1,0 +1,1 @@
+"""Read checkpoints that others published."""

@@ -1,0 +1,1 @@
+"""Fit many segments: GOPs, workers, interrupted runs, and the file that grows."""

@@ -1,0 +1,76 @@
+"""Turn a torch network into the topology of a clip: its ONNX graph, with the parameters as inputs."""
+
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from encoder.codec.graph_names import FRAMES, TIME
+from encoder.codec.topology import Topology
+
+OPSET = 20
+"""The first with Gelu as one operator."""
+IR_VERSION = 10
+
+
+def trace(network: nn.Module) -> Topology:
+    """Return the topology of a network that maps times (N,) to frames (N, 3, H, W).
+
+    Its coded tensors are the network's parameters, in their order, named "0", "1", ...
+    """
+    parameters = {name: value.detach().cpu() for name, value in network.named_parameters()}
+    names = [TIME, *(str(index) for index in range(len(parameters)))]
+    with warnings.catch_warnings():
+        # torch's exporter uses what torch deprecates.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # or it reports that torchvision is absent
+        program = torch.onnx.export(
+            _Stateless(network, tuple(parameters)).eval(),
+            (torch.zeros(2), *parameters.values()),
+            input_names=names,
+            output_names=[FRAMES],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, (None,) * len(parameters)),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # it is None only for torch's older exporter
+    model = program.model_proto
+    _strip(model)
+    return Topology.check(model)
+
+
+class _Stateless(nn.Module):
+    """A network whose parameters are arguments, so that the exporter neither folds nor drops any."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._call = lambda t, parameters: functional_call(network, dict(zip(names, parameters, strict=True)), (t,))
+
+    def forward(self, t: Tensor, *parameters: Tensor) -> Tensor:
+        return self._call(t, parameters)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what a decoder does not need: documentation, names of nodes, inferred shapes."""
+    model.ir_version = IR_VERSION
+    for field in ("producer_name", "producer_version", "doc_string", "metadata_props"):
+        model.ClearField(field)
+    graph = model.graph
+    for field in ("doc_string", "metadata_props", "value_info"):
+        graph.ClearField(field)
+    graph.name = "g"
+    for value in (*graph.input, *graph.output):
+        value.ClearField("metadata_props")
+    for value in (graph.input[0], graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    for node in graph.node:
+        for field in ("name", "doc_string", "metadata_props"):
+            node.ClearField(field)
+    for constant in graph.initializer:
+        constant.ClearField("doc_string")
+        constant.ClearField("metadata_props")

@@ -1,0 +1,1 @@
+"""Fit the network of one segment: steps, schedule, quantization, rate control."""

@@ -1,0 +1,126 @@
+"""Optimisers that torch does not have.
+
+Muon: momentum whose matrices are made orthogonal, so that all directions of a convolution learn at the same pace (K. Jordan,
+"Muon: an optimizer for hidden layers in neural networks", 2024). The step is scaled so that learning rates of Adam fit (Liu et
+al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+
+Adan: Adam whose step also follows the change of the gradient (Xie et al., arXiv 2208.06677, algorithm 1).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from encoder.models.base import LATENTS
+from encoder.training.recipe import Recipe
+
+MOMENTUM = 0.95
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that drives all singular values towards 1."""
+RMS = 0.2
+"""Root mean square of a step at a learning rate of 1, as Adam's steps usually have it."""
+
+ADAN_DECAYS = (0.98, 0.92, 0.99)
+"""Of the means of the gradient, of its change, and of the square of both."""
+EPSILON = 1e-8
+"""Added to a divisor."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Optimise the weights of convolutions, of shape (out, in, ...), as matrices (out, in * ...)."""
+
+    def __init__(self, params: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take a step; parameters without a gradient stay."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"])
+
+    def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
+        gradient = parameter.grad
+        assert gradient is not None  # the caller looked
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
+        scale = RMS * sqrt(max(update.shape))
+        parameter.add_(update.view(parameter.shape), alpha=-learning_rate * scale)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return roughly the nearest matrix (M, N) whose singular values are all 1: Newton-Schulz iterations."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.T
+
+
+class Adan(torch.optim.Optimizer):
+    """Optimise parameters of any shape."""
+
+    def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict[str, object]], *, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take a step; parameters without a gradient stay."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group["lr"])
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, learning_rate: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            zeros = [torch.zeros_like(parameter) for _ in ADAN_DECAYS]
+            state.update(steps=0, means=zeros, gradient=gradient.clone())
+        state["steps"] += 1
+        change = gradient - state["gradient"]
+        ahead = gradient + ADAN_DECAYS[1] * change
+        corrected: list[Tensor] = []
+        for decay, mean, value in zip(ADAN_DECAYS, state["means"], (gradient, change, ahead.square()), strict=True):
+            mean.lerp_(value, 1 - decay)
+            corrected.append(mean / (1 - decay ** state["steps"]))
+        slope, bend, size = corrected
+        parameter.addcdiv_(slope + ADAN_DECAYS[1] * bend, size.sqrt().add_(EPSILON), value=-learning_rate)
+        state["gradient"].copy_(gradient)
+
+
+def make_optimizers(learned: Mapping[str, Parameter], more: Sequence[Tensor], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of a network's tensors by name, and of more that belong to something else.
+
+    Each of their groups has a `gain`, which the learning rate is multiplied by.
+    """
+    latents = [x for name, x in learned.items() if name.startswith(LATENTS)]
+    matrices = [x for name, x in learned.items() if recipe.optimizer == "muon" and _is_matrix(name, x)]
+    taken = {id(x) for x in (*latents, *matrices)}
+    others = [*(x for x in learned.values() if id(x) not in taken), *more]
+    groups: list[dict[str, object]] = [{"params": others, "gain": 1.0}]
+    if latents:
+        groups.append({"params": latents, "gain": recipe.latent_rate})
+    if recipe.optimizer == "adan":
+        return [Adan(groups, lr=recipe.learning_rate)]
+    adam = torch.optim.Adam(groups, betas=recipe.betas, fused=True)
+    if not matrices:
+        return [adam]
+    muon = Muon(matrices, lr=recipe.learning_rate)
+    muon.param_groups[0]["gain"] = 1.0
+    return [adam, muon]
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor holds a convolution between all channels, which a matrix's optimiser suits."""
+    return tensor.ndim == 4 and tensor.shape[1] > 1 and not name.startswith(LATENTS)  # noqa: PLR2004 (out, in, h, w)

@@ -1,0 +1,69 @@
+"""From a fitted network's tensors to the integers that are coded."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from encoder.codec.entropy import MAX_BOUND, Integers
+from encoder.codec.segment import HUFFMAN_BOUND, Quantized
+from encoder.codec.tensor_header import MAX_OFFSET, NOTHING, ZERO, channel_steps
+from encoder.models.base import GIVEN_STEP
+from encoder.training.qat import Quantizer, channel_axis
+
+SMALLEST = 2.0**-40
+"""Stands for the largest weight of a tensor of smaller ones, so that its step is one that the format has."""
+
+
+def quantize(
+    tensors: Mapping[str, Tensor],
+    quantizer: Quantizer | None,
+    bits: int,
+    *,
+    before: Mapping[str, Tensor] | None = None,
+    given: Collection[str] = (),
+    huffman: bool = False,
+) -> dict[str, Quantized]:
+    """Return the integers of each tensor and their step: the learned one, or that of a number of bits.
+
+    Of what was in the segment before, the difference is coded: where the quantiser says so, or else where its integers are the
+    smaller ones. Tensors that are given, not learned, are coded alone and have a step of their own.
+    """
+    bound, old = 2 ** (bits - 1) - 1, before or {}
+    quantized: dict[str, Quantized] = {}
+    for name, value in tensors.items():
+        learned = quantizer.learned(name) if quantizer else None
+        if quantizer and learned:
+            step, offsets = learned
+            is_difference = name in (quantizer.differences or ())
+            change = value - old[name] if is_difference else value
+            coded = _quantize(change, step, MAX_BOUND, offsets, channel_axis(name))
+            quantized[name] = replace(coded, delta=is_difference)
+        elif name in given:
+            quantized[name] = _quantize(value, GIVEN_STEP, HUFFMAN_BOUND if huffman else MAX_BOUND)
+        else:
+            quantized[name] = _smaller(value, old.get(name), bound)
+    return quantized
+
+
+def _smaller(value: Tensor, old: Tensor | None, bound: int) -> Quantized:
+    """Return a tensor's integers, or those of its difference from another at the same step, if these are smaller."""
+    alone = _quantize(value, 0.0, bound)
+    if old is None:
+        return alone
+    change = replace(_quantize(value - old, alone.step, bound), delta=True)
+    is_smaller = np.abs(change.integers).sum() < np.abs(alone.integers).sum()
+    return change if is_smaller and change.step == alone.step else alone
+
+
+def _quantize(tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0) -> Quantized:
+    """Round a tensor to multiples of the steps of its channels, or of the smallest that keep the integers within a bound."""
+    values = tensor.detach().cpu().numpy()
+    shift = int(np.median(offsets))  # the offsets that are left are small, and none if all are the same
+    offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
+    relative = channel_steps(1.0, offsets, axis, values.ndim)
+    largest = max(float(np.abs(values / relative).max()), SMALLEST)
+    step = float(np.float32(max(step * 2 ** (shift / 2), largest / bound)))
+    integers = np.rint(values / (np.float32(step) * relative)).clip(-bound, bound).astype(np.int32)
+    return Quantized(integers=integers, step=step, channels=offsets if offsets.any() else NOTHING, channel_axis=axis)

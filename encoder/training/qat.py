@@ -1,0 +1,168 @@
+"""Quantisation inside the training loop: learned steps of tensors and channels, and the bits that the coder's models need.
+
+Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Compression by Entropy Penalized
+Reparameterization, 2020); noise first and rounding last follow NVRC (arXiv 2409.07414, section 3.3).
+"""
+
+from collections.abc import Mapping
+from math import log, prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from encoder.models.base import LATENTS
+
+INITIAL_STEP = 0.15
+"""Step at the start, in standard deviations of the tensor."""
+HALF_OCTAVE = log(2) / 2
+"""Distance of the logarithms of two neighbouring steps."""
+HALF = 0.5
+"""How far a bin reaches to each side of its value, in steps."""
+MIN_SCALE = 0.05
+"""Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
+PLANE_AXES = (2, 3)
+"""Axes of a latent (T, C, h, w) over which a scale holds: the coder's rows are pairs of time and channel."""
+PREDICT = True
+"""Whether latents may be coded as differences in time, where these are smaller."""
+
+
+class Quantizer(nn.Module):
+    """Steps for the channels of a network's tensors, learned together with it.
+
+    The channels are the first axis of a weight, and the second of a latent (T, C, h, w). Their steps lie an integer number of
+    half octaves from the tensor's.
+    """
+
+    noise: Tensor
+    _tensor: Tensor
+
+    def __init__(self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
+        """Take the tensors of the segment before, if these may be coded as differences from them."""
+        super().__init__()
+        self._before = before or {}
+        self.differences: frozenset[str] | None = None if before else frozenset()
+        """Names of the tensors that are coded as differences; None until that is decided."""
+        learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
+        # A tensor of equal values has no deviation; its magnitude sets the step then.
+        spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
+        self._shapes = {name: _channel_shape(name, x) for name, x in learned.items()}
+        self._counts = [prod(shape) for shape in self._shapes.values()]
+        self.log_steps = nn.Parameter(torch.tensor([log(INITIAL_STEP * value) for value in spread]))
+        self.offsets = nn.Parameter(torch.zeros(sum(self._counts)))
+        self.register_buffer(
+            "_tensor", torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)), persistent=False
+        )
+        # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
+        size = sum(x.numel() for x in learned.values())
+        # Always the same, for fits that go on from a state.
+        noise = torch.rand(4 * size, generator=torch.Generator("cpu").manual_seed(0), device="cpu") - HALF
+        self.register_buffer("noise", noise, persistent=False)
+        self._places = 3 * size
+
+    def get_extra_state(self) -> list[str] | None:
+        """Return what is coded as differences, for `state_dict`."""
+        return None if self.differences is None else sorted(self.differences)
+
+    def set_extra_state(self, state: list[str] | None) -> None:
+        """Take what is coded as differences, for `load_state_dict`."""
+        self.differences = None if state is None else frozenset(state)
+
+    def steps(self) -> dict[str, Tensor]:
+        """Return the steps of each learned tensor, in a shape that is broadcast to its own."""
+        # The offsets' gradient is that of the logarithm of the steps.
+        offsets = self.offsets + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
+        steps = (self.log_steps.index_select(0, self._tensor) + offsets).exp()
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), steps.split(self._counts), strict=True)
+        }
+
+    def learned(self, name: str) -> tuple[float, NDArray[np.int32]] | None:
+        """Return a tensor's step, and by how many half octaves its channels' lie over it; None if the tensor is given."""
+        if name not in self._shapes:
+            return None
+        index = list(self._shapes).index(name)
+        offsets = (self.offsets.detach().split(self._counts)[index] / HALF_OCTAVE).round().int()
+        return self.log_steps[index].exp().item(), offsets.cpu().numpy()
+
+    def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors with uniform noise of one step in place of rounding."""
+        place = int(torch.randint(self._places, ()))
+        noisy = dict(tensors)
+        for name, step in self.steps().items():
+            count = tensors[name].numel()
+            noisy[name] = torch.addcmul(tensors[name], step, self.noise[place : place + count].view(tensors[name].shape))
+            place += count
+        return noisy
+
+    def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the dequantised tensors; gradients pass the rounding unchanged."""
+        rounded = dict(tensors)
+        for name, step in self.steps().items():
+            change = _round(self._change(name, tensors[name]) / step) * step
+            rounded[name] = self._before[name] + change if name in (self.differences or ()) else change
+        return rounded
+
+    def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the expected code length of all learned tensors, in bits; of the shorter of both ways while that is open."""
+        lengths: list[Tensor] = []
+        for name, step in self.steps().items():
+            if self.differences is None:
+                lengths.append(torch.minimum(*self._both(name, tensors[name], step)))
+            else:
+                lengths.append(_bits(name, self._change(name, tensors[name]) / step))
+        return torch.stack(lengths).sum()
+
+    @torch.no_grad()
+    def decide(self, tensors: Mapping[str, Tensor]) -> None:
+        """Code as differences from now on what is shorter so."""
+        if self.differences is None:
+            lengths = {name: self._both(name, tensors[name], step) for name, step in self.steps().items()}
+            self.differences = frozenset(name for name, (alone, change) in lengths.items() if change < alone)
+
+    def _both(self, name: str, tensor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bits of a tensor coded alone, and as a difference."""
+        return _bits(name, tensor / step), _bits(name, (tensor - self._before[name]) / step)
+
+    def _change(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what is coded of a tensor: its difference from the segment before, if it is coded so."""
+        return tensor - self._before[name] if name in (self.differences or ()) else tensor
+
+
+def channel_axis(name: str) -> int:
+    """Return the axis of a tensor's channels."""
+    return 1 if name.startswith(LATENTS) else 0
+
+
+def _channel_shape(name: str, tensor: Tensor) -> list[int]:
+    """Return the shape of a tensor's steps: single numbers, as biases are, share one."""
+    axis = channel_axis(name)
+    return [length if each == axis and tensor.ndim > 1 else 1 for each, length in enumerate(tensor.shape)]
+
+
+def _round(x: Tensor) -> Tensor:
+    return x + (x.round() - x).detach()
+
+
+def _bits(name: str, y: Tensor) -> Tensor:
+    """Return the bits of a tensor's values (in steps), under the models that the coder has for it."""
+    if not name.startswith(LATENTS):
+        return _laplace_bits(y, y.detach().abs().mean())
+    if PREDICT and len(y) > 1:
+        change = torch.cat([y[:1], y[1:] - y[:-1]])
+        y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)  # without waiting for the device
+    return _laplace_bits(y, y.detach().abs().mean(PLANE_AXES, keepdim=True))
+
+
+def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:
+    """Return the bits of values (in steps) under Laplace models binned at integers.
+
+    The scale is the maximum likelihood one, mean |y|, at which the derivative of the code length by the scale vanishes:
+    so it is taken as a constant.
+    """
+    size, scale = y.abs(), scale.clamp(min=MIN_SCALE)
+    inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
+    # Far outside, the logarithm is taken of the formula, not of its vanishing value.
+    outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)
+    return torch.where(size < HALF, -inside.clamp(min=1e-9).log(), outside).sum() / log(2)

@@ -1,0 +1,142 @@
+"""Turn a clip into ONNX graphs or TensorRT engines, and measure how engines decode it."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from encoder.common.atomic_file import newest_clip, replacing, writable
+from encoder.common.console import Commands
+from encoder.common.errors import SettingsError
+from encoder.common.progress import progress
+from encoder.media.reading import add_reading, reading
+from export.cli import measure
+from export.engines.names import DEFAULT_BATCH
+
+if TYPE_CHECKING:
+    import onnx
+
+    from encoder.codec.clip import Clip, SegmentModels
+
+Build = Callable[[int], "onnx.ModelProto"]
+"""Return the graph of a segment."""
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code."""
+    commands = Commands("export", __doc__, install="nervcast[player]")
+    to_onnx = commands.add(
+        "onnx", _onnx, summary="write the clip's ONNX graphs", example="python -m export onnx bunny.nerv -o bunny.onnx"
+    )
+    to_trt = commands.add(
+        "trt",
+        _trt,
+        summary="build the clip's TensorRT engines (needs TensorRT and an NVIDIA GPU)",
+        example="python -m export trt bunny.nerv -o bunny.engine --max-batch 32",
+    )
+    for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
+        command.set_defaults(default_precision=precision, symmetric=command is to_trt)
+        command.add_argument("clip", nargs="?", type=Path, help="a .nerv file (default: the newest of the current folder)")
+        command.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            metavar="FILE",
+            help="file to write (default: the clip's name in the current folder); of several segments each gets a number",
+        )
+        command.add_argument("--pixels", choices=("i420", "rgb"), default="i420", help="what comes out (default: i420)")
+        command.add_argument("--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})")
+        command.add_argument(
+            "--int8",
+            type=Path,
+            metavar="SOURCE",
+            help="8-bit integers for the convolutions that lose less than 0.1 dB together, measured against this video",
+        )
+        add_reading(command)
+    to_trt.add_argument(
+        "--max-batch",
+        type=int,
+        default=DEFAULT_BATCH,
+        metavar="N",
+        help=f"most frames of a call (default: {DEFAULT_BATCH})",
+    )
+    measure.add(commands)
+    return commands.main(argv)
+
+
+def _onnx(args: argparse.Namespace) -> None:
+    import onnx
+
+    def checked(model: "onnx.ModelProto") -> bytes:
+        onnx.checker.check_model(model, full_check=True)
+        return model.SerializeToString()
+
+    _export(args, ".onnx", checked)
+
+
+def _floats(args: argparse.Namespace, models: "SegmentModels") -> Build:
+    from export.graph import build_graph
+
+    precision = args.precision or args.default_precision
+    return lambda segment: build_graph(models, segment, pixels=args.pixels, precision=precision)
+
+
+def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -> Build:
+    from encoder.media.source import Source
+    from encoder.media.video import check_count
+    from export.graph import build_graph
+    from export.passes.int8 import Quantiser
+
+    if args.precision == "fp16":
+        raise SettingsError("what --int8 leaves is in 32 bits: not with --precision fp16")
+    source = Source(args.int8, size=(clip.header.width, clip.header.height), reading=reading(args))
+    check_count(source, clip.header.frames)
+
+    def build(index: int) -> "onnx.ModelProto":
+        segment = clip.segments[index]
+        frames = source.read(range(segment.start, segment.start + segment.frames))
+        with TemporaryDirectory() as folder:
+            rgb = build_graph(models, index, pixels="rgb")
+            quantiser = Quantiser(rgb, frames, Path(folder), symmetric=args.symmetric)
+            found = quantiser.choose()
+            logger.info(
+                "frames from %d: integers in %d of %d convolutions, %.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",
+                *(segment.start, len(found.convolutions), found.of, 100 * found.share, found.loss_db, found.loss_of_all_db),
+            )
+            return quantiser.apply(build_graph(models, index, pixels=args.pixels), found.convolutions)
+
+    return build
+
+
+def _trt(args: argparse.Namespace) -> None:
+    from export.engines.base import check_batch
+    from export.engines.trt_build import build_plan, import_tensorrt, timing_cache_path
+
+    check_batch(args.max_batch)
+    import_tensorrt()
+    _export(args, ".engine", lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()))
+
+
+def _export(args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.ModelProto], bytes]") -> None:
+    from encoder.codec.clip import Clip, SegmentModels
+
+    source = args.clip or newest_clip()
+    clip = Clip.read(source)
+    models = SegmentModels(clip)
+    output = args.output or Path(source.with_suffix(suffix).name)
+    names = [output]
+    if len(clip.segments) > 1:
+        names = [output.with_stem(f"{output.stem}-{index:03}") for index in range(len(clip.segments))]
+    for name in names:
+        writable(name, source, args.int8)
+    build = _integers(args, clip, models) if args.int8 else _floats(args, models)
+    with progress(f"exporting {source.name}", total=len(names)) as update:
+        for index, name in enumerate(names):
+            with replacing(name) as part:
+                part.write_bytes(convert(build(index)))
+            update(index + 1)
+    logger.info("%s: %d bytes%s", names[0], names[0].stat().st_size, f" and {len(names) - 1} more" * (len(names) > 1))

@@ -1,0 +1,88 @@
+"""NVIDIA's CUDA behind a class, so that its untyped bindings stay here: memory, streams, and work that is recorded."""
+
+import ctypes
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.common.errors import EngineError
+
+
+class Cuda:
+    """The runtime's functions; what they allocate is released with `close`."""
+
+    def __init__(self) -> None:
+        self._runtime: Any = import_module("cuda.bindings.runtime")
+        self._release = ExitStack()
+
+    def close(self) -> None:
+        """Release everything, the last first."""
+        self._release.close()
+
+    def memory(self, size_bytes: int) -> int:
+        """Return the address of memory on the GPU; raises EngineError."""
+        return int(self._owned("cudaFree", self._call("cudaMalloc", size_bytes)))
+
+    def pinned(self, shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+        """Return an array of the host that the GPU reads and writes at full speed; raises EngineError."""
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        address = int(self._owned("cudaFreeHost", self._call("cudaMallocHost", size)))
+        memory = (ctypes.c_uint8 * size).from_address(address)
+        return np.ctypeslib.as_array(memory).view(kind).reshape(shape)
+
+    def stream(self) -> int:
+        """Return a new stream; raises EngineError."""
+        flags = self._runtime.cudaStreamNonBlocking  # or it would wait for what others do on the default stream
+        return int(self._owned("cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", flags)))
+
+    def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
+        """Copy a pinned array to the GPU when the stream comes to it."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", target, source.ctypes.data, source.nbytes, kind, stream)
+
+    def download(self, target: NDArray[Any], source: int, stream: int) -> None:
+        """Copy from the GPU to a pinned array when the stream comes to it."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def wait(self, stream: int) -> None:
+        """Wait for all that a stream has to do; raises EngineError if some of it failed."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def record(self, stream: int, work: Callable[[], None]) -> "Graph":
+        """Return what some work asks of a stream as one graph, which is launched at once; raises EngineError."""
+        # Other threads go on with the GPU meanwhile.
+        self._call("cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        finally:
+            recorded = self._call("cudaStreamEndCapture", stream)
+        try:
+            made = self._call("cudaGraphInstantiate", recorded, 0)
+        finally:
+            self._call("cudaGraphDestroy", recorded)
+        return Graph(lambda: self._call("cudaGraphLaunch", made, stream), lambda: self._call("cudaGraphExecDestroy", made))
+
+    def _owned(self, release: str, resource: Any) -> Any:
+        self._release.callback(getattr(self._runtime, release), resource)
+        return resource
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        error, *result = getattr(self._runtime, name)(*arguments)
+        if error != self._runtime.cudaError_t.cudaSuccess:
+            raise EngineError(f"{name} failed: {error.name}")
+        return result[0] if result else None
+
+
+class Graph:
+    """Recorded work of a stream."""
+
+    def __init__(self, launch: Callable[[], None], close: Callable[[], None]) -> None:
+        self.launch = launch
+        """Have the stream do the work."""
+        self.close = close
+        """Release it."""

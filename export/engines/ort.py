@@ -1,0 +1,138 @@
+"""Run a clip with ONNX Runtime, on CPUs and NVIDIA GPUs."""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from encoder.codec.clip import Clip
+from encoder.codec.graph_names import TIME
+from encoder.common.errors import EngineError
+from encoder.common.onnx_runtime import BoundSession, Session
+from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
+from export.graph import OUTPUT, PixelFormat, Precision
+from export.hardware import core_count, gpu_names
+
+WARM_UP_RUNS = 3
+"""Runs after which memory is allocated and a CUDA graph is recorded, before anybody waits for a frame."""
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxRuntimeCpu(Engine):
+    """ONNX Runtime on the CPU: a thread for each lane, since some of its operators use but one."""
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise SettingsError for a batch size out of range."""
+        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=core_count())
+        self._threads = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Open a session, whose threads help the lanes' own, so that together there is one for each core."""
+        return _Opened(Session(model, threads=max(core_count() - self.lanes + 1, 1)), self._threads, self.lanes)
+
+    def close(self) -> None:
+        """Release the networks and all threads."""
+        super().close()
+        self._threads.shutdown()
+
+
+class _Opened(Network):
+    """A session that several threads run."""
+
+    def __init__(self, session: Session, threads: ThreadPoolExecutor, lanes: int) -> None:
+        self._session, self._threads = session, threads
+        self._running: list[Future[Frames] | None] = [None] * lanes
+
+    def start(self, lane: int, times: Times) -> None:
+        self._running[lane] = self._threads.submit(self._session.run, {TIME: times})
+
+    def wait(self, lane: int) -> None:
+        running = self._running[lane]
+        assert running is not None  # it was started
+        running.result()
+
+    def fetch(self, lane: int, frames: Frames) -> None:
+        running, self._running[lane] = self._running[lane], None
+        assert running is not None  # it was started
+        frames[:] = running.result()
+
+
+class OnnxRuntimeCuda(Engine):
+    """ONNX Runtime on an NVIDIA GPU: in half precision, its buffers on the GPU, launched as one CUDA graph where it can be."""
+
+    name = "onnxruntime-cuda"
+    precision: Precision = "fp16"
+    provider, device = "CUDAExecutionProvider", "cuda"
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
+        if not has_cuda():
+            raise EngineError("no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9")
+        onnxruntime.preload_dlls()  # those that pip installed, which the loader does not find by itself
+        super().__init__(clip, batch=batch, pixels=pixels)
+        self._options: Mapping[str, str] = {"enable_cuda_graph": "1"}
+        # A CUDA graph belongs to the thread that recorded it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
+
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Open a session; without a CUDA graph where some operator runs on the CPU, which it cannot hold."""
+        return self._thread.submit(self._open, model).result()
+
+    def close(self) -> None:
+        """Release the networks and the threads."""
+        super().close()
+        self._thread.shutdown()
+
+    def _open(self, model: onnx.ModelProto) -> Network:
+        try:
+            return self._bound(model)
+        except EngineError as error:
+            if not self._options:
+                raise
+            self._options = {}
+            logger.debug("without a CUDA graph: %s", error)
+        return self._bound(model)
+
+    def _bound(self, model: onnx.ModelProto) -> Network:
+        size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+        session = Session(model, self.provider, self._options)
+        buffers = {TIME: ((self.piece,), np.float32), OUTPUT: ((self.piece, *size), np.uint8)}
+        bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
+        for _ in range(WARM_UP_RUNS):
+            bound.run()
+        return _Bound(bound, self._thread, self.piece)
+
+
+class _Bound(Network):
+    """A session that one thread runs."""
+
+    def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, piece: int) -> None:
+        self._session, self._thread = session, thread
+        self._times = np.zeros(piece, np.float32)
+        self._running: Future[None] = Future()
+
+    def start(self, lane: int, times: Times) -> None:  # noqa: ARG002 (there is one)
+        self._times[: len(times)] = times
+        self._running = self._thread.submit(self._run)
+
+    def _run(self) -> None:
+        self._session.put(TIME, self._times)
+        self._session.run()
+
+    def wait(self, lane: int) -> None:  # noqa: ARG002 (there is one)
+        self._running.result()
+
+    def fetch(self, lane: int, frames: Frames) -> None:
+        self.wait(lane)
+        frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
+
+
+def has_cuda() -> bool:
+    """Tell whether ONNX Runtime was built for CUDA and the driver sees a GPU."""
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and bool(gpu_names())

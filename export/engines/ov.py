@@ -1,0 +1,112 @@
+"""Run a clip with Intel's OpenVINO, the fastest on x86 CPUs."""
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+
+from encoder.codec.clip import Clip
+from encoder.codec.graph_names import TIME
+from encoder.common.errors import EngineError, first_line
+from encoder.media.metrics import psnr_db
+from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
+from export.graph import TOLERANCE_STEPS, PixelFormat, Precision
+from export.hardware import core_count
+
+BF16_PSNR_DB = 52.0
+"""PSNR of pictures in bfloat16 against those in 32 bits from which on they hold: a clip of 36 dB loses 0.1 dB there."""
+BF16_FRAMES = 9
+"""Pictures that are compared."""
+
+
+class OpenVino(Engine):
+    """OpenVINO on the CPU: a stream for each core, or all cores for one stream where a batch is a single frame.
+
+    In bfloat16 where the CPU has it and the pictures of the first segment hold.
+    """
+
+    name = "openvino"
+    polynomials = True
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise EngineError where OpenVINO is not installed."""
+        if importlib.util.find_spec("openvino") is None:
+            raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
+        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=core_count())
+        self._core = _core()
+        self._is_tried = False
+
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Compile for the size of a piece: fixed shapes run faster than variable ones."""
+        try:
+            network = self._core.read_model(model.SerializeToString())
+            network.reshape({TIME: [self.piece]})
+            if self._is_tried or not self._has_bf16():
+                return self._compiled(network, self.precision)
+            self._is_tried = True
+            exact, rounded = self._compiled(network, "fp32"), self._compiled(network, "bf16")
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load the network: {first_line(error)}") from None
+        if not self._holds(rounded, exact):
+            return exact
+        self.precision = "bf16"
+        return rounded
+
+    def _has_bf16(self) -> bool:
+        return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def _compiled(self, network: Any, precision: Precision) -> "_Compiled":
+        # By itself it would take bfloat16 wherever the CPU has it.
+        settings = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "NUM_STREAMS": str(self.lanes)}
+        compiled = self._core.compile_model(network, "CPU", settings)
+        return _Compiled([compiled.create_infer_request() for _ in range(self.lanes)], self.piece)
+
+    def _holds(self, rounded: "_Compiled", exact: "_Compiled") -> bool:
+        """Tell whether pictures from all over a segment are nearly the same."""
+        last = max(segment.frames for segment in self.clip.segments) - 1
+        for time in np.linspace(0, last, BF16_FRAMES):
+            found = [np.empty((1, *self.picture), np.uint8) for _ in range(2)]
+            for network, frames in zip((rounded, exact), found, strict=True):
+                network.start(0, np.full(1, time, np.float32))
+                network.fetch(0, frames)
+            largest = int(np.abs(found[0].astype(np.int16) - found[1]).max())
+            if largest > TOLERANCE_STEPS["bf16"] or psnr_db(*found) < BF16_PSNR_DB:
+                return False
+        return True
+
+
+def _core() -> Any:
+    # Its import would start a process that reports to Google; it goes on without the package that does.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise EngineError(f"OpenVINO cannot be loaded: {first_line(error)}") from None
+    return openvino.Core()
+
+
+class _Compiled(Network):
+    """A network with a request for each lane."""
+
+    def __init__(self, requests: list[Any], piece: int) -> None:
+        self._requests = requests
+        self._times = [np.zeros(piece, np.float32) for _ in requests]
+
+    def start(self, lane: int, times: Times) -> None:
+        self._times[lane][: len(times)] = times
+        try:
+            self._requests[lane].start_async({TIME: self._times[lane]}, share_inputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run the network: {first_line(error)}") from None
+
+    def wait(self, lane: int) -> None:
+        try:
+            self._requests[lane].wait()
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run the network: {first_line(error)}") from None
+
+    def fetch(self, lane: int, frames: Frames) -> None:
+        self.wait(lane)
+        frames[:] = self._requests[lane].get_output_tensor().data[: len(frames)]

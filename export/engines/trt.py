@@ -1,0 +1,168 @@
+"""Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit.
+
+Two lanes work at the same time: while the pictures of one are copied to the host, the other computes.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import onnx
+
+from encoder.codec.clip import Clip
+from encoder.codec.graph_names import TIME
+from encoder.common.errors import EngineError
+from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
+from export.engines.cuda import Cuda, Graph
+from export.engines.trt_build import WAY_OUT, cached_plan, import_tensorrt, new_plan, plan_key
+from export.graph import OUTPUT, PixelFormat, Precision
+
+LANES = 2
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRt(Engine):
+    """TensorRT on an NVIDIA GPU, in half precision."""
+
+    name = "tensorrt"
+    precision: Precision = "fp16"
+
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+        """Raise EngineError where TensorRT, its CUDA bindings or a GPU is missing."""
+        trt = import_tensorrt()
+        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=LANES)
+        self._log = trt.Logger(trt.Logger.WARNING)
+        self._runtime = trt.Runtime(self._log)
+        self._idle: list[_Network] = []
+        """Networks whose segment is over: they are given the weights of the one after next."""
+
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Put a segment's weights into an engine that is not needed any more, or a new copy of the one that was built."""
+        key = plan_key(model, max_batch=self.piece)
+        idle = [network for network in self._idle if network.key == key]
+        if idle:
+            self._idle.remove(idle[0])
+        copy = idle[0] if idle else self._copy(model, key)
+        try:
+            self._refit(copy, model)
+            copy.record()
+        except EngineError:
+            copy.release()
+            raise
+        return copy
+
+    def _refit(self, copy: "_Network", model: onnx.ModelProto) -> None:
+        trt = import_tensorrt()
+        refitter = trt.Refitter(copy.engine, self._log)
+        parser = trt.OnnxParserRefitter(refitter, self._log)
+        if not parser.refit_from_bytes(model.SerializeToString()):
+            problem = f": {parser.get_error(0).desc()}" if parser.num_errors else ""
+            raise EngineError(f"TensorRT {trt.__version__} does not take a segment's weights{problem}; {WAY_OUT}")
+        if not refitter.refit_cuda_engine():
+            raise EngineError(f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; {WAY_OUT}")
+
+    def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
+        plan = cached_plan if self.keeps_builds else new_plan
+        engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.piece))
+        if engine is None and self.keeps_builds:  # though it was built by this version for this GPU: a file that was cut off
+            engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece, anew=True))
+        if engine is None:
+            raise EngineError("TensorRT could not load the engine that it built")
+        return _Network(engine, key, lanes=self.lanes, piece=self.piece, idle=self._idle)
+
+    def close(self) -> None:
+        """Release the networks and the GPU's memory."""
+        super().close()
+        while self._idle:
+            self._idle.pop().release()
+
+
+class _Network(Network):
+    """An engine with the buffers of its lanes."""
+
+    def __init__(self, engine: Any, key: str, *, lanes: int, piece: int, idle: list["_Network"]) -> None:
+        self.engine, self.key, self._idle = engine, key, idle
+        self._cuda = Cuda()
+        size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
+        try:
+            self._lanes = [_Lane(self._cuda, engine, piece, size) for _ in range(lanes)]
+        except EngineError:
+            self._cuda.close()
+            raise
+
+    def record(self) -> None:
+        """Record each lane's work anew, for the weights that the engine has now."""
+        for lane in self._lanes:
+            lane.record()
+
+    def start(self, lane: int, times: Times) -> None:
+        self._lanes[lane].start(times)
+
+    def wait(self, lane: int) -> None:
+        self._lanes[lane].wait()
+
+    def fetch(self, lane: int, frames: Frames) -> None:
+        self._lanes[lane].fetch(frames)
+
+    def close(self) -> None:
+        """Wait for another segment's weights."""
+        self._idle.append(self)
+
+    def release(self) -> None:
+        """Give the GPU's memory back."""
+        for lane in self._lanes:
+            lane.forget()
+        self._cuda.close()
+
+
+class _Lane:
+    """A stream with its buffers: pinned ones on the host, and those on the GPU."""
+
+    def __init__(self, cuda: Cuda, engine: Any, piece: int, size: tuple[int, ...]) -> None:
+        self._cuda = cuda
+        self._context = engine.create_execution_context()
+        self._stream = cuda.stream()
+        self._times = cuda.pinned((piece,), np.float32)
+        self._frames = cuda.pinned((piece, *size), np.uint8)
+        self._times_there, self._frames_there = cuda.memory(self._times.nbytes), cuda.memory(self._frames.nbytes)
+        self._times[:] = 0
+        self._context.set_tensor_address(TIME, self._times_there)
+        self._context.set_tensor_address(OUTPUT, self._frames_there)
+        self._context.set_input_shape(TIME, (piece,))
+        self._graph: Graph | None = None
+
+    def record(self) -> None:
+        self.forget()
+        self._compute()  # what TensorRT prepares when it is run first cannot be recorded
+        self._cuda.wait(self._stream)
+        try:
+            self._graph = self._cuda.record(self._stream, self._compute)
+        except EngineError as error:
+            logger.debug("without a CUDA graph: %s", error)
+
+    def forget(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+
+    def start(self, times: Times) -> None:
+        self._times[: len(times)] = times
+        if self._graph is None:
+            self._compute()
+        else:
+            self._graph.launch()
+
+    def wait(self) -> None:
+        self._cuda.wait(self._stream)
+
+    def fetch(self, frames: Frames) -> None:
+        part = self._frames[: len(frames)]
+        self._cuda.download(part, self._frames_there, self._stream)
+        self._cuda.wait(self._stream)
+        frames[:] = part
+
+    def _compute(self) -> None:
+        self._cuda.upload(self._times_there, self._times, self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise EngineError("TensorRT could not run the network")

@@ -1,0 +1,116 @@
+"""Rewrites that suit how engines lay feature maps out in memory: with the channels of a pixel side by side."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from export.passes.onnx_utils import PICTURE_RANK, add_constant, attributes, drop_unused, set_nodes, shapes_of
+
+ACTIVATIONS = frozenset({"Gelu", "Relu", "Sigmoid", "Sin", "Tanh"})
+"""What is done with each number by itself."""
+FEW_CHANNELS = 4
+"""Channels of pictures up to which each is enlarged as a picture of its own."""
+
+
+def shuffle_last(model: onnx.ModelProto) -> None:
+    """Apply activations before a PixelShuffle, not after it: so engines compute them with the convolution before."""
+    graph = model.graph
+    users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            users[name].append(node)
+    nodes: list[onnx.NodeProto] = []
+    moved: set[str] = set()
+    for node in graph.node:
+        if moved.intersection(node.output):
+            continue
+        activation = _activation(node.output[0], users) if node.op_type == "DepthToSpace" else []
+        if not activation:
+            nodes.append(node)
+            continue
+        before, after = node.output[0], activation[-1].output[0]
+        names = {before: node.input[0]} | {part.output[0]: f"{part.output[0]}_unshuffled" for part in activation}
+        for part in activation:
+            inputs, output = [names[name] for name in part.input], names[part.output[0]]
+            nodes.append(helper.make_node(part.op_type, inputs, [output], **attributes(part)))
+        nodes.append(helper.make_node("DepthToSpace", [names[after]], [after], **attributes(node)))
+        moved.update(part.output[0] for part in activation)
+    set_nodes(graph, nodes)
+
+
+def _activation(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+    """Return the nodes that make an activation of a value, if nothing else uses it: one, or x sigmoid(x)."""
+    kinds = {node.op_type: node for node in users[name]}
+    if len(users[name]) == 1 and kinds.keys() <= ACTIVATIONS:
+        return [*kinds.values()]
+    if len(users[name]) == len(kinds) and kinds.keys() == {"Mul", "Sigmoid"}:
+        gate, product = kinds["Sigmoid"], kinds["Mul"]
+        if set(product.input) == {name, gate.output[0]} and len(users[gate.output[0]]) == 1:
+            return [gate, product]
+    return []
+
+
+def whole_pixels(model: onnx.ModelProto) -> None:
+    """Order the channels that a PixelShuffle takes so that it moves whole pixels, not every so many of their numbers.
+
+    A convolution makes them, whose weights are reordered.
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {x.name: x for x in graph.initializer}
+    uses: dict[str, int] = defaultdict(int)
+    for node in graph.node:
+        for name in {*node.input}:
+            uses[name] += 1
+    for node in graph.node:
+        if node.op_type != "DepthToSpace" or attributes(node).get("mode") != b"CRD":
+            continue
+        conv = _convolution(node.input[0], makers, uses)
+        if conv is None or not all(name in constants for name in conv.input[1:]):
+            continue
+        parts = attributes(node)["blocksize"] ** 2
+        for index in range(1, len(conv.input)):
+            values = numpy_helper.to_array(constants[conv.input[index]])
+            order = np.arange(len(values)).reshape(-1, parts).T.ravel()
+            conv.input[index] = add_constant(graph, f"{node.output[0]}_ordered{index}", values[order])
+        node.CopyFrom(helper.make_node("DepthToSpace", node.input, node.output, **attributes(node) | {"mode": "DCR"}))
+    drop_unused(graph)
+
+
+def _convolution(
+    name: str, makers: Mapping[str, onnx.NodeProto], uses: Mapping[str, int], users: int = 1
+) -> onnx.NodeProto | None:
+    """Return the convolution of which a value of so many users is made, as it is or by activations alone."""
+    node = makers.get(name)
+    if node is None or uses[name] != users:
+        return None
+    if node.op_type in ACTIVATIONS:
+        return _convolution(node.input[0], makers, uses)
+    if node.op_type == "Mul":
+        gate = next((makers[part] for part in node.input if part in makers and makers[part].op_type == "Sigmoid"), None)
+        if gate is not None and set(node.input) == {*gate.input, *gate.output} and uses[gate.output[0]] == 1:
+            return _convolution(gate.input[0], makers, uses, users=2)
+    return node if node.op_type == "Conv" and attributes(node).get("group", 1) == 1 else None
+
+
+def single_planes(model: onnx.ModelProto) -> None:
+    """Enlarge the planes of a picture as pictures of their own: of three channels a pixel, vectors would be half empty."""
+    shapes = shapes_of(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        name, before, after = node.output[0], shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        is_picture = len(before) == len(after) == PICTURE_RANK and before[1] == after[1] and 0 not in after[1:]
+        if node.op_type != "Resize" or not is_picture or not 1 < before[1] <= FEW_CHANNELS:
+            nodes.append(node)
+            continue
+        apart = add_constant(model.graph, f"{name}_apart", np.array([-1, 1, *before[2:]]))
+        together = add_constant(model.graph, f"{name}_together", np.array([-1, *after[1:]]))
+        nodes += [
+            helper.make_node("Reshape", [node.input[0], apart], [f"{name}_planes"]),
+            helper.make_node("Resize", [f"{name}_planes", *node.input[1:]], [f"{name}_enlarged"], **attributes(node)),
+            helper.make_node("Reshape", [f"{name}_enlarged", together], [name]),
+        ]
+    set_nodes(model.graph, nodes)

@@ -1,0 +1,1 @@
+"""Clips on the air: sources, decoding, timelines and outputs."""

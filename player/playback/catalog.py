@@ -1,0 +1,99 @@
+"""Find the clips to play: files, files that are still being written, and addresses on the web."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from encoder.codec.clip import Clip
+from encoder.codec.growing_file import Follower
+from encoder.common.atomic_file import clips_here
+from encoder.common.console import printable
+from encoder.common.errors import BitstreamError
+from export.engines.base import Engine
+from player.playback.clip_source import Item
+from player.playback.download import Download
+
+SAMPLE = Path(__file__).parents[1] / "data" / "bunny.nerv"
+"""What is shown where there is nothing else."""
+FIRST_SECONDS = 60.0
+"""Time for the first segment to arrive."""
+SCHEMES = ("http://", "https://")
+MAX_NOTES = 10
+"""Most lines about the damage of one clip."""
+
+Open = Callable[[Clip, Collection[str]], Engine]
+"""Opens an engine for a clip, other than those named."""
+
+logger = logging.getLogger(__name__)
+
+
+def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack) -> list[Item]:
+    """Return the clips named, or else the readable ones of the current folder, or else the sample, with unique names.
+
+    Downloads end with the stack. Raises BitstreamError and SourceError for a clip that was named and cannot be read.
+    """
+    items = [
+        _fetch(name, open_engine, downloads) if name.startswith(SCHEMES) else _find(Path(name), open_engine) for name in names
+    ]
+    if not names:
+        for path in clips_here():
+            try:
+                items.append(_find(path, open_engine))
+            except BitstreamError as error:
+                logger.warning("%s is left out: %s", path, error)
+    if not items:
+        items.append(_find(SAMPLE, open_engine))
+    taken: set[str] = set()
+    for item in items:
+        name, number = item.name, 2
+        while item.name in taken:
+            item.name, number = f"{name}-{number}", number + 1
+        taken.add(item.name)
+    return items
+
+
+def _find(path: Path, open_engine: Open) -> Item:
+    """Read a clip; one without an end may still be growing."""
+    follower = Follower(path)
+    if not follower.is_whole:
+        clip = follower.clip
+        warn(str(path), follower.damage)
+        logger.info("%s is being written, or was cut off: %d of %d frames are there", path, clip.end, clip.header.frames)
+        return _item(path.stem, clip, open_engine, follower.file_bytes, follower)
+    follower.close()
+    return _item(path.stem, read(path), open_engine, path.stat().st_size)
+
+
+def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Item:
+    """Begin to download a clip, and return it once its first segment is there."""
+    download = downloads.enter_context(contextlib.closing(Download(url)))
+    follower = download.first_segment(FIRST_SECONDS)
+    item = _item(download.name, follower.clip, open_engine, follower.file_bytes, follower)
+
+    def is_over() -> bool:
+        if download.error is not None:
+            logger.warning("%s ends at frame %d: %s", item.name, item.clip.end, download.error)
+        return download.is_whole or download.error is not None
+
+    item.is_over = is_over
+    return item
+
+
+def _item(name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: Follower | None = None) -> Item:
+    return Item(printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
+
+
+def read(path: Path) -> Clip:
+    """Read a clip, whose damaged segments are reported and left out; raises BitstreamError."""
+    clip = Clip.read(path, strict=False)
+    warn(str(path), clip.damage)
+    return clip
+
+
+def warn(name: str, damage: Sequence[str]) -> None:
+    """Log what is wrong with a clip, not all of it if that is much."""
+    for note in damage[:MAX_NOTES]:
+        logger.warning("%s: %s", name, note)
+    if len(damage) > MAX_NOTES:
+        logger.warning("%s: and %d more", name, len(damage) - MAX_NOTES)

@@ -1,0 +1,270 @@
+"""Write decoded frames to a video file, a pipe or PNG images."""
+
+import errno
+import logging
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from encoder.codec.container import MAX_FRAMES, MAX_RATE, Header
+from encoder.common.atomic_file import replacing
+from encoder.common.errors import SettingsError
+from encoder.media.colours import HD_HEIGHT, HD_WIDTH, RESAMPLING
+from encoder.media.video import Size, size_text
+from export.engines.base import Frames
+from export.graph import PixelFormat
+from player.rtc.i420 import i420_frame
+
+STANDARD_OUTPUT = "-"
+
+Write = Callable[[Frames], None]
+"""Take a batch of frames."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a video is told to be."""
+
+    size: Size
+    """Width and height of its pictures, which are even for 4:2:0."""
+    pixel_aspect: Fraction
+    """Width of a pixel by its height."""
+    rate: Fraction
+    """Frames per second."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A way to write frames."""
+
+    pixels: PixelFormat
+    """What frames it takes."""
+    open: Callable[[Path, Shape], AbstractContextManager[Write]]
+    """Start a file or folder."""
+
+
+def frame_range(text: str | None, frames: int) -> range:
+    """Return the frames that a text like 10:20 names, from one to before another; raises SettingsError."""
+    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text or ":")
+    found = range(int(match[1] or 0), int(match[2] or frames)) if match else range(0)
+    if not (found and found.stop <= frames):
+        raise SettingsError(f"frames are a range like 10:20 within 0:{frames}, got {text!r}")
+    return found
+
+
+def frame_times(header: Header, rate: Fraction | None, frames: range | None = None) -> NDArray[np.float64]:
+    """Return the times to decode for a number of frames per second (None: the clip's), in frames since the start.
+
+    Raises SettingsError for a rate out of range, one that makes too many frames, and one that the clip has no pictures for.
+    """
+    frames = frames or range(header.frames)
+    if rate is None or rate == header.rate:
+        return np.arange(frames.start, frames.stop, dtype=np.float64)
+    if not 0 < rate <= MAX_RATE:
+        raise SettingsError(f"fps must be over 0 and at most {MAX_RATE}, got {float(rate):g}")
+    if not header.continuous:
+        raise SettingsError("this clip has no pictures between its frames: leave --fps out")
+    step = header.rate / rate
+    count = max(round(len(frames) / step), 1)
+    if count > MAX_FRAMES:
+        raise SettingsError(f"fps of {float(rate):g} make {count} frames of this clip, over {MAX_FRAMES}")
+    return frames.start + float(step) * np.arange(count, dtype=np.float64)
+
+
+def pick_writer(output: str) -> Writer:
+    """Return the writer for an output; raises SettingsError, also for a folder that is not empty."""
+    path = Path(output).resolve()
+    kind = path.suffix.lower()
+    if output == STANDARD_OUTPUT or is_pipe(path):
+        if output == STANDARD_OUTPUT and sys.stdout is None:
+            raise SettingsError("standard output is closed")
+        if output == STANDARD_OUTPUT and sys.stdout.isatty():
+            raise SettingsError("standard output is a terminal: pipe it, like | ffmpeg -i -")
+        if kind not in ("", ".y4m") and output != STANDARD_OUTPUT:
+            raise SettingsError(f"what goes through a pipe is Y4M: name it OUT.y4m, got {output}")
+        return VIDEOS[".y4m"]
+    if output.endswith("/") or path.is_dir() or not kind:
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"{path} is a file, not a folder")
+        if path.is_dir() and any(path.iterdir()):
+            raise SettingsError(f"folder {path} is not empty")
+        return Writer("rgb", _pngs)
+    if kind not in VIDEOS:
+        raise SettingsError(f"output must be {', '.join(f'OUT{name}' for name in VIDEOS)}, FOLDER/ or -, got {output}")
+    return VIDEOS[kind]
+
+
+def is_pipe(path: Path) -> bool:
+    """Tell whether something is written to in place: a pipe or a device."""
+    return path.exists() and any(test(path.stat().st_mode) for test in (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK))
+
+
+def shape_of(header: Header, rate: Fraction, size: Size | None, *, even: bool) -> Shape:
+    """Return the shape of what is written of a clip; raises SettingsError for odd sizes where there are only even ones.
+
+    A picture of another shape is shown as the clip's is: its pixels are not square.
+    """
+    if size is None:
+        height, width = header.even_size if even else (header.height, header.width)
+        return Shape(size=(width, height), pixel_aspect=Fraction(1), rate=rate)
+    if even and (size[0] % 2 or size[1] % 2):
+        raise SettingsError(f"videos of 4:2:0 have even sizes, got {size_text(size)}")
+    aspect = Fraction(header.width * size[1], header.height * size[0])
+    return Shape(size=size, pixel_aspect=aspect, rate=rate)
+
+
+def resized(frames: Frames, size: Size, pixels: PixelFormat, scaler: VideoReformatter) -> Frames:
+    """Return RGB frames (N, 3, H, W) in another size, (N, 3, h, w) or as I420 (N, h * 3 / 2, w)."""
+    made = [_resized(frame, size, pixels, scaler) for frame in frames]
+    return np.stack(made)
+
+
+def _resized(picture: NDArray[np.uint8], size: Size, pixels: PixelFormat, scaler: VideoReformatter) -> NDArray[np.uint8]:
+    width, height = size
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+    made = scaler.reformat(
+        frame,
+        width=width,
+        height=height,
+        format="rgb24" if pixels == "rgb" else "yuv420p",
+        dst_colorspace=Colorspace.ITU601,
+        dst_color_range=ColorRange.JPEG if pixels == "rgb" else ColorRange.MPEG,
+        interpolation=RESAMPLING | Interpolation.FULL_CHR_H_INP,
+    )
+    array = cast(NDArray[np.uint8], made.to_ndarray())
+    return array.transpose(2, 0, 1) if pixels == "rgb" else array
+
+
+@contextmanager
+def _video(form: str, codec: str, options: Mapping[str, str], path: Path, shape: Shape) -> Generator[Write]:
+    try:
+        with replacing(path) as part, av.open(part, "w", format=form) as container:
+            settings = {**options, "chroma_sample_location": "center"}
+            stream = cast("VideoStream", container.add_stream(codec, shape.rate, options=settings))
+            stream.width, stream.height = shape.size
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.sample_aspect_ratio = shape.pixel_aspect
+            context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+
+            def write(frames: Frames) -> None:
+                for picture in frames:
+                    container.mux(stream.encode(i420_frame(picture)))
+
+            yield write
+            container.mux(stream.encode(None))
+    except FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def _y4m(path: Path, shape: Shape) -> Generator[Write]:
+    width, height = shape.size
+    rate, aspect = shape.rate, shape.pixel_aspect
+    if height >= HD_HEIGHT or width >= HD_WIDTH:
+        logger.info("Y4M cannot tell that its colours are BT.601, which players take for BT.709 in HD: prefer OUT.mkv")
+    with _opened(path) as file:
+        file.write(
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip "
+            f"A{aspect.numerator}:{aspect.denominator} C420jpeg XCOLORRANGE=LIMITED\n".encode()
+        )
+
+        def write(frames: Frames) -> None:
+            for picture in frames:
+                file.write(b"FRAME\n" + picture.tobytes())
+
+        yield write
+        file.flush()
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Have an error tell which file it is about, which errors of writing do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (None, errno.EPIPE) or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[IO[bytes]]:
+    """Open a file that takes its place in the end, or else a pipe."""
+    with _naming(path), ExitStack() as stack:
+        if str(path) == STANDARD_OUTPUT:
+            try:
+                yield sys.stdout.buffer
+            except OSError:
+                # What is left in the buffer cannot be written at the end of the process either.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise
+        elif is_pipe(path):
+            yield stack.enter_context(path.open("wb"))
+        else:
+            yield stack.enter_context(stack.enter_context(replacing(path)).open("wb"))
+
+
+@contextmanager
+def _pngs(path: Path, _shape: Shape) -> Generator[Write]:
+    path = path.resolve()
+    if not path.parent.is_dir():
+        raise SettingsError(f"no such folder: {path.parent}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir()
+    count = 0
+
+    def write(frames: Frames) -> None:
+        nonlocal count
+        for picture in frames:
+            count += 1
+            _write_png(part / f"{count:05}.png", picture)
+
+    try:
+        with _naming(path):
+            yield write
+        if path.is_dir():
+            path.rmdir()
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture (3, H, W)."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+    context = av.CodecContext.create("png", "w")
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, "rgb24"
+    context.time_base = Fraction(1)
+    path.write_bytes(b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None))))
+
+
+X264 = {"crf": "12"}
+VP9 = {"crf": "18", "b": "0", "row-mt": "1", "cpu-used": "5"}
+"""Visually lossless, since the clip has lost enough already."""
+VIDEOS: Mapping[str, Writer] = {
+    ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264)),
+    ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264)),
+    ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9)),
+    ".y4m": Writer("i420", _y4m),
+}
+"""Writers by suffix. 4:2:0 pictures have even sizes: of an odd one the last row or column is there twice."""

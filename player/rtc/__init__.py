@@ -1,0 +1,1 @@
+"""WebRTC: descriptions, ICE, video encoding, and packets to viewers."""

@@ -1,0 +1,29 @@
+"""Pictures as video encoders take them."""
+
+from typing import cast
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+
+from export.engines.base import Frames
+
+
+def i420_frame(picture: Frames) -> VideoFrame:
+    """Return an I420 picture (H * 3 / 2, W) of even sizes as a frame of BT.601 in limited range.
+
+    Plane by plane: PyAV's `from_numpy_buffer` puts the planes of chroma in the wrong place if H leaves 2 when divided by 4.
+    """
+    height, width = picture.shape[0] * 2 // 3, picture.shape[1]
+    frame = av.VideoFrame(width, height, "yuv420p")
+    start = 0
+    samples = np.ascontiguousarray(picture).reshape(-1)
+    for plane in frame.planes:
+        end = start + plane.width * plane.height
+        rows = np.frombuffer(cast("bytearray", plane), np.uint8).reshape(plane.height, plane.line_size)
+        rows[:, : plane.width] = samples[start:end].reshape(plane.height, plane.width)
+        start = end
+    assert start == picture.size  # or the sizes are odd
+    frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
+    return frame

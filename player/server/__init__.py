@@ -1,0 +1,1 @@
+"""The web server: authentication, routes, sessions and the page."""

@@ -1,0 +1,187 @@
+"""The web server: the page, the interface for programs, and how it starts and stops."""
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+from player.metrics import Metrics
+from player.playback.channel import Channel
+from player.rtc.aiortc_hooks import self_test
+from player.rtc.ice import offer_addresses
+from player.server import routes_api, routes_whep
+from player.server.app_keys import CHANNELS, METRICS, SESSIONS, failure
+from player.server.auth import HEADERS, Access, guard
+from player.server.controls import WishError
+from player.server.listener import Connections
+from player.server.sessions import Sessions
+
+WEB = Path(__file__).parent / "web"
+MAX_BODY_BYTES = 1 << 16
+GARBAGE_THRESHOLDS = (10_000, 10, 10)
+"""Objects after which Python looks for garbage among the youngest, and how often among the older."""
+KEEP_SECONDS = 30.0
+"""Time for which a connection may be silent between two requests."""
+LINGER_SECONDS = 1.0
+"""Time for the rest of a body that is not read, and for which a broken upload is kept."""
+
+CONNECTIONS = web.AppKey("connections", Connections)
+
+routes = web.RouteTableDef()
+
+logger = logging.getLogger(__name__)
+
+
+def make_app(
+    channels: Mapping[str, Channel],
+    sessions: Sessions,
+    metrics: Metrics,
+    *,
+    host: str,
+    media_host: str | None = None,
+    access: Access | None = None,
+) -> web.Application:
+    """Return the application that serves channels by name on an address, and their media on the same or another one."""
+    loopback = ipaddress.ip_address(host).is_loopback
+    app = web.Application(
+        client_max_size=MAX_BODY_BYTES, middlewares=[_count, guard(access or Access(), loopback=loopback), _json_errors]
+    )
+    app[CHANNELS], app[SESSIONS], app[METRICS], app[CONNECTIONS] = channels, sessions, metrics, Connections(HEADERS)
+    offer_addresses(media_host or host)
+    for each in (routes, routes_api.routes, routes_whep.routes):
+        app.add_routes(each)
+    app.router.add_static("/static", WEB)
+    app.cleanup_ctx.append(_lifetime)
+    return app
+
+
+async def serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    drain_seconds: float = 0.0,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT, or until SIGTERM and then until the viewers have left; `announce` is told the URL once it is open.
+
+    Raises SettingsError for a busy port.
+    """
+    stop, leave = asyncio.Event(), asyncio.Event()
+
+    def interrupt() -> None:
+        if stop.is_set():
+            os._exit(1)  # the second time: an engine that takes minutes to build need not be waited for
+        stop.set()
+        leave.set()
+
+    def drain() -> None:
+        if leave.is_set():
+            interrupt()
+        app[SESSIONS].draining = True
+        leave.set()
+
+    events = asyncio.get_running_loop()
+    events.add_signal_handler(signal.SIGINT, interrupt)
+    events.add_signal_handler(signal.SIGTERM, drain)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=1.0,
+        keepalive_timeout=KEEP_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        auto_decompress=False,  # compressed bodies are refused, and must not be inflated before
+    )
+    await runner.setup()
+    connections = app[CONNECTIONS]
+    try:
+        address = await connections.listen(runner, host, port, tls)
+        announce(str(_url(*address, scheme="https" if tls else "http")))
+        await leave.wait()
+        await _drain(app[SESSIONS], stop, drain_seconds)
+    finally:
+        connections.close()
+        await runner.cleanup()
+
+
+async def _drain(sessions: Sessions, stop: asyncio.Event, seconds: float) -> None:
+    """Wait until nobody watches any more, but not for long."""
+    if len(sessions) and not stop.is_set():
+        logger.info("stopping once %d viewers have left, in %g seconds at the latest", len(sessions), seconds)
+    emptied = asyncio.create_task(sessions.emptied.wait())
+    stopped = asyncio.create_task(stop.wait())
+    _, waiting = await asyncio.wait({emptied, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+def _url(address: str, port: int, *, scheme: str = "http") -> URL:
+    """Return where a browser on this machine finds the server."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.is_unspecified:
+        address = "127.0.0.1" if isinstance(parsed, ipaddress.IPv4Address) else "::1"
+    return URL.build(scheme=scheme, host=address, port=port)
+
+
+async def _lifetime(app: web.Application) -> AsyncIterator[None]:
+    await self_test()
+    channels = app[CHANNELS].values()
+    items = {id(item): item for channel in channels for item in channel.items}
+    tasks = [asyncio.create_task(item.keep_following()) for item in items.values() if item.follows]
+    tasks += [asyncio.create_task(_prepare(app)), asyncio.create_task(app[SESSIONS].ice.keep_asking())]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await app[SESSIONS].close_all()
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(channel.close) for channel in channels))
+
+
+async def _prepare(app: web.Application) -> None:
+    """Decode a first frame, so that the first viewer need not wait, and a small picture of each clip, one after another."""
+    for index, channel in enumerate(channel for channel in app[CHANNELS].values() if not channel.is_playlist):
+        await asyncio.to_thread(channel.draw_thumbnail)
+        if index == 0:
+            channel.shared.start()
+    # What there is by now stays: looking through it for garbage would hold the event loop for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+@web.middleware
+async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
+    with request.app[CONNECTIONS].busy(request):
+        response = await handler(request)
+    request.app[METRICS].responses.labels(str(response.status)).inc()
+    return response
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except WishError as error:
+        return failure(HTTPStatus.BAD_REQUEST, str(error))
+    except web.HTTPException as error:
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return failure(error.status, error.reason, allowed)
+
+
+@routes.get("/")
+async def page(_: web.Request) -> web.StreamResponse:
+    """Send the page."""
+    return web.FileResponse(WEB / "index.html")

@@ -1,0 +1,203 @@
+"""Who may do what: tokens, origins, hosts, and the headers that tell browsers to be careful."""
+
+import hmac
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from yarl import URL
+
+from encoder.common.errors import SettingsError
+from player.server.app_keys import failure
+
+MIN_TOKEN_LENGTH = 8
+GUESSES, GUESS_SECONDS = 10, 60.0
+"""Wrong tokens that an address may send in a time."""
+MAX_GUESSERS = 4096
+"""Most addresses that are remembered."""
+PROTECTED = ("/api/", "/whep/", "/metrics")
+"""Beginnings of the paths that need a token, where there is one."""
+logger = logging.getLogger(__name__)
+
+MAY_CONTROL = web.RequestKey("may_control", bool)
+"""Whether a request may control what others watch too."""
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Server": "nervcast",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+CORS_HEADERS: Mapping[str, str] = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, If-Match",
+    "Access-Control-Expose-Headers": "Location, Link, Accept-Post, Accept-Patch, Retry-After",
+    "Access-Control-Max-Age": "600",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What `serve` is told about who may come."""
+
+    token: str | None = None
+    """Lets one watch and control."""
+    watch_token: str | None = None
+    """Lets one watch, and control a timeline of one's own."""
+    origins: frozenset[str] = frozenset()
+    """Sites whose pages may use the server; `*` for all."""
+
+    @classmethod
+    def parse(
+        cls,
+        host: str,
+        *,
+        token: str | None = None,
+        watch_token: str | None = None,
+        insecure: bool = False,
+        origins: Sequence[str] = (),
+    ) -> "Access":
+        """Check what was given; raises SettingsError, also for an address that others reach and no token."""
+        for each in (token, watch_token):
+            if each is not None and (len(each) < MIN_TOKEN_LENGTH or not each.isascii() or not each.isprintable()):
+                raise SettingsError(f"a token needs {MIN_TOKEN_LENGTH} or more printable ASCII characters")
+        if watch_token is not None and token is None:
+            raise SettingsError("--watch-token needs --token, for those who may control")
+        if token is not None and token == watch_token:
+            raise SettingsError("--token and --watch-token are the same")
+        if not ipaddress.ip_address(host).is_loopback and token is None and not insecure:
+            raise SettingsError(
+                f"{host} can be reached by other machines: give a --token, or --insecure to let everybody watch and control"
+            )
+        for origin in origins:
+            if origin != "*" and not _is_origin(origin):
+                raise SettingsError(f"an origin is like https://example.org, got {origin!r}")
+        return cls(token=token, watch_token=watch_token, origins=frozenset(origins))
+
+    def allows(self, given: str) -> bool | None:
+        """Return whether a token lets one control, or None if it lets one do nothing; takes the same time for any."""
+        said = given.encode(errors="surrogateescape")  # a header may hold any bytes
+        controls = self.token is not None and hmac.compare_digest(said, self.token.encode())
+        watches = self.watch_token is not None and hmac.compare_digest(said, self.watch_token.encode())
+        return True if controls else False if watches else None
+
+    def allows_origin(self, origin: str) -> bool:
+        """Return whether pages of a site may use the server."""
+        return "*" in self.origins or origin in self.origins
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        url = URL(text)
+        return url.scheme in ("http", "https") and url.host is not None and str(url.origin()) == text
+    except ValueError:
+        return False
+
+
+class _Guesses:
+    """Counts the wrong tokens of each address."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._found: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def note(self, address: str) -> bool:
+        """Count a wrong token; return whether there were too many."""
+        began, count = self._found.pop(address, (self._clock(), 0))
+        if self._clock() - began > GUESS_SECONDS:
+            began, count = self._clock(), 0
+        self._found[address] = began, count + 1
+        if len(self._found) > MAX_GUESSERS:
+            self._found.popitem(last=False)
+        return count >= GUESSES
+
+
+def guard(access: Access, *, loopback: bool) -> Middleware:
+    """Return the middleware that asks for tokens, answers other sites' pages, and sets the headers."""
+    guesses = _Guesses()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        try:
+            response = _compressed(request) or _refusal(request, access, guesses, loopback=loopback)
+            if response is None and _is_preflight(request):
+                response = web.Response(status=HTTPStatus.NO_CONTENT)
+            response = response or await handler(request)
+        except ConnectionError:  # who asked has gone
+            raise
+        except Exception:
+            # Our bug or a library's: the log gets all of it, and the client an answer like any other.
+            logger.exception("%s %s failed", request.method, request.path)
+            response = failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log")
+        response.headers.update(HEADERS)
+        response.headers["Vary"] = "Origin"
+        # After an upgrade, a browser must not mix modules of two versions.
+        response.headers.setdefault("Cache-Control", "no-cache")
+        if origin is not None and access.allows_origin(origin):
+            response.headers.update(CORS_HEADERS)
+            response.headers["Access-Control-Allow-Origin"] = origin
+        else:
+            response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        return response
+
+    return middleware
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+def _compressed(request: web.Request) -> web.Response | None:
+    """Return why a request is not handled whose body is compressed: a small one may be inflated to gigabytes."""
+    if request.headers.get("Content-Encoding", "identity").lower() == "identity":
+        return None
+    response = failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a body must not be compressed", {"Accept-Encoding": "identity"})
+    response.force_close()
+    return response
+
+
+def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopback: bool) -> web.Response | None:
+    """Return why a request is not handled, if it is not."""
+    request[MAY_CONTROL] = True
+    if access.token is None:
+        # A page of another site can have its name lead to this machine (DNS rebinding), but not its requests name us.
+        if loopback and not _names_us(request.headers.get("Host", ""), access):
+            return failure(HTTPStatus.MISDIRECTED_REQUEST, "this server is for this machine alone")
+        return None
+    if not request.path.startswith(PROTECTED) or _is_preflight(request):
+        return None
+    given = _token(request)
+    may_control = access.allows(given)
+    if may_control is not None:
+        request[MAY_CONTROL] = may_control
+        return None
+    if given and guesses.note(request.remote or ""):
+        return failure(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens", {"Retry-After": str(int(GUESS_SECONDS))})
+    return failure(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
+
+
+def _names_us(header: str, access: Access) -> bool:
+    """Return whether a request's `Host` is this machine's loopback, or a site that may use the server."""
+    try:
+        host = URL(f"http://{header}").host or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or any(URL(origin).host == host for origin in access.origins - {"*"})
+
+
+def _token(request: web.Request) -> str:
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else request.query.get("token", "")

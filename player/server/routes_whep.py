@@ -1,0 +1,131 @@
+"""WHEP (draft-ietf-wish-whep): a viewer's offer, his further candidates, and his leaving."""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import quote
+
+from aiohttp import ClientError, web
+from multidict import CIMultiDict
+
+from player.rtc.ice import RestartError, add_candidates
+from player.rtc.sdp import MAX_CANDIDATES
+from player.server.app_keys import CLIP, METRICS, SESSIONS, channel_of, failure, session_of
+from player.server.auth import MAY_CONTROL
+from player.server.sessions import CounterOfferError, RefusedError
+
+SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
+BODY_SECONDS = 10.0
+"""Time for a body to arrive."""
+NOT_TEXT = (LookupError, UnicodeDecodeError)
+"""What aiohttp raises for a body of an unknown charset, or of another than it says."""
+
+routes = web.RouteTableDef()
+
+
+@routes.options(f"/whep/{CLIP}")
+async def offers(request: web.Request) -> web.Response:
+    """Tell what an offer looks like, and which servers help to connect."""
+    channel_of(request)
+    headers = _with_links(request, [("Accept-Post", SDP), ("Allow", "GET, HEAD, OPTIONS, POST")])
+    return web.Response(headers=headers)
+
+
+@routes.get(f"/whep/{CLIP}")
+async def endpoint(request: web.Request) -> web.Response:
+    """Tell players that this is an endpoint of WHEP; HEAD is answered likewise."""
+    channel_of(request)
+    headers = _with_links(request, [("Content-Type", SDP), ("Accept-Post", SDP)])
+    return web.Response(headers=headers)
+
+
+@routes.get(f"/whep/{CLIP}/{{session}}")
+async def resource(request: web.Request) -> web.Response:
+    """Answer that there is a session, which has no representation."""
+    session_of(request)
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+@routes.post(f"/whep/{CLIP}")
+async def watch(request: web.Request) -> web.Response:
+    """Answer a viewer's offer; with `?private=1` he gets a timeline of his own."""
+    channel = channel_of(request)
+    if request.content_type != SDP:
+        return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the offer must be {SDP}", {"Accept-Post": SDP})
+    outcomes = request.app[METRICS].sessions
+    try:
+        name, answer = await request.app[SESSIONS].open(
+            await body_of(request),
+            channel,
+            address=request.remote or "",
+            may_control=request[MAY_CONTROL],
+            private=request.query.get("private") == "1",
+        )
+    except RefusedError as error:
+        outcomes.labels(str(error.status.value)).inc()
+        return refusal(error)
+    except CounterOfferError as error:
+        status, name, answer = HTTPStatus.NOT_ACCEPTABLE, error.name, error.offer
+    else:
+        status = HTTPStatus.CREATED
+    outcomes.labels(str(status.value)).inc()
+    # A player that knows the address alone has its token there.
+    query = f"?token={quote(token, safe='')}" if (token := request.query.get("token")) else ""
+    location = f"{request.rel_url.raw_path}/{name}{query}"
+    headers = _with_links(request, [("Content-Type", SDP), ("Location", location), ("Accept-Patch", FRAGMENT)])
+    return web.Response(status=status, body=answer.encode(), headers=headers)
+
+
+@routes.patch(f"/whep/{CLIP}/{{session}}")
+async def trickle(request: web.Request) -> web.Response:
+    """Take further candidates of a viewer, or its answer to our offer."""
+    if request.content_type == SDP:
+        text = await body_of(request)
+        try:
+            await request.app[SESSIONS].take_answer(session_of(request), text)
+        except RefusedError as error:
+            return refusal(error)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+    if request.content_type != FRAGMENT:
+        return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the fragment must be {FRAGMENT}", {"Accept-Patch": FRAGMENT})
+    fragment = await body_of(request)
+    session = session_of(request)
+    try:
+        session.candidates += await add_candidates(session.connection, fragment, most=MAX_CANDIDATES - session.candidates)
+    except RestartError:
+        return failure(HTTPStatus.UNPROCESSABLE_ENTITY, "ICE cannot be restarted: make a new session")
+    except ValueError as error:
+        return failure(HTTPStatus.BAD_REQUEST, str(error))
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+@routes.delete(f"/whep/{CLIP}/{{session}}")
+async def leave(request: web.Request) -> web.Response:
+    """End a viewer's session."""
+    session_of(request)
+    await request.app[SESSIONS].close(request.match_info["session"])
+    return web.Response()
+
+
+async def body_of(request: web.Request) -> str:
+    """Return a request's body as text; raises HTTPBadRequest, and HTTPRequestTimeout if it does not come."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.text()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(reason="the body does not come") from None
+    except NOT_TEXT:
+        raise web.HTTPBadRequest(reason="the body is not text") from None
+    except (web.RequestPayloadError, ClientError, ConnectionError):
+        raise web.HTTPBadRequest(reason="the body is not what its headers say, or breaks off") from None
+
+
+def refusal(error: RefusedError) -> web.Response:
+    """Return the response that says why not."""
+    headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds is not None else None
+    return failure(error.status, error.reason, headers)
+
+
+def _with_links(request: web.Request, headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+    links = (("Link", link) for link in request.app[SESSIONS].ice.links)
+    return CIMultiDict([*headers, *links])
