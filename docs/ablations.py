@@ -23,7 +23,7 @@ from fits import encoder, fit
 from tables import CLIPS, Point
 
 from encoder.cli.options import SAMPLE
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.source import read_video
 from encoder.media.video import Video
 
@@ -77,7 +77,7 @@ class Measured:
                 own = encoder(video, FAST, wish)
                 with choice.made():
                     other = encoder(video, choice.preset, wish)
-                turns = (Choice(), own.run(Limit(epochs=PAIRS))), (choice, other.run(Limit(epochs=PAIRS)))
+                turns = (Choice(), own.run(Budget(epochs=PAIRS))), (choice, other.run(Budget(epochs=PAIRS)))
                 for _ in range(PAIRS):
                     pair: list[float] = []
                     for each, steps in turns:
@@ -110,7 +110,7 @@ class Measured:
             if epochs < 1:
                 continue
             with choice.made():
-                self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Limit(epochs=epochs), wish, seed)[1])
+                self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Budget(epochs=epochs), wish, seed)[1])
             print(self.points[-1], flush=True)
             self.save()
 

@@ -21,7 +21,7 @@ from encoder.models.layers import SeparableBlock, TemporalGrid, planes
 from encoder.presets import PRESETS, Preset, Shape, SizeName
 from encoder.training import optimizers
 from encoder.training.losses import l1_ssim, squared
-from encoder.training.step import ROUND_FROM, Training
+from encoder.training.step import ROUND_FROM, TrainStep
 
 AVERAGE_FROM, AVERAGE_DECAY = 0.6, 0.99
 """Share of the fit from which on weights are averaged, and the decay of their mean."""
@@ -90,13 +90,13 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "loss: 0.7 L1 + 1.5 MSE", _recipe(loss=_l1_squared)
     for batch in (1, 2, 8):
         yield f"batch: {batch}", _recipe(batch=batch)
-    yield "weights averaged", Choice(values={(segment_encoder, "Training"): Averaged})
-    yield "half the resolution first", Choice(values={(segment_encoder, "Training"): Coarse})
-    banded = _network(Banded, values={(segment_encoder, "Training"): Bands})
+    yield "weights averaged", Choice(values={(segment_encoder, "TrainStep"): Averaged})
+    yield "half the resolution first", Choice(values={(segment_encoder, "TrainStep"): Coarse})
+    banded = _network(Banded, values={(segment_encoder, "TrainStep"): Bands})
     yield "bands of half the height", banded
     yield "bands, batch: 8", replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8)))
-    yield "bf16", Choice(values={(segment_encoder, "Training"): HalfPrecision})
-    yield "torch.compile", Choice(values={(segment_encoder, "Training"): Compiled})
+    yield "bf16", Choice(values={(segment_encoder, "TrainStep"): HalfPrecision})
+    yield "torch.compile", Choice(values={(segment_encoder, "TrainStep"): Compiled})
     yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
     yield "no camera", Choice(replace(FAST, camera=False))
     yield "latents: of each frame alone", _network(latents=((1, 8),))
@@ -130,7 +130,7 @@ def _l1_squared(output: Tensor, target: Tensor) -> Tensor:
     return 0.7 * F.l1_loss(output, target) + 1.5 / 8 * squared(output, target)
 
 
-class Averaged(Training):
+class Averaged(TrainStep):
     """Goes on, once weights are rounded, from the mean of what they were."""
 
     _mean: dict[str, Tensor] | None = None
@@ -150,7 +150,7 @@ class Averaged(Training):
         return super().step(batch, target, mask, progress, gain=gain)
 
 
-class Coarse(Training):
+class Coarse(TrainStep):
     """Looks at half of the resolution at first."""
 
     def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
@@ -163,7 +163,7 @@ def _halved(output: Tensor, target: Tensor) -> Tensor:
     return squared(F.avg_pool2d(output, 2), F.avg_pool2d(target, 2))
 
 
-class HalfPrecision(Training):
+class HalfPrecision(TrainStep):
     """Computes with 16 bits where torch holds that for safe."""
 
     def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
@@ -172,7 +172,7 @@ class HalfPrecision(Training):
             return super().step(batch, target, mask, progress, gain=gain)
 
 
-class Compiled(Training):
+class Compiled(TrainStep):
     """Compiles the network, at its first step."""
 
     def __init__(self, network: nn.Module, *args: Any, **options: Any) -> None:
@@ -180,7 +180,7 @@ class Compiled(Training):
         network.compile()
 
 
-class Bands(Training):
+class Bands(TrainStep):
     """Looks at a band of each picture, another one at each step; the network is a `Banded`."""
 
     def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:

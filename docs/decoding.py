@@ -19,8 +19,8 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.graph_names import TIME
 from encoder.common.onnx_runtime import Session
-from encoder.config import Compression, Limit
-from encoder.jobs.segment_encoder import Encoder
+from encoder.config import Budget, Compression
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS, SizeName
@@ -28,7 +28,7 @@ from export import graph
 from export.engines.base import Engine
 from export.engines.registry import open_engine
 from export.graph import CHROMA, CHROMA_OFFSET, LUMA, LUMA_OFFSET, build_graph
-from export.passes.int8 import Quantiser
+from export.passes.int8 import Int8Calibrator
 
 DECODED: tuple[tuple[str, SizeName, tuple[int, int]], ...] = (
     ("fast", "S", (640, 360)),
@@ -59,7 +59,7 @@ def decoding(_: Video, __: int) -> Iterator[Point]:
         whole = read_video(SAMPLE, size=frame_size)
         video = Video(whole.frames[:FRAMES], whole.rate)
         made = encoder(video, PRESETS[name], Compression(), size=size)
-        for _ in made.run(Limit(epochs=1)):
+        for _ in made.run(Budget(epochs=1)):
             pass
         clip = Clip.parse(bytes(made.clip()))
         with contextlib.ExitStack() as stack:
@@ -73,11 +73,11 @@ def decoding(_: Video, __: int) -> Iterator[Point]:
 def integers(video: Video, seconds: int) -> Iterator[Point]:
     """Yield frames per second with 8-bit integers and without, and what they lose."""
     made = encoder(video, PRESETS["fast"], Compression())
-    for _ in made.run(Limit(seconds=seconds)):
+    for _ in made.run(Budget(seconds=seconds)):
         pass
     clip = Clip.parse(bytes(made.clip()))
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        quantiser = Quantiser(build_graph(SegmentModels(clip), 0, pixels="rgb"), video.frames, Path(folder))
+        quantiser = Int8Calibrator(build_graph(SegmentModels(clip), 0, pixels="rgb"), video.frames, Path(folder))
         found = quantiser.choose()
         decoders: dict[str, Decode] = {}
         for name in ENGINES:
@@ -112,7 +112,7 @@ def _plain(clip: Clip) -> Decode:
     return lambda: session.run({TIME: times})
 
 
-def _eager(made: Encoder, clip: Clip) -> Decode:
+def _eager(made: SegmentEncoder, clip: Clip) -> Decode:
     """Return what runs the network in PyTorch, whose feature maps lie in memory as is the fastest for it."""
     network = made.network(0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = SegmentModels(clip).weights(0).values()

@@ -11,7 +11,7 @@ from tables import Point
 from encoder.cli.options import KEY_INTERVAL, SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare.evaluation import pictures
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.metrics import psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
@@ -76,7 +76,7 @@ def _wish(video: Video) -> Compression:
 def _qualities(video: Video, plan: Plan, seconds: int, wish: Compression) -> Point:
     """Fit a video in the segments of a plan, and return the quality of each."""
     made = encoder(video, FAST, wish, plan=plan)
-    for _ in made.run(Limit(seconds=seconds)):
+    for _ in made.run(Budget(seconds=seconds)):
         pass
     data = bytes(made.clip())
     found = [psnr_db(*pair) for pair in pictures(Clip.parse(data), video)]

@@ -29,7 +29,7 @@ from encoder.codec import tensor_coder
 from encoder.codec.segment import Segment
 from encoder.compare import anchors
 from encoder.compare.anchors import CODECS
-from encoder.config import Compression, Limit, bits_per_pixel
+from encoder.config import Budget, Compression, bits_per_pixel
 from encoder.media.metrics import psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
@@ -37,7 +37,7 @@ from encoder.presets import PRESETS, Preset
 from encoder.training import qat as quantizing
 from encoder.training import step
 from encoder.training.ptq import quantize
-from encoder.training.qat import Quantizer
+from encoder.training.qat import QatQuantizer
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of this pipeline."""
@@ -59,15 +59,15 @@ CODEC_RATES = 5
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
     for weight in RATE_WEIGHTS:
-        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression(rate_weight=weight))[1]
+        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression(rate_weight=weight))[1]
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of that fit's time."""
-    base, _ = fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression())
+    base, _ = fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression())
     for bits in LADDER_BITS_PER_PIXEL:
         rung = encoder(video, PRESETS["fast"], Compression(file_bytes=bits_per_pixel(bits)(video)), states=base.states)
-        for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
+        for _ in rung.run(Budget(seconds=seconds / 2), start=RUNG_START):
             pass
         yield {"target": bits} | measure(rung.clip(), video)
 
@@ -75,7 +75,7 @@ def ladder(video: Video, seconds: int) -> Iterator[Point]:
 def paper(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of the papers' pipeline: a fit with pruning, quantised to several numbers of bits, in Huffman's code."""
     pipeline = Compression(bits=8, prune=PAPER_PRUNE, coder="huffman")
-    made, first = fit(video, PRESETS["fast"], Limit(seconds=seconds), pipeline)
+    made, first = fit(video, PRESETS["fast"], Budget(seconds=seconds), pipeline)
     yield {"bits": 8} | first
     network = made.network(0)
     network.load_state_dict(made.states[0])
@@ -89,10 +89,10 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
 def targets(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that are steered to a size, and of a rung that goes on from the last of them."""
     for size in TARGET_BYTES:
-        made, point = fit(video, PRESETS["fast"], Limit(seconds=seconds), Compression(file_bytes=size))
+        made, point = fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression(file_bytes=size))
         yield {"target_bytes": size} | point
     rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), states=made.states)
-    for _ in rung.run(Limit(seconds=seconds / 2), start=RUNG_START):
+    for _ in rung.run(Budget(seconds=seconds / 2), start=RUNG_START):
         pass
     yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(rung.clip(), video)
 
@@ -102,10 +102,10 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
     ratios: list[float] = []
     for _ in range(EPOCH_PAIRS):
         seconds: list[float] = []
-        for bits in (Quantizer.bits, lambda *_: torch.zeros((), requires_grad=True)):
-            with patch.object(Quantizer, "bits", bits):
+        for bits in (QatQuantizer.bits, lambda *_: torch.zeros((), requires_grad=True)):
+            with patch.object(QatQuantizer, "bits", bits):
                 began = time.perf_counter()
-                epochs = encoder(video, PRESETS["fast"], Compression()).run(Limit(epochs=2), start=0.5)
+                epochs = encoder(video, PRESETS["fast"], Compression()).run(Budget(epochs=2), start=0.5)
                 seconds += [time.perf_counter() - began for step in epochs if step.finished is None]
         ratios.append((seconds[1] - seconds[0]) / (seconds[3] - seconds[2]))
     yield {"rate_term_share": float(np.median(ratios)) - 1}
@@ -114,7 +114,7 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
 def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
     """Return what can be left out: the preset to fit then, and the values that modules' constants take."""
     preset = PRESETS["fast"]
-    unpredicted = [way for way in tensor_coder.WAYS if not way & tensor_coder.PREDICTED]
+    unpredicted = [way for way in tensor_coder.MODES if not way & tensor_coder.PREDICTED]
     one_scale = {(tensor_coder, "WAYS"): (0, tensor_coder.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
     return {
         "nothing": (preset, {}),
@@ -132,7 +132,7 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
 
 def ablations(video: Video, _: int) -> Iterator[Point]:
     """Yield points of fits that leave one technique out, with two seeds; the whole at two rates, to tell bytes from dB."""
-    limit = Limit(epochs=ABLATION_EPOCHS)
+    limit = Budget(epochs=ABLATION_EPOCHS)
     for name, (preset, values) in techniques().items():
         with ExitStack() as stack:
             for (module, constant), value in values.items():

@@ -22,10 +22,10 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare import anchors
 from encoder.compare.anchors import find_codec
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.jobs import segment_encoder
 from encoder.jobs.scheduler import makespan
-from encoder.jobs.segment_encoder import Encoder
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS, SizeName
@@ -70,7 +70,7 @@ def speed(video: Video, _: int) -> Iterator[Point]:
         for speedup in speedups:
             segment_encoder._topology.cache_clear()  # noqa: SLF001 (each traces its network, as a new process would)
             began = time.perf_counter()
-            ours = _fitted(encoder(video, PRESETS["fast"], wish), Limit(seconds=seconds / speedup))
+            ours = _fitted(encoder(video, PRESETS["fast"], wish), Budget(seconds=seconds / speedup))
             found = {"preset": "fast", "fit_seconds": time.perf_counter() - began}
             yield made | found | {"speedup": speedup} | measure(Clip.parse(ours), video)
 
@@ -79,7 +79,7 @@ def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
     """Return the clip of a paper's recipe, which is fitted if it has not been."""
     path = FOLDER / f"{preset}-{size}-{video.size[0]}x{video.size[1]}.nerv"
     if not path.exists():
-        data = _fitted(encoder(video, PRESETS[preset], Compression(bits=BITS), size=size), Limit(epochs=EPOCHS))
+        data = _fitted(encoder(video, PRESETS[preset], Compression(bits=BITS), size=size), Budget(epochs=EPOCHS))
         FOLDER.mkdir(exist_ok=True)
         path.write_bytes(data)
     return path.read_bytes()
@@ -88,11 +88,11 @@ def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
 def _epoch_seconds(video: Video, preset: str, size: SizeName) -> float:
     made = encoder(video, PRESETS[preset], Compression(bits=BITS), size=size)
     with patch("encoder.training.trainer.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
-        times = [time.perf_counter() for step in made.run(Limit(epochs=TIMED_EPOCHS)) if step.finished is None]
+        times = [time.perf_counter() for step in made.run(Budget(epochs=TIMED_EPOCHS)) if step.finished is None]
     return median(np.diff(times).tolist())
 
 
-def _fitted(made: Encoder, limit: Limit) -> bytes:
+def _fitted(made: SegmentEncoder, limit: Budget) -> bytes:
     for _ in made.run(limit):
         pass
     return bytes(made.clip())

@@ -13,7 +13,7 @@ from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.compare.compare import halves
 from encoder.compare.evaluation import qualities
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, Video
 from encoder.presets import PRESETS
@@ -65,7 +65,7 @@ def inpainting(video: Video, seconds: int) -> Iterator[Point]:
 def _fit(video: Frames, name: str, seconds: int) -> Clip:
     """Return the clip of a fit, read from its bytes."""
     made = encoder(video, PRESETS[name], Compression())
-    for _ in made.run(Limit(seconds=seconds)):
+    for _ in made.run(Budget(seconds=seconds)):
         pass
     return Clip.parse(bytes(made.clip()))
 

@@ -11,7 +11,7 @@ from encoder.media.video import Frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit:
+class Budget:
     """When a fit ends: after a time or a number of epochs, whichever is given."""
 
     seconds: float | None = None

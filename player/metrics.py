@@ -45,9 +45,9 @@ class Metrics:
         self.sessions = Counter("nervcast_sessions", "Offers by their outcome", ["outcome"], registry=self._registry)
         self.responses = Counter("nervcast_http_responses", "Responses by status", ["status"], registry=self._registry)
 
-    def of(self, clip: str) -> "Counts":
+    def of(self, clip: str) -> "ClipMetrics":
         """Return what is counted of a clip."""
-        return Counts(self, clip)
+        return ClipMetrics(self, clip)
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""
@@ -63,7 +63,7 @@ class Metrics:
         return Histogram(f"nervcast_{name}", about, ["clip", *labels], registry=self._registry, buckets=SECONDS)
 
 
-class Counts:
+class ClipMetrics:
     """What is counted of one clip; all of it is there from the start, at zero."""
 
     def __init__(self, metrics: Metrics, clip: str) -> None:
@@ -101,7 +101,7 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class StreamStats:
     """How fast a stream goes, over the last seconds."""
 
     engine: str | None

@@ -16,10 +16,10 @@ from aiortc.exceptions import OperationError
 from yarl import URL
 
 from encoder.common.errors import CodecError
-from player.playback.playout import Stream
+from player.playback.playout import Playout
 from player.playback.retry import retry_after_seconds
 from player.rtc.aiortc_hooks import SDP_ERRORS, add_viewer
-from player.rtc.fanout import Viewer
+from player.rtc.fanout import ViewerTrack
 from player.rtc.ice import Ice
 from player.rtc.video_encoder import CODECS, CodecName
 
@@ -57,7 +57,7 @@ class LostError(Exception):
 
 
 async def publish(
-    stream: Stream, url: URL, *, token: str | None, codec: CodecName, ice: Ice, follow_with_token: bool = False
+    stream: Playout, url: URL, *, token: str | None, codec: CodecName, ice: Ice, follow_with_token: bool = False
 ) -> None:
     """Send a stream to a WHIP endpoint until cancelled; connects anew when the connection is lost.
 
@@ -90,7 +90,7 @@ class _Publication:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Playout,
         client: aiohttp.ClientSession,
         url: URL,
         *,
@@ -103,7 +103,7 @@ class _Publication:
         self._stream, self._client, self._url = stream, client, url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._follow_with_token = follow_with_token
-        self._viewer = Viewer(codec)
+        self._viewer = ViewerTrack(codec)
         self._connection = RTCPeerConnection(ice.configuration)
         self._resource: URL | None = None
 

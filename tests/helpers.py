@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from encoder.codec.clip import Clip
 from encoder.codec.topology import Topology
 from encoder.common.cache import cache_folder, keep
-from encoder.config import Compression, Limit
-from encoder.jobs.segment_encoder import Encoder
+from encoder.config import Budget, Compression
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.jobs.trace import trace
 from encoder.media.video import Frames, Video
 from encoder.presets import PRESETS, Shape, SizeName
@@ -65,19 +65,19 @@ def make_encoder(
     segment_frames: int = 100,
     key_interval: int = 1,
     **options: Any,
-) -> Encoder:
+) -> SegmentEncoder:
     """Return the encoder of a preset."""
     preset = PRESETS[name]
     plan = make_plan(video, preset, segment_frames=segment_frames, key_interval=key_interval)
     options = {"device": torch.device("cpu"), "settings": "--preset test"} | options
-    return Encoder(video, preset, compression or Compression(), plan=plan, **options)
+    return SegmentEncoder(video, preset, compression or Compression(), plan=plan, **options)
 
 
 def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
     """Fit a preset for two epochs and return the clip as it is read from its bytes."""
     video = Video(moving_square(frames, height, width), Fraction(25))
     encoder = make_encoder(video, preset, segment_frames=segment_frames)
-    for _ in encoder.run(Limit(epochs=2)):
+    for _ in encoder.run(Budget(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
 

@@ -11,7 +11,7 @@ from encoder.codec.clip import Clip
 from export.engines.registry import open_engine
 from player.metrics import Metrics
 from player.playback.channel import make_channels
-from player.playback.clip_source import Item
+from player.playback.clip_source import ClipSource
 from player.server.app import make_app
 from player.server.auth import Access
 from player.server.sessions import Limits, Sessions
@@ -35,11 +35,11 @@ class Pictures:
         pass
 
 
-def make_item(clip: Clip, name: str = "tiny", *, batch: int = 2, engine: str | None = None) -> Item:
+def make_item(clip: Clip, name: str = "tiny", *, batch: int = 2, engine: str | None = None) -> ClipSource:
     """Return a clip to play, with an engine by name or a stand-in."""
     if engine is None:
-        return Item(name, clip, lambda _: Pictures(clip), file_bytes=1234)
-    return Item(name, clip, lambda failed: open_engine(clip, engine, batch=batch, failed=failed), file_bytes=1234)
+        return ClipSource(name, clip, lambda _: Pictures(clip), file_bytes=1234)
+    return ClipSource(name, clip, lambda failed: open_engine(clip, engine, batch=batch, failed=failed), file_bytes=1234)
 
 
 def make_server(items, *, limits=None, access=None, ice=None, stamp=False, host="127.0.0.1") -> web.Application:

@@ -17,7 +17,7 @@ from playing import make_server
 
 from encoder.cli.options import SAMPLE as SOURCE
 from encoder.codec.clip import Clip
-from player.playback.clip_source import Item
+from player.playback.clip_source import ClipSource
 from player.server.app import serve
 from player.server.sessions import Limits
 
@@ -40,13 +40,13 @@ class Decoded:
         pass
 
 
-def make_item(width: int, height: int) -> Item:
+def make_item(width: int, height: int) -> ClipSource:
     """Return the sample at a size."""
     with av.open(SOURCE) as container:
         frames = [frame.reformat(width, height, "yuv420p").to_ndarray() for frame in container.decode(video=0)]
     clip = Clip.read(SAMPLE)
     clip = replace(clip, header=replace(clip.header, width=width, height=height, rate=RATE))
-    return Item("decoded", clip, lambda _: Decoded(np.stack(frames)), file_bytes=1)
+    return ClipSource("decoded", clip, lambda _: Decoded(np.stack(frames)), file_bytes=1)
 
 
 def main() -> None:

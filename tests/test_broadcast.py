@@ -12,9 +12,9 @@ from av.error import FFmpegError
 from playing import picture
 
 from player.metrics import WINDOW_SECONDS, Meter, Metrics
-from player.playback.frame_clock import Pacer
+from player.playback.frame_clock import FrameClock
 from player.rtc import video_encoder
-from player.rtc.fanout import JOIN_TICKS, LOSS_TICKS, Broadcast, Viewer
+from player.rtc.fanout import JOIN_TICKS, LOSS_TICKS, Broadcast, ViewerTrack
 from player.rtc.video_encoder import CODECS, VideoEncoder, pick_bitrate
 
 RATE = Fraction(25)
@@ -52,7 +52,7 @@ def test_meter_measures_its_body_and_lets_it_be_observed():
 
 def test_pacer_ticks_on_time():
     clock = Clock()
-    pacer = Pacer(Fraction(30000, 1001), clock=clock)
+    pacer = FrameClock(Fraction(30000, 1001), clock=clock)
     ticks = []
     for _ in range(4):
         ticks.append(pacer.take())
@@ -62,7 +62,7 @@ def test_pacer_ticks_on_time():
 
 def test_late_tick_does_not_delay_the_next():
     clock = Clock()
-    pacer = Pacer(RATE, clock=clock)
+    pacer = FrameClock(RATE, clock=clock)
     pacer.take()
     clock.now += 0.07
     assert pacer.take() == (9_003_600, 0)
@@ -71,7 +71,7 @@ def test_late_tick_does_not_delay_the_next():
 
 def test_ticks_that_passed_are_left_out():
     clock = Clock()
-    pacer = Pacer(RATE, clock=clock)
+    pacer = FrameClock(RATE, clock=clock)
     pacer.take()
     clock.now += 1.01
     assert pacer.take() == (9_000_000 + 25 * 3600, 24)
@@ -79,7 +79,7 @@ def test_ticks_that_passed_are_left_out():
 
 def test_pacer_that_restarts_ticks_at_once_and_never_back():
     clock = Clock()
-    pacer = Pacer(RATE, clock=clock)
+    pacer = FrameClock(RATE, clock=clock)
     first, _ = pacer.take()
     pacer.restart(Fraction(50))
     assert pacer.wait_seconds() == 0
@@ -171,7 +171,7 @@ def packets(count):
 
 
 async def test_viewer_starts_at_a_key_frame():
-    viewer = Viewer("H264")
+    viewer = ViewerTrack("H264")
     sent = packets(8)
     for packet in sent[3:]:
         viewer.push(packet)
@@ -181,7 +181,7 @@ async def test_viewer_starts_at_a_key_frame():
 
 async def test_slow_viewer_goes_on_at_the_next_key_frame():
     broadcast = make_broadcast()
-    viewer = Viewer("H264", limit=3)
+    viewer = ViewerTrack("H264", limit=3)
     broadcast.join(viewer)
     sent = packets(8)
     for packet in sent:
@@ -193,7 +193,7 @@ async def test_slow_viewer_goes_on_at_the_next_key_frame():
 
 async def test_others_do_not_notice_a_slow_viewer():
     broadcast, events = make_broadcast(), asyncio.get_running_loop()
-    slow, quick = Viewer("H264", limit=3), Viewer("H264")
+    slow, quick = ViewerTrack("H264", limit=3), ViewerTrack("H264")
     broadcast.join(slow)
     broadcast.join(quick)
     received = []
@@ -208,7 +208,7 @@ async def test_others_do_not_notice_a_slow_viewer():
 
 
 async def test_stopped_viewer_ends():
-    viewer = Viewer("H264")
+    viewer = ViewerTrack("H264")
     viewer.stop()
     with pytest.raises(MediaStreamError):
         await viewer.recv()
@@ -227,7 +227,7 @@ async def key_frames(broadcast, viewer, ask, count=30):
 
 
 async def test_key_frames_are_spaced_however_many_lost_a_picture():
-    broadcast, viewer = make_broadcast(), Viewer("H264")
+    broadcast, viewer = make_broadcast(), ViewerTrack("H264")
     broadcast.join(viewer)
     keys = await key_frames(broadcast, viewer, viewer.picture_lost)
     assert {later - earlier for earlier, later in pairwise(keys)} == {-(-LOSS_TICKS // 3600) * 3600}
@@ -235,12 +235,12 @@ async def test_key_frames_are_spaced_however_many_lost_a_picture():
 
 
 async def test_who_joins_gets_a_key_frame_soon():
-    broadcast, viewer = make_broadcast(), Viewer("H264")
+    broadcast, viewer = make_broadcast(), ViewerTrack("H264")
     broadcast.join(viewer)
     joined = []
 
     def join():
-        joined.append(Viewer("H264", limit=1000))
+        joined.append(ViewerTrack("H264", limit=1000))
         broadcast.join(joined[-1])
 
     keys = await key_frames(broadcast, viewer, join)
@@ -251,13 +251,13 @@ async def test_who_joins_gets_a_key_frame_soon():
 
 
 async def test_nobody_asks_and_no_key_frame_is_made():
-    broadcast, viewer = make_broadcast(), Viewer("H264")
+    broadcast, viewer = make_broadcast(), ViewerTrack("H264")
     broadcast.join(viewer)
     assert await key_frames(broadcast, viewer, lambda: None) == [0]
 
 
 async def test_picture_of_another_size_begins_with_a_key_frame():
-    broadcast, viewer = make_broadcast(), Viewer("H264")
+    broadcast, viewer = make_broadcast(), ViewerTrack("H264")
     broadcast.join(viewer)
     events, keys = asyncio.get_running_loop(), []
     for index, size in enumerate([64, 64, 32, 32, 32]):

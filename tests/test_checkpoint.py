@@ -6,7 +6,7 @@ import torch
 from helpers import panning
 
 from encoder.common.errors import SettingsError
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.jobs.checkpoint import Checkpoint
 from encoder.media.video import Video
 from encoder.presets import PRESETS
@@ -41,14 +41,14 @@ def test_round_trip(tmp_path):
 
 def test_a_fit_goes_on_from_its_own_states():
     first = make_encoder()
-    list(first.run(Limit(epochs=2)))
+    list(first.run(Budget(epochs=2)))
     # Changed, so that they cannot be taken for what another fit with the same seed comes to.
     states = [state | {"head.bias": state["head.bias"] + 5} for state in first.states]
     again = make_encoder(states)
     assert again.topology == first.topology
     networks = [again.network(index) for index in range(2)]
     assert all(network.camera is not None for network in networks)
-    list(again.run(Limit(epochs=1), start=0.999))
+    list(again.run(Budget(epochs=1), start=0.999))
     for before, after in zip(states, again.states, strict=True):
         assert torch.equal(before["camera.displacements.values"], after["camera.displacements.values"])
         for name in ("head.weight", "head.bias"):
@@ -61,20 +61,20 @@ def test_a_fit_goes_on_from_its_own_states():
 def test_every_preset_goes_on_from_its_states(preset):
     """What was reached is there at once: with frame encoders too, which are gone by then."""
     first = make_encoder(preset=preset)
-    reached = [step.psnr_db for step in first.run(Limit(epochs=40))][-1]
+    reached = [step.psnr_db for step in first.run(Budget(epochs=40))][-1]
     again = make_encoder(first.states, preset=preset)
-    assert next(again.run(Limit(epochs=40), start=0.999)).psnr_db > reached - 3
+    assert next(again.run(Budget(epochs=40), start=0.999)).psnr_db > reached - 3
 
 
 def test_states_are_kept_only_if_wanted():
     encoder = helpers.make_encoder(VIDEO, segment_frames=4)
-    list(encoder.run(Limit(epochs=1)))
+    list(encoder.run(Budget(epochs=1)))
     assert encoder.states == []
 
 
 def test_states_are_those_before_rounding():
     encoder = make_encoder()
-    list(encoder.run(Limit(epochs=30)))
+    list(encoder.run(Budget(epochs=30)))
     decoded = encoder.clip().segments[0].weights(encoder.topology.tensors)
     weights = dict(encoder.network(0).named_parameters())
     name = dict(zip(weights, encoder.topology.tensors, strict=True))["gather.weight"]
@@ -84,7 +84,7 @@ def test_states_are_those_before_rounding():
 
 def test_states_of_a_longer_video():
     first = make_encoder()
-    list(first.run(Limit(epochs=1)))
+    list(first.run(Budget(epochs=1)))
     with pytest.raises(SettingsError, match="of another network, or of another video"):
         make_encoder(first.states, Video(panning(6, 48, 64), Fraction(25)))
 
@@ -92,6 +92,6 @@ def test_states_of_a_longer_video():
 @pytest.mark.parametrize(("frames", "message"), [(8, "of another network"), (4, "has 2 segments, the video 1")])
 def test_states_of_another_video(frames, message):
     first = make_encoder()
-    list(first.run(Limit(epochs=1)))
+    list(first.run(Budget(epochs=1)))
     with pytest.raises(SettingsError, match=message):
-        list(make_encoder(first.states, Video(panning(frames, 96, 64), Fraction(25))).run(Limit(epochs=1)))
+        list(make_encoder(first.states, Video(panning(frames, 96, 64), Fraction(25))).run(Budget(epochs=1)))

@@ -4,19 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from encoder.codec.entropy import LEVELS, MAX_BOUND, Decoder, Encoder
-from encoder.codec.tensor_coder import shortest
+from encoder.codec.entropy import LEVELS, MAX_BOUND, RangeDecoder, RangeEncoder
+from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import COLUMNS, DELTA, PAIRS, PREDICTED, ROWS, CodedTensor
 
 
 def encoded(integers, step=1.0):
-    coding, coder = shortest(integers, step=step), Encoder()
+    coding, coder = best_mode(integers, step=step), RangeEncoder()
     coding.encode(coder)
     return coding, coder.bytes()
 
 
 def decoded(coding, code, shape):
-    return CodedTensor.parse(bytes(coding.tensor), 0).decode(Decoder(code), shape)
+    return CodedTensor.parse(bytes(coding.tensor), 0).decode(RangeDecoder(code), shape)
 
 
 def round_trip(integers, step=1.0):
@@ -60,7 +60,7 @@ def test_the_model_is_chosen_that_suits(integers, flags):
 
 
 def test_flags_that_are_given_stay():
-    assert shortest(noise(1.0, (3, 4)), step=0.5, flags=DELTA).tensor.flags & DELTA
+    assert best_mode(noise(1.0, (3, 4)), step=0.5, flags=DELTA).tensor.flags & DELTA
 
 
 def test_zeros_cost_next_to_nothing():
@@ -69,9 +69,9 @@ def test_zeros_cost_next_to_nothing():
 
 def test_too_large_for_the_format():
     with pytest.raises(ValueError, match=f"must be in -{MAX_BOUND}..{MAX_BOUND}, got 5000"):
-        shortest(np.array([5000, 0], np.int32), step=1.0)
+        best_mode(np.array([5000, 0], np.int32), step=1.0)
 
 
 def test_levels_cover_all_scales():
     for scale in np.geomspace(0.02, 300, 30):
-        assert 0 <= shortest(noise(scale, 2000), step=1.0).tensor.level < LEVELS
+        assert 0 <= best_mode(noise(scale, 2000), step=1.0).tensor.level < LEVELS

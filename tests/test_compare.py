@@ -9,16 +9,16 @@ import torch
 from helpers import panning
 
 from encoder.common.errors import SettingsError
-from encoder.compare.compare import FILES, RESULTS, Point, Report, compare, curves
-from encoder.compare.contenders import ClassicSystem, Fitting, NetworkSystem, frame_at
+from encoder.compare.compare import FILES, RESULTS, RdPoint, Report, compare, curves
+from encoder.compare.contenders import AnchorContender, Fitting, NetworkContender, frame_at
 from encoder.compare.report import MARKDOWN, PAGE, write_report
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 
 VIDEO = Video(panning(9, 48, 64), Fraction(25))
 SETTINGS = {"video": "panning", "holdout": "none"}
-POINT = Point(
+POINT = RdPoint(
     system="a",
     rate="crf 1",
     file="a.bin",
@@ -35,19 +35,19 @@ POINT = Point(
 
 def network(name, rates=1, epochs=2, **coding):
     fitting = Fitting(
-        limit=Limit(epochs=epochs),
+        limit=Budget(epochs=epochs),
         compression=Compression(**coding),
         segment_frames=150,
         key_interval=1,
         device=torch.device("cpu"),
         seed=0,
     )
-    return NetworkSystem(name, rates, fitting)
+    return NetworkContender(name, rates, fitting)
 
 
 def test_report_goes_on_where_it_stopped(tmp_path):
     report = Report(tmp_path, SETTINGS)
-    systems = [ClassicSystem("x264", 2), network("nerv")]
+    systems = [AnchorContender("x264", 2), network("nerv")]
     first = compare(systems, VIDEO, report)
     assert next(first).system == "x264"
     first.close()
@@ -60,7 +60,7 @@ def test_report_goes_on_where_it_stopped(tmp_path):
 
 def test_points_are_of_the_files(tmp_path):
     report = Report(tmp_path, SETTINGS)
-    for point in compare([ClassicSystem("x265", 1), network("fast")], VIDEO, report):
+    for point in compare([AnchorContender("x265", 1), network("fast")], VIDEO, report):
         assert (tmp_path / FILES / point.file).stat().st_size == point.file_bytes
         assert point.bits_per_pixel == 8 * point.file_bytes / (9 * 48 * 64)
         assert min(point.psnr_yuv_db, point.encode_seconds, point.decode_fps) > 0
@@ -165,7 +165,9 @@ def test_frames_that_are_held_out_are_shown_in_between(tmp_path):
     assert (tmp_path / "whole" / PAGE).read_text().count("<img") == 3
 
 
-@pytest.mark.parametrize(("system", "message"), [(ClassicSystem("x264", 1), "codecs have no"), (network("nirvana"), "has no")])
+@pytest.mark.parametrize(
+    ("system", "message"), [(AnchorContender("x264", 1), "codecs have no"), (network("nirvana"), "has no")]
+)
 def test_systems_without_frames_in_between(system, message):
     (rate,) = system.rates
     data = system.encode(VIDEO, rate, print).data
@@ -177,7 +179,7 @@ def test_systems_without_frames_in_between(system, message):
 
 
 def test_report_of_several_runs_shows_all_of_them(tmp_path):
-    systems = [ClassicSystem("x264", 3), ClassicSystem("x265", 3)]
+    systems = [AnchorContender("x264", 3), AnchorContender("x265", 3)]
     for system in systems:
         report = Report(tmp_path, SETTINGS | {"video": "<script>"})
         list(compare([system], VIDEO, report))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stranger import StrangersDecoder, strangers_frequencies
 
 from encoder.codec import entropy
-from encoder.codec.entropy import LEVELS, MAX_BOUND, PRECISION, Decoder, Encoder, frequencies
+from encoder.codec.entropy import LEVELS, MAX_BOUND, PRECISION, RangeDecoder, RangeEncoder, frequencies
 from encoder.common.errors import BitstreamError
 
 
@@ -20,10 +20,10 @@ def laplace(scale: float, size: int, seed: int = 0) -> entropy.Integers:
 def test_round_trip(pairs):
     values, levels = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
     bound = max(int(np.abs(values).max()), 1)
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(values, levels, bound)
     coder.encode(values, 30, bound)
-    decoder = Decoder(coder.bytes())
+    decoder = RangeDecoder(coder.bytes())
     assert np.array_equal(decoder.decode(values.shape, levels, bound), values)
     assert np.array_equal(decoder.decode(values.shape, 30, bound), values)
 
@@ -54,13 +54,13 @@ def test_code_is_as_short_as_the_entropy_allows(scale):
     _, counts = np.unique(values, return_counts=True)
     entropy_bits = -(counts * np.log2(counts / values.size)).sum()
     level = round(entropy.UNIT_LEVEL + entropy.LEVELS_PER_OCTAVE * np.log2(scale))
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(values, level, int(np.abs(values).max()))
     assert 8 * len(coder.bytes()) <= 1.02 * entropy_bits + 64
 
 
 def test_code_is_the_same_on_every_machine():
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(np.arange(-5, 6, dtype=np.int32), np.arange(20, 31, dtype=np.int32), 5)
     assert coder.bytes().hex() == "7e660400ca8ca12e"
 
@@ -68,7 +68,7 @@ def test_code_is_the_same_on_every_machine():
 def test_a_strangers_decoder_reads_the_code():
     values, levels = laplace(3.0, 500), np.arange(500, dtype=np.int32) % 7 + 20
     bound = int(np.abs(values).max())
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(values, levels, bound)
     stranger = StrangersDecoder(coder.bytes())
     for level in range(20, 27):
@@ -79,12 +79,12 @@ def test_a_strangers_decoder_reads_the_code():
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_code_of_half_a_word(size):
     with pytest.raises(BitstreamError, match=f"4-byte words, got {size} bytes"):
-        Decoder(bytes(size))
+        RangeDecoder(bytes(size))
 
 
 def test_too_many_models(monkeypatch):
     monkeypatch.setattr(entropy, "MAX_SYMBOLS", 100)
-    decoder = Decoder(bytes(400))
+    decoder = RangeDecoder(bytes(400))
     decoder.decode((4,), 30, 20)
     with pytest.raises(BitstreamError, match="over 100 symbols"):
         decoder.decode((4,), np.arange(30, 34, dtype=np.int32), 20)
@@ -94,4 +94,4 @@ def test_too_many_models(monkeypatch):
 @settings(deadline=None)
 def test_garbage_never_crashes(data, level, bound):
     with contextlib.suppress(BitstreamError):
-        assert np.abs(Decoder(data).decode((100,), level, bound)).max() <= bound
+        assert np.abs(RangeDecoder(data).decode((100,), level, bound)).max() <= bound

@@ -10,16 +10,16 @@ from helpers import moving_square, panning
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import BitstreamError, SettingsError
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 from encoder.models.base import LATENTS
 from encoder.presets import PRESETS, Shape
 from encoder.segmentation.shots import split
-from encoder.training.qat import INITIAL_STEP, Quantizer
+from encoder.training.qat import INITIAL_STEP, QatQuantizer
 from encoder.training.rate_control import RateControl
-from encoder.training.step import FREEZE_FROM, STEP_LEARNING_RATES, Training
-from encoder.training.trainer import Fit
+from encoder.training.step import FREEZE_FROM, STEP_LEARNING_RATES, TrainStep
+from encoder.training.trainer import Trainer
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
 SHAPE = Shape(height=16, width=24, frames=4)
@@ -33,8 +33,8 @@ def make_fit(limit, preset="fast", seed=0, *, is_encoded=False, **options):
     make_encoder = PRESETS[preset].frame_encoder
     frame_encoder = make_encoder(network) if is_encoded and make_encoder else None
     schedule = {name: options.pop(name) for name in ("start", "clock") if name in options}
-    training = Training(network, PRESETS[preset].recipe, frame_encoder=frame_encoder, **options)
-    return Fit(training, limit, **schedule)
+    training = TrainStep(network, PRESETS[preset].recipe, frame_encoder=frame_encoder, **options)
+    return Trainer(training, limit, **schedule)
 
 
 def make_encoder(preset="fast", frames=FRAMES, rate=25, **options):
@@ -44,7 +44,7 @@ def make_encoder(preset="fast", frames=FRAMES, rate=25, **options):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_fit_learns_the_frames(preset):
-    fit = make_fit(Limit(epochs=150), preset, is_encoded=True)
+    fit = make_fit(Budget(epochs=150), preset, is_encoded=True)
     epochs = list(fit.epochs(FRAMES))
     assert [epoch.index for epoch in epochs] == list(range(150))
     assert epochs[-1].psnr_db > epochs[0].psnr_db + 3
@@ -58,7 +58,7 @@ def test_masked_pixels_are_not_looked_at(preset):
     mask = torch.zeros(4, 16, 24, dtype=torch.bool)
     mask[:, 4:8, 4:12] = True
     spoiled = torch.where(mask[:, None], 255 - FRAMES, FRAMES)
-    fits = [make_fit(Limit(epochs=5), preset) for _ in range(2)]
+    fits = [make_fit(Budget(epochs=5), preset) for _ in range(2)]
     for fit, frames in zip(fits, (FRAMES, spoiled), strict=True):
         torch.manual_seed(1)
         list(fit.epochs(frames, mask))
@@ -67,14 +67,14 @@ def test_masked_pixels_are_not_looked_at(preset):
 
 
 def test_a_segment_is_fitted_as_a_difference():
-    first = make_fit(Limit(epochs=60), "nirvana")
+    first = make_fit(Budget(epochs=60), "nirvana")
     list(first.epochs(FRAMES[:3]))
     before = {name: x.detach().clone() for name, x in first.training.network.named_parameters()}
     rate = RateControl(rate_weight=0.05, pixels=PIXELS)
-    training = Training(first.training.network, PRESETS["nirvana"].recipe, before=before, rate=rate)
-    fit = Fit(training, Limit(epochs=20))
+    training = TrainStep(first.training.network, PRESETS["nirvana"].recipe, before=before, rate=rate)
+    fit = Trainer(training, Budget(epochs=20))
     list(fit.epochs(FRAMES[:3]))
-    alone = Quantizer(dict(fit.training.network.named_parameters()))
+    alone = QatQuantizer(dict(fit.training.network.named_parameters()))
     alone.load_state_dict(fit.training.quantizer.state_dict())
     alone.differences = frozenset()
     tensors = dict(fit.training.network.named_parameters())
@@ -82,7 +82,7 @@ def test_a_segment_is_fitted_as_a_difference():
 
 
 def test_the_same_seed_gives_the_same_network():
-    fits = [make_fit(Limit(epochs=6)) for _ in range(2)]
+    fits = [make_fit(Budget(epochs=6)) for _ in range(2)]
     for fit in fits:
         torch.manual_seed(1)
         assert len(list(fit.epochs(FRAMES))) == 6
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_network():
 
 def test_budget_ends_the_fit():
     seconds = iter(range(10_000))
-    fit = make_fit(Limit(seconds=50), clock=lambda: next(seconds))
+    fit = make_fit(Budget(seconds=50), clock=lambda: next(seconds))
     epochs = list(fit.epochs(FRAMES))
     assert next(seconds) < 60
     assert epochs[-1].progress >= 0.9
@@ -100,27 +100,27 @@ def test_budget_ends_the_fit():
 
 def test_budget_shorter_than_an_epoch():
     seconds = iter(range(10_000))
-    assert len(list(make_fit(Limit(seconds=3), clock=lambda: next(seconds)).epochs(FRAMES))) == 1
+    assert len(list(make_fit(Budget(seconds=3), clock=lambda: next(seconds)).epochs(FRAMES))) == 1
 
 
 def test_share_of_the_time_is_kept_where_a_fit_goes_on_with_another_budget():
     seconds = iter(range(1000))
-    first = make_fit(Limit(seconds=200), clock=lambda: next(seconds))
+    first = make_fit(Budget(seconds=200), clock=lambda: next(seconds))
     progress = next(first.epochs(FRAMES)).progress
-    other = make_fit(Limit(seconds=400), clock=lambda: next(seconds))
+    other = make_fit(Budget(seconds=400), clock=lambda: next(seconds))
     other.restore(first.state())
     following = next(other.epochs(FRAMES)).progress
     assert 0 < progress < following < 2 * progress
 
 
 def test_steps_go_far_in_a_short_fit():
-    fit = make_fit(Limit(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     assert fit.training.quantizer.offsets.abs().max() > 30 * STEP_LEARNING_RATES[0]  # as they could go at the least rate
 
 
 def test_network_is_fitted_through_the_quantizer():
-    fit = make_fit(Limit(epochs=20), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=20), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     modes, grads = zip(
         *(
             (fit.training.quantizer is not None, fit.training.quantizer and fit.training.quantizer.offsets.grad is not None)
@@ -133,7 +133,7 @@ def test_network_is_fitted_through_the_quantizer():
 
 
 def test_the_latents_are_fitted_to_what_will_be_written():
-    fit = make_fit(Limit(epochs=100), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=100), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     epochs = fit.epochs(FRAMES)
     while next(epochs).progress < FREEZE_FROM + 0.02:
         pass
@@ -146,7 +146,7 @@ def test_the_latents_are_fitted_to_what_will_be_written():
 
 
 def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
-    fit = make_fit(Limit(epochs=1), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=1), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     tensors = dict(fit.training.network.named_parameters())
     step, offsets = fit.training.quantizer.learned("mix.weight")
@@ -155,7 +155,7 @@ def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
 
 
 def test_a_network_without_latents_is_never_frozen():
-    fit = make_fit(Limit(epochs=20), "nerv++", rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=20), "nerv++", rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     assert all(x.requires_grad for x in fit.training.network.parameters())
 
@@ -166,7 +166,7 @@ def test_a_higher_rate_makes_a_smaller_file_of_every_recipe(preset):
     sizes = []
     for weight in (0.005, 0.5):
         encoder = helpers.make_encoder(video, preset, Compression(rate_weight=weight), size="XS")
-        list(encoder.run(Limit(epochs=150)))
+        list(encoder.run(Budget(epochs=150)))
         sizes.append(len(bytes(encoder.clip())))
     assert sizes[1] < 0.9 * sizes[0]
 
@@ -174,14 +174,14 @@ def test_a_higher_rate_makes_a_smaller_file_of_every_recipe(preset):
 def test_a_higher_rate_makes_fewer_bits():
     bits = []
     for rate_weight in (0.01, 10.0):
-        fit = make_fit(Limit(epochs=60), rate=RateControl(rate_weight=rate_weight, pixels=PIXELS))
+        fit = make_fit(Budget(epochs=60), rate=RateControl(rate_weight=rate_weight, pixels=PIXELS))
         list(fit.epochs(FRAMES))
         bits.append(fit.training.quantizer.bits(dict(fit.training.network.named_parameters())).item())
     assert bits[1] < 0.9 * bits[0]
 
 
 def test_pruned_weights_stay_zero():
-    fit = make_fit(Limit(epochs=20), prune=0.4)
+    fit = make_fit(Budget(epochs=20), prune=0.4)
     list(fit.epochs(FRAMES))
     tensors = {name: x for name, x in fit.training.network.named_parameters() if x.ndim > 1}
     weights = torch.cat([x.flatten() for name, x in tensors.items() if not name.startswith(LATENTS)])
@@ -190,12 +190,12 @@ def test_pruned_weights_stay_zero():
 
 
 def test_fit_goes_on_from_a_part_of_the_schedule():
-    fit = make_fit(Limit(epochs=5), start=0.5)
+    fit = make_fit(Budget(epochs=5), start=0.5)
     assert [epoch.progress for epoch in fit.epochs(FRAMES)] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
 
 
 def test_loss_that_is_no_number():
-    fit = make_fit(Limit(epochs=2))
+    fit = make_fit(Budget(epochs=2))
     with torch.no_grad():
         next(fit.training.network.parameters()).fill_(float("nan"))
     with pytest.raises(SettingsError, match="collapses at once"):
@@ -214,7 +214,7 @@ def test_loss_that_is_no_number():
 )
 def test_limits_out_of_range(arguments, message):
     with pytest.raises(SettingsError, match=message):
-        Limit(**arguments)
+        Budget(**arguments)
 
 
 @pytest.mark.parametrize(("frames", "length", "lengths"), [(132, 150, [132]), (10, 4, [3, 3, 4]), (4, 1, [1, 1, 1, 1])])
@@ -240,7 +240,7 @@ def test_video_that_the_format_cannot_hold_is_refused_before_the_fit():
 def test_file_decodes_to_what_was_fitted(preset, frames, is_moving):
     """The reference decoder matches the torch network with the dequantised weights within one 8-bit step."""
     encoder = make_encoder(preset, frames)
-    list(encoder.run(Limit(epochs=3)))
+    list(encoder.run(Budget(epochs=3)))
     clip = encoder.clip()
     network = encoder.network(0).eval()
     assert (getattr(network, "camera", None) is not None) == is_moving
@@ -258,7 +258,7 @@ def test_file_decodes_to_what_was_fitted(preset, frames, is_moving):
 def test_groups_are_differences_from_the_one_before():
     frames = moving_square(3 * 17 + 2, 16, 24)
     encoder = make_encoder("nirvana", frames, compression=Compression(rate_weight=1e-4))
-    list(encoder.run(Limit(epochs=20)))
+    list(encoder.run(Budget(epochs=20)))
     segments = encoder.clip().segments
     assert [segment.frames for segment in segments] == [len(run) for run in encoder.plan.runs]
     assert [index for index, segment in enumerate(segments) if segment.is_key] == [0, 16]
@@ -284,7 +284,7 @@ def test_groups_are_differences_from_the_one_before():
 def test_differences_are_coded_in_every_way(coding):
     video = Video(moving_square(12, 32, 48), Fraction(25))
     encoder = helpers.make_encoder(video, "nirvana", Compression(**coding), size="XS")
-    list(encoder.run(Limit(epochs=500 if "file_bytes" in coding else 200)))
+    list(encoder.run(Budget(epochs=500 if "file_bytes" in coding else 200)))
     clip = bytes(encoder.clip())
     assert [segment.is_key for segment in Clip.parse(clip).segments] == [True, False, False, False]
     if "file_bytes" in coding:
@@ -297,14 +297,14 @@ def test_differences_are_coded_in_every_way(coding):
 def test_a_size_is_reached_with_an_encoder_of_frames():
     video = Video(panning(8, 32, 48), Fraction(25))
     encoder = helpers.make_encoder(video, "hnerv", Compression(file_bytes=3000), size="L")
-    list(encoder.run(Limit(epochs=200)))
+    list(encoder.run(Budget(epochs=200)))
     assert len(bytes(encoder.clip())) == pytest.approx(3000, rel=0.05)
 
 
 def test_segments_show_their_own_frames():
     frames = np.repeat(np.array([20, 20, 230, 230], np.uint8), 3 * 16 * 24).reshape(4, 3, 16, 24)
     encoder = make_encoder(frames=frames, segment_frames=2)
-    progress = list(encoder.run(Limit(epochs=60)))
+    progress = list(encoder.run(Budget(epochs=60)))
     assert [step.segment for step in progress if step.finished is None] == [0] * 60 + [1] * 60
     assert progress[-1].done == 1
     decoded = [frame.mean() for frame in ReferenceDecoder(encoder.clip()).frames()]
@@ -317,7 +317,7 @@ def test_fit_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, preset,
     def make():
         rate = RateControl(rate_weight=0.05, pixels=PIXELS, target_bits=9000)
         bits = {"coded_bits": lambda quantizer: 9500.0} if preset != "nerv" else {}
-        return make_fit(Limit(epochs=40), preset, rate=rate if bits else None, **bits, **options)
+        return make_fit(Budget(epochs=40), preset, rate=rate if bits else None, **bits, **options)
 
     whole, first, second = make(), make(), make()
     for fit, count in ((whole, 40), (first, stop)):
@@ -345,7 +345,7 @@ def test_fit_goes_on_within_an_epoch(stop):
     def make():
         seconds = iter(range(0, 1_000_000, 10))
         rate = RateControl(rate_weight=0.05, pixels=PIXELS)
-        return make_fit(Limit(epochs=4), "nerv", rate=rate, clock=lambda: next(seconds))
+        return make_fit(Budget(epochs=4), "nerv", rate=rate, clock=lambda: next(seconds))
 
     whole, first, second = make(), make(), make()
     torch.manual_seed(1)
@@ -367,7 +367,7 @@ def test_fit_goes_on_within_an_epoch(stop):
 def test_fit_comes_back_from_a_collapse(caplog, at, kind):
     """Whatever the fit has begun meanwhile: to count bits, to quantise, to round, to freeze."""
     rate = RateControl(rate_weight=0.001, pixels=PIXELS)
-    fit = make_fit(Limit(epochs=150), rate=rate)
+    fit = make_fit(Budget(epochs=150), rate=rate)
     reached = 0.0
     for epoch in fit.epochs(FRAMES):
         if epoch.index == at:
@@ -382,7 +382,7 @@ def test_fit_comes_back_from_a_collapse(caplog, at, kind):
 
 
 def test_fit_that_collapses_again_and_again():
-    fit = make_fit(Limit(epochs=100))
+    fit = make_fit(Budget(epochs=100))
     epochs = fit.epochs(FRAMES)
     next(epochs)
     fit.training.network.register_forward_hook(lambda module, inputs, output: output * float("nan"))

@@ -8,12 +8,12 @@ from playing import make_item, make_server
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import ChunkReader
-from encoder.codec.growing_file import Follower
+from encoder.codec.growing_file import GrowingFile
 from encoder.common.errors import BitstreamError
 from export.engines.registry import open_engine
 from player.metrics import Metrics
 from player.playback import clip_source as item_module
-from player.playback.decode_thread import Reader
+from player.playback.decode_thread import DecodeThread
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_segments_become_more(clip, tmp_path):
     path = tmp_path / "clip.nerv"
     first, second, _, whole = parts(clip)
     path.write_bytes(first)
-    follower = Follower(path)
+    follower = GrowingFile(path)
     assert (follower.clip.end, follower.is_whole, follower.file_bytes) == (3, False, len(first))
     with path.open("ab") as file:
         file.write(second[len(first) : -5])
@@ -53,15 +53,15 @@ def test_file_without_a_segment(clip, tmp_path, share):
     path = tmp_path / "clip.nerv"
     path.write_bytes(bytes(clip)[: int(share * len(bytes(clip)))])
     with pytest.raises(BitstreamError, match="ends before its first segment"):
-        Follower(path)
+        GrowingFile(path)
     with pytest.raises(BitstreamError, match=r"cannot read .*none"):
-        Follower(tmp_path / "none.nerv")
+        GrowingFile(tmp_path / "none.nerv")
 
 
 def growing(path, clip, **options):
     """Write a clip's first segment; return what follows the file, and the clip to play."""
     path.write_bytes(parts(clip)[0])
-    follower = Follower(path)
+    follower = GrowingFile(path)
     item = make_item(follower.clip, **options)
     item.follower, item.file_bytes = follower, follower.file_bytes
     return item
@@ -70,7 +70,7 @@ def growing(path, clip, **options):
 @pytest.mark.parametrize("read", [1, 3, 8])
 def test_player_shows_what_has_come(clip, tmp_path, read):
     item = growing(tmp_path / "clip.nerv", clip, engine="onnxruntime-cpu")
-    reader = Reader(item.clip, item.open_engine, counts=Metrics().of("clip"))
+    reader = DecodeThread(item.clip, item.open_engine, counts=Metrics().of("clip"))
     try:
         before = [reader.read(20) for _ in range(read)]
         assert [picture.time for picture in before] == [0, 1, 2, 0, 1, 2, 0, 1][:read]
@@ -95,7 +95,7 @@ def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
     path, other = tmp_path / "clip.nerv", tmp_path / "other.nerv"
     first, second, _, whole = parts(clip)
     path.write_bytes(second)
-    follower = Follower(path)
+    follower = GrowingFile(path)
     seen = follower.clip.segments
     for data, end in ((first, 6), (second, 6), (whole, 9)):
         other.write_bytes(data)
@@ -118,7 +118,7 @@ def test_file_of_a_resumed_fit_takes_the_place_of_the_first(clip, tmp_path):
 def test_interrupted_fit_leaves_fewer_frames(clip, tmp_path):
     path, other = tmp_path / "clip.nerv", tmp_path / "other.nerv"
     path.write_bytes(parts(clip)[0])
-    follower = Follower(path)
+    follower = GrowingFile(path)
     shortened = replace(clip, header=replace(clip.header, frames=6), segments=clip.segments[:2])
     other.write_bytes(bytes(shortened))
     other.replace(path)

@@ -7,7 +7,7 @@ from encoder.codec.clip import SegmentModels
 from encoder.common.onnx_runtime import Session
 from encoder.media.metrics import psnr_db
 from export.graph import build_graph
-from export.passes.int8 import Quantiser, _Times
+from export.passes.int8 import Int8Calibrator, _Times
 
 TIMES = np.arange(3, dtype=np.float32)
 SOURCE = moving_square(3, 19, 26)
@@ -20,7 +20,7 @@ def models(tiny_clip):
 
 @pytest.fixture
 def quantiser(models, tmp_path):
-    return Quantiser(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path)
+    return Int8Calibrator(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path)
 
 
 def psnr(model):
@@ -66,7 +66,7 @@ def test_integers_are_those_of_the_chosen_convolutions(models, quantiser):
 
 def test_tensorrt_gets_no_offsets_and_no_integers_for_biases(models, tmp_path):
     graph = build_graph(models, 0)
-    quantiser = Quantiser(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path, symmetric=True)
+    quantiser = Int8Calibrator(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path, symmetric=True)
     made = quantiser.apply(graph, quantiser.choose(100).convolutions)
     constants = {x.name: onnx.numpy_helper.to_array(x) for x in made.graph.initializer}
     nodes = [node for node in made.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
@@ -76,7 +76,7 @@ def test_tensorrt_gets_no_offsets_and_no_integers_for_biases(models, tmp_path):
 
 def test_network_without_convolutions(tmp_path):
     clip = fit_clip("nirvana", frames=3, height=19, width=26)
-    quantiser = Quantiser(build_graph(SegmentModels(clip), 0, pixels="rgb"), SOURCE, tmp_path)
+    quantiser = Int8Calibrator(build_graph(SegmentModels(clip), 0, pixels="rgb"), SOURCE, tmp_path)
     found = quantiser.choose()
     assert (found.convolutions, found.of, found.loss_db) == ((), 0, 0.0)
 

@@ -7,7 +7,7 @@ from helpers import make_encoder, moving_square, panning
 
 from encoder.common.errors import SettingsError
 from encoder.compare.evaluation import qualities
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 from encoder.segmentation.mask import GREY, Masked, read_mask
@@ -85,7 +85,7 @@ def hide(video, mask):
 
 def fit(preset, video, mask, epochs=80):
     encoder = make_encoder(hide(video, mask), preset, size="L")
-    list(encoder.run(Limit(epochs=epochs)))
+    list(encoder.run(Budget(epochs=epochs)))
     return encoder.clip()
 
 

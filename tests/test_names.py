@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.codec.graph_names import from_places, to_places
+from encoder.codec.graph_names import from_refs, to_refs
 from encoder.common.errors import BitstreamError
 
 
@@ -29,7 +29,7 @@ def fields(model):
 
 
 def test_places():
-    assert fields(to_places(make_model(*NODES))) == [
+    assert fields(to_refs(make_model(*NODES))) == [
         ("Mul", ["-1", "+"], ["_"]),
         ("Clip", ["-1", "", "c0"], ["_"]),
         ("Split", ["-1"], ["_", "_"]),
@@ -39,7 +39,7 @@ def test_places():
 
 
 def test_round_trip():
-    model = from_places(to_places(make_model(*NODES)))
+    model = from_refs(to_refs(make_model(*NODES)))
     assert fields(model) == [
         ("Mul", ["t", "0"], ["v1"]),
         ("Clip", ["v1", "", "c0"], ["v2"]),
@@ -48,38 +48,38 @@ def test_round_trip():
         ("Sum", ["v5", "1", "0", "c1"], ["rgb"]),
     ]
     assert [x.name for x in (*model.graph.input, *model.graph.initializer)] == ["t", "0", "1", "c0", "c1"]
-    assert to_places(model) == to_places(make_model(*NODES))
+    assert to_refs(model) == to_refs(make_model(*NODES))
 
 
 @pytest.mark.parametrize("place", ["-2", "-0", "0", "c2", "c-1", "+2", "+-1", "-99999"])
 def test_places_where_nothing_is(place):
-    packed = to_places(make_model(("Abs", ["t"], ["rgb"])))
+    packed = to_refs(make_model(("Abs", ["t"], ["rgb"])))
     packed.graph.node[0].input[0] = place
     with pytest.raises(BitstreamError, match=re.escape(f"refers to '{place}', where nothing is")):
-        from_places(packed)
+        from_refs(packed)
 
 
 @pytest.mark.parametrize("place", ["t", "v1", "-", "c", "+x", "- 1", "-1_0", "-123456", "-" + 5000 * "1"])
 def test_places_that_are_none(place):
-    packed = to_places(make_model(("Abs", ["t"], ["rgb"])))
+    packed = to_refs(make_model(("Abs", ["t"], ["rgb"])))
     packed.graph.node[0].input[0] = place
     with pytest.raises(BitstreamError, match="that is no number"):
-        from_places(packed)
+        from_refs(packed)
 
 
 def test_outputs_have_no_names():
-    packed = to_places(make_model(("Abs", ["t"], ["rgb"])))
+    packed = to_refs(make_model(("Abs", ["t"], ["rgb"])))
     packed.graph.node[0].output[0] = "t"
     with pytest.raises(BitstreamError, match="an output 't', which must be '_' or 'rgb'"):
-        from_places(packed)
+        from_refs(packed)
 
 
 @pytest.mark.parametrize("output", ["t", "weight", "one", "rgb"])
 def test_two_values_of_the_same_name(output):
     with pytest.raises(BitstreamError, match="the same name"):
-        to_places(make_model(("Abs", ["t"], [output]), ("Abs", ["t"], ["rgb"])))
+        to_refs(make_model(("Abs", ["t"], [output]), ("Abs", ["t"], ["rgb"])))
 
 
 def test_name_of_nothing():
     with pytest.raises(BitstreamError, match="nothing is called 'later'"):
-        to_places(make_model(("Abs", ["later"], ["rgb"]), ("Abs", ["t"], ["later"])))
+        to_refs(make_model(("Abs", ["later"], ["rgb"]), ("Abs", ["t"], ["later"])))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from playing import offer_for
 
 from player.rtc.aiortc_hooks import add_viewer
-from player.rtc.fanout import Viewer
+from player.rtc.fanout import ViewerTrack
 from player.rtc.offer import Offer, UnacceptableError
 from player.rtc.sdp import MAX_SECTIONS, DescriptionError, usable_candidates
 
@@ -50,7 +50,7 @@ async def answered(text):
     parsed = Offer.parse(text)
     choice = parsed.choices()[0]
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    add_viewer(peer, Viewer(choice.codec))
+    add_viewer(peer, ViewerTrack(choice.codec))
     await peer.setRemoteDescription(RTCSessionDescription(parsed.for_aiortc(choice), "offer"))
     await peer.setLocalDescription(await peer.createAnswer())
     found = parsed.answer(peer.localDescription.sdp, choice)

@@ -16,7 +16,7 @@ from encoder.media.metrics import psnr_db
 from export.engines.registry import open_engine
 from player import whip_client as publish_module
 from player.metrics import Metrics
-from player.playback.playout import Stream
+from player.playback.playout import Playout
 from player.rtc.i420 import i420_frame
 from player.rtc.ice import Ice, offer_addresses
 from player.whip_client import PublishError, publish
@@ -99,7 +99,7 @@ async def server(monkeypatch):
 async def begin(server, aiohttp_server, tiny_clip):
     """Return a function that publishes, and gives the task."""
     running = await aiohttp_server(server.app())
-    stream = Stream([make_item(tiny_clip)], Metrics().of("tiny"))
+    stream = Playout([make_item(tiny_clip)], Metrics().of("tiny"))
     tasks = []
 
     def start(path="/whip/room", *, url=None, codec="H264", token=None, **how):
@@ -130,7 +130,7 @@ async def test_media_server_receives_the_clip_and_is_told_of_the_end(server, beg
 async def test_media_server_receives_the_pictures_as_they_are_decoded(server, aiohttp_server, codec):
     clip = fit_clip("fast", frames=3, height=22, width=36)  # 4 * 5 + 2 rows
     running = await aiohttp_server(server.app())
-    stream = Stream([make_item(clip, engine="onnxruntime-cpu")], Metrics().of("tiny"))
+    stream = Playout([make_item(clip, engine="onnxruntime-cpu")], Metrics().of("tiny"))
     stream.playing = False
     url = URL(f"http://127.0.0.1:{running.port}/whip/room")
     task = asyncio.create_task(publish(stream, url, token=None, codec=codec, ice=Ice()))

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.codec.entropy import Encoder
-from encoder.codec.tensor_coder import shortest
+from encoder.codec.entropy import RangeEncoder
+from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import ZERO, channel_steps
 from encoder.training.ptq import quantize
-from encoder.training.qat import Quantizer
+from encoder.training.qat import QatQuantizer
 
 
 def tensors():
@@ -20,7 +20,7 @@ def tensors():
 
 def test_rounded_tensors_lie_on_the_grid():
     values = tensors()
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     steps = quantizer.steps()
     for name, rounded in quantizer.rounded(values).items():
         codes = rounded / steps[name]
@@ -30,21 +30,21 @@ def test_rounded_tensors_lie_on_the_grid():
 
 def test_gradients_pass_the_rounding():
     values = tensors()
-    Quantizer(values).rounded(values)["weight"].sum().backward()
+    QatQuantizer(values).rounded(values)["weight"].sum().backward()
     torch.testing.assert_close(values["weight"].grad, torch.ones(40, 50))
 
 
 def test_noise_is_as_wide_as_a_step():
     values = tensors()
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     noise = (quantizer.noisy(values)["weight"] - values["weight"]) / quantizer.steps()["weight"]
     assert noise.abs().max() <= 0.5001
     assert noise.std().item() == pytest.approx(12**-0.5, rel=0.05)
 
 
 def coded_bits(integers):
-    coder = Encoder()
-    shortest(integers, step=1.0).encode(coder)
+    coder = RangeEncoder()
+    best_mode(integers, step=1.0).encode(coder)
     return 8 * len(coder.bytes())
 
 
@@ -53,7 +53,7 @@ def test_bits_are_those_of_the_entropy_coder():
     latent = random.laplace(0, np.geomspace(0.1, 2, 24).reshape(4, 6, 1, 1), (4, 6, 30, 30))
     drawn = {"weight": random.laplace(0, 1, (200, 100)), "latents.0": latent, "latents.1": latent.cumsum(0)}
     values = {name: torch.from_numpy(x.astype(np.float32)).requires_grad_() for name, x in drawn.items()}
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     steps = quantizer.steps()
     rounded = quantizer.rounded(values)
     coded = sum(coded_bits((x / steps[name]).round().int().detach().numpy()) for name, x in rounded.items())
@@ -62,7 +62,7 @@ def test_bits_are_those_of_the_entropy_coder():
 
 def test_tensors_that_are_given_are_left_alone():
     values = tensors() | {"given": torch.tensor([0.25, 1.0])}
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     assert "given" not in quantizer.steps()
     assert quantizer.noisy(values)["given"] is values["given"]
     assert quantizer.rounded(values)["given"] is values["given"]
@@ -70,7 +70,7 @@ def test_tensors_that_are_given_are_left_alone():
 
 def test_wider_steps_take_fewer_bits():
     values = tensors()
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     before = quantizer.bits(values)
     before.backward()
     assert quantizer.log_steps.grad is not None
@@ -82,7 +82,7 @@ def test_wider_steps_take_fewer_bits():
 
 def test_bits_stay_finite_far_outside_the_model():
     values = {"weight": torch.cat([torch.zeros(10_000), torch.tensor([1e6])]).requires_grad_()}
-    assert torch.isfinite(Quantizer(values).bits(values))
+    assert torch.isfinite(QatQuantizer(values).bits(values))
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8, 12])
@@ -110,7 +110,7 @@ def test_quantize_keeps_the_step_of_what_is_given(largest, bits, huffman, step):
 
 def test_quantize_takes_the_learned_steps():
     values = tensors()
-    quantizer = Quantizer(values)
+    quantizer = QatQuantizer(values)
     with torch.no_grad():
         quantizer.offsets.copy_(torch.linspace(-2, 3, len(quantizer.offsets)))
     steps = quantizer.steps()

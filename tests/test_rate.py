@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import make_encoder, panning
 
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.media.video import Video
 from encoder.training.rate_control import RateControl
 
@@ -34,7 +34,7 @@ def test_fit_has_the_size_that_was_asked_for():
     size = 6000
     video = Video(panning(8, 32, 48), Fraction(25))
     encoder = make_encoder(video, "fast", Compression(file_bytes=size), size="XS")
-    list(encoder.run(Limit(epochs=200)))
+    list(encoder.run(Budget(epochs=200)))
     assert len(bytes(encoder.clip())) == pytest.approx(size, rel=0.03)
 
 
@@ -44,7 +44,7 @@ def test_segments_have_their_shares_of_the_bytes():
     encoder.plan = replace(encoder.plan, hardness=(0.5, 1.5))
     wanted = []
     for index in range(2):
-        fit = encoder.fit(index, encoder.start(index, None), Limit(epochs=1), start=0, before=None, frame_encoder=None)
+        fit = encoder.fit(index, encoder.start(index, None), Budget(epochs=1), start=0, before=None, frame_encoder=None)
         wanted.append(fit.training.rate.target_bits)
     assert wanted[1] / wanted[0] == pytest.approx(15 / 9)  # each needs as much as six frames for its network
     assert 7000 < sum(wanted) / 8 < 9000

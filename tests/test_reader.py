@@ -10,7 +10,7 @@ from encoder.codec.segment import HUFFMAN
 from encoder.common.errors import EngineError
 from export.engines.registry import open_engine
 from player.metrics import Metrics
-from player.playback.decode_thread import READ_AHEAD_BATCHES, Reader
+from player.playback.decode_thread import READ_AHEAD_BATCHES, DecodeThread
 
 pytestmark = pytest.mark.alone
 
@@ -31,7 +31,7 @@ def read(tiny_clip):
     with contextlib.ExitStack() as stack:
 
         def start(clip=tiny_clip, **options):
-            reader = Reader(clip, opener(clip), counts=Metrics().of("tiny"), **options)
+            reader = DecodeThread(clip, opener(clip), counts=Metrics().of("tiny"), **options)
             stack.callback(reader.join)
             stack.callback(reader.stop)
             return reader
@@ -117,7 +117,7 @@ def test_passes_errors_on(tiny_clip):
     def fail(_):
         raise EngineError("no engine today")
 
-    reader = Reader(tiny_clip, fail, counts=Metrics().of("tiny"))
+    reader = DecodeThread(tiny_clip, fail, counts=Metrics().of("tiny"))
     with pytest.raises(EngineError, match="no engine today"):
         reader.read(10)
     reader.join()
@@ -152,7 +152,7 @@ def test_engine_that_fails_gives_way_to_the_next_one(tiny_clip, caplog):
         return Failing(open_engine(tiny_clip, "onnxruntime-cpu", batch=2), 3)
 
     counts = Metrics().of("tiny")
-    reader = Reader(tiny_clip, open_any, counts=counts)
+    reader = DecodeThread(tiny_clip, open_any, counts=counts)
     assert times(reader, 12) == [*range(6), *range(6)]  # none is missing, none is there twice
     assert opened == [[], ["failing"]]
     assert reader.engine_name in ("openvino", "onnxruntime-cpu")
@@ -168,7 +168,7 @@ def test_no_engine_left(tiny_clip):
             return open_engine(tiny_clip, failed=["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu", *failed])
         return Failing(open_engine(tiny_clip, "onnxruntime-cpu", batch=2), 1)
 
-    reader = Reader(tiny_clip, open_any, counts=Metrics().of("tiny"))
+    reader = DecodeThread(tiny_clip, open_any, counts=Metrics().of("tiny"))
     with pytest.raises(EngineError, match=r"no engine is left for this clip: .*onnxruntime-cpu"):
         reader.read(10)
     reader.join()

@@ -25,13 +25,13 @@ from helpers import COMMAND, make_encoder, moving_square, run, write_images
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import SettingsError, SourceError
-from encoder.config import Compression, Limit
-from encoder.jobs.clip_assembler import Assembly
-from encoder.jobs.gop import Finished, Group, Progress
+from encoder.config import Budget, Compression
+from encoder.jobs.clip_assembler import ClipAssembler
+from encoder.jobs.gop import Finished, Gop, Progress
 from encoder.jobs.job import Job
-from encoder.jobs.local_workers import Processes
-from encoder.jobs.run_state import Unfinished
-from encoder.jobs.scheduler import MAX_TRIES, Crew, Pool, Work, Worker, makespan, one_after_another, with_notes
+from encoder.jobs.local_workers import LocalWorkers
+from encoder.jobs.run_state import RunState
+from encoder.jobs.scheduler import MAX_TRIES, JobContext, Scheduler, Worker, WorkerBackend, makespan, run_serial, with_notes
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS
@@ -214,7 +214,7 @@ def test_two_runs_do_not_write_the_same_clip(video):
 def test_clip_that_was_there_is_kept_once(tmp_path):
     """Not the one that the interrupted run has begun."""
     clip = tmp_path / "clip.nerv"
-    unfinished = Unfinished(clip, {})
+    unfinished = RunState(clip, {})
     with unfinished.locked():
         unfinished.keep()
         clip.write_bytes(b"ours")
@@ -229,7 +229,7 @@ def test_clip_that_was_there_is_kept_once(tmp_path):
 def test_clip_is_kept_where_links_are_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError))
     (tmp_path / "clip.nerv").write_bytes(b"old")
-    unfinished = Unfinished(tmp_path / "clip.nerv", {})
+    unfinished = RunState(tmp_path / "clip.nerv", {})
     with unfinished.locked():
         unfinished.keep()
         assert unfinished.before.read_bytes() == b"old"
@@ -255,7 +255,7 @@ def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **o
         size="XS",
         compression=Compression(),
         plan=make_plan(source, PRESETS[preset], segment_frames=4, key_interval=2),
-        limit=Limit(epochs=epochs),
+        limit=Budget(epochs=epochs),
         device="cpu",
         seed=0,
         threads=1,
@@ -264,14 +264,14 @@ def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **o
     )
     job = replace(job, **options)
     encoder = job.encoder()
-    unfinished = Unfinished(folder / "clip.nerv", {})
+    unfinished = RunState(folder / "clip.nerv", {})
     unfinished.begin()
-    return Work(replace(job, motions=encoder.canvas.motions, topology=encoder.topology), unfinished, save_seconds)
+    return JobContext(replace(job, motions=encoder.canvas.motions, topology=encoder.topology), unfinished, save_seconds)
 
 
 def written(work, events, path):
     encoder = work.job.encoder()
-    assembly = Assembly(path, encoder.header, encoder.topology, work.unfinished)
+    assembly = ClipAssembler(path, encoder.header, encoder.topology, work.unfinished)
     for _, step in events:
         if step.finished:
             assembly.take(step.segment, step.finished)
@@ -296,17 +296,17 @@ def test_everything_goes_on_as_if_nothing_had_happened(write_video, tmp_path, mo
     mask[..., 4:12, 8:20] = 255
     write_images(tmp_path / "mask", mask)
     work = make_work(video, tmp_path, preset=preset, epochs=6, save_seconds=0.0, **options)
-    whole, states = written(work, one_after_another(work, work.job.encoder()), tmp_path / "whole.nerv")
+    whole, states = written(work, run_serial(work, work.job.encoder()), tmp_path / "whole.nerv")
     assert states
     work.unfinished.remove()
     work.unfinished.begin()
     steps = 0
     for stop in (3, 9):
         torch.manual_seed(stop)
-        for _, event in zip(range(stop), one_after_another(work, work.job.encoder()), strict=False):
+        for _, event in zip(range(stop), run_serial(work, work.job.encoder()), strict=False):
             steps += event is not None
     assert steps == 12
-    again, others = written(work, one_after_another(work, work.job.encoder()), tmp_path / "again.nerv")
+    again, others = written(work, run_serial(work, work.job.encoder()), tmp_path / "again.nerv")
     assert again == whole
     for a, b in zip(states, others, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
@@ -314,14 +314,14 @@ def test_everything_goes_on_as_if_nothing_had_happened(write_video, tmp_path, mo
 
 @pytest.mark.alone
 def test_time_that_was_spent_is_not_spent_again(video, tmp_path):
-    work = make_work(video, tmp_path, save_seconds=0.5, limit=Limit(seconds=12.0))
-    events = one_after_another(work, work.job.encoder())
+    work = make_work(video, tmp_path, save_seconds=0.5, limit=Budget(seconds=12.0))
+    events = run_serial(work, work.job.encoder())
     for group, progress in events:
         if group == 1 and progress.segment == 3:  # four segments of six are begun
             break
     events.close()
     began = time.monotonic()
-    list(one_after_another(work, work.job.encoder()))
+    list(run_serial(work, work.job.encoder()))
     assert 3 < time.monotonic() - began < 9
 
 
@@ -335,7 +335,7 @@ def test_workers_say_what_they_have_to_say(caplog):
     assert [step.notes for step in told] == [("the fit fell",), ()]
     caplog.clear()
 
-    class Teller(Crew, Worker):
+    class Teller(WorkerBackend, Worker):
         def start(self, *_):
             return self
 
@@ -352,19 +352,19 @@ def test_workers_say_what_they_have_to_say(caplog):
             pass
 
     work = SimpleNamespace(job=SimpleNamespace(plan=SimpleNamespace(groups=[range(1)])))
-    assert len(list(Pool(work, Teller(), 1).run())) == 2
+    assert len(list(Scheduler(work, Teller(), 1).run())) == 2
     assert [record.getMessage() for record in caplog.records] == ["the fit fell"]
 
 
 @pytest.mark.soak
 def test_workers_make_the_same_bytes_though_one_is_killed(video, tmp_path, caplog):
     work = make_work(video, tmp_path, save_seconds=0.0)
-    alone, states = written(work, one_after_another(work, work.job.encoder()), tmp_path / "alone.nerv")
+    alone, states = written(work, run_serial(work, work.job.encoder()), tmp_path / "alone.nerv")
     work.unfinished.remove()
     work.unfinished.begin()
 
     def events():
-        for number, event in enumerate(Pool(work, Processes(), 2).run()):
+        for number, event in enumerate(Scheduler(work, LocalWorkers(), 2).run()):
             if number == 5:
                 active_children()[0].kill()
             yield event
@@ -400,9 +400,9 @@ def test_interrupted_workers_end(video):
 
 
 def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
-    unfinished = Unfinished(tmp_path / "clip.nerv", {})
+    unfinished = RunState(tmp_path / "clip.nerv", {})
     unfinished.begin()
-    assembly = Assembly(tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology, unfinished)
+    assembly = ClipAssembler(tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology, unfinished)
     first = tiny_clip.segments[0]
     for _ in range(2):
         assembly.take(0, Finished(first, None))
@@ -416,7 +416,7 @@ def test_workers_that_are_killed_again_and_again(video, tmp_path):
     """The segment that is told again does not count as progress."""
 
     def events():
-        for event in Pool(make_work(video, tmp_path, save_seconds=0.0), Processes(), 1).run():
+        for event in Scheduler(make_work(video, tmp_path, save_seconds=0.0), LocalWorkers(), 1).run():
             if event[1].segment == 1:
                 active_children()[0].kill()
             yield event
@@ -430,7 +430,7 @@ def test_error_of_a_worker_is_that_of_all(video, tmp_path):
     work = make_work(video, tmp_path)
     gone = replace(work, job=replace(work.job, source=tmp_path / "gone.mp4"))
     with pytest.raises(SourceError, match=r"no such file or folder: .*gone.mp4"):
-        list(Pool(gone, Processes(), 2).run())
+        list(Scheduler(gone, LocalWorkers(), 2).run())
     assert active_children() == []
 
 
@@ -438,7 +438,7 @@ def test_groups_after_one_that_fails_are_given_up():
     """Even if their workers have something to tell at the same moment."""
     ended = []
 
-    class Failing(Crew):
+    class Failing(WorkerBackend):
         def start(self, _, number):
             return FailingWorker(number)
 
@@ -462,7 +462,7 @@ def test_groups_after_one_that_fails_are_given_up():
 
     work = SimpleNamespace(job=SimpleNamespace(plan=SimpleNamespace(groups=[range(n, n + 1) for n in range(5)])))
     with pytest.raises(SourceError, match="group 1"):
-        list(Pool(work, Failing(), 3).run())
+        list(Scheduler(work, Failing(), 3).run())
     assert sorted(ended) == [0, 1, 2]
 
 
@@ -497,9 +497,9 @@ def test_memory_is_that_of_a_segment(write_video, monkeypatch):
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
 def test_states_that_cannot_be_read(tmp_path, damage):
     encoder = make_encoder(Video(FRAMES[:4], Fraction(25)), size="XS")
-    unfinished = Unfinished(tmp_path / "clip.nerv", {"a": 1})
+    unfinished = RunState(tmp_path / "clip.nerv", {"a": 1})
     unfinished.begin()
-    group = Group(encoder, 0, Limit(epochs=4))
+    group = Gop(encoder, 0, Budget(epochs=4))
     next(group.run())
     unfinished.save(0, group.state())
     tensors = len(encoder.topology.tensors)
@@ -516,7 +516,7 @@ def test_states_that_cannot_be_read(tmp_path, damage):
 
 def test_state_holds_no_code(tmp_path):
     """A pickle that would run something is refused."""
-    unfinished = Unfinished(tmp_path / "clip.nerv", {})
+    unfinished = RunState(tmp_path / "clip.nerv", {})
     unfinished.begin()
     torch.save({"segments": [], "states": [], "frame_encoder": Path("a"), "fit": None}, unfinished.folder / "group-0.pt")
     with pytest.raises(SettingsError, match="cannot be read"):

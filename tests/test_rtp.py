@@ -15,15 +15,15 @@ from playing import picture
 
 from player.rtc import rtp_sender
 from player.rtc.aiortc_hooks import add_viewer
-from player.rtc.fanout import Viewer
-from player.rtc.rtp_sender import Cutter
+from player.rtc.fanout import ViewerTrack
+from player.rtc.rtp_sender import Packetizer
 from player.rtc.video_encoder import CODECS, VideoEncoder
 
 CODEC = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType=99)
 
 
 def coded(codec="H264", count=3):
-    encoder, cutter = VideoEncoder(codec, 64, 64, Fraction(25)), Cutter(codec)
+    encoder, cutter = VideoEncoder(codec, 64, 64, Fraction(25)), Packetizer(codec)
     return [cutter.cut(packet) for index in range(count) for packet in encoder.encode(picture(60 * index), index * 3600)]
 
 
@@ -44,7 +44,7 @@ class Wire:
 @pytest.fixture
 async def sender():
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    viewer = Viewer("H264")
+    viewer = ViewerTrack("H264")
     sender = add_viewer(connection, viewer).sender
     sender.setTransport(Wire())
     sender._RTCRtpSender__mid = "0"
@@ -110,7 +110,7 @@ async def test_payloads_are_those_of_aiortc(codec):
 
     encoder = VideoEncoder(codec, 64, 64, Fraction(25))
     reference = get_encoder(RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=0))
-    cutter = Cutter(codec)
+    cutter = Packetizer(codec)
     if codec == "VP8":
         reference.picture_id = cutter._encoder.picture_id
     for index in range(4):

@@ -7,7 +7,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from encoder.codec.entropy import Encoder
+from encoder.codec.entropy import RangeEncoder
 from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
 from encoder.codec.tensor_header import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
 from encoder.codec.topology import MAX_WEIGHTS
@@ -53,7 +53,7 @@ def test_channels_have_steps_of_their_own(axis, offsets):
 
 
 def test_second_axis_of_a_tensor_that_has_one():
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(np.zeros(4, np.int32), 0, 1)
     record = RECORD.pack(1.0, 1, 0, SECOND, 0, 0, 0)
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
@@ -149,7 +149,7 @@ def test_huffman_code_of_another_size(data):
 
 def test_prediction_that_runs_away():
     record = RECORD.pack(1.0, 4095, 63, 2, 0, 0, 0)
-    coder = Encoder()
+    coder = RangeEncoder()
     coder.encode(np.full(5000, 4095, np.int32), 63, 4095)
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
     with pytest.raises(BitstreamError, match="after prediction must be in"):
@@ -159,7 +159,7 @@ def test_prediction_that_runs_away():
 @pytest.mark.soak
 def test_largest_segment_fits_in_a_gigabyte(tmp_path):
     rows, columns = 4096, MAX_WEIGHTS // 4096
-    coder = Encoder()
+    coder = RangeEncoder()
     for shape in ((rows,), (columns,), (rows, columns)):
         coder.encode(np.zeros(shape, np.int32), 0, 63)
     record = RECORD.pack(1.0, 63, 0, PREDICTED | ROWS | COLUMNS, 0, 0, 0)

@@ -8,20 +8,20 @@ import pytest
 from playing import make_item, player_threads, receive
 
 from encoder.codec.clip import Clip
-from encoder.codec.growing_file import Follower
+from encoder.codec.growing_file import GrowingFile
 from encoder.common.errors import EngineError
 from export.engines.registry import open_engine
 from player.metrics import Metrics
 from player.playback import playout as stream_module
-from player.playback.clip_source import Item
-from player.playback.playout import Stream
-from player.rtc.fanout import Viewer
+from player.playback.clip_source import ClipSource
+from player.playback.playout import Playout
+from player.rtc.fanout import ViewerTrack
 
 pytestmark = pytest.mark.alone
 
 
 def make_stream(*items, **options):
-    return Stream(items, Metrics().of("tiny"), **options)
+    return Playout(items, Metrics().of("tiny"), **options)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def stream(tiny_clip):
 
 
 def join(stream, codec="H264"):
-    viewer = Viewer(codec, limit=1000)
+    viewer = ViewerTrack(codec, limit=1000)
     stream.join(viewer)
     return viewer
 
@@ -184,7 +184,7 @@ async def test_stream_that_fails_says_why_and_starts_anew(tiny_clip, error, reas
             raise failures.pop()
         return open_engine(tiny_clip, "onnxruntime-cpu")
 
-    stream = make_stream(Item("tiny", tiny_clip, open_once_broken, file_bytes=1))
+    stream = make_stream(ClipSource("tiny", tiny_clip, open_once_broken, file_bytes=1))
     join(stream)
     await until(lambda: stream.error is not None)
     assert stream.error.startswith(reason)
@@ -267,7 +267,7 @@ async def test_clip_of_a_playlist_that_cannot_be_played_is_left_out(tiny_clip, c
     def fail(_):
         raise EngineError("no engine today")
 
-    broken = Item("broken", tiny_clip, fail, file_bytes=1)
+    broken = ClipSource("broken", tiny_clip, fail, file_bytes=1)
     stream = make_stream(make_item(tiny_clip, "good"), broken)
     join(stream)
     shown = await seen(stream, 8)
@@ -318,7 +318,7 @@ async def test_clip_that_grows_goes_on_where_it_ended(tiny_clip, tmp_path):
     path, data = tmp_path / "growing.nerv", bytes(tiny_clip)
     made = len(data) * 2 // 3  # one of two segments
     path.write_bytes(data[:made])
-    follower = Follower(path)
+    follower = GrowingFile(path)
     item = make_item(follower.clip)
     item.follower = follower
     stream = make_stream(item)

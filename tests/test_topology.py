@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.codec.graph_names import to_places
+from encoder.codec.graph_names import to_refs
 from encoder.codec.topology import MAX_BYTES, OPERATORS, Topology, dictionary
 from encoder.common.errors import BitstreamError
 from encoder.common.onnx_runtime import Session
@@ -201,7 +201,7 @@ def test_work_of_a_check_does_not_grow_with_the_square_of_a_graph():
         *OUTPUT,
     ]
     constants = [numpy_helper.from_array(np.array(x), name) for name, x in (("flat", [30_000]), ("shape", [-1, 1, 1, 1]))]
-    packed = pack(to_places(make_model(nodes=nodes, constants=constants)).SerializeToString())
+    packed = pack(to_refs(make_model(nodes=nodes, constants=constants)).SerializeToString())
     start = time.process_time()
     Topology.parse(packed)
     assert time.process_time() - start < 5
@@ -222,7 +222,7 @@ def test_graph_without_coded_tensors():
 
 def test_something_after_the_graph():
     with pytest.raises(BitstreamError, match="followed by something"):
-        Topology.parse(pack(to_places(make_model()).SerializeToString()) + b"x")
+        Topology.parse(pack(to_refs(make_model()).SerializeToString()) + b"x")
 
 
 def test_functions_are_forbidden():
@@ -247,7 +247,7 @@ def test_truncated():
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_damaged_graph_never_crashes(sample_clip, data):
-    damaged = bytearray(to_places(sample_clip.topology.model).SerializeToString())
+    damaged = bytearray(to_refs(sample_clip.topology.model).SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(BitstreamError):

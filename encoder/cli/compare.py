@@ -16,7 +16,7 @@ from encoder.media.reading import add_reading, reading, source_file
 if TYPE_CHECKING:
     import torch
 
-    from encoder.compare.contenders import Fitting, System
+    from encoder.compare.contenders import Contender, Fitting
     from encoder.jobs.gop import Progress
     from encoder.media.video import Video
 
@@ -63,7 +63,7 @@ def _compare(args: argparse.Namespace) -> None:
     from encoder.compare.compare import Report, compare
     from encoder.compare.contenders import Fitting
     from encoder.compare.report import PAGE, write_report
-    from encoder.config import Compression, Limit
+    from encoder.config import Budget, Compression
     from encoder.jobs.segment_encoder import pick_device
     from encoder.media.source import read_video
     from encoder.media.video import parse_size
@@ -73,7 +73,7 @@ def _compare(args: argparse.Namespace) -> None:
         raise SettingsError(f"rates must be in 1..{MAX_RATES}, got {args.rates}")
     budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
     fitting = Fitting(
-        limit=Limit(seconds=budget, epochs=args.epochs),
+        limit=Budget(seconds=budget, epochs=args.epochs),
         compression=Compression(bits=args.bits, prune=args.prune, coder=args.coder),
         segment_frames=args.segment_frames,
         key_interval=args.key_interval,
@@ -101,9 +101,9 @@ def _compare(args: argparse.Namespace) -> None:
     logger.info("see %s", args.output / PAGE)
 
 
-def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[System]":
+def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[Contender]":
     from encoder.compare.anchors import CODECS
-    from encoder.compare.contenders import ClassicSystem, NetworkSystem
+    from encoder.compare.contenders import AnchorContender, NetworkContender
     from encoder.presets import find_preset
 
     codecs = args.codecs
@@ -115,8 +115,8 @@ def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[System]":
                 raise SettingsError(f"preset {name} has no frames in between")
     elif codecs is None:
         codecs = list(CODECS)
-    systems: list[System] = [ClassicSystem(name, args.rates) for name in codecs or ()]
-    systems += [NetworkSystem(name, args.rates, fitting) for name in args.presets]
+    systems: list[Contender] = [AnchorContender(name, args.rates) for name in codecs or ()]
+    systems += [NetworkContender(name, args.rates, fitting) for name in args.presets]
     if not systems:
         raise SettingsError("there is nothing to compare: give --presets or --codecs")
     return systems

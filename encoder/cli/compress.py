@@ -34,9 +34,9 @@ def add(commands: Commands) -> None:
 
 
 def _compress(args: argparse.Namespace) -> None:
-    from encoder.config import Compression, Limit, bits_per_pixel
+    from encoder.config import Budget, Compression, bits_per_pixel
     from encoder.jobs.checkpoint import Checkpoint
-    from encoder.jobs.segment_encoder import Encoder, pick_device
+    from encoder.jobs.segment_encoder import SegmentEncoder, pick_device
     from encoder.media.source import Source
     from encoder.presets import find_preset
     from encoder.segmentation.mask import read_mask
@@ -44,15 +44,15 @@ def _compress(args: argparse.Namespace) -> None:
 
     targets = {rate: bits_per_pixel(rate) for rate in args.bits_per_pixel}
     how, states = Checkpoint.load(args.checkpoint)
-    limit = Limit(seconds=how.seconds / 2 if args.budget is None else args.budget)
+    limit = Budget(seconds=how.seconds / 2 if args.budget is None else args.budget)
     output = args.output or args.checkpoint.with_suffix(".nerv")
     source = Source(args.source or Path(how.source), size=(how.width, how.height), reading=how.reading)
     frames = read_mask(Path(how.mask), source) if how.mask else source
     preset = find_preset(how.preset)
     plan = make_plan(frames, preset, size=how.size, segment_frames=how.segment_frames, key_interval=how.key_interval)
-    encoders: dict[float, Encoder] = {}  # all of them before the first fit, so that wrong rates are told at once
+    encoders: dict[float, SegmentEncoder] = {}  # all of them before the first fit, so that wrong rates are told at once
     for rate, target in targets.items():
-        encoders[rate] = Encoder(
+        encoders[rate] = SegmentEncoder(
             frames,
             preset,
             Compression(file_bytes=target(source)),

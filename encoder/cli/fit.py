@@ -16,10 +16,10 @@ from encoder.common.progress import progress
 from encoder.media.reading import STANDARD_INPUT, add_reading, reading, source_file
 
 if TYPE_CHECKING:
-    from encoder.config import Compression, Limit, Target
+    from encoder.config import Budget, Compression, Target
     from encoder.jobs.checkpoint import Checkpoint
     from encoder.jobs.job import Job
-    from encoder.jobs.scheduler import Crew
+    from encoder.jobs.scheduler import WorkerBackend
     from encoder.jobs.segment_encoder import DeviceName
     from encoder.media.source import Source
 
@@ -97,7 +97,7 @@ def _add_size(fit: argparse.ArgumentParser) -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
-    from encoder.config import Limit
+    from encoder.config import Budget
     from encoder.media.source import Source
     from encoder.media.video import parse_size
     from encoder.presets import find_preset
@@ -107,7 +107,7 @@ def _fit(args: argparse.Namespace) -> None:
     find_preset(args.preset)  # before the video is read
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)
-    limit = None if args.budget is None and args.epochs is None else Limit(seconds=args.budget, epochs=args.epochs)
+    limit = None if args.budget is None and args.epochs is None else Budget(seconds=args.budget, epochs=args.epochs)
     video = args.video or SAMPLE
     output = _output(args)
     writable(output, video, args.mask, args.checkpoint)
@@ -123,7 +123,7 @@ def _output(args: argparse.Namespace) -> Path:
     return args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
 
 
-def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit: "Limit | None") -> None:
+def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit: "Budget | None") -> None:
     from encoder.jobs.runner import Run, run_job
 
     compression, target = _compression(args), _target(args)
@@ -175,11 +175,11 @@ def _job(
     how: "Checkpoint",
     source: "Source",
     compression: "Compression",
-    limit: "Limit | None",
+    limit: "Budget | None",
     *,
     device: "DeviceName",
 ) -> "Job":
-    from encoder.config import Limit
+    from encoder.config import Budget
     from encoder.jobs.job import Job
     from encoder.presets import find_preset
     from encoder.segmentation.mask import read_mask
@@ -190,7 +190,7 @@ def _job(
     lengths = {"segment_frames": args.segment_frames, "key_interval": args.key_interval}
     with progress("looking for scenes") as update:
         plan = make_plan(frames, preset, size=args.size, **lengths, show=update)
-    limit = limit or Limit(seconds=BUDGET_SECONDS * max(source.count / args.segment_frames, 1.0))
+    limit = limit or Budget(seconds=BUDGET_SECONDS * max(source.count / args.segment_frames, 1.0))
     return Job(
         source=Path(how.source),
         width=how.width,
@@ -229,22 +229,22 @@ def _check_workers(args: argparse.Namespace) -> None:
         raise SettingsError(f"the time between two states must be over 0 seconds, got {args.save_every:g}")
 
 
-def _crew(args: argparse.Namespace) -> "Crew | None":
+def _crew(args: argparse.Namespace) -> "WorkerBackend | None":
     """Return where workers come from; None if this process shall do it."""
     if args.cluster is not None:
         try:
-            from encoder.jobs.ray_workers import Cluster
+            from encoder.jobs.ray_workers import RayWorkers
         except ModuleNotFoundError:
             raise SettingsError("--cluster needs Ray: pip install 'nervcast[cluster]'") from None
-        return Cluster(args.cluster)
+        return RayWorkers(args.cluster)
     if args.workers is None or args.workers == 1:
         return None
-    from encoder.jobs.local_workers import Processes
+    from encoder.jobs.local_workers import LocalWorkers
 
-    return Processes()
+    return LocalWorkers()
 
 
-def _device(args: argparse.Namespace, crew: "Crew | None") -> "DeviceName":
+def _device(args: argparse.Namespace, crew: "WorkerBackend | None") -> "DeviceName":
     """Return where the fits run; raises SettingsError where there is no GPU but one is wanted."""
     from encoder.jobs.segment_encoder import pick_device
 
@@ -277,5 +277,5 @@ def _rate_text(args: argparse.Namespace) -> str:
     return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
 
 
-def _limit_text(limit: "Limit") -> str:
+def _limit_text(limit: "Budget") -> str:
     return f" --budget {limit.seconds:g}" if limit.seconds is not None else f" --epochs {limit.epochs}"

@@ -84,7 +84,7 @@ def _model(level: int, bound: int) -> Any:
     return stream.model.Categorical((frequencies(level, bound) - 1).astype(np.float64), perfect=False)
 
 
-class Encoder:
+class RangeEncoder:
     """Codes arrays of integers one after the other."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Encoder:
         return self._coder.get_compressed().astype("<u4").tobytes()
 
 
-class Decoder:
+class RangeDecoder:
     """Decodes what an `Encoder` coded."""
 
     def __init__(self, data: bytes) -> None:

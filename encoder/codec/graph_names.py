@@ -19,7 +19,7 @@ MAX_SHOWN = 20
 """Characters of a wrong reference that are shown."""
 
 
-def to_places(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_refs(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph whose names are places; raises BitstreamError for a name that stands for nothing, or two things."""
     packed = onnx.ModelProto()
     packed.CopyFrom(model)
@@ -62,7 +62,7 @@ class _Writer:
         return FRAMES if name == FRAMES else MADE
 
 
-def from_places(packed: onnx.ModelProto) -> onnx.ModelProto:
+def from_refs(packed: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph whose values have names of their own; raises BitstreamError for a place that is none."""
     model = onnx.ModelProto()
     model.CopyFrom(packed)

@@ -11,7 +11,7 @@ from encoder.codec.clip import BLOCK_BYTES, Clip, ClipReader
 from encoder.common.errors import BitstreamError
 
 
-class Follower:
+class GrowingFile:
     """Reads a file as it grows."""
 
     def __init__(self, path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.container import DELTA_SEGMENT
-from encoder.codec.entropy import Decoder, Encoder, Integers
-from encoder.codec.tensor_coder import shortest
+from encoder.codec.entropy import Integers, RangeDecoder, RangeEncoder
+from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
 from encoder.common.errors import BitstreamError
 
@@ -128,15 +128,15 @@ Coded = tuple[tuple[CodedTensor, ...], bytes]
 
 def _encode_range(tensors: list[Quantized]) -> Coded:
     flags = [DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors]
-    codings = [shortest(t.integers, step=t.step, flags=f, channels=t.channels) for t, f in zip(tensors, flags, strict=True)]
-    coder = Encoder()
+    codings = [best_mode(t.integers, step=t.step, flags=f, channels=t.channels) for t, f in zip(tensors, flags, strict=True)]
+    coder = RangeEncoder()
     for coding in codings:
         coding.encode(coder)
     return tuple(coding.tensor for coding in codings), coder.bytes()
 
 
 def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
-    coder = Decoder(segment.code)
+    coder = RangeDecoder(segment.code)
     return {name: t.decode(coder, shape) for t, (name, shape) in zip(segment.tensors, shapes.items(), strict=True)}
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.entropy import DECAYS, LEVELS, LEVELS_PER_OCTAVE, MAX_BOUND, UNIT_LEVEL, Encoder, Integers
+from encoder.codec.entropy import DECAYS, LEVELS, LEVELS_PER_OCTAVE, MAX_BOUND, UNIT_LEVEL, Integers, RangeEncoder
 from encoder.codec.tensor_header import CHANNELS, COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED, ROWS, CodedTensor, levels
 
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
-WAYS = (*SCALES, *(PREDICTED | scales for scales in SCALES))
+MODES = (*SCALES, *(PREDICTED | scales for scales in SCALES))
 """Flags that are tried, each where a tensor's shape allows it."""
 FLOOR = 1e-3
 """Added to the scale of a row or column, which may be all zeros."""
@@ -41,7 +41,7 @@ class Coding:
     def _levels(self) -> Integers:
         return levels(self.tensor.level, self.rows, self.columns)
 
-    def encode(self, coder: Encoder) -> None:
+    def encode(self, coder: RangeEncoder) -> None:
         """Code the offsets, then the integers."""
         coder.encode(self.channels, self.tensor.channel_level, MAX_OFFSET)
         coder.encode(self.rows, self.tensor.row_level, MAX_OFFSET)
@@ -55,7 +55,7 @@ class Coding:
         return offsets + _bits(self.integers, self._levels)
 
 
-def shortest(integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING) -> Coding:
+def best_mode(integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING) -> Coding:
     """Return the shortest of the ways to code the integers of a tensor, with its step and the flags that it has anyway.
 
     If there are offsets of the channels' steps, the flags say along which axis.
@@ -73,7 +73,7 @@ def shortest(integers: Integers, *, step: float, flags: int = 0, channels: Integ
 
 def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]:
     differences = np.diff(integers, axis=0, prepend=np.zeros_like(integers[:1]))
-    for way in WAYS:
+    for way in MODES:
         single = (way & PREDICTED and len(integers) == 1) or (way & (ROWS | COLUMNS) and integers.ndim == 1)
         if single or (way & PAIRS and integers.ndim < PAIR_AXES):
             continue

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.entropy import LEVELS, MAX_BOUND, Decoder, Integers
+from encoder.codec.entropy import LEVELS, MAX_BOUND, Integers, RangeDecoder
 from encoder.common.errors import BitstreamError
 
 Shape = tuple[int, ...]
@@ -79,7 +79,7 @@ class CodedTensor:
             raise BitstreamError(f"tensor's parameters are out of range: {tensor}")
         return tensor
 
-    def decode(self, coder: Decoder, shape: Shape) -> NDArray[np.float32]:
+    def decode(self, coder: RangeDecoder, shape: Shape) -> NDArray[np.float32]:
         """Return the weights of a tensor of a shape; raises BitstreamError."""
         axis = 1 if self.flags & SECOND else 0
         if axis >= len(shape):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from encoder.codec.graph_limits import RGB, check_values
-from encoder.codec.graph_names import FRAMES, TIME, from_places, to_places
+from encoder.codec.graph_names import FRAMES, TIME, from_refs, to_refs
 from encoder.codec.tensor_header import Shape
 from encoder.common.errors import BitstreamError
 
@@ -120,7 +120,7 @@ class Topology:
     def check(cls, model: onnx.ModelProto) -> Self:
         """Take a graph that keeps the rules; raises BitstreamError for one that does not. Its values get other names."""
         packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
-        return cls.parse(packer.compress(to_places(model).SerializeToString(deterministic=True)) + packer.flush())
+        return cls.parse(packer.compress(to_refs(model).SerializeToString(deterministic=True)) + packer.flush())
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -137,7 +137,7 @@ class Topology:
             places.ParseFromString(unpacked)
         except DecodeError:
             raise BitstreamError("topology is not an ONNX model") from None
-        model = from_places(places)
+        model = from_refs(places)
         _check_model(model)
         for node in model.graph.node:
             _check_node(node)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.presets import Preset, Shape, SizeName
 from encoder.training.rate_control import RateControl
-from encoder.training.step import Training
-from encoder.training.trainer import Fit, frames_per_step
+from encoder.training.step import TrainStep
+from encoder.training.trainer import Trainer, frames_per_step
 
 STEPS = 12
 """Steps of an epoch that is timed."""
@@ -50,7 +50,7 @@ def bench(preset: Preset, size: SizeName, *, height: int, width: int, device: to
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
     shape = Shape(height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None)
 
-    def fit(epochs: int) -> Fit:
+    def fit(epochs: int) -> Trainer:
         network = preset.network(shape, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         encoder = preset.frame_encoder(network).to(device) if preset.frame_encoder else None
         if preset.prepare is not None:
@@ -58,8 +58,8 @@ def bench(preset: Preset, size: SizeName, *, height: int, width: int, device: to
         rate = None
         if preset.recipe.rate_weight:
             rate = RateControl(rate_weight=preset.recipe.rate_weight, pixels=frames * height * width)
-        training = Training(network, preset.recipe, frame_encoder=encoder, rate=rate)
-        return Fit(training, Limit(epochs=epochs), start=FROM)
+        training = TrainStep(network, preset.recipe, frame_encoder=encoder, rate=rate)
+        return Trainer(training, Budget(epochs=epochs), start=FROM)
 
     steps = -(-frames // frames_per_step(preset.recipe, height, width))
     seconds: list[float] = []

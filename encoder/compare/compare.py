@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 from encoder.compare.bd_rate import bd_rate
-from encoder.compare.contenders import Show, System
+from encoder.compare.contenders import Contender, Show
 from encoder.compare.evaluation import FrameQuality, frame_quality, mean_quality
 from encoder.media.video import Video
 
@@ -22,7 +22,7 @@ QUALITIES = ("psnr_db", "psnr_yuv_db", "ms_ssim")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class RdPoint:
     """A file and what it is worth."""
 
     system: str
@@ -52,7 +52,7 @@ class Report:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """Go on with a folder's results; raises SettingsError for those of other settings."""
         self.folder, self.settings = folder, settings
-        self.points: list[Point] = []
+        self.points: list[RdPoint] = []
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         if not (folder / RESULTS).exists():
             return
@@ -62,21 +62,21 @@ class Report:
             raise SettingsError(f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder")
         self.points = points
 
-    def path(self, point: Point) -> Path:
+    def path(self, point: RdPoint) -> Path:
         """Return where the file of a point is."""
         return self.folder / FILES / point.file
 
-    def has_file(self, point: Point) -> bool:
+    def has_file(self, point: RdPoint) -> bool:
         """Tell whether the file of a point is there."""
         path = self.path(point)
         return path.is_file() and path.stat().st_size == point.file_bytes
 
-    def find(self, system: str, rate: str) -> Point | None:
+    def find(self, system: str, rate: str) -> RdPoint | None:
         """Return a point if it has been measured, and its file is there."""
         found = (point for point in self.points if (point.system, point.rate) == (system, rate))
         return next(filter(self.has_file, found), None)
 
-    def add(self, point: Point, data: bytes) -> None:
+    def add(self, point: RdPoint, data: bytes) -> None:
         """Keep a file and what it is worth."""
         with replacing(self.path(point)) as part:
             part.write_bytes(data)
@@ -91,18 +91,18 @@ class Report:
         return {quality: _bd_rates(self.points, quality) for quality in QUALITIES}
 
 
-def read_results(folder: Path) -> tuple[dict[str, Any], list[Point]]:
+def read_results(folder: Path) -> tuple[dict[str, Any], list[RdPoint]]:
     """Return the settings and points of a comparison; raises SettingsError for a folder that holds none."""
     try:
         kept = json.loads((folder / RESULTS).read_text())
-        return dict(kept["settings"]), [_checked(Point(**point)) for point in kept["points"]]
+        return dict(kept["settings"]), [_checked(RdPoint(**point)) for point in kept["points"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise SettingsError(f"{folder / RESULTS} is no result of a comparison") from None
 
 
-def _checked(point: Point) -> Point:
+def _checked(point: RdPoint) -> RdPoint:
     """Return a point as it was read, if its values are what they should be; raises ValueError."""
-    for name, kind in get_type_hints(Point).items():
+    for name, kind in get_type_hints(RdPoint).items():
         value = getattr(point, name)
         if not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
             raise ValueError(name)
@@ -111,7 +111,7 @@ def _checked(point: Point) -> Point:
     return point
 
 
-def _bd_rates(points: Sequence[Point], quality: str) -> dict[str, dict[str, float | None]]:
+def _bd_rates(points: Sequence[RdPoint], quality: str) -> dict[str, dict[str, float | None]]:
     found = {
         name: [(point.bits_per_pixel, getattr(point, quality)) for point in curve if getattr(point, quality) is not None]
         for name, curve in curves(points).items()
@@ -120,14 +120,14 @@ def _bd_rates(points: Sequence[Point], quality: str) -> dict[str, dict[str, floa
     return {test: {anchor: None if isnan(rate) else rate for anchor, rate in row.items()} for test, row in rates.items()}
 
 
-def curves(points: Sequence[Point]) -> dict[str, list[Point]]:
+def curves(points: Sequence[RdPoint]) -> dict[str, list[RdPoint]]:
     """Return the points of each system, from the smallest file to the largest."""
     names = dict.fromkeys(point.system for point in points)
     ordered = sorted(points, key=lambda point: point.file_bytes)
     return {name: [point for point in ordered if point.system == name] for name in names}
 
 
-def measure(system: System, rate: str, video: Video, held_out: Video | None, show: Show) -> tuple[Point, bytes]:
+def measure(system: Contender, rate: str, video: Video, held_out: Video | None, show: Show) -> tuple[RdPoint, bytes]:
     """Make a file, decode it and measure it, on the frames between the video's if these are given."""
     began = time.perf_counter()
     file = system.encode(video, rate, show)
@@ -146,7 +146,7 @@ def measure(system: System, rate: str, video: Video, held_out: Video | None, sho
         decode_seconds += time.perf_counter() - began
         qualities.append(frame_quality(decoded, original))
     mean = mean_quality(qualities)
-    point = Point(
+    point = RdPoint(
         system=system.name,
         rate=rate,
         file=system.file_name(rate),
@@ -168,8 +168,8 @@ def halves(video: Video) -> tuple[Video, Video]:
 
 
 def compare(
-    systems: Sequence[System], video: Video, report: Report, *, is_held_out: bool = False, show: Show = lambda _: None
-) -> Iterator[Point]:
+    systems: Sequence[Contender], video: Video, report: Report, *, is_held_out: bool = False, show: Show = lambda _: None
+) -> Iterator[RdPoint]:
     """Measure what the report does not have yet, yielding each point.
 
     With the odd frames held out, networks are fitted to the even ones, and measured on the odd ones in between.

@@ -13,9 +13,9 @@ from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import SettingsError
 from encoder.compare import anchors
 from encoder.compare.anchors import find_codec
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.jobs.gop import Progress
-from encoder.jobs.segment_encoder import Encoder
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
 from encoder.presets import DEFAULT_SIZE, SIZES, SizeName, complexity, find_preset
 from encoder.segmentation.plan import make_plan
@@ -33,7 +33,7 @@ Show = Callable[[Progress], None]
 class Fitting:
     """How networks are fitted."""
 
-    limit: Limit
+    limit: Budget
     compression: Compression
     segment_frames: int
     key_interval: int
@@ -50,7 +50,7 @@ class File:
     """Multiplications that decoding takes for a pixel; None where there is no network."""
 
 
-class System(ABC):
+class Contender(ABC):
     """Something that makes files of a video, at several rates."""
 
     name: str
@@ -74,7 +74,7 @@ class System(ABC):
         return f"{self.name}-{rate.replace(' ', '-')}{self.suffix}".replace("*", "star")
 
 
-class ClassicSystem(System):
+class AnchorContender(Contender):
     """A classic codec at several constant rate factors."""
 
     def __init__(self, name: str, rates: int) -> None:
@@ -100,7 +100,7 @@ class ClassicSystem(System):
         return (frame for index, frame in enumerate(self.decode(data, video)) if index in times)
 
 
-class NetworkSystem(System):
+class NetworkContender(Contender):
     """A preset: at several weights of a bit if it is fitted for a rate, or else in several sizes, as the papers have it."""
 
     suffix = ".nerv"
@@ -124,7 +124,7 @@ class NetworkSystem(System):
         plan = make_plan(
             video, self._preset, size=size, segment_frames=fitting.segment_frames, key_interval=fitting.key_interval
         )
-        encoder = Encoder(
+        encoder = SegmentEncoder(
             video,
             self._preset,
             replace(fitting.compression, rate_weight=weight),
@@ -154,5 +154,5 @@ class NetworkSystem(System):
 def frame_at(system: str, data: bytes, video: Video, time: float) -> NDArray[np.uint8]:
     """Return the frame (3, H, W) of a file of a system at a time, in frames."""
     if system in anchors.CODECS:
-        return next(ClassicSystem(system, 1).at(data, video, [time]))
+        return next(AnchorContender(system, 1).at(data, video, [time]))
     return ReferenceDecoder(Clip.parse(data)).frame(time)

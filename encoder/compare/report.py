@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from encoder.common.atomic_file import replacing
-from encoder.compare.compare import QUALITIES, Point, Report, curves
+from encoder.compare.compare import QUALITIES, RdPoint, Report, curves
 from encoder.compare.contenders import frame_at
 from encoder.media.video import Video
 
@@ -175,7 +175,7 @@ def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> 
     return lines
 
 
-def _alike(found: Mapping[str, Sequence[Point]]) -> dict[str, Point]:
+def _alike(found: Mapping[str, Sequence[RdPoint]]) -> dict[str, RdPoint]:
     """Return the point of each curve whose size is nearest to what is in the middle of all."""
     middle = float(np.median([log(point.bits_per_pixel) for curve in found.values() for point in curve]))
     return {name: min(curve, key=lambda point: abs(log(point.bits_per_pixel) - middle)) for name, curve in found.items()}

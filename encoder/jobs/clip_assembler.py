@@ -13,13 +13,13 @@ from encoder.common.atomic_file import replacing
 from encoder.common.errors import BitstreamError, SettingsError
 from encoder.jobs.checkpoint import State
 from encoder.jobs.gop import Finished
-from encoder.jobs.run_state import Unfinished
+from encoder.jobs.run_state import RunState
 
 
-class Assembly:
+class ClipAssembler:
     """Writes a clip; a file that was there before is kept until the new one is whole."""
 
-    def __init__(self, output: Path, header: Header, topology: Topology, unfinished: Unfinished) -> None:
+    def __init__(self, output: Path, header: Header, topology: Topology, unfinished: RunState) -> None:
         self._output, self._unfinished = output, unfinished
         self._writer = ClipWriter(output, header, topology)
         self._waiting: dict[int, Finished] = {}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from encoder.codec.segment import Segment, Weights
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.jobs.checkpoint import State
 from encoder.training.step import FitState
-from encoder.training.trainer import Fit
+from encoder.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from encoder.jobs.segment_encoder import Encoder
+    from encoder.jobs.segment_encoder import SegmentEncoder
 
 MIN_SHARE = 0.1
 """Share of a segment's time that is left for its fit, however long its preparation took."""
@@ -46,7 +46,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupState:
+class GopState:
     """How far a group of segments has come: what it takes to go on with it."""
 
     finished: tuple[Finished, ...] = ()
@@ -57,25 +57,25 @@ class GroupState:
     """Of the one that is being fitted."""
 
 
-class Group:
+class Gop:
     """Fits the segments of a group in turn. What comes out does not depend on other groups."""
 
     def __init__(
-        self, encoder: "Encoder", number: int, limit: Limit, *, start: float = 0.0, state: GroupState | None = None
+        self, encoder: "SegmentEncoder", number: int, limit: Budget, *, start: float = 0.0, state: GopState | None = None
     ) -> None:
         """Take the limit of all groups, the part of the schedule to start at, and the state of an earlier run, if any."""
         self._encoder, self._limit, self._start = encoder, limit, start
         self._segments, self._shares = encoder.plan.groups[number], encoder.plan.shares
-        state = state or GroupState()
+        state = state or GopState()
         self._finished, self._frame_encoder = list(state.finished), state.frame_encoder
         self._fit_state: FitState | None = state.fit
-        self._fit: Fit | None = None
+        self._fit: Trainer | None = None
         self._before: Weights | None = None
 
-    def state(self) -> GroupState:
+    def state(self) -> GopState:
         """Return how far the group has come, between two steps of `run`."""
         fit = self._fit_state if self._fit is None else self._fit.state()
-        return GroupState(finished=tuple(self._finished), frame_encoder=self._frame_encoder, fit=fit)
+        return GopState(finished=tuple(self._finished), frame_encoder=self._frame_encoder, fit=fit)
 
     def run(self) -> Iterator[Progress]:
         """Yield after each epoch, within long ones, and after each segment; the segments of an earlier run come first."""
@@ -115,7 +115,7 @@ class Group:
         """Return the share of all fits that this group's are, up to a part of a segment."""
         return sum(self._shares[self._segments.start : index]) + part * self._shares[index]
 
-    def _share(self, index: int, began: float) -> Limit:
+    def _share(self, index: int, began: float) -> Budget:
         """Return the limit of a segment, whose preparation began at a time."""
         if self._limit.seconds is None:
             return self._limit

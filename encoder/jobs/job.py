@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from encoder.codec.topology import Topology
-from encoder.config import Compression, Limit
-from encoder.jobs.segment_encoder import DeviceName, Encoder, pick_device
+from encoder.config import Budget, Compression
+from encoder.jobs.segment_encoder import DeviceName, SegmentEncoder, pick_device
 from encoder.media.reading import DEFAULT_READING, Reading
 from encoder.media.source import Source
 from encoder.media.video import Frames
@@ -33,7 +33,7 @@ class Job:
     size: SizeName
     compression: Compression
     plan: Plan
-    limit: Limit
+    limit: Budget
     """Of all segments, fitted one after the other."""
     device: DeviceName
     """Resolved where the job is made, so that all workers have the same."""
@@ -55,13 +55,13 @@ class Job:
         source = Source(self.source, size=(self.width, self.height), reading=self.reading)
         return source if self.mask is None else read_mask(self.mask, source)
 
-    def encoder(self, *, worker: int = 0) -> Encoder:
+    def encoder(self, *, worker: int = 0) -> SegmentEncoder:
         """Return the encoder of the job, on the device of a worker; raises SettingsError, SourceError, BitstreamError."""
         torch.set_num_threads(self.threads)
         device = pick_device(self.device)
         if device.type == "cuda":
             device = torch.device("cuda", worker % torch.cuda.device_count())
-        return Encoder(
+        return SegmentEncoder(
             self.open(),
             find_preset(self.preset),
             self.compression,

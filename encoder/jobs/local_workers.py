@@ -9,19 +9,19 @@ from multiprocessing.process import BaseProcess
 
 from encoder.common.errors import CodecError
 from encoder.jobs.gop import Progress
-from encoder.jobs.scheduler import Crew, LostError, Work, Worker, with_notes
+from encoder.jobs.scheduler import JobContext, LostError, Worker, WorkerBackend, with_notes
 
 END_SECONDS = 5.0
 """Time for a process to end before it is killed."""
 
 
-class Processes(Crew):
+class LocalWorkers(WorkerBackend):
     """Starts processes."""
 
     def __init__(self) -> None:
         self._context = get_context("spawn")  # torch's threads do not survive a fork
 
-    def start(self, work: Work, number: int) -> Worker:
+    def start(self, work: JobContext, number: int) -> Worker:
         """Start a process."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, work, number), daemon=True)
@@ -73,7 +73,7 @@ class _Process(Worker):
         return LostError(f"ended with exit code {self._process.exitcode}")
 
 
-def _serve(connection: Connection, work: Work, number: int) -> None:
+def _serve(connection: Connection, work: JobContext, number: int) -> None:
     """Fit the groups that are asked for, and tell how far they have come."""
     try:
         encoder = work.job.encoder(worker=number)

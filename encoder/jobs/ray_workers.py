@@ -10,13 +10,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from encoder.common.errors import CodecError, SettingsError
 from encoder.jobs.gop import Progress
-from encoder.jobs.scheduler import Crew, LostError, Work, Worker, with_notes
-from encoder.jobs.segment_encoder import Encoder
+from encoder.jobs.scheduler import JobContext, LostError, Worker, WorkerBackend, with_notes
+from encoder.jobs.segment_encoder import SegmentEncoder
 
 CONNECT_SECONDS = 5.0
 
 
-class Cluster(Crew):
+class RayWorkers(WorkerBackend):
     """Starts Ray actors, each with the cores or the GPU that it needs."""
 
     def __init__(self, address: str) -> None:
@@ -36,7 +36,7 @@ class Cluster(Crew):
             raise SettingsError(f"no machine of the cluster has {threads} cores: use fewer --threads")
         return count
 
-    def start(self, work: Work, number: int) -> Worker:
+    def start(self, work: JobContext, number: int) -> Worker:
         """Start an actor, wherever there is room."""
         del number  # Ray finds the GPU
         needs: dict[str, Any] = {"num_gpus": 1} if work.job.device == "cuda" else {"num_cpus": work.job.threads}
@@ -65,9 +65,9 @@ def _check(address: str) -> None:
 
 
 class _Actor:
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: JobContext) -> None:
         self._work = work
-        self._encoder: Encoder | None = None
+        self._encoder: SegmentEncoder | None = None
 
     def fit(self, group: int) -> Iterator[Progress]:
         if self._encoder is None:  # here, where its errors are told

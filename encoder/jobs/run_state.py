@@ -18,7 +18,7 @@ import torch
 from encoder.codec.segment import Segment
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import BitstreamError, SettingsError
-from encoder.jobs.gop import Finished, GroupState
+from encoder.jobs.gop import Finished, GopState
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ UNREADABLE = (
 """What reading a damaged file may raise."""
 
 
-class Unfinished:
+class RunState:
     """A folder that holds how far each group of segments has come."""
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Unfinished:
         kept = f", after taking {self.before.name} out of it, the clip that was there before" if self.before.exists() else ""
         return f"to start anew, delete {self.folder}{kept}"
 
-    def load(self, group: int, tensors: int) -> GroupState | None:
+    def load(self, group: int, tensors: int) -> GopState | None:
         """Return how far a group of segments of a number of tensors has come; None if nothing was saved.
 
         Raises SettingsError for a file that cannot be read.
@@ -106,11 +106,11 @@ class Unfinished:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             segments = [Segment.parse(data.numpy().tobytes(), tensors) for data in kept["segments"]]
             finished = tuple(Finished(*each) for each in zip(segments, kept["states"], strict=True))
-            return GroupState(finished=finished, frame_encoder=kept["frame_encoder"], fit=kept["fit"])
+            return GopState(finished=finished, frame_encoder=kept["frame_encoder"], fit=kept["fit"])
         except UNREADABLE:
             raise SettingsError(f"{path} cannot be read: delete it to fit its segments anew") from None
 
-    def save(self, group: int, state: GroupState) -> None:
+    def save(self, group: int, state: GopState) -> None:
         """Keep how far a group has come; a disk that is full is told, and does not matter now."""
         segments = [torch.from_numpy(np.frombuffer(bytes(each.segment), np.uint8).copy()) for each in state.finished]
         states = [each.state for each in state.finished]

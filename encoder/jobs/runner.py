@@ -12,13 +12,13 @@ from pathlib import Path
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 from encoder.common.progress import progress
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.jobs.checkpoint import Checkpoint
-from encoder.jobs.clip_assembler import Assembly
+from encoder.jobs.clip_assembler import ClipAssembler
 from encoder.jobs.gop import Progress
 from encoder.jobs.job import Job
-from encoder.jobs.run_state import Unfinished
-from encoder.jobs.scheduler import Crew, Events, Pool, Work, makespan, one_after_another
+from encoder.jobs.run_state import RunState
+from encoder.jobs.scheduler import Events, JobContext, Scheduler, WorkerBackend, makespan, run_serial
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Run:
 
     output: Path
     """Clip to write."""
-    crew: Crew | None
+    crew: WorkerBackend | None
     """Where workers come from; None if this process fits."""
     workers: int | None
     """How many of them, unless that is for the crew to say."""
@@ -45,7 +45,7 @@ class Run:
 
 def run_job(job: Job, how: Checkpoint, run: Run) -> None:
     """Fit, and write the clip as it comes to be, and the checkpoint if one is wanted."""
-    unfinished = Unfinished(run.output, _identity(job))
+    unfinished = RunState(run.output, _identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
         began, workers = time.perf_counter(), _workers(job, run)
@@ -54,13 +54,13 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         limit = _limit(job, workers)
         unfinished.begin()
         found = replace(job, motions=encoder.canvas.motions, topology=encoder.topology, limit=limit)
-        work = Work(found, unfinished, run.save_seconds)
+        work = JobContext(found, unfinished, run.save_seconds)
         segments = len(job.plan.runs)
         for note in run.notes:
             logger.info("%s", note)
         logger.info("fitting %d frames of %dx%d in %d segments", job.plan.runs[-1].stop, job.width, job.height, segments)
-        assembly = Assembly(run.output, encoder.header, encoder.topology, unfinished)
-        events = one_after_another(work, encoder) if run.crew is None else Pool(work, run.crew, workers).run()
+        assembly = ClipAssembler(run.output, encoder.header, encoder.topology, unfinished)
+        events = run_serial(work, encoder) if run.crew is None else Scheduler(work, run.crew, workers).run()
         try:
             with contextlib.closing(events):
                 _follow(events, assembly, segments)
@@ -76,7 +76,7 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         unfinished.remove()
 
 
-def _check(unfinished: Unfinished, *, resume: bool) -> None:
+def _check(unfinished: RunState, *, resume: bool) -> None:
     """Raise SettingsError where a run would lose what an earlier one left, or cannot go on with it."""
     if resume and unfinished.exists:
         unfinished.check()
@@ -96,7 +96,7 @@ def _workers(job: Job, run: Run) -> int:
     return min(run.workers or room, room, len(job.plan.groups))
 
 
-def _limit(job: Job, workers: int) -> Limit:
+def _limit(job: Job, workers: int) -> Budget:
     """Return the limit as if one worker did all, one segment after the other."""
     if job.limit.seconds is None:
         return job.limit
@@ -120,7 +120,7 @@ def _identity(job: Job) -> dict[str, str]:
     }
 
 
-def _follow(events: Events, assembly: Assembly, segments: int) -> None:
+def _follow(events: Events, assembly: ClipAssembler, segments: int) -> None:
     """Write what is finished, and show how far all groups have come."""
     done: dict[int, float] = {}
     running: dict[int, Progress] = {}
@@ -138,7 +138,7 @@ def _follow(events: Events, assembly: Assembly, segments: int) -> None:
             update(sum(done.values()), f"segment {numbers}/{segments}, {qualities} dB in training")
 
 
-def _tell(output: Path, frames: int, unfinished: Unfinished) -> None:
+def _tell(output: Path, frames: int, unfinished: RunState) -> None:
     """Say what an interrupted run leaves."""
     if frames:
         logger.info("%s holds the first %d frames", output, frames)

@@ -10,10 +10,10 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from encoder.common.errors import CodecError, SettingsError
-from encoder.jobs.gop import Group, Progress
+from encoder.jobs.gop import Gop, Progress
 from encoder.jobs.job import Job
-from encoder.jobs.run_state import Unfinished
-from encoder.jobs.segment_encoder import Encoder
+from encoder.jobs.run_state import RunState
+from encoder.jobs.segment_encoder import SegmentEncoder
 
 MAX_TRIES = 3
 """Times that a group is begun before the end of its worker counts as an error."""
@@ -27,22 +27,22 @@ Events = Generator[Event]
 
 
 @dataclass(frozen=True)
-class Work:
+class JobContext:
     """How groups are fitted."""
 
     job: Job
-    unfinished: Unfinished
+    unfinished: RunState
     save_seconds: float
     """Time between two states of a group that are saved."""
 
-    def fit(self, encoder: Encoder, number: int) -> Iterator[Progress]:
+    def fit(self, encoder: SegmentEncoder, number: int) -> Iterator[Progress]:
         """Fit a group, from where an earlier run left it, if there was one; a segment is saved before it is handed out.
 
         So nobody ever fits a segment anew that is written, of which others may be differences.
         """
         state = self.unfinished.load(number, len(encoder.topology.tensors))
         known = len(state.finished) if state else 0
-        group = Group(encoder, number, self.job.limit, state=state)
+        group = Gop(encoder, number, self.job.limit, state=state)
         saved = time.monotonic()
         for progress in group.run():
             known -= progress.finished is not None
@@ -93,7 +93,7 @@ class Worker(ABC):
         """End the worker, whatever it is doing."""
 
 
-class Crew(ABC):
+class WorkerBackend(ABC):
     """Where workers come from."""
 
     gpus: int | None = None
@@ -105,7 +105,7 @@ class Crew(ABC):
         return sys.maxsize
 
     @abstractmethod
-    def start(self, work: Work, number: int) -> Worker:
+    def start(self, work: JobContext, number: int) -> Worker:
         """Start another worker, with a number from 0 that no other has now."""
 
     @abstractmethod
@@ -116,17 +116,17 @@ class Crew(ABC):
         """Leave, once all workers have ended."""
 
 
-def one_after_another(work: Work, encoder: Encoder) -> Events:
+def run_serial(work: JobContext, encoder: SegmentEncoder) -> Events:
     """Fit all groups in this process."""
     for group in range(len(work.job.plan.groups)):
         for progress in work.fit(encoder, group):
             yield group, progress
 
 
-class Pool:
+class Scheduler:
     """Hands groups out to workers."""
 
-    def __init__(self, work: Work, crew: Crew, workers: int) -> None:
+    def __init__(self, work: JobContext, crew: WorkerBackend, workers: int) -> None:
         self._work, self._crew = work, crew
         self._slots = list(reversed(range(workers)))
         """Numbers that new workers may have."""

@@ -17,9 +17,9 @@ from encoder.codec.segment import PREFIX, Segment, Weights
 from encoder.codec.tensor_header import RECORD
 from encoder.codec.topology import Topology
 from encoder.common.errors import SettingsError
-from encoder.config import Compression, Limit
+from encoder.config import Budget, Compression
 from encoder.jobs.checkpoint import State
-from encoder.jobs.gop import Finished, Group, Progress
+from encoder.jobs.gop import Finished, Gop, Progress
 from encoder.jobs.trace import trace
 from encoder.media.video import Frames
 from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
@@ -27,10 +27,10 @@ from encoder.segmentation.global_motion import Canvas
 from encoder.segmentation.mask import Masked
 from encoder.segmentation.plan import Plan
 from encoder.training.ptq import quantize
-from encoder.training.qat import Quantizer
+from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
-from encoder.training.step import FitState, Training
-from encoder.training.trainer import Fit
+from encoder.training.step import FitState, TrainStep
+from encoder.training.trainer import Trainer
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DEFAULT_BITS = 8
@@ -42,7 +42,7 @@ DISPLACEMENTS = "camera.displacements.values"
 """Where a network's state keeps the motion of the camera."""
 
 
-class Encoder:
+class SegmentEncoder:
     """Encode a video with one network per segment, all of one topology."""
 
     def __init__(
@@ -104,12 +104,12 @@ class Encoder:
         self.finished: list[Finished] = []
         """What `run` made."""
 
-    def run(self, limit: Limit, *, start: float = 0.0) -> Iterator[Progress]:
+    def run(self, limit: Budget, *, start: float = 0.0) -> Iterator[Progress]:
         """Fit all segments in turn, from a part of the schedule on, and keep them."""
         done = 0.0
         for group in range(len(self.plan.groups)):
             progress = None
-            for progress in Group(self, group, limit, start=start).run():
+            for progress in Gop(self, group, limit, start=start).run():
                 if progress.finished is not None:
                     self.finished.append(progress.finished)
                 yield replace(progress, done=done + progress.done)
@@ -129,12 +129,12 @@ class Encoder:
         self,
         index: int,
         network: nn.Module,
-        limit: Limit,
+        limit: Budget,
         *,
         start: float,
         before: Weights | None,
         frame_encoder: FitState | None,
-    ) -> Fit:
+    ) -> Trainer:
         """Return the fit of a segment's network, from a part of the schedule on.
 
         Its weights may be coded as differences from those of the segment before, whose frame encoder goes on if there was one.
@@ -145,7 +145,7 @@ class Encoder:
             maker = self._preset.frame_encoder(network).to(self._device)
             if frame_encoder is not None:
                 maker.load_state_dict(frame_encoder)
-        training = Training(
+        training = TrainStep(
             network,
             self._preset.recipe,
             before=None if before is None else self._tensors(before),
@@ -154,9 +154,9 @@ class Encoder:
             coded_bits=lambda quantizer: 8.0 * len(self.segment(index, network, quantizer, before).code),
             prune=self._compression.prune,
         )
-        return Fit(training, limit, start=start)
+        return Trainer(training, limit, start=start)
 
-    def kept_state(self, training: Training) -> State | None:
+    def kept_state(self, training: TrainStep) -> State | None:
         """Return the state of a network before it was rounded for good, if states are kept."""
         if not self._keep_states:
             return None
@@ -176,7 +176,7 @@ class Encoder:
         """Of all networks, unrounded, if they are kept."""
         return [made.state for made in self.finished if made.state is not None]
 
-    def segment(self, index: int, network: nn.Module, quantizer: Quantizer | None, before: Weights | None) -> Segment:
+    def segment(self, index: int, network: nn.Module, quantizer: QatQuantizer | None, before: Weights | None) -> Segment:
         """Return a segment, coded, of which what is shorter so is a difference from the one before."""
         run, compression = self.plan.runs[index], self._compression
         quantized = quantize(

@@ -10,7 +10,7 @@ from encoder.codec.entropy import MAX_BOUND, Integers
 from encoder.codec.segment import HUFFMAN_BOUND, Quantized
 from encoder.codec.tensor_header import MAX_OFFSET, NOTHING, ZERO, channel_steps
 from encoder.models.base import GIVEN_STEP
-from encoder.training.qat import Quantizer, channel_axis
+from encoder.training.qat import QatQuantizer, channel_axis
 
 SMALLEST = 2.0**-40
 """Stands for the largest weight of a tensor of smaller ones, so that its step is one that the format has."""
@@ -18,7 +18,7 @@ SMALLEST = 2.0**-40
 
 def quantize(
     tensors: Mapping[str, Tensor],
-    quantizer: Quantizer | None,
+    quantizer: QatQuantizer | None,
     bits: int,
     *,
     before: Mapping[str, Tensor] | None = None,

@@ -28,7 +28,7 @@ PREDICT = True
 """Whether latents may be coded as differences in time, where these are smaller."""
 
 
-class Quantizer(nn.Module):
+class QatQuantizer(nn.Module):
     """Steps for the channels of a network's tensors, learned together with it.
 
     The channels are the first axis of a weight, and the second of a latent (T, C, h, w). Their steps lie an integer number of

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from encoder.models.base import LATENTS
 from encoder.training import pruning
 from encoder.training.optimizers import make_optimizers
-from encoder.training.qat import Quantizer
+from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
 from encoder.training.recipe import Recipe
 
@@ -47,7 +47,7 @@ KEPT = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_froz
 """Attributes that belong to the state."""
 
 
-class Training:
+class TrainStep:
     """A network in the making, with its quantiser once it has one."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Training:
         before: Mapping[str, Tensor] | None = None,
         frame_encoder: nn.Module | None = None,
         rate: RateControl | None = None,
-        coded_bits: Callable[[Quantizer], float] | None = None,
+        coded_bits: Callable[[QatQuantizer], float] | None = None,
         prune: float = 0.0,
     ) -> None:
         """Take a rate to train for, if any, and a coder to check it by; and the share of the weights to prune.
@@ -68,7 +68,7 @@ class Training:
         """
         self.network, self.recipe, self.rate = network, recipe, rate
         self._coded_bits, self._prune, self._before, self._frame_encoder = coded_bits, prune, before, frame_encoder
-        self.quantizer: Quantizer | None = None
+        self.quantizer: QatQuantizer | None = None
         self.unrounded: dict[str, Tensor] = {}
         """The tensors that were rounded for good, as they were before."""
         self.steps = 0
@@ -183,7 +183,9 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = gain * self.recipe.learning_rate * group["gain"] * max(factor, 1e-3)
 
-    def _weighed_bits(self, quantizer: Quantizer, rate: RateControl, tensors: Mapping[str, Tensor], progress: float) -> Tensor:
+    def _weighed_bits(
+        self, quantizer: QatQuantizer, rate: RateControl, tensors: Mapping[str, Tensor], progress: float
+    ) -> Tensor:
         """Return what the bits count in the loss, for all steps from one such to the next."""
         bits = quantizer.bits(tensors)
         if self._coded_bits and rate.wants_calibration(progress):
@@ -191,11 +193,11 @@ class Training:
         return RATE_EVERY * rate.weight(bits.detach(), progress) * bits
 
     def _start_quantizing(self) -> None:
-        self.quantizer = Quantizer(self._tensors, self._before).to(next(iter(self._tensors.values())).device)
+        self.quantizer = QatQuantizer(self._tensors, self._before).to(next(iter(self._tensors.values())).device)
         self.quantizer.requires_grad_(requires_grad=False)
         self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": 1.0})
 
-    def _go_on_quantizing(self, quantizer: Quantizer, progress: float) -> None:
+    def _go_on_quantizing(self, quantizer: QatQuantizer, progress: float) -> None:
         if progress >= ROUND_FROM and not self._scaled:
             # Later it would cost quality: a network that has adapted to its rounding is best rounded so.
             self._scaled = True
@@ -211,7 +213,7 @@ class Training:
                 self._freeze(quantizer)
 
     @torch.no_grad()
-    def _freeze(self, quantizer: Quantizer) -> None:
+    def _freeze(self, quantizer: QatQuantizer) -> None:
         """Round all but the latents for good, if there are latents."""
         self._frozen = True
         if not any(name.startswith(LATENTS) for name in self._tensors):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from encoder.common.errors import SettingsError
-from encoder.config import Limit
+from encoder.config import Budget
 from encoder.training.recipe import Recipe
-from encoder.training.step import FitState, Training, unit
+from encoder.training.step import FitState, TrainStep, unit
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +41,11 @@ class Epoch:
     """Whether it has ended."""
 
 
-class Fit:
+class Trainer:
     """Trains up to a limit, and goes back where that fails."""
 
     def __init__(
-        self, training: Training, limit: Limit, *, start: float = 0.0, clock: Callable[[], float] = time.perf_counter
+        self, training: TrainStep, limit: Budget, *, start: float = 0.0, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """Take what to train, and where in the schedule to start, 0..1."""
         self.training, self._limit, self._start, self._clock = training, limit, start, clock
@@ -57,7 +57,7 @@ class Fit:
         self._error = torch.zeros(())
         """Squared errors of its frames, added up."""
         self._psnr_db = 0.0
-        self._guard = Guard()
+        self._guard = DivergenceMonitor()
         self._good: FitState | None = None
         """State to go back to after a collapse: the epoch after it was as good as it should be."""
         self._latest: FitState | None = None
@@ -183,7 +183,7 @@ LOWER, MAX_COLLAPSES = 0.5, 4
 """What the learning rate is multiplied by after a collapse, and how many there may be until the quality is back."""
 
 
-class Guard:
+class DivergenceMonitor:
     """Looks at the quality of each epoch."""
 
     def __init__(self) -> None:

@@ -89,7 +89,7 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
     from encoder.media.source import Source
     from encoder.media.video import check_count
     from export.graph import build_graph
-    from export.passes.int8 import Quantiser
+    from export.passes.int8 import Int8Calibrator
 
     if args.precision == "fp16":
         raise SettingsError("what --int8 leaves is in 32 bits: not with --precision fp16")
@@ -101,7 +101,7 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
         frames = source.read(range(segment.start, segment.start + segment.frames))
         with TemporaryDirectory() as folder:
             rgb = build_graph(models, index, pixels="rgb")
-            quantiser = Quantiser(rgb, frames, Path(folder), symmetric=args.symmetric)
+            quantiser = Int8Calibrator(rgb, frames, Path(folder), symmetric=args.symmetric)
             found = quantiser.choose()
             logger.info(
                 "frames from %d: integers in %d of %d convolutions, %.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",

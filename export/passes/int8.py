@@ -46,7 +46,7 @@ class Integers:
     """The same with integers for all convolutions."""
 
 
-class Quantiser:
+class Int8Calibrator:
     """Takes a segment's graph of RGB pictures, and its frames in the source (T, 3, H, W)."""
 
     def __init__(self, rgb: onnx.ModelProto, source: NDArray[np.uint8], folder: Path, *, symmetric: bool = False) -> None:

@@ -177,7 +177,7 @@ def _publish(args: argparse.Namespace) -> None:
 
     from player.metrics import Metrics
     from player.playback.catalog import find_items
-    from player.playback.playout import Stream
+    from player.playback.playout import Playout
     from player.rtc.aiortc_hooks import self_test
     from player.rtc.ice import offer_addresses
     from player.server.status_line import describe, showing
@@ -186,7 +186,7 @@ def _publish(args: argparse.Namespace) -> None:
     ice, url = _common(args), _endpoint(args.url)
     with contextlib.ExitStack() as downloads:
         items = find_items([args.clip], _opener(args), downloads)
-        stream = Stream(items, Metrics().of(items[0].name), bitrate=args.bitrate)
+        stream = Playout(items, Metrics().of(items[0].name), bitrate=args.bitrate)
 
         async def run() -> None:
             this, events = asyncio.current_task(), asyncio.get_running_loop()

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from encoder.codec.clip import Clip
-from encoder.codec.growing_file import Follower
+from encoder.codec.growing_file import GrowingFile
 from encoder.common.atomic_file import clips_here
 from encoder.common.console import printable
 from encoder.common.errors import BitstreamError
 from export.engines.base import Engine
-from player.playback.clip_source import Item
+from player.playback.clip_source import ClipSource
 from player.playback.download import Download
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bunny.nerv"
@@ -28,7 +28,7 @@ Open = Callable[[Clip, Collection[str]], Engine]
 logger = logging.getLogger(__name__)
 
 
-def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack) -> list[Item]:
+def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack) -> list[ClipSource]:
     """Return the clips named, or else the readable ones of the current folder, or else the sample, with unique names.
 
     Downloads end with the stack. Raises BitstreamError and SourceError for a clip that was named and cannot be read.
@@ -53,9 +53,9 @@ def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.Ex
     return items
 
 
-def _find(path: Path, open_engine: Open) -> Item:
+def _find(path: Path, open_engine: Open) -> ClipSource:
     """Read a clip; one without an end may still be growing."""
-    follower = Follower(path)
+    follower = GrowingFile(path)
     if not follower.is_whole:
         clip = follower.clip
         warn(str(path), follower.damage)
@@ -65,7 +65,7 @@ def _find(path: Path, open_engine: Open) -> Item:
     return _item(path.stem, read(path), open_engine, path.stat().st_size)
 
 
-def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Item:
+def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> ClipSource:
     """Begin to download a clip, and return it once its first segment is there."""
     download = downloads.enter_context(contextlib.closing(Download(url)))
     follower = download.first_segment(FIRST_SECONDS)
@@ -80,8 +80,8 @@ def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Item
     return item
 
 
-def _item(name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: Follower | None = None) -> Item:
-    return Item(printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
+def _item(name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: GrowingFile | None = None) -> ClipSource:
+    return ClipSource(printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
 
 
 def read(path: Path) -> Clip:

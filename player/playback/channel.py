@@ -9,8 +9,8 @@ import numpy as np
 
 from encoder.common.errors import CodecError
 from player.metrics import Metrics
-from player.playback.clip_source import Item
-from player.playback.playout import Stream
+from player.playback.clip_source import ClipSource
+from player.playback.playout import Playout
 from player.playback.thumbnail import jpeg
 
 ALL_CLIPS = "all clips"
@@ -25,7 +25,7 @@ class Channel:
     def __init__(
         self,
         name: str,
-        items: Sequence[Item],
+        items: Sequence[ClipSource],
         metrics: Metrics,
         *,
         bitrate: int | None = None,
@@ -35,9 +35,9 @@ class Channel:
         """Take options of the streams: see `Stream`."""
         self.name, self.items = name, items
         self.counts = metrics.of(name)
-        self._open = partial(Stream, items, self.counts, bitrate=bitrate, stamp=stamp)
+        self._open = partial(Playout, items, self.counts, bitrate=bitrate, stamp=stamp)
         self.shared = self._open(keep=keep)
-        self.private: set[Stream] = set()
+        self.private: set[Playout] = set()
         """Streams of one viewer each."""
         self.thumbnail: bytes | None = None
         """JPEG, once it is decoded."""
@@ -48,11 +48,11 @@ class Channel:
         return len(self.items) > 1
 
     @property
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[Playout]:
         """All streams."""
         return [self.shared, *self.private]
 
-    def open_private(self, spare: Stream | None = None) -> Stream:
+    def open_private(self, spare: Playout | None = None) -> Playout:
         """Return a stream of its own timeline, which starts where the shared one is: a new one, or one that was left."""
         stream = self._open() if spare is None else spare
         if stream.item is not self.shared.item:
@@ -83,7 +83,7 @@ class Channel:
 
 
 def make_channels(
-    items: Sequence[Item], metrics: Metrics, *, bitrate: int | None = None, stamp: bool = False
+    items: Sequence[ClipSource], metrics: Metrics, *, bitrate: int | None = None, stamp: bool = False
 ) -> dict[str, Channel]:
     """Return a channel for each clip, and one that plays all if there are several; the first keeps its engine."""
     make = partial(Channel, metrics=metrics, bitrate=bitrate, stamp=stamp)

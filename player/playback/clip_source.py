@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from encoder.codec.clip import Clip
-from encoder.codec.growing_file import Follower
+from encoder.codec.growing_file import GrowingFile
 from encoder.common.errors import CodecError
 from export.engines.base import Engine
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Item:
+class ClipSource:
     """A clip, and what reads on in its file while that is still being written or downloaded."""
 
     name: str
@@ -28,7 +28,7 @@ class Item:
     open_engine: OpenEngine
     file_bytes: int
     """Size of the clip's file, as far as it is there."""
-    follower: Follower | None = None
+    follower: GrowingFile | None = None
     is_over: Callable[[], bool] = lambda: False
     """Whether nothing more will come, though the clip may have no end."""
 

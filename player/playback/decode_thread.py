@@ -14,7 +14,7 @@ import numpy as np
 from encoder.codec.clip import Clip
 from encoder.common.errors import EngineError
 from export.engines.base import Engine, Frames
-from player.metrics import Counts, Meter
+from player.metrics import ClipMetrics, Meter
 
 READ_AHEAD_BATCHES = 3
 """Batches that are decoded before they are needed."""
@@ -34,7 +34,7 @@ class Picture:
     """Whether the next picture is of the clip's start again."""
 
 
-class Reader:
+class DecodeThread:
     """Hands out the pictures of a clip in order, the first again after the last."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Reader:
         *,
         start: float = 0.0,
         speed: Fraction = Fraction(1),
-        counts: Counts,
+        counts: ClipMetrics,
     ) -> None:
         """Start the thread, which opens the engine, or another one when it fails."""
         self.meter = Meter(observe=counts.decode_seconds.observe)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from encoder.codec.clip import ClipReader
 from encoder.codec.container import MAX_FILE_BYTES
-from encoder.codec.growing_file import Follower
+from encoder.codec.growing_file import GrowingFile
 from encoder.common.console import printable
 from encoder.common.errors import SettingsError, SourceError, first_line
 from player.playback.address import Address
@@ -103,7 +103,7 @@ class Download:
         self._thread = threading.Thread(target=self._run, args=(file,), name="download", daemon=True)
         self._thread.start()
 
-    def first_segment(self, timeout_seconds: float | None = None) -> Follower:
+    def first_segment(self, timeout_seconds: float | None = None) -> GrowingFile:
         """Wait until something can be shown, and return what follows the file.
 
         Raises BitstreamError for a file that is no clip, SourceError for one that cannot be fetched, or not in time.
@@ -122,7 +122,7 @@ class Download:
                     raise self._failed(f"no segment within {timeout_seconds:g} s ({reason})")
         if not reader.segments and not self.is_whole:
             raise SourceError(self.error or str(self._failed("it was closed")))
-        return Follower(self.path)
+        return GrowingFile(self.path)
 
     def close(self) -> None:
         """End the thread and remove the file."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 from player.rtc.video_encoder import CLOCK_RATE
 
 
-class Pacer:
+class FrameClock:
     """Ticks by an absolute clock: a late tick does not delay those after it, and ticks that passed are left out.
 
     Presentation timestamps count from the clock's origin, so that those of several pacers go on from one to another.

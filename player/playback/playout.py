@@ -9,12 +9,12 @@ from fractions import Fraction
 
 from encoder.common.errors import CodecError
 from export.engines.base import Frames
-from player.metrics import Counts, Figures
-from player.playback.clip_source import Item
-from player.playback.decode_thread import Picture, Reader
-from player.playback.frame_clock import Pacer
+from player.metrics import ClipMetrics, StreamStats
+from player.playback.clip_source import ClipSource
+from player.playback.decode_thread import DecodeThread, Picture
+from player.playback.frame_clock import FrameClock
 from player.playback.latency_stamp import stamped
-from player.rtc.fanout import Broadcast, Viewer
+from player.rtc.fanout import Broadcast, ViewerTrack
 from player.rtc.video_encoder import CODECS, CodecName
 
 MIN_SPEED, MAX_SPEED = Fraction(1, 10), Fraction(8)
@@ -30,13 +30,13 @@ EARLY_SECONDS = 3.0
 logger = logging.getLogger(__name__)
 
 
-class Stream:
+class Playout:
     """Streams clips, one after another, to viewers who share one timeline. The threads start with the first viewer."""
 
     def __init__(
         self,
-        items: Sequence[Item],
-        counts: Counts,
+        items: Sequence[ClipSource],
+        counts: ClipMetrics,
         *,
         bitrate: int | None = None,
         stamp: bool = False,
@@ -67,17 +67,17 @@ class Stream:
         self._has_decoded = False
         self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts, bitrate=bitrate) for codec in CODECS}
         # One for good: encoders want timestamps that only ever rise.
-        self._pacer = Pacer(items[0].clip.header.rate)
+        self._pacer = FrameClock(items[0].clip.header.rate)
         self._missed = 0
         self._target: float | None = 0.0
         """Where to go next."""
         self._switch = self._speed_changed = False
         """What the thread has not done yet."""
         self._picture: Picture | None = None
-        self._reader: Reader | None = None
-        self._upcoming: tuple[int, Reader] | None = None
+        self._reader: DecodeThread | None = None
+        self._upcoming: tuple[int, DecodeThread] | None = None
         """A clip of the playlist, by its index, that is opened before it is needed."""
-        self._stopping: list[Reader] = []
+        self._stopping: list[DecodeThread] = []
         self._end = 0
         self._sent = time.monotonic()
         """When a picture was encoded last."""
@@ -87,12 +87,12 @@ class Stream:
         self._closed = False
 
     @property
-    def item(self) -> Item:
+    def item(self) -> ClipSource:
         """The clip that plays."""
         return self.items[self._index]
 
     @property
-    def viewers(self) -> list[Viewer]:
+    def viewers(self) -> list[ViewerTrack]:
         """All viewers."""
         return [viewer for broadcast in self._broadcasts.values() for viewer in broadcast.viewers]
 
@@ -107,11 +107,11 @@ class Stream:
         return self._has_decoded and self.error is None
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> StreamStats:
         """How fast it goes now."""
         reader, broadcasts, viewers = self._reader, self._broadcasts.values(), self.viewers
         encode_fps = max(broadcast.meter.per_busy_second for broadcast in broadcasts)
-        return Figures(
+        return StreamStats(
             engine=reader.engine_name if reader else None,
             decode_fps=reader.meter.per_busy_second if reader else 0.0,
             encode_fps=encode_fps,
@@ -125,7 +125,7 @@ class Stream:
             damaged=len(self.item.clip.damage) + (reader.lost_segments if reader else 0),
         )
 
-    def join(self, viewer: Viewer) -> None:
+    def join(self, viewer: ViewerTrack) -> None:
         """Send packets to a viewer; for the event loop's thread."""
         if not self._closed:
             self._broadcasts[viewer.codec].join(viewer)
@@ -143,7 +143,7 @@ class Stream:
                 self._thread.start()
         self._wake.set()
 
-    def leave(self, viewer: Viewer) -> None:
+    def leave(self, viewer: ViewerTrack) -> None:
         """Send no more packets to a viewer; for the event loop's thread."""
         self._broadcasts[viewer.codec].leave(viewer)
 
@@ -231,7 +231,7 @@ class Stream:
             self._tick(reader, events)
         return True
 
-    def _prepare(self) -> Reader:
+    def _prepare(self) -> DecodeThread:
         """Do what was wished for since the last tick."""
         with self._lock:
             reader = self._reader
@@ -251,7 +251,7 @@ class Stream:
                 self.playing, self._waits = self.playing or self._waits, False
             return reader
 
-    def _open(self, present: Reader | None) -> Reader:
+    def _open(self, present: DecodeThread | None) -> DecodeThread:
         """Read another clip instead of the present one: what was opened early, or else anew."""
         upcoming, self._upcoming = self._upcoming, None
         self._stop(present)
@@ -262,9 +262,9 @@ class Stream:
         self._stop(upcoming[1] if upcoming else None)
         return self._read(self._index, self._target or 0.0)
 
-    def _read(self, index: int, start: float) -> Reader:
+    def _read(self, index: int, start: float) -> DecodeThread:
         item = self.items[index]
-        return Reader(item.clip, item.open_engine, start=start, speed=self.speed, counts=self._counts)
+        return DecodeThread(item.clip, item.open_engine, start=start, speed=self.speed, counts=self._counts)
 
     def _show(self, picture: Picture) -> bool:
         """Make a picture the present one, unless something else is wished for by now."""
@@ -290,7 +290,7 @@ class Stream:
         self._pacer.restart(self.item.clip.header.rate)  # nobody missed the ticks that passed
         return True
 
-    def _tick(self, reader: Reader, events: asyncio.AbstractEventLoop) -> None:
+    def _tick(self, reader: DecodeThread, events: asyncio.AbstractEventLoop) -> None:
         pts, left_out = self._pacer.take()
         self._miss(left_out)
         following = self._following
@@ -339,7 +339,7 @@ class Stream:
             if broadcast.viewers:
                 broadcast.send(pixels, pts, self.item.clip.header.rate, events)
 
-    def _stop(self, reader: Reader | None) -> None:
+    def _stop(self, reader: DecodeThread | None) -> None:
         """End a reader, without waiting for it."""
         self._stopping = [stopping for stopping in self._stopping if not stopping.has_ended]
         if reader is not None:

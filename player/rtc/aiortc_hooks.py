@@ -13,7 +13,7 @@ from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
 
 from encoder.common.errors import SettingsError
 from player.rtc import rtp_sender
-from player.rtc.fanout import Viewer
+from player.rtc.fanout import ViewerTrack
 from player.rtc.video_encoder import CODECS
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ CIPHERS = ":".join(
 UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
 
 
-def add_viewer(connection: RTCPeerConnection, viewer: Viewer, *, any_codec: bool = False) -> RTCRtpTransceiver:
+def add_viewer(connection: RTCPeerConnection, viewer: ViewerTrack, *, any_codec: bool = False) -> RTCRtpTransceiver:
     """Send a viewer's track over a connection, in its codec alone, or in any of ours that is agreed on."""
     hidden: Any = connection
     for certificate in hidden._RTCPeerConnection__certificates:  # noqa: SLF001
@@ -81,7 +81,7 @@ async def self_test() -> None:
     """Fail at the start, not at the first viewer, where another aiortc lacks what is hooked into; raises SettingsError."""
     asked: list[bool] = []
 
-    class _Asking(Viewer):
+    class _Asking(ViewerTrack):
         def picture_lost(self) -> None:
             asked.append(True)
 

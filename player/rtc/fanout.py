@@ -6,8 +6,8 @@ from fractions import Fraction
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from export.engines.base import Frames
-from player.metrics import Counts, Meter
-from player.rtc.rtp_sender import Coded, Cutter
+from player.metrics import ClipMetrics, Meter
+from player.rtc.rtp_sender import EncodedFrame, Packetizer
 from player.rtc.video_encoder import CLOCK_RATE, CodecName, VideoEncoder
 
 WAITING_PACKETS = 15
@@ -18,7 +18,7 @@ JOIN_TICKS = CLOCK_RATE // 10
 """Least time from one key frame to the next for viewers who have no picture yet."""
 
 
-class Viewer(MediaStreamTrack):
+class ViewerTrack(MediaStreamTrack):
     """One viewer's track; he may change from one broadcast to another."""
 
     kind = "video"
@@ -35,7 +35,7 @@ class Viewer(MediaStreamTrack):
         self.payload_type: int | None = None
         """Number that the viewer gave to packets of this codec, if it is not the connection's."""
         self._limit = limit
-        self._packets: asyncio.Queue[Coded | None] = asyncio.Queue()
+        self._packets: asyncio.Queue[EncodedFrame | None] = asyncio.Queue()
         self._needs_keyframe = True
 
     @property
@@ -49,7 +49,7 @@ class Viewer(MediaStreamTrack):
             self.broadcast.counts.pictures_lost.inc()
             self.broadcast.request_keyframe()
 
-    def push(self, packet: Coded) -> None:
+    def push(self, packet: EncodedFrame) -> None:
         """Queue a frame. A viewer who falls behind loses what waits and goes on at the next key frame."""
         if self._needs_keyframe and not packet.is_keyframe:
             return
@@ -70,7 +70,7 @@ class Viewer(MediaStreamTrack):
             self._packets.get_nowait()
         self._needs_keyframe = True
 
-    async def recv(self) -> Coded:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def recv(self) -> EncodedFrame:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the next frame; raises MediaStreamError at the end."""
         packet = await self._packets.get()
         if packet is None:
@@ -91,9 +91,9 @@ class Viewer(MediaStreamTrack):
 class Broadcast:
     """The viewers of a codec, and the encoder that works for them while there are any."""
 
-    def __init__(self, codec: CodecName, counts: Counts, *, bitrate: int | None = None) -> None:
+    def __init__(self, codec: CodecName, counts: ClipMetrics, *, bitrate: int | None = None) -> None:
         """Take bits per second, or leave them to the encoder."""
-        self.viewers: set[Viewer] = set()
+        self.viewers: set[ViewerTrack] = set()
         self.counts = counts
         self.meter = Meter(observe=counts.encode_seconds(codec))
         """Frames that were encoded."""
@@ -102,21 +102,21 @@ class Broadcast:
         self._encoded, self._keyframes = counts.encoded(codec), counts.keyframes(codec)
         self._codec: CodecName = codec
         self._bitrate = bitrate
-        self._cutter = Cutter(codec)
+        self._cutter = Packetizer(codec)
         self._encoder: VideoEncoder | None = None
         self._makes: tuple[tuple[int, ...], Fraction] | None = None
         """Shape of a picture and the rate that the encoder is for."""
         self._lost = self._joined = False
         self._last_keyframe: int | None = None
 
-    def join(self, viewer: Viewer) -> None:
+    def join(self, viewer: ViewerTrack) -> None:
         """Send packets to a viewer, from a key frame on."""
         viewer.flush()
         viewer.broadcast = self
         self.viewers.add(viewer)
         self._joined = True
 
-    def leave(self, viewer: Viewer) -> None:
+    def leave(self, viewer: ViewerTrack) -> None:
         """Send no more packets to a viewer."""
         self.viewers.discard(viewer)
         if viewer.broadcast is self:
@@ -153,7 +153,7 @@ class Broadcast:
         waited = pts - self._last_keyframe
         return (self._joined and waited >= JOIN_TICKS) or (self._lost and waited >= LOSS_TICKS)
 
-    def _push(self, packets: list[Coded]) -> None:
+    def _push(self, packets: list[EncodedFrame]) -> None:
         for packet in packets:
             for viewer in self.viewers:
                 viewer.push(packet)

@@ -36,7 +36,7 @@ COUNTED = ("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count")
 logger = logging.getLogger(__name__)
 
 
-class Coded:
+class EncodedFrame:
     """An encoded frame, cut into the payloads of packets."""
 
     def __init__(self, packet: Packet, payloads: list[bytes]) -> None:
@@ -45,16 +45,16 @@ class Coded:
         self.payloads = payloads
 
 
-class Cutter:
+class Packetizer:
     """Cuts a codec's frames into payloads (RFC 6184, RFC 7741); the frames are of one encoder after another."""
 
     def __init__(self, codec: CodecName) -> None:
         parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=CLOCK_RATE, payloadType=0)
         self._encoder: Encoder = get_encoder(parameters)
 
-    def cut(self, packet: Packet) -> Coded:
+    def cut(self, packet: Packet) -> EncodedFrame:
         """Return a frame with its payloads."""
-        return Coded(packet, self._encoder.pack(packet)[0])
+        return EncodedFrame(packet, self._encoder.pack(packet)[0])
 
 
 def is_supported(sender: RTCRtpSender) -> bool:
@@ -97,7 +97,7 @@ class _Loop:
         self._sequence, self._origin = getrandbits(15), getrandbits(32)
         self._packets = self._octets = 0
 
-    async def send(self, coded: Coded) -> None:
+    async def send(self, coded: EncodedFrame) -> None:
         """Send a frame's packets; raises ConnectionError."""
         now = time.time()
         ntp = (int(now) + NTP_EPOCH_SECONDS << 32) | int(now % 1 * (1 << 32))
@@ -120,7 +120,7 @@ class _Loop:
         self._history[sequence % RTP_HISTORY_SIZE] = packet
         return HEADER.pack(VERSION | flags, MARKER * is_last | self._payload_type, sequence, timestamp, self._ssrc)
 
-    def _count(self, coded: Coded, ntp: int, timestamp: int) -> None:
+    def _count(self, coded: EncodedFrame, ntp: int, timestamp: int) -> None:
         self._packets += len(coded.payloads)
         self._octets += sum(map(len, coded.payloads))
         for name, value in zip(COUNTED, (ntp, timestamp, self._octets, self._packets), strict=True):

@@ -22,7 +22,7 @@ from player.rtc.ice import offer_addresses
 from player.server import routes_api, routes_whep
 from player.server.app_keys import CHANNELS, METRICS, SESSIONS, failure
 from player.server.auth import HEADERS, Access, guard
-from player.server.controls import WishError
+from player.server.controls import ControlError
 from player.server.listener import Connections
 from player.server.sessions import Sessions
 
@@ -174,7 +174,7 @@ async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except WishError as error:
+    except ControlError as error:
         return failure(HTTPStatus.BAD_REQUEST, str(error))
     except web.HTTPException as error:
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Self
 
-from player.playback.playout import MAX_SPEED, MIN_SPEED, Stream
+from player.playback.playout import MAX_SPEED, MIN_SPEED, Playout
 
 SPEED_DENOMINATOR = 1000
 """Speeds are taken this exactly."""
@@ -14,12 +14,12 @@ MAX_STEP = 1_000_000
 """Most frames of a step."""
 
 
-class WishError(Exception):
+class ControlError(Exception):
     """A wish that cannot be carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class Controls:
     """What to do with a timeline; None leaves as it is."""
 
     item: int | None = None
@@ -32,12 +32,12 @@ class Wishes:
     """Frames to go on, or back, and pause."""
 
     @classmethod
-    def parse(cls, body: Mapping[str, object], stream: Stream) -> Self:
+    def parse(cls, body: Mapping[str, object], stream: Playout) -> Self:
         """Read the values of a JSON object; raises WishError for unknown keys and values out of range."""
         known = [field.name for field in fields(cls)]
         for key in body:
             if key not in known:
-                raise WishError(f"unknown key {key!r}, known are: {', '.join(known)}")
+                raise ControlError(f"unknown key {key!r}, known are: {', '.join(known)}")
         item = _item(body["item"], stream) if "item" in body else None
         clip = (stream.item if item is None else stream.items[item]).clip
         return cls(
@@ -49,7 +49,7 @@ class Wishes:
             step=_step(body),
         )
 
-    def carry_out(self, stream: Stream) -> None:
+    def carry_out(self, stream: Playout) -> None:
         """Do what is wished for."""
         if self.item is not None:
             stream.play_item(self.item)
@@ -68,14 +68,14 @@ class Wishes:
 def object_of(body: object) -> dict[str, object]:
     """Return what was JSON as an object; raises WishError if it is none."""
     if not isinstance(body, dict):
-        raise WishError("the body is not a JSON object")
+        raise ControlError("the body is not a JSON object")
     return {str(key): value for key, value in body.items()}
 
 
 def _boolean(body: Mapping[str, object], key: str) -> bool | None:
     value = body.get(key)
     if key in body and not isinstance(value, bool):
-        raise WishError(f"{key} must be true or false")
+        raise ControlError(f"{key} must be true or false")
     return value if isinstance(value, bool) else None
 
 
@@ -84,7 +84,7 @@ def _number(body: Mapping[str, object], key: str, least: float, most: float) -> 
         return None
     value = body[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:  # NaN is nowhere
-        raise WishError(f"{key} must be a number in {least:g}..{most:g}")
+        raise ControlError(f"{key} must be a number in {least:g}..{most:g}")
     return value
 
 
@@ -96,14 +96,14 @@ def _speed(body: Mapping[str, object]) -> Fraction | None:
 def _step(body: Mapping[str, object]) -> int | None:
     step = _number(body, "step", -MAX_STEP, MAX_STEP)
     if step is not None and not math.floor(step) == step:
-        raise WishError("step must be a whole number of frames")
+        raise ControlError("step must be a whole number of frames")
     return None if step is None else int(step)
 
 
-def _item(name: object, stream: Stream) -> int:
+def _item(name: object, stream: Playout) -> int:
     names = [item.name for item in stream.items]
     if not isinstance(name, str) or name not in names:
-        raise WishError("item must be one of the playlist's clips")
+        raise ControlError("item must be one of the playlist's clips")
     return names.index(name)
 
 

@@ -11,10 +11,10 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from player.playback.channel import Channel
-from player.playback.playout import Stream
+from player.playback.playout import Playout
 from player.server.app_keys import CHANNELS, CLIP, METRICS, SESSIONS, channel_of, failure, session_of
 from player.server.auth import MAY_CONTROL
-from player.server.controls import REPORTED, WishError, Wishes, object_of, report_of
+from player.server.controls import REPORTED, ControlError, Controls, object_of, report_of
 from player.server.routes_whep import body_of, refusal
 from player.server.sessions import RefusedError, Session
 
@@ -43,7 +43,7 @@ async def control_clip(request: web.Request) -> web.Response:
     body = await _json(request)
     if not request[MAY_CONTROL]:
         return _watch_only()
-    Wishes.parse(body, channel.shared).carry_out(channel.shared)
+    Controls.parse(body, channel.shared).carry_out(channel.shared)
     return web.json_response(_state(channel, channel.shared))
 
 
@@ -70,11 +70,11 @@ async def control_session(request: web.Request) -> web.Response:
     session = session_of(request)  # he may have left while the body came
     clip, private = body.pop("clip", session.channel.name), body.pop("private", session.is_private)
     if not isinstance(clip, str) or not isinstance(private, bool):
-        raise WishError("clip must be a name, private true or false")
+        raise ControlError("clip must be a name, private true or false")
     channel = channel_of(request, clip)
     # Before the move, so that nothing is done if something is wrong.
     stream = session.stream if channel is session.channel else channel.shared
-    wishes = Wishes.parse(body, stream)
+    wishes = Controls.parse(body, stream)
     if body and not (session.may_control or private):
         return _watch_only()
     try:
@@ -186,7 +186,7 @@ async def _state_of(request: web.Request, session: Session) -> web.Response:
     )
 
 
-def _state(channel: Channel, stream: Stream) -> Mapping[str, object]:
+def _state(channel: Channel, stream: Playout) -> Mapping[str, object]:
     item = stream.item
     header = item.clip.header
     return {

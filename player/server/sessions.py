@@ -15,9 +15,9 @@ from typing import TypeVar
 from aiortc import RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
 from player.playback.channel import Channel
-from player.playback.playout import Stream
+from player.playback.playout import Playout
 from player.rtc.aiortc_hooks import SDP_ERRORS, add_viewer
-from player.rtc.fanout import Viewer
+from player.rtc.fanout import ViewerTrack
 from player.rtc.ice import Ice
 from player.rtc.offer import Offer, UnacceptableError
 from player.rtc.sdp import DescriptionError, with_information
@@ -74,9 +74,9 @@ class Session:
     """A viewer's connection and what he watches."""
 
     connection: RTCPeerConnection
-    viewer: Viewer
+    viewer: ViewerTrack
     channel: Channel
-    stream: Stream
+    stream: Playout
     address: str
     may_control: bool
     """Whether he may control what others watch too."""
@@ -126,7 +126,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
         """Private streams that are being closed, which takes a while."""
-        self._spare: list[tuple[Channel, Stream]] = []
+        self._spare: list[tuple[Channel, Playout]] = []
         """Private streams that nobody watches, whose engines are kept for who wants one next."""
 
     def __len__(self) -> int:
@@ -163,9 +163,9 @@ class Sessions:
         try:
             choice = parsed.choices()[0]
         except UnacceptableError as error:
-            name, counter = await self._guarded(open_session(viewer=Viewer("H264"), negotiate=_offer_all))
+            name, counter = await self._guarded(open_session(viewer=ViewerTrack("H264"), negotiate=_offer_all))
             raise CounterOfferError(name, with_information(counter, str(error))) from None
-        viewer = Viewer(choice.codec)
+        viewer = ViewerTrack(choice.codec)
         viewer.payload_type = choice.format.number
 
         async def negotiate(session: Session) -> str:
@@ -207,7 +207,7 @@ class Sessions:
         if private and self.private_left <= 0:
             raise _full("no private timeline is left")
 
-    def _take_private(self, channel: Channel) -> Stream:
+    def _take_private(self, channel: Channel) -> Playout:
         """Return a private stream, whose engine may be there already; raises RefusedError if there is no room for another."""
         self._spare = [(other, stream) for other, stream in self._spare if not stream.is_resting]
         for index, (other, stream) in enumerate(self._spare):
@@ -224,7 +224,7 @@ class Sessions:
         self,
         channel: Channel,
         *,
-        viewer: Viewer,
+        viewer: ViewerTrack,
         negotiate: Callable[[Session], Awaitable[str]],
         address: str,
         may_control: bool,
@@ -299,7 +299,7 @@ class Sessions:
         self._spare.clear()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _discard(self, channel: Channel, stream: Stream) -> None:
+    def _discard(self, channel: Channel, stream: Playout) -> None:
         """Keep a private stream that nobody watches any more for the next who wants one; it rests by itself after a while."""
         channel.private.discard(stream)
         if len(self._spare) < self.limits.private and stream.error is None:
@@ -307,7 +307,7 @@ class Sessions:
         else:
             self._end(stream)
 
-    def _end(self, stream: Stream) -> None:
+    def _end(self, stream: Playout) -> None:
         """Close a stream, whose threads may take a while, in the background."""
         closing = asyncio.create_task(asyncio.to_thread(stream.close))
         self._closing.add(closing)

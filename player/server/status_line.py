@@ -7,13 +7,13 @@ import shutil
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from typing import IO
 
-from player.playback.playout import Stream
+from player.playback.playout import Playout
 
 SECONDS = 1.0
 CLEAR = "\r\x1b[K"
 
 
-def describe(streams: Iterable[Stream], reports: Sequence[dict[str, float | None]] = ()) -> str:
+def describe(streams: Iterable[Playout], reports: Sequence[dict[str, float | None]] = ()) -> str:
     """Return the figures of the streams that are watched, of each the worst; of the viewers what their pages report."""
     watched = [(stream, stream.figures) for stream in streams if stream.viewers]
     if not watched:
