@@ -78,19 +78,21 @@ def measure_speed(
         numbers = (numbers + engine.batch) % header.frames
 
     network = engine.network(0)
-    pieces = [np.arange(engine.piece, dtype=np.float32) % engine.clip.segments[0].frames for _ in range(engine.lanes)]
-    arrays = [np.empty((engine.piece, *engine.picture), np.uint8) for _ in range(engine.lanes)]
-    engine.settle()
-    alone = median(_timed(lambda: _run(network, pieces), lambda done: report(done / 3), clock))
+    micro_batches = [
+        np.arange(engine.micro_batch, dtype=np.float32) % engine.clip.segments[0].frames for _ in range(engine.streams)
+    ]
+    arrays = [np.empty((engine.micro_batch, *engine.picture), np.uint8) for _ in range(engine.streams)]
+    engine.wait_idle()
+    alone = median(_timed(lambda: _run(network, micro_batches), lambda done: report(done / 3), clock))
     fetches = _timed(
-        lambda: _fetch(network, pieces, arrays),
+        lambda: _fetch(network, micro_batches, arrays),
         lambda done: report((1 + done) / 3),
         clock,
-        ready=lambda: _run(network, pieces),
+        ready=lambda: _run(network, micro_batches),
     )
     seconds = _timed(whole, lambda done: report((2 + done) / 3), clock)
-    together = engine.piece * engine.lanes
-    work = count_work(engine.graph(0), engine.piece)
+    together = engine.micro_batch * engine.streams
+    work = count_work(engine.graph(0), engine.micro_batch)
     return Speed(
         engine=engine.name,
         precision=engine.precision,
@@ -100,27 +102,27 @@ def measure_speed(
         realtime=engine.batch / median(seconds) / float(header.rate),
         p50_ms=median(seconds) / MILLI,
         p95_ms=float(np.percentile(seconds, 95)) / MILLI,
-        gflop=work.flop / engine.piece / GIGA,
-        megabytes=work.bytes / engine.piece / MEGA,
+        gflop=work.flop / engine.micro_batch / GIGA,
+        megabytes=work.bytes / engine.micro_batch / MEGA,
         peak_gflops=ceilings.flop_per_second / GIGA,
         peak_gbytes=ceilings.bytes_per_second / GIGA,
-        arithmetic_ms=work.flop / engine.piece / ceilings.flop_per_second / MILLI,
-        memory_ms=work.bytes / engine.piece / ceilings.bytes_per_second / MILLI,
+        arithmetic_ms=work.flop / engine.micro_batch / ceilings.flop_per_second / MILLI,
+        memory_ms=work.bytes / engine.micro_batch / ceilings.bytes_per_second / MILLI,
         launches_ms=work.launches * ceilings.launch_seconds / together / MILLI,
         copy_ms=median(fetches) / together / MILLI,
     )
 
 
-def _run(network: Network, pieces: list[Times]) -> None:
-    for lane, times in enumerate(pieces):
-        network.start(lane, times)
-    for lane in range(len(pieces)):
-        network.wait(lane)
+def _run(network: Network, micro_batches: list[Times]) -> None:
+    for stream, times in enumerate(micro_batches):
+        network.start(stream, times)
+    for stream in range(len(micro_batches)):
+        network.wait(stream)
 
 
-def _fetch(network: Network, pieces: list[Times], arrays: list[Frames]) -> None:
-    for lane in range(len(pieces)):
-        network.fetch(lane, arrays[lane])
+def _fetch(network: Network, micro_batches: list[Times], arrays: list[Frames]) -> None:
+    for stream in range(len(micro_batches)):
+        network.fetch(stream, arrays[stream])
 
 
 def _timed(

@@ -42,7 +42,7 @@ class Ceilings:
 
 def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
     """Measure an engine whose batch is a single frame; raises EngineError."""
-    engine.settle()
+    engine.wait_idle()
     engine.keeps_builds = False
 
     def seconds(rows: int, columns: int, inner: int, chain: int = 1) -> float:

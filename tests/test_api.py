@@ -285,7 +285,7 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
 
     async with Watcher(client, "/whep/tiny") as watcher:
         await watcher.frames(3)
-        monkeypatch.setattr(sessions_module.Session, "look", unheard)
+        monkeypatch.setattr(sessions_module.Session, "poll_stats", unheard)
         for _ in range(40):
             await asyncio.sleep(0.1)
             if not client.app[SESSIONS].all:
@@ -302,7 +302,7 @@ async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch)
 
         async def look_all_the_time():
             while True:  # as his page does, and whoever reads the metrics
-                await session.look()
+                await session.poll_stats()
                 await asyncio.sleep(0.01)
 
         looking = asyncio.create_task(look_all_the_time())

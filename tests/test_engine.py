@@ -111,7 +111,7 @@ def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
     for module in ("onnxruntime_engine", "openvino_engine"):
         monkeypatch.setattr(f"export.{module}.core_count", lambda: 3)
     engine = open_engine(tiny_clip, name, batch=batch, pixels="rgb")
-    assert (engine.lanes, engine.piece) == split
+    assert (engine.streams, engine.micro_batch) == split
     times = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1.5, 4, 3, 5, 2])
     frames = engine.frames(times)
     engine.close()
@@ -138,14 +138,14 @@ class Noted(Network):
     def __init__(self, notes, number):
         self._notes, self._number = notes, number
 
-    def start(self, lane, times):
-        self._notes.append(("start", self._number, lane, len(times)))
+    def start(self, stream, times):
+        self._notes.append(("start", self._number, stream, len(times)))
 
-    def wait(self, lane):
+    def wait(self, stream):
         pass
 
-    def fetch(self, lane, frames):
-        self._notes.append(("fetch", self._number, lane, len(frames)))
+    def fetch(self, stream, frames):
+        self._notes.append(("fetch", self._number, stream, len(frames)))
         frames[:] = self._number
 
     def close(self):
@@ -153,12 +153,12 @@ class Noted(Network):
 
 
 class Noting(Engine):
-    """An engine of two lanes whose networks are numbered as they are loaded."""
+    """An engine of two streams whose networks are numbered as they are loaded."""
 
     name = "noting"
 
     def __init__(self, clip, **options):
-        super().__init__(clip, max_lanes=2, **options)
+        super().__init__(clip, max_streams=2, **options)
         self.notes, self.count = [], 0
 
     def load(self, _model):

@@ -234,7 +234,7 @@ def check_refit(models, precision):
 def test_frames_come_back_from_the_gpu(trt, cuda, tiny_clip, records):
     cuda.records = records
     engine = TensorRt(tiny_clip, batch=3, pixels="rgb")
-    assert (engine.lanes, engine.piece) == (2, 2)
+    assert (engine.streams, engine.micro_batch) == (2, 2)
     times = np.array([0, 1, 2, 3, 4, 5, 1.5, 5, 0, 3, 3.25])
     frames = engine.frames(times)
     again = engine.frames(times[::-1])

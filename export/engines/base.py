@@ -1,7 +1,7 @@
 """Engines: run a clip's graphs in batches, each behind the same small interface.
 
 A segment's network is loaded in the background before it is needed, so that going from one to the next does not wait. A batch
-is split among *lanes*, which work at the same time: on cores of a CPU, or on a GPU, where one is copied while another computes.
+is split among *streams*, which work at the same time: on cores of a CPU, or on a GPU, where one is copied while another computes.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ Times = NDArray[np.float32]
 
 
 class Network(ABC):
-    """A segment's graph, ready to be run in lanes, each with one piece of a batch at a time."""
+    """A segment's graph, ready to be run in streams, each with one micro-batch of a batch at a time."""
 
     @abstractmethod
-    def start(self, lane: int, times: Times) -> None:
-        """Begin to compute the pictures at times, of which there are no more than a piece has."""
+    def start(self, stream: int, times: Times) -> None:
+        """Begin to compute the pictures at times, of which there are no more than a micro-batch has."""
 
     @abstractmethod
-    def wait(self, lane: int) -> None:
+    def wait(self, stream: int) -> None:
         """Wait until they are computed, wherever they are then; raises EngineError."""
 
     @abstractmethod
-    def fetch(self, lane: int, frames: Frames) -> None:
+    def fetch(self, stream: int, frames: Frames) -> None:
         """Wait, and put the pictures, as many as times were given, into memory; raises EngineError."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to give back)
@@ -58,7 +58,7 @@ class Engine(ABC):
     """Whether what takes long to build is kept for another time."""
     pixels: PixelFormat
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420", max_lanes: int = 1) -> None:
+    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420", max_streams: int = 1) -> None:
         """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
         check_batch(batch)
         self.clip, self.pixels = clip, pixels
@@ -66,14 +66,14 @@ class Engine(ABC):
         """Frames that are worked on at once."""
         if self.batch < batch:
             logger.warning("batches have %d frames instead of %d, which would take too much memory", self.batch, batch)
-        self.piece = -(-self.batch // max_lanes)
+        self.micro_batch = -(-self.batch // max_streams)
         """Frames of one call of the network."""
-        self.lanes = -(-self.batch // self.piece)
+        self.streams = -(-self.batch // self.micro_batch)
         """Pieces that are worked on at the same time: as many as a batch has."""
         self._models = SegmentModels(clip)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Network]] = {}
-        self.forget()
+        self.reset()
         self.picture = self._latest.shape[1:]
         """Shape of a picture."""
         self._lost: set[int] = set()
@@ -105,7 +105,7 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, model: onnx.ModelProto) -> Network:
-        """Make a graph ready to be run in `lanes` lanes with up to `piece` times each; raises EngineError."""
+        """Make a graph ready to be run in `streams` streams with up to `micro_batch` times each; raises EngineError."""
 
     def frames(self, times: NDArray[np.float64]) -> Frames:
         """Return the pictures at times in frames since the clip's start, in their order.
@@ -118,10 +118,10 @@ class Engine(ABC):
         try:
             self._decode(times, frames, under_way)
         finally:
-            # After an error too: a lane that is at work cannot be started.
-            for network, lane, _ in under_way:
+            # After an error too: a stream that is at work cannot be started.
+            for network, stream, _ in under_way:
                 with contextlib.suppress(EngineError):
-                    network.wait(lane)
+                    network.wait(stream)
         if len(frames):
             self._latest = frames[-1:].copy()
         return frames
@@ -130,7 +130,7 @@ class Engine(ABC):
         latest = -1
         for count, (segment, local, place) in enumerate(self._pieces(times)):
             # Before another segment's network is asked for, which may take the place of the one at work.
-            _finish(under_way, self.lanes - 1 if segment == latest else 0)
+            _finish(under_way, self.streams - 1 if segment == latest else 0)
             latest = segment
             try:
                 network = self.network(segment)
@@ -138,26 +138,26 @@ class Engine(ABC):
                 self._report_loss(segment, error)
                 frames[place] = self._latest if place.start == 0 else frames[place.start - 1]
             else:
-                lane = count % self.lanes
-                network.start(lane, local)
-                under_way.append((network, lane, frames[place]))
+                stream = count % self.streams
+                network.start(stream, local)
+                under_way.append((network, stream, frames[place]))
         _finish(under_way, 0)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Show black where nothing can be decoded, until something is, as if nothing had been decoded before."""
         self._latest = black(self.clip.header, self.pixels)
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until nothing is being loaded in the background, which would disturb a measurement."""
         wait(self._loaded.values())
 
     def _pieces(self, times: NDArray[np.float64]) -> Iterator[tuple[int, Times, slice]]:
-        """Yield runs of times of one segment, no longer than a lane takes: the segment, its times, and their place."""
+        """Yield runs of times of one segment, no longer than a stream takes: the segment, its times, and their place."""
         located = [self.clip.locate(float(time)) for time in times]
         start = 0
         while start < len(located):
             segment, stop = located[start][0], start
-            while stop < len(located) and located[stop][0] == segment and stop - start < self.piece:
+            while stop < len(located) and located[stop][0] == segment and stop - start < self.micro_batch:
                 stop += 1
             yield segment, np.array([time for _, time in located[start:stop]], np.float32), slice(start, stop)
             start = stop
@@ -205,7 +205,7 @@ def _close(loading: Future[Network]) -> None:
 
 
 def _finish(under_way: deque[tuple[Network, int, Frames]], keep: int) -> None:
-    """Fetch the oldest pieces until no more are under way than are to be kept."""
+    """Fetch the oldest micro_batches until no more are under way than are to be kept."""
     while len(under_way) > keep:
-        network, lane, frames = under_way.popleft()
-        network.fetch(lane, frames)
+        network, stream, frames = under_way.popleft()
+        network.fetch(stream, frames)

@@ -23,18 +23,18 @@ logger = logging.getLogger(__name__)
 
 
 class OnnxRuntimeCpu(Engine):
-    """ONNX Runtime on the CPU: a thread for each lane, since some of its operators use but one."""
+    """ONNX Runtime on the CPU: a thread for each stream, since some of its operators use but one."""
 
     name = "onnxruntime-cpu"
 
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise SettingsError for a batch size out of range."""
-        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=core_count())
-        self._threads = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+        super().__init__(clip, batch=batch, pixels=pixels, max_streams=core_count())
+        self._threads = ThreadPoolExecutor(self.streams, thread_name_prefix="stream")
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Open a session, whose threads help the lanes' own, so that together there is one for each core."""
-        return _Opened(Session(model, threads=max(core_count() - self.lanes + 1, 1)), self._threads, self.lanes)
+        """Open a session, whose threads help the streams' own, so that together there is one for each core."""
+        return _Opened(Session(model, threads=max(core_count() - self.streams + 1, 1)), self._threads, self.streams)
 
     def close(self) -> None:
         """Release the networks and all threads."""
@@ -45,20 +45,20 @@ class OnnxRuntimeCpu(Engine):
 class _Opened(Network):
     """A session that several threads run."""
 
-    def __init__(self, session: Session, threads: ThreadPoolExecutor, lanes: int) -> None:
+    def __init__(self, session: Session, threads: ThreadPoolExecutor, streams: int) -> None:
         self._session, self._threads = session, threads
-        self._running: list[Future[Frames] | None] = [None] * lanes
+        self._running: list[Future[Frames] | None] = [None] * streams
 
-    def start(self, lane: int, times: Times) -> None:
-        self._running[lane] = self._threads.submit(self._session.run, {TIME: times})
+    def start(self, stream: int, times: Times) -> None:
+        self._running[stream] = self._threads.submit(self._session.run, {TIME: times})
 
-    def wait(self, lane: int) -> None:
-        running = self._running[lane]
+    def wait(self, stream: int) -> None:
+        running = self._running[stream]
         assert running is not None  # it was started
         running.result()
 
-    def fetch(self, lane: int, frames: Frames) -> None:
-        running, self._running[lane] = self._running[lane], None
+    def fetch(self, stream: int, frames: Frames) -> None:
+        running, self._running[stream] = self._running[stream], None
         assert running is not None  # it was started
         frames[:] = running.result()
 
@@ -102,22 +102,22 @@ class OnnxRuntimeCuda(Engine):
     def _bound(self, model: onnx.ModelProto) -> Network:
         size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
         session = Session(model, self.provider, self._options)
-        buffers = {TIME: ((self.piece,), np.float32), OUTPUT: ((self.piece, *size), np.uint8)}
+        buffers = {TIME: ((self.micro_batch,), np.float32), OUTPUT: ((self.micro_batch, *size), np.uint8)}
         bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
         for _ in range(WARM_UP_RUNS):
             bound.run()
-        return _Bound(bound, self._thread, self.piece)
+        return _Bound(bound, self._thread, self.micro_batch)
 
 
 class _Bound(Network):
     """A session that one thread runs."""
 
-    def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, piece: int) -> None:
+    def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int) -> None:
         self._session, self._thread = session, thread
-        self._times = np.zeros(piece, np.float32)
+        self._times = np.zeros(micro_batch, np.float32)
         self._running: Future[None] = Future()
 
-    def start(self, lane: int, times: Times) -> None:  # noqa: ARG002 (there is one)
+    def start(self, stream: int, times: Times) -> None:  # noqa: ARG002 (there is one)
         self._times[: len(times)] = times
         self._running = self._thread.submit(self._run)
 
@@ -125,11 +125,11 @@ class _Bound(Network):
         self._session.put(TIME, self._times)
         self._session.run()
 
-    def wait(self, lane: int) -> None:  # noqa: ARG002 (there is one)
+    def wait(self, stream: int) -> None:  # noqa: ARG002 (there is one)
         self._running.result()
 
-    def fetch(self, lane: int, frames: Frames) -> None:
-        self.wait(lane)
+    def fetch(self, stream: int, frames: Frames) -> None:
+        self.wait(stream)
         frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
 
 

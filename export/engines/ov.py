@@ -34,15 +34,15 @@ class OpenVino(Engine):
         """Raise EngineError where OpenVINO is not installed."""
         if importlib.util.find_spec("openvino") is None:
             raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
-        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=core_count())
+        super().__init__(clip, batch=batch, pixels=pixels, max_streams=core_count())
         self._core = _core()
         self._is_tried = False
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Compile for the size of a piece: fixed shapes run faster than variable ones."""
+        """Compile for the size of a micro-batch: fixed shapes run faster than variable ones."""
         try:
             network = self._core.read_model(model.SerializeToString())
-            network.reshape({TIME: [self.piece]})
+            network.reshape({TIME: [self.micro_batch]})
             if self._is_tried or not self._has_bf16():
                 return self._compiled(network, self.precision)
             self._is_tried = True
@@ -59,9 +59,9 @@ class OpenVino(Engine):
 
     def _compiled(self, network: Any, precision: Precision) -> "_Compiled":
         # By itself it would take bfloat16 wherever the CPU has it.
-        settings = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "NUM_STREAMS": str(self.lanes)}
+        settings = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "NUM_STREAMS": str(self.streams)}
         compiled = self._core.compile_model(network, "CPU", settings)
-        return _Compiled([compiled.create_infer_request() for _ in range(self.lanes)], self.piece)
+        return _Compiled([compiled.create_infer_request() for _ in range(self.streams)], self.micro_batch)
 
     def _holds(self, rounded: "_Compiled", exact: "_Compiled") -> bool:
         """Tell whether pictures from all over a segment are nearly the same."""
@@ -88,25 +88,25 @@ def _core() -> Any:
 
 
 class _Compiled(Network):
-    """A network with a request for each lane."""
+    """A network with a request for each stream."""
 
-    def __init__(self, requests: list[Any], piece: int) -> None:
+    def __init__(self, requests: list[Any], micro_batch: int) -> None:
         self._requests = requests
-        self._times = [np.zeros(piece, np.float32) for _ in requests]
+        self._times = [np.zeros(micro_batch, np.float32) for _ in requests]
 
-    def start(self, lane: int, times: Times) -> None:
-        self._times[lane][: len(times)] = times
+    def start(self, stream: int, times: Times) -> None:
+        self._times[stream][: len(times)] = times
         try:
-            self._requests[lane].start_async({TIME: self._times[lane]}, share_inputs=True)
+            self._requests[stream].start_async({TIME: self._times[stream]}, share_inputs=True)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run the network: {first_line(error)}") from None
 
-    def wait(self, lane: int) -> None:
+    def wait(self, stream: int) -> None:
         try:
-            self._requests[lane].wait()
+            self._requests[stream].wait()
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run the network: {first_line(error)}") from None
 
-    def fetch(self, lane: int, frames: Frames) -> None:
-        self.wait(lane)
-        frames[:] = self._requests[lane].get_output_tensor().data[: len(frames)]
+    def fetch(self, stream: int, frames: Frames) -> None:
+        self.wait(stream)
+        frames[:] = self._requests[stream].get_output_tensor().data[: len(frames)]

@@ -130,12 +130,12 @@ def _fps(engine: Engine) -> float:
         logger.debug("%s fails: %s", engine.name, error)
         return 0.0
     finally:
-        engine.forget()
+        engine.reset()
 
 
 def _measured(engine: Engine, times: NDArray[np.float64]) -> float:
     engine.frames(times)  # the first run also allocates
-    engine.settle()
+    engine.wait_idle()
     began, decoded = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < TRIAL_SECONDS:
         engine.frames(times)

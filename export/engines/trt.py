@@ -1,6 +1,6 @@
 """Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit.
 
-Two lanes work at the same time: while the pictures of one are copied to the host, the other computes.
+Two streams work at the same time: while the pictures of one are copied to the host, the other computes.
 """
 
 import logging
@@ -17,7 +17,7 @@ from export.engines.cuda import Cuda, Graph
 from export.engines.trt_build import WAY_OUT, cached_plan, import_tensorrt, new_plan, plan_key
 from export.graph import OUTPUT, PixelFormat, Precision
 
-LANES = 2
+STREAMS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class TensorRt(Engine):
     def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
         """Raise EngineError where TensorRT, its CUDA bindings or a GPU is missing."""
         trt = import_tensorrt()
-        super().__init__(clip, batch=batch, pixels=pixels, max_lanes=LANES)
+        super().__init__(clip, batch=batch, pixels=pixels, max_streams=STREAMS)
         self._log = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._log)
         self._idle: list[_Network] = []
@@ -39,7 +39,7 @@ class TensorRt(Engine):
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Put a segment's weights into an engine that is not needed any more, or a new copy of the one that was built."""
-        key = plan_key(model, max_batch=self.piece)
+        key = plan_key(model, max_batch=self.micro_batch)
         idle = [network for network in self._idle if network.key == key]
         if idle:
             self._idle.remove(idle[0])
@@ -64,12 +64,12 @@ class TensorRt(Engine):
 
     def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
         plan = cached_plan if self.keeps_builds else new_plan
-        engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.piece))
+        engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.micro_batch))
         if engine is None and self.keeps_builds:  # though it was built by this version for this GPU: a file that was cut off
-            engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.piece, anew=True))
+            engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.micro_batch, anew=True))
         if engine is None:
             raise EngineError("TensorRT could not load the engine that it built")
-        return _Network(engine, key, lanes=self.lanes, piece=self.piece, idle=self._idle)
+        return _Network(engine, key, streams=self.streams, micro_batch=self.micro_batch, idle=self._idle)
 
     def close(self) -> None:
         """Release the networks and the GPU's memory."""
@@ -79,31 +79,31 @@ class TensorRt(Engine):
 
 
 class _Network(Network):
-    """An engine with the buffers of its lanes."""
+    """An engine with the buffers of its streams."""
 
-    def __init__(self, engine: Any, key: str, *, lanes: int, piece: int, idle: list["_Network"]) -> None:
+    def __init__(self, engine: Any, key: str, *, streams: int, micro_batch: int, idle: list["_Network"]) -> None:
         self.engine, self.key, self._idle = engine, key, idle
         self._cuda = Cuda()
         size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
         try:
-            self._lanes = [_Lane(self._cuda, engine, piece, size) for _ in range(lanes)]
+            self._streams = [_Stream(self._cuda, engine, micro_batch, size) for _ in range(streams)]
         except EngineError:
             self._cuda.close()
             raise
 
     def record(self) -> None:
-        """Record each lane's work anew, for the weights that the engine has now."""
-        for lane in self._lanes:
-            lane.record()
+        """Record each stream's work anew, for the weights that the engine has now."""
+        for stream in self._streams:
+            stream.record()
 
-    def start(self, lane: int, times: Times) -> None:
-        self._lanes[lane].start(times)
+    def start(self, stream: int, times: Times) -> None:
+        self._streams[stream].start(times)
 
-    def wait(self, lane: int) -> None:
-        self._lanes[lane].wait()
+    def wait(self, stream: int) -> None:
+        self._streams[stream].wait()
 
-    def fetch(self, lane: int, frames: Frames) -> None:
-        self._lanes[lane].fetch(frames)
+    def fetch(self, stream: int, frames: Frames) -> None:
+        self._streams[stream].fetch(frames)
 
     def close(self) -> None:
         """Wait for another segment's weights."""
@@ -111,29 +111,29 @@ class _Network(Network):
 
     def release(self) -> None:
         """Give the GPU's memory back."""
-        for lane in self._lanes:
-            lane.forget()
+        for stream in self._streams:
+            stream.reset()
         self._cuda.close()
 
 
-class _Lane:
+class _Stream:
     """A stream with its buffers: pinned ones on the host, and those on the GPU."""
 
-    def __init__(self, cuda: Cuda, engine: Any, piece: int, size: tuple[int, ...]) -> None:
+    def __init__(self, cuda: Cuda, engine: Any, micro_batch: int, size: tuple[int, ...]) -> None:
         self._cuda = cuda
         self._context = engine.create_execution_context()
         self._stream = cuda.stream()
-        self._times = cuda.pinned((piece,), np.float32)
-        self._frames = cuda.pinned((piece, *size), np.uint8)
+        self._times = cuda.pinned((micro_batch,), np.float32)
+        self._frames = cuda.pinned((micro_batch, *size), np.uint8)
         self._times_there, self._frames_there = cuda.memory(self._times.nbytes), cuda.memory(self._frames.nbytes)
         self._times[:] = 0
         self._context.set_tensor_address(TIME, self._times_there)
         self._context.set_tensor_address(OUTPUT, self._frames_there)
-        self._context.set_input_shape(TIME, (piece,))
+        self._context.set_input_shape(TIME, (micro_batch,))
         self._graph: Graph | None = None
 
     def record(self) -> None:
-        self.forget()
+        self.reset()
         self._compute()  # what TensorRT prepares when it is run first cannot be recorded
         self._cuda.wait(self._stream)
         try:
@@ -141,7 +141,7 @@ class _Lane:
         except EngineError as error:
             logger.debug("without a CUDA graph: %s", error)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         if self._graph is not None:
             self._graph.close()
             self._graph = None

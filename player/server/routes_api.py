@@ -113,7 +113,7 @@ async def readyz(request: web.Request) -> web.Response:
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
     """Give Prometheus what has been counted."""
-    await asyncio.gather(*(session.look() for session in request.app[SESSIONS].all))
+    await asyncio.gather(*(session.poll_stats() for session in request.app[SESSIONS].all))
     for channel in request.app[CHANNELS].values():
         _gauge(channel, request.app[SESSIONS].all)
     return web.Response(body=request.app[METRICS].text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -168,7 +168,7 @@ def _describe(channel: Channel) -> Mapping[str, object]:
 
 
 async def _state_of(request: web.Request, session: Session) -> web.Response:
-    await session.look()
+    await session.poll_stats()
     viewer, sessions = session.viewer, request.app[SESSIONS]
     return web.json_response(
         {

@@ -102,7 +102,7 @@ class Session:
         """Whether he has a timeline of his own."""
         return self.stream is not self.channel.shared
 
-    async def look(self) -> None:
+    async def poll_stats(self) -> None:
         """Read what the viewer reported by RTCP."""
         if self.sender is None:
             return
@@ -319,7 +319,7 @@ class Sessions:
         session.heard = time.monotonic()  # from when on he is expected to report
         while session.connection.connectionState == "connected":
             await asyncio.sleep(LOOK_SECONDS)
-            await session.look()
+            await session.poll_stats()
             # Not whether this look brought news: his page and others look, too.
             if time.monotonic() - session.heard >= self.limits.idle_seconds:
                 break
