@@ -46,7 +46,7 @@ check: install
 reproduce-bunny: install
 	$(PYTHON) -m encoder compare encoder/data/bunny_720p.mp4 --matrix bt601 --resize 1280x720 --epochs 300 --device cuda --codecs \
 	  --presets nerv nerv++ 'nerv*++' hnerv --bits 8 --prune 0.2 --coder huffman -o reproduction
-	$(PYTHON) docs/reproduction.py reproduction
+	$(PYTHON) benchmarks/reproduction.py reproduction
 
 # 200,000 mutated files, which takes its time.
 fuzz: install

@@ -59,10 +59,14 @@ class Compression:
             raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
         if self.bits is not None and (self.rate_weight is not None or self.file_bytes is not None):
             raise SettingsError("give either bits or a rate, not both")
-        if self.coder == "huffman" and (self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND):
+        if self.coder == "huffman" and (
+            self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND
+        ):
             raise SettingsError("the huffman coder takes at most 8 bits: give --bits as well")
         if self.prune and self.bits is None:
-            raise SettingsError("pruning needs --bits: fitted for a rate, weights that are of no use become zero by themselves")
+            raise SettingsError(
+                "pruning needs --bits: fitted for a rate, weights that are of no use become zero by themselves"
+            )
 
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -88,7 +92,9 @@ def bitrate(text: str) -> Target:
 def bits_per_pixel(bits: float) -> Target:
     """Return the target of a number of bits per pixel; raises SettingsError."""
     if not 0 < bits <= MAX_BITS_PER_PIXEL:
-        raise SettingsError(f"bits per pixel must be over 0 and at most {MAX_BITS_PER_PIXEL}, got {bits:g}")
+        raise SettingsError(
+            f"bits per pixel must be over 0 and at most {MAX_BITS_PER_PIXEL}, got {bits:g}"
+        )
     return lambda video: round(bits * video.count * video.size[0] * video.size[1] / BITS_PER_BYTE)
 
 

@@ -63,7 +63,12 @@ class Preset:
 
 
 def _fast(shape: Shape, size: SizeName) -> nn.Module:
-    stem, trunk, rank = {"XS": (24, 20, 20), "S": (40, 32, 32), "M": (64, 48, 48), "L": (96, 64, 64)}[size]
+    stem, trunk, rank = {
+        "XS": (24, 20, 20),
+        "S": (40, 32, 32),
+        "M": (64, 48, 48),
+        "L": (96, 64, 64),
+    }[size]
     return Fast(
         FastConfig(
             height=shape.height,
@@ -93,17 +98,33 @@ NIRVANA_HIDDEN: dict[SizeName, int] = {"XS": 64, "S": 128, "M": 256, "L": 512}
 
 def _nerv(shape: Shape, size: SizeName, *, options: Mapping[str, Any]) -> nn.Module:
     stem = STEM_CHANNELS[size]
-    return Nerv(NervConfig(height=shape.height, width=shape.width, frames=shape.frames, stem_channels=stem, **options))
+    return Nerv(
+        NervConfig(
+            height=shape.height,
+            width=shape.width,
+            frames=shape.frames,
+            stem_channels=stem,
+            **options,
+        )
+    )
 
 
 def _enerv(shape: Shape, size: SizeName) -> nn.Module:
     parameters = ENERV_PARAMETERS[size]
-    return Enerv(EnervConfig(height=shape.height, width=shape.width, frames=shape.frames, parameters=parameters))
+    return Enerv(
+        EnervConfig(
+            height=shape.height, width=shape.width, frames=shape.frames, parameters=parameters
+        )
+    )
 
 
 def _psnerv(shape: Shape, size: SizeName) -> nn.Module:
     stem = STEM_CHANNELS[size]
-    return PsNerv(PsNervConfig(height=shape.height, width=shape.width, frames=shape.frames, stem_channels=stem))
+    return PsNerv(
+        PsNervConfig(
+            height=shape.height, width=shape.width, frames=shape.frames, stem_channels=stem
+        )
+    )
 
 
 def _budget(shape: Shape, size: SizeName, full_hd: Mapping[SizeName, float]) -> float:
@@ -116,13 +137,21 @@ def _budget(shape: Shape, size: SizeName, full_hd: Mapping[SizeName, float]) -> 
 def _hnerv(shape: Shape, size: SizeName, *, residual: bool = False) -> nn.Module:
     budget = _budget(shape, size, HNERV_FULL_HD)
     return Hnerv(
-        hnerv_config(height=shape.height, width=shape.width, frames=shape.frames, parameters=budget, residual=residual)
+        hnerv_config(
+            height=shape.height,
+            width=shape.width,
+            frames=shape.frames,
+            parameters=budget,
+            residual=residual,
+        )
     )
 
 
 def _boost(shape: Shape, size: SizeName) -> nn.Module:
     budget = _budget(shape, size, BOOST_FULL_HD)
-    return Boost(BoostConfig(height=shape.height, width=shape.width, frames=shape.frames, parameters=budget))
+    return Boost(
+        BoostConfig(height=shape.height, width=shape.width, frames=shape.frames, parameters=budget)
+    )
 
 
 def _frame_encoder(network: nn.Module) -> nn.Module:
@@ -139,7 +168,9 @@ def _take_thumbnails(network: nn.Module, frames: Tensor) -> None:
 
 def _nirvana(shape: Shape, size: SizeName) -> nn.Module:
     hidden = NIRVANA_HIDDEN[size]
-    return Nirvana(NirvanaConfig(height=shape.height, width=shape.width, frames=shape.frames, hidden=hidden))
+    return Nirvana(
+        NirvanaConfig(height=shape.height, width=shape.width, frames=shape.frames, hidden=hidden)
+    )
 
 
 NERV: Mapping[str, Any] = {"block": "convolution", "floor": 96}
@@ -170,14 +201,24 @@ PRESETS: dict[str, Preset] = {
         ),
         camera=True,
     ),
-    "nerv": Preset(title="NeRV (NeurIPS 2021)", network=partial(_nerv, options=NERV), recipe=NERV_RECIPE),
-    "e-nerv": Preset(title="E-NeRV (ECCV 2022)", network=_enerv, recipe=NERV_RECIPE),
-    "ps-nerv": Preset(title="PS-NeRV (ICIP 2023), a reconstruction", network=_psnerv, recipe=NERV_RECIPE),
-    "nerv++": Preset(title="NeRV++ (2024)", network=partial(_nerv, options={}), recipe=NERV_PP_RECIPE),
-    "nerv*++": Preset(
-        title="NeRV*++ (2024), a reconstruction", network=partial(_nerv, options=NERV_STAR_PP), recipe=NERV_PP_RECIPE
+    "nerv": Preset(
+        title="NeRV (NeurIPS 2021)", network=partial(_nerv, options=NERV), recipe=NERV_RECIPE
     ),
-    "hnerv": Preset(title="HNeRV (CVPR 2023)", network=_hnerv, recipe=HNERV_RECIPE, frame_encoder=_frame_encoder),
+    "e-nerv": Preset(title="E-NeRV (ECCV 2022)", network=_enerv, recipe=NERV_RECIPE),
+    "ps-nerv": Preset(
+        title="PS-NeRV (ICIP 2023), a reconstruction", network=_psnerv, recipe=NERV_RECIPE
+    ),
+    "nerv++": Preset(
+        title="NeRV++ (2024)", network=partial(_nerv, options={}), recipe=NERV_PP_RECIPE
+    ),
+    "nerv*++": Preset(
+        title="NeRV*++ (2024), a reconstruction",
+        network=partial(_nerv, options=NERV_STAR_PP),
+        recipe=NERV_PP_RECIPE,
+    ),
+    "hnerv": Preset(
+        title="HNeRV (CVPR 2023)", network=_hnerv, recipe=HNERV_RECIPE, frame_encoder=_frame_encoder
+    ),
     "rc-hnerv": Preset(
         title="RC-HNeRV (2024)",
         network=partial(_hnerv, residual=True),
@@ -188,13 +229,17 @@ PRESETS: dict[str, Preset] = {
     "hnerv-boost": Preset(
         title="HNeRV-Boost (CVPR 2024)",
         network=_boost,
-        recipe=Recipe(loss=l1_ms_ssim_frequencies, batch=1, learning_rate=3e-3, optimizer="adan", warmup=0.1),
+        recipe=Recipe(
+            loss=l1_ms_ssim_frequencies, batch=1, learning_rate=3e-3, optimizer="adan", warmup=0.1
+        ),
         frame_encoder=_frame_encoder,
     ),
     "nirvana": Preset(
         title="NIRVANA (CVPR 2023)",
         network=_nirvana,
-        recipe=Recipe(loss=squared, batch=nirvana.GROUP, learning_rate=5e-4, warmup=0.02, rate_weight=0.05),
+        recipe=Recipe(
+            loss=squared, batch=nirvana.GROUP, learning_rate=5e-4, warmup=0.02, rate_weight=0.05
+        ),
         continuous=False,
         group_frames=nirvana.GROUP,
     ),

@@ -12,7 +12,9 @@ from export.roofline import Ceilings, count_work
 
 MEASURE_SECONDS = 2.0
 MIN_BATCHES = 3
-MILLI, GIGA, MEGA = 1e-3, 1e9, 1e6
+MILLI = 1e-3
+GIGA = 1e9
+MEGA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +63,19 @@ class Speed:
     @property
     def bound(self) -> str:
         """What takes longest: arithmetic, memory, launches or copy."""
-        parts = {name: getattr(self, f"{name}_ms") for name in ("arithmetic", "memory", "launches", "copy")}
+        parts = {
+            name: getattr(self, f"{name}_ms")
+            for name in ("arithmetic", "memory", "launches", "copy")
+        }
         return max(parts, key=lambda name: parts[name])
 
 
 def measure_speed(
-    engine: Engine, ceilings: Ceilings, *, report: Callable[[float], None], clock: Callable[[], float] = time.perf_counter
+    engine: Engine,
+    ceilings: Ceilings,
+    *,
+    report: Callable[[float], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Decode full batches, through the clip and round again, for MEASURE_SECONDS in each way; report the share that is done."""
     header = engine.clip.header
@@ -79,11 +88,16 @@ def measure_speed(
 
     network = engine.network(0)
     micro_batches = [
-        np.arange(engine.micro_batch, dtype=np.float32) % engine.clip.segments[0].frames for _ in range(engine.streams)
+        np.arange(engine.micro_batch, dtype=np.float32) % engine.clip.segments[0].frames
+        for _ in range(engine.streams)
     ]
-    arrays = [np.empty((engine.micro_batch, *engine.picture), np.uint8) for _ in range(engine.streams)]
+    arrays = [
+        np.empty((engine.micro_batch, *engine.picture), np.uint8) for _ in range(engine.streams)
+    ]
     engine.wait_idle()
-    alone = median(_timed(lambda: _run(network, micro_batches), lambda done: report(done / 3), clock))
+    alone = median(
+        _timed(lambda: _run(network, micro_batches), lambda done: report(done / 3), clock)
+    )
     fetches = _timed(
         lambda: _fetch(network, micro_batches, arrays),
         lambda done: report((1 + done) / 3),

@@ -34,7 +34,8 @@ OUTPUT = "frames"
 # BT.601, limited range, for RGB in 0..1: what FFmpeg and browsers assume of video that does not say, VP8 among it.
 LUMA = (65.481, 128.553, 24.966)
 CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
-LUMA_OFFSET, CHROMA_OFFSET = 16.0, 128.0
+LUMA_OFFSET = 16.0
+CHROMA_OFFSET = 128.0
 AVERAGING = (b"linear", b"bilinear")
 """Ways to sample a picture that stay between its pixels' values, by the names that versions of GridSample have for one."""
 
@@ -61,7 +62,12 @@ def build_graph(
 
 
 def _finished(
-    model: onnx.ModelProto, header: Header, pixels: PixelFormat, precision: Precision, *, polynomials: bool
+    model: onnx.ModelProto,
+    header: Header,
+    pixels: PixelFormat,
+    precision: Precision,
+    *,
+    polynomials: bool,
 ) -> onnx.ModelProto:
     fold_constants(model)
     multiply_places(model)
@@ -94,8 +100,15 @@ def planes_of(picture: Picture) -> tuple[Picture, Picture, Picture]:
     """Return Y (H, W), U and V (H / 2, W / 2) of an RGB picture (3, H, W) of even size: the tail in numpy, to compare with."""
     _, height, width = picture.shape
     halves = picture.reshape(3, height // 2, 2, width // 2, 2).mean((2, 4))
-    sources = ((LUMA, picture, LUMA_OFFSET), (CHROMA[0], halves, CHROMA_OFFSET), (CHROMA[1], halves, CHROMA_OFFSET))
-    y, u, v = (np.rint(np.tensordot(row, pixels / 255, 1) + offset).astype(np.uint8) for row, pixels, offset in sources)
+    sources = (
+        (LUMA, picture, LUMA_OFFSET),
+        (CHROMA[0], halves, CHROMA_OFFSET),
+        (CHROMA[1], halves, CHROMA_OFFSET),
+    )
+    y, u, v = (
+        np.rint(np.tensordot(row, pixels / 255, 1) + offset).astype(np.uint8)
+        for row, pixels, offset in sources
+    )
     return y, u, v
 
 
@@ -111,12 +124,16 @@ class _Tail:
         scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
         halves = self._node("Resize", "halves", [x, "", scales], mode="linear")  # (N, 3, H/2, W/2)
         y = self._convert("luma", x, [LUMA], LUMA_OFFSET, (height, width))
-        uv = self._convert("chroma", halves, CHROMA, CHROMA_OFFSET, (height // 2, width))  # U above V
+        uv = self._convert(
+            "chroma", halves, CHROMA, CHROMA_OFFSET, (height // 2, width)
+        )  # U above V
         self._finish(self._node("Concat", "planes", [y, uv], axis=1), (height * 3 // 2, width))
 
     def rgb(self, height: int, width: int) -> None:
         x = self._picture(height, width)
-        scaled = self._node("Mul", "scaled", [x, self._constant("white", np.array(255, np.float32))])
+        scaled = self._node(
+            "Mul", "scaled", [x, self._constant("white", np.array(255, np.float32))]
+        )
         self._finish(scaled, (3, height, width))
 
     def _picture(self, height: int, width: int) -> str:
@@ -126,31 +143,57 @@ class _Tail:
         if [dim.dim_value for dim in size] != [height, width]:
             bounds = [
                 self._constant(name, np.array(values))
-                for name, values in (("crop_from", [0, 0]), ("crop_to", [height, width]), ("crop_axes", [2, 3]))
+                for name, values in (
+                    ("crop_from", [0, 0]),
+                    ("crop_to", [height, width]),
+                    ("crop_axes", [2, 3]),
+                )
             ]
             x = self._node("Slice", "cropped", [x, *bounds])
         if _is_colour(FRAMES, {name: node for node in self._graph.node for name in node.output}):
             return x
-        limits = [self._constant(name, np.array(value, np.float32)) for name, value in (("black", 0), ("one", 1))]
+        limits = [
+            self._constant(name, np.array(value, np.float32))
+            for name, value in (("black", 0), ("one", 1))
+        ]
         return self._node("Clip", "clipped", [x, *limits])
 
-    def _convert(self, name: str, x: str, rows: Sequence[Sequence[float]], offset: float, plane: tuple[int, int]) -> str:
+    def _convert(
+        self,
+        name: str,
+        x: str,
+        rows: Sequence[Sequence[float]],
+        offset: float,
+        plane: tuple[int, int],
+    ) -> str:
         """Return weighted sums of the channels, one above the other, (N, *plane).
 
         By a product of matrices, not a convolution, for which engines would rearrange pixels in memory.
         """
-        flat = self._node("Reshape", f"{name}_pixels", [x, self._constant(f"{name}_pixels_shape", np.array([0, RGB, -1]))])
+        flat = self._node(
+            "Reshape",
+            f"{name}_pixels",
+            [x, self._constant(f"{name}_pixels_shape", np.array([0, RGB, -1]))],
+        )
         factors = self._constant(f"{name}_factors", np.array(rows, np.float32)[None])
         total = self._node("MatMul", f"{name}_sums", [factors, flat])  # (N, rows, pixels)
-        moved = self._node("Add", f"{name}_values", [total, self._constant(f"{name}_offset", np.float32(offset))])
-        return self._node("Reshape", name, [moved, self._constant(f"{name}_shape", np.array([0, *plane]))])
+        moved = self._node(
+            "Add", f"{name}_values", [total, self._constant(f"{name}_offset", np.float32(offset))]
+        )
+        return self._node(
+            "Reshape", name, [moved, self._constant(f"{name}_shape", np.array([0, *plane]))]
+        )
 
     def _finish(self, x: str, shape: Sequence[int]) -> None:
         # TensorRT has uint8 at its borders only: the cast comes last.
         rounded = self._node("Round", "rounded", [x])
-        self._graph.node.append(helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8))
+        self._graph.node.append(
+            helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8)
+        )
         del self._graph.output[:]
-        self._graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, ["N", *shape]))
+        self._graph.output.append(
+            helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8, ["N", *shape])
+        )
 
     def _node(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         name = f"tail_{name}"
@@ -164,7 +207,10 @@ class _Tail:
 def _is_colour(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
     """Tell whether a value is known to be in 0..1: a sigmoid, what is rearranged of one, and what lies between its pixels."""
     while (node := makers.get(name)) is not None and node.op_type != "Sigmoid":
-        if node.op_type == "GridSample" and attributes(node).get("mode", AVERAGING[0]) not in AVERAGING:
+        if (
+            node.op_type == "GridSample"
+            and attributes(node).get("mode", AVERAGING[0]) not in AVERAGING
+        ):
             return False
         if node.op_type not in ("GridSample", "DepthToSpace", "Slice"):
             return False

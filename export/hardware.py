@@ -15,7 +15,9 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16"
 def describe() -> str:
     """Return the names of the processors and libraries, in one line: what speeds depend on."""
     devices = [f"{core_count()} cores of {_cpu_name()}", *gpu_names()]
-    return ", ".join([*devices, *(f"{name} {found}" for name in LIBRARIES if (found := _version(name)))])
+    return ", ".join(
+        [*devices, *(f"{name} {found}" for name in LIBRARIES if (found := _version(name)))]
+    )
 
 
 def core_count() -> int:
@@ -33,7 +35,9 @@ def _cpu_name() -> str:
             name, _, value = line.partition(":")
             found.setdefault(name.strip(), value.strip())
     wide = [flag for flag in found.get("flags", "").split() if flag in FLAGS]
-    return " ".join([found.get("model name") or platform.machine(), *([f"({' '.join(wide)})"] if wide else [])])
+    return " ".join(
+        [found.get("model name") or platform.machine(), *([f"({' '.join(wide)})"] if wide else [])]
+    )
 
 
 def _version(package: str) -> str | None:
@@ -53,8 +57,12 @@ def gpu_names() -> list[str]:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return []
-    count, name = ctypes.c_int(), ctypes.create_string_buffer(MAX_NAME)
-    if driver.cuInit(0) != CUDA_SUCCESS or driver.cuDeviceGetCount(ctypes.byref(count)) != CUDA_SUCCESS:
+    count = ctypes.c_int()
+    name = ctypes.create_string_buffer(MAX_NAME)
+    if (
+        driver.cuInit(0) != CUDA_SUCCESS
+        or driver.cuDeviceGetCount(ctypes.byref(count)) != CUDA_SUCCESS
+    ):
         return []
     names: list[str] = []
     for index in range(count.value):

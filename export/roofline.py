@@ -18,14 +18,18 @@ from export.engines.base import Engine, Network
 from export.graph import OUTPUT
 from export.passes.fp16 import half_precision
 
-SIDE, MAX_SIDE, LONG_SECONDS = 512, 8192, 0.02
+SIDE = 512
+MAX_SIDE = 8192
+LONG_SECONDS = 0.02
 """Rows and columns of the matrices that are multiplied: twice as many as long as that takes less time than this."""
 MEMORY_MATRIX = (4096, 8192)
 """Rows and columns of a matrix that no cache holds."""
-CHAIN, SMALL = 65, 8
+CHAIN = 65
+SMALL = 8
 """Products in a row, and rows and columns of each, that take hardly longer than to launch them."""
 RUNS = 9
-OPSET, IR_VERSION = 20, 10
+OPSET = 20
+IR_VERSION = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,10 @@ def _products(rows: int, inner: int, columns: int, chain: int) -> onnx.ModelProt
     nodes = [
         helper.make_node("Reshape", [TIME, "one"], ["time"]),
         helper.make_node("Mul", ["time", "left"], ["product0"]),
-        *(helper.make_node("MatMul", [f"product{i}", "right"], [f"product{i + 1}"]) for i in range(chain)),
+        *(
+            helper.make_node("MatMul", [f"product{i}", "right"], [f"product{i + 1}"])
+            for i in range(chain)
+        ),
         helper.make_node("ReduceMax", [f"product{chain}", "axes"], ["largest"], keepdims=0),
         helper.make_node("Cast", ["largest"], [OUTPUT], to=TensorProto.UINT8),
     ]
@@ -105,12 +112,30 @@ def _products(rows: int, inner: int, columns: int, chain: int) -> onnx.ModelProt
         [helper.make_tensor_value_info(OUTPUT, TensorProto.UINT8, ["N"])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
 
 
 ELEMENTWISE = frozenset(
     {
-        *("Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Erf", "Exp", "Floor", "Gelu", "LeakyRelu", "Log", "Max", "Min"),
+        *(
+            "Abs",
+            "Add",
+            "Cast",
+            "Ceil",
+            "Clip",
+            "Cos",
+            "Div",
+            "Erf",
+            "Exp",
+            "Floor",
+            "Gelu",
+            "LeakyRelu",
+            "Log",
+            "Max",
+            "Min",
+        ),
         *("Mul", "Neg", "Pow", "Relu", "Round", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh"),
     }
 )
@@ -150,7 +175,9 @@ def count_work(model: onnx.ModelProto, times: int) -> Work:
         group.update(dict.fromkeys(node.output, own))
         read.update((name, own) for name in inputs if group.get(name) != own)
     written = {name for name, _ in read} - constants | {x.name for x in model.graph.output}
-    moved = sum(stored[name] for name, _ in read) + sum(stored[name] for name in written if name in group)
+    moved = sum(stored[name] for name, _ in read) + sum(
+        stored[name] for name in written if name in group
+    )
     return Work(flop=flop, bytes=moved, launches=len(set(group.values())))
 
 
@@ -161,4 +188,7 @@ def _values(model: onnx.ModelProto, times: int) -> Mapping[str, tuple[Shape, int
     for x in (*graph.input, *graph.value_info, *graph.output):
         kind = x.type.tensor_type
         found[x.name] = (tuple(dim.dim_value for dim in kind.shape.dim), kind.elem_type)
-    return {name: (shape, helper.tensor_dtype_to_np_dtype(kind).itemsize) for name, (shape, kind) in found.items()}
+    return {
+        name: (shape, helper.tensor_dtype_to_np_dtype(kind).itemsize)
+        for name, (shape, kind) in found.items()
+    }

@@ -40,27 +40,40 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether the engine decodes what it should."""
-        return self.largest_difference <= self.tolerance and self.largest_difference_i420 <= self.tolerance + 1
+        return (
+            self.largest_difference <= self.tolerance
+            and self.largest_difference_i420 <= self.tolerance + 1
+        )
 
 
 class _Tally:
     """Differences of an engine so far."""
 
     def __init__(self, engine: Engine, played: Engine) -> None:
-        self.engine, self._played = engine, played
+        self.engine = engine
+        self._played = played
         self._largest = self._largest_i420 = 0
         self._between: list[float] = []
         self._source: list[float] = []
 
     def add(
-        self, times: NDArray[np.float64], expected: Sequence[NDArray[np.uint8]], source: Sequence[NDArray[np.uint8]]
+        self,
+        times: NDArray[np.float64],
+        expected: Sequence[NDArray[np.uint8]],
+        source: Sequence[NDArray[np.uint8]],
     ) -> None:
         decoded = self.engine.frames(times)
-        for picture, planes, reference in zip(decoded, self._played.frames(times), expected, strict=True):
-            self._largest = max(self._largest, int(np.abs(picture.astype(np.int16) - reference).max()))
+        for picture, planes, reference in zip(
+            decoded, self._played.frames(times), expected, strict=True
+        ):
+            self._largest = max(
+                self._largest, int(np.abs(picture.astype(np.int16) - reference).max())
+            )
             self._largest_i420 = max(self._largest_i420, _largest(planes, reference))
             self._between.append(psnr_db(picture, reference))
-        self._source += [psnr_db(*pair) for pair in zip(decoded, source, strict=True)] if source else []
+        self._source += (
+            [psnr_db(*pair) for pair in zip(decoded, source, strict=True)] if source else []
+        )
 
     def verdict(self, reference: Sequence[float], tolerance: int | None) -> Verdict:
         return Verdict(
@@ -101,7 +114,9 @@ def verify(
         times = np.arange(start, min(start + block, count), dtype=np.float64)
         expected = _take(decoded, len(times))
         compared = [] if originals is None else _take(originals, len(times))
-        quality += [psnr_db(*pair) for pair in zip(expected, compared, strict=True)] if compared else []
+        quality += (
+            [psnr_db(*pair) for pair in zip(expected, compared, strict=True)] if compared else []
+        )
         for tally in tallies:
             tally.add(times, expected, compared)
         report(start + len(times))
@@ -111,11 +126,14 @@ def verify(
 def _largest(planes: Picture, reference: Picture) -> int:
     """Return the largest difference of an I420 picture from an RGB picture, where both have whole pixels of colour."""
     height, width = (side // 2 * 2 for side in reference.shape[1:])
-    rows, columns = planes.shape[0] * 2 // 3, planes.shape[1]
+    rows = planes.shape[0] * 2 // 3
+    columns = planes.shape[1]
     colours = planes[rows:].reshape(2, rows // 2, columns // 2)[:, : height // 2, : width // 2]
     found = (planes[:height, :width], *colours)
     expected = planes_of(reference[:, :height, :width])
-    return max(int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(found, expected, strict=True))
+    return max(
+        int(np.abs(a.astype(np.int16) - b).max()) for a, b in zip(found, expected, strict=True)
+    )
 
 
 def _take(frames: Iterator[Picture], count: int) -> list[Picture]:

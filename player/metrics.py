@@ -7,7 +7,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Bounds of the histograms' buckets."""
@@ -24,26 +31,42 @@ class Metrics:
         self.interval_seconds = self._histogram(
             "frame_interval_seconds", "Time from one frame to the next, as they are encoded"
         )
-        self.received_fps = self._gauge("received_fps", "Frames a second that browsers decode, the least of those who tell")
-        self.presented_fps = self._gauge("presented_fps", "Frames a second that browsers show, the least of those who tell")
-        self.freezes = self._gauge("freezes", "Freezes that browsers of present viewers have counted")
-        self.latency_seconds = self._gauge("latency_seconds", "From the encoder to the screen, the most of those who tell")
+        self.received_fps = self._gauge(
+            "received_fps", "Frames a second that browsers decode, the least of those who tell"
+        )
+        self.presented_fps = self._gauge(
+            "presented_fps", "Frames a second that browsers show, the least of those who tell"
+        )
+        self.freezes = self._gauge(
+            "freezes", "Freezes that browsers of present viewers have counted"
+        )
+        self.latency_seconds = self._gauge(
+            "latency_seconds", "From the encoder to the screen, the most of those who tell"
+        )
         self.decoded = self._counter("frames_decoded", "Frames that the network decoded")
-        self.encoded = self._counter("frames_encoded", "Frames that the video encoder encoded", "codec")
+        self.encoded = self._counter(
+            "frames_encoded", "Frames that the video encoder encoded", "codec"
+        )
         self.sent = self._counter("frames_sent", "Frames that were handed to RTP, of all viewers")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of those frames")
         self.dropped = self._counter("frames_dropped", "Packets that viewers were too slow for")
         self.missed = self._counter("ticks_missed", "Times at which no new picture was ready")
         self.keyframes = self._counter("keyframes", "Key frames that were made", "codec")
-        self.pictures_lost = self._counter("pli", "Requests for a key frame by viewers who lost a picture")
+        self.pictures_lost = self._counter(
+            "pli", "Requests for a key frame by viewers who lost a picture"
+        )
         self.fallbacks = self._counter("engine_failures", "Engines that failed while they decoded")
         self.damaged = self._gauge("damaged_segments", "Segments that could not be decoded")
         self.viewers = self._gauge("viewers", "Present viewers")
         self.ahead = self._gauge("queue_depth", "Decoded frames that wait")
         self.rtt_seconds = self._gauge("rtt_seconds", "Round-trip time, the mean of the viewers")
         self.loss = self._gauge("loss_ratio", "Packets lost on the way, the mean of the viewers")
-        self.sessions = Counter("nervcast_sessions", "Offers by their outcome", ["outcome"], registry=self._registry)
-        self.responses = Counter("nervcast_http_responses", "Responses by status", ["status"], registry=self._registry)
+        self.sessions = Counter(
+            "nervcast_sessions", "Offers by their outcome", ["outcome"], registry=self._registry
+        )
+        self.responses = Counter(
+            "nervcast_http_responses", "Responses by status", ["status"], registry=self._registry
+        )
 
     def of(self, clip: str) -> "ClipMetrics":
         """Return what is counted of a clip."""
@@ -60,14 +83,17 @@ class Metrics:
         return Gauge(f"nervcast_{name}", about, ["clip"], registry=self._registry)
 
     def _histogram(self, name: str, about: str, *labels: str) -> Histogram:
-        return Histogram(f"nervcast_{name}", about, ["clip", *labels], registry=self._registry, buckets=SECONDS)
+        return Histogram(
+            f"nervcast_{name}", about, ["clip", *labels], registry=self._registry, buckets=SECONDS
+        )
 
 
 class ClipMetrics:
     """What is counted of one clip; all of it is there from the start, at zero."""
 
     def __init__(self, metrics: Metrics, clip: str) -> None:
-        self._metrics, self._clip = metrics, clip
+        self._metrics = metrics
+        self._clip = clip
         self.decode_seconds = metrics.decode_seconds.labels(clip)
         self.interval_seconds = metrics.interval_seconds.labels(clip)
         self.received_fps = metrics.received_fps.labels(clip)
@@ -135,10 +161,14 @@ class Meter:
     """Counts events and the time that they keep a thread busy; may be fed by one thread and read by another."""
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.monotonic, observe: Callable[[float], object] | None = None
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[float], object] | None = None,
     ) -> None:
         """Let a histogram observe the seconds of each event."""
-        self._clock, self._observe = clock, observe
+        self._clock = clock
+        self._observe = observe
         self._events: deque[tuple[float, float, float]] = deque()
         self._lock = threading.Lock()
 

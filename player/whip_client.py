@@ -37,7 +37,12 @@ LOOK_SECONDS = 1.0
 MAX_ANSWER_BYTES = 1 << 16
 SDP = "application/sdp"
 WORTH_RETRYING = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
 )
 """Refusals that may pass, besides those of a server in trouble."""
 
@@ -57,7 +62,13 @@ class LostError(Exception):
 
 
 async def publish(
-    stream: Playout, url: URL, *, token: str | None, codec: CodecName, ice: Ice, follow_with_token: bool = False
+    stream: Playout,
+    url: URL,
+    *,
+    token: str | None,
+    codec: CodecName,
+    ice: Ice,
+    follow_with_token: bool = False,
 ) -> None:
     """Send a stream to a WHIP endpoint until cancelled; connects anew when the connection is lost.
 
@@ -65,9 +76,18 @@ async def publish(
     for good.
     """
     waits = _waits()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)) as client:
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+    ) as client:
         begin = partial(
-            _Publication, stream, client, url, token=token, codec=codec, ice=ice, follow_with_token=follow_with_token
+            _Publication,
+            stream,
+            client,
+            url,
+            token=token,
+            codec=codec,
+            ice=ice,
+            follow_with_token=follow_with_token,
         )
         while True:
             try:
@@ -100,7 +120,9 @@ class _Publication:
         follow_with_token: bool,
     ) -> None:
         self._lost = asyncio.Event()
-        self._stream, self._client, self._url = stream, client, url
+        self._stream = stream
+        self._client = client
+        self._url = url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._follow_with_token = follow_with_token
         self._viewer = ViewerTrack(codec)
@@ -146,7 +168,10 @@ class _Publication:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Leave."""
         await self._close()
@@ -170,7 +195,9 @@ class _Publication:
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 headers = {**self._headers_for(url), "Content-Type": SDP, "Accept": SDP}
-                async with self._client.post(url, data=sdp, headers=headers, allow_redirects=False) as response:
+                async with self._client.post(
+                    url, data=sdp, headers=headers, allow_redirects=False
+                ) as response:
                     location = response.headers.get("Location")
                     if response.status in REDIRECTS and location:
                         url = url.join(URL(location, encoded=True))
@@ -190,19 +217,28 @@ class _Publication:
 
     def _headers_for(self, url: URL) -> dict[str, str]:
         """Return what shows the token, but to other sites only if told so."""
-        return self._headers if self._follow_with_token or url.origin() == self._url.origin() else {}
+        return (
+            self._headers if self._follow_with_token or url.origin() == self._url.origin() else {}
+        )
 
     async def _close(self) -> None:
         self._stream.leave(self._viewer)
         self._viewer.stop()
         await self._connection.close()
-        resource, self._resource = self._resource, None
+        resource = self._resource
+        self._resource = None
         if resource is not None:
             try:
                 async with asyncio.timeout(LEAVE_SECONDS):
-                    async with self._client.delete(resource, headers=self._headers_for(resource), allow_redirects=False):
+                    async with self._client.delete(
+                        resource, headers=self._headers_for(resource), allow_redirects=False
+                    ):
                         pass
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # among them an address without a host
+            except (
+                aiohttp.ClientError,
+                TimeoutError,
+                ValueError,
+            ) as error:  # among them an address without a host
                 logger.debug("the media server was not told: %s", error)
 
 
@@ -227,7 +263,9 @@ def _shown(url: URL) -> str:
 
 
 def _refusal(response: aiohttp.ClientResponse, body: str) -> Exception:
-    reason = f"the media server answers {response.status} {response.reason}: {' '.join(body.split())[:200]}".rstrip(": ")
+    reason = f"the media server answers {response.status} {response.reason}: {' '.join(body.split())[:200]}".rstrip(
+        ": "
+    )
     if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in WORTH_RETRYING:
         after = retry_after_seconds(response.headers.get("Retry-After", ""), most=MAX_RETRY_SECONDS)
         return LostError(reason, retry_seconds=after)

@@ -22,12 +22,19 @@ SDP = "Content-Type: application/sdp\r\n"
 def request(head: str, headers: str = "", body: bytes = b"", length: int | None = None) -> bytes:
     """Return a request of HTTP."""
     size = len(body) if length is None else length
-    return f"{head} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {size}\r\n\r\n".encode() + body
+    return (
+        f"{head} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Content-Length: {size}\r\n\r\n".encode()
+        + body
+    )
 
 
 SECTION = b"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:x\r\n"
 REQUESTS = {
-    "bomb": request("POST /whep/bunny", SDP + "Content-Encoding: deflate\r\n", zlib.compress(bytes(50_000_000), 9)[:50_000]),
+    "bomb": request(
+        "POST /whep/bunny",
+        SDP + "Content-Encoding: deflate\r\n",
+        zlib.compress(bytes(50_000_000), 9)[:50_000],
+    ),
     "sections": request("POST /whep/bunny", SDP, b"v=0\r\n" + SECTION * 600),
     "no offer": request("POST /whep/bunny", SDP, b"v=0\r\nm=video 99999 UDP 96\r\n"),
     "no http": b"\x16\x03\x01" + bytes(100) + b"\r\n\r\n",
@@ -73,7 +80,9 @@ async def attack(host: str, port: int, ports: list[int], seconds: float) -> Coun
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url")
     parser.add_argument("--ports", type=int, nargs="+", required=True)
     parser.add_argument("--seconds", type=float, default=60.0)

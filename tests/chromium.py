@@ -65,7 +65,9 @@ def serving(*arguments: str, cwd: Path):
     command = [sys.executable, "-m", "player", "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as server:
         try:
-            url = next(line.split(" at ")[1].split()[0] for line in server.stderr if " at http" in line)
+            url = next(
+                line.split(" at ")[1].split()[0] for line in server.stderr if " at http" in line
+            )
             wait_for(lambda: is_ready(url))
             yield server, url
         finally:

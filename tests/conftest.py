@@ -31,7 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
         return
-    os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))  # whose fonts take seconds to find
+    os.environ.setdefault(
+        "MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")
+    )  # whose fonts take seconds to find
     cache = TemporaryDirectory()
     config.add_cleanup(cache.cleanup)
     os.environ["XDG_CACHE_HOME"] = cache.name
@@ -42,7 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         callspec = getattr(item, "callspec", None)
         values = callspec.params.values() if callspec is not None else ()
-        if any(isinstance(value, str) and value in PRESETS and value not in USUAL_PRESETS for value in values):
+        if any(
+            isinstance(value, str) and value in PRESETS and value not in USUAL_PRESETS
+            for value in values
+        ):
             item.add_marker(pytest.mark.soak)
 
 
@@ -72,7 +77,9 @@ def own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     import aioice.ice
 
     monkeypatch.setattr("aioice.ice.get_host_addresses", aioice.ice.get_host_addresses)
-    monkeypatch.setattr("aioice.ice.StunProtocol.datagram_received", aioice.ice.StunProtocol.datagram_received)
+    monkeypatch.setattr(
+        "aioice.ice.StunProtocol.datagram_received", aioice.ice.StunProtocol.datagram_received
+    )
 
 
 @pytest.fixture
@@ -102,7 +109,9 @@ def write_video(tmp_path: Path) -> Callable[..., Path]:
             stream.codec_context.time_base = unit
             packets = []
             for index, frame in enumerate(frames):
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
+                picture = av.VideoFrame.from_ndarray(
+                    np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24"
+                )
                 picture.pts, picture.time_base = index if pts is None else pts[index], unit
                 picture.pict_type = PictureType.I if index in key_frames else PictureType.NONE
                 packets += stream.encode(picture)

@@ -31,7 +31,11 @@ class FakeCuda(types.ModuleType):
         self._recordings.get(stream, self._queues[stream]).append(work)
 
     def _own(self, resource):
-        number = ctypes.addressof(resource) if isinstance(resource, ctypes.Array) else next(self._numbers)
+        number = (
+            ctypes.addressof(resource)
+            if isinstance(resource, ctypes.Array)
+            else next(self._numbers)
+        )
         self.live[number] = resource
         return 0, number
 
@@ -100,7 +104,9 @@ class FakeTensorRt:
         return types.SimpleNamespace(
             create_network=lambda flags: types.SimpleNamespace(flags=flags),
             create_builder_config=lambda: _Config(self),
-            create_optimization_profile=lambda: types.SimpleNamespace(set_shape=lambda *shape: self.set.append(shape)),
+            create_optimization_profile=lambda: types.SimpleNamespace(
+                set_shape=lambda *shape: self.set.append(shape)
+            ),
             build_serialized_network=self._build,
         )
 
@@ -135,7 +141,9 @@ class FakeTensorRt:
             return self.refits
 
         problem = types.SimpleNamespace(desc=lambda: "of another shape")
-        return types.SimpleNamespace(refit_from_bytes=refit, num_errors=1, get_error=lambda index: problem)
+        return types.SimpleNamespace(
+            refit_from_bytes=refit, num_errors=1, get_error=lambda index: problem
+        )
 
 
 class _Config:
@@ -170,7 +178,9 @@ class FakeEngine:
     def take(self, data):
         """Take weights, of a graph that is otherwise the same."""
         model = onnx.ModelProto.FromString(data)
-        self.size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
+        self.size = tuple(
+            dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:]
+        )
         self.session = Session(model)
 
     def get_tensor_shape(self, name):
@@ -195,7 +205,9 @@ class _Context:
     def execute_async_v3(self, stream):
         def compute():
             (count,) = self._shape
-            times = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self._addresses["t"]))
+            times = np.ctypeslib.as_array(
+                (ctypes.c_float * count).from_address(self._addresses["t"])
+            )
             frames = self._engine.session.run({"t": times.copy()})
             ctypes.memmove(self._addresses["frames"], frames.ctypes.data, frames.nbytes)
 

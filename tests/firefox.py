@@ -56,7 +56,9 @@ class Firefox:
     It does one thing at a time.
     """
 
-    def __init__(self, profile: Path, preferences: Mapping[str, bool | int | str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, profile: Path, preferences: Mapping[str, bool | int | str] = MappingProxyType({})
+    ) -> None:
         self._profile = profile
         self._preferences = QUIET | dict(preferences)
         self._numbers = itertools.count()
@@ -69,7 +71,10 @@ class Firefox:
         if FIREFOX is None:
             raise FirefoxError("no Firefox: sh tests/install_peers.sh")
         self._profile.mkdir()
-        lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in self._preferences.items())
+        lines = (
+            f"user_pref({json.dumps(name)}, {json.dumps(value)});\n"
+            for name, value in self._preferences.items()
+        )
         (self._profile / "user.js").write_text("".join(lines))
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -112,7 +117,15 @@ class Firefox:
         await self._closing.aclose()
 
     async def _start(self) -> None:
-        command = [FIREFOX, "--headless", "--no-remote", "--remote-debugging-port=0", "--profile", self._profile, "about:blank"]
+        command = [
+            FIREFOX,
+            "--headless",
+            "--no-remote",
+            "--remote-debugging-port=0",
+            "--profile",
+            self._profile,
+            "about:blank",
+        ]
         # A session of its own, so that its helper processes can be ended with it.
         process = await asyncio.create_subprocess_exec(
             *command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
@@ -120,10 +133,14 @@ class Firefox:
         self._closing.push_async_callback(_end, process)
         while (address := self._address()) is None:
             if process.returncode is not None:
-                raise FirefoxError(f"Firefox ended at its start with exit code {process.returncode}")
+                raise FirefoxError(
+                    f"Firefox ended at its start with exit code {process.returncode}"
+                )
             await asyncio.sleep(0.05)
         http = await self._closing.enter_async_context(aiohttp.ClientSession())
-        self._socket = await self._closing.enter_async_context(http.ws_connect(f"ws://{address}/session", max_msg_size=0))
+        self._socket = await self._closing.enter_async_context(
+            http.ws_connect(f"ws://{address}/session", max_msg_size=0)
+        )
         await self._call("session.new", capabilities={})
         self._closing.push_async_callback(self._call, "browser.close")
         self._tab = (await self._call("browsingContext.getTree"))["contexts"][0]["context"]

@@ -92,7 +92,9 @@ def chunks(data: bytes) -> list[tuple[int, int]]:
 
 def change_graph(data: bytearray, random: Random, _: list[bytes]) -> None:
     """Change the graph of a topology's payload: nodes, their operators, inputs and attributes, constants and sizes."""
-    model = onnx.ModelProto.FromString(zlib.decompressobj(-15, dictionary()).decompress(bytes(data)))
+    model = onnx.ModelProto.FromString(
+        zlib.decompressobj(-15, dictionary()).decompress(bytes(data))
+    )
     graph = model.graph
     nodes = list(graph.node)
     node = nodes[random.integers(0, len(nodes))]
@@ -108,7 +110,9 @@ def change_graph(data: bytearray, random: Random, _: list[bytes]) -> None:
         case 4:
             for attribute in node.attribute:
                 attribute.i = extreme(random)
-                attribute.ints[:] = [extreme(random) if random.random() < 0.5 else value for value in attribute.ints]
+                attribute.ints[:] = [
+                    extreme(random) if random.random() < 0.5 else value for value in attribute.ints
+                ]
         case 5:
             constant = graph.initializer[random.integers(0, len(graph.initializer))]
             if constant.data_type == onnx.TensorProto.INT64:
@@ -126,7 +130,9 @@ def change_graph(data: bytearray, random: Random, _: list[bytes]) -> None:
 
 def extreme(random: Random) -> int:
     """Return a number that somebody may have forgotten."""
-    return int(random.choice([-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 255, 2**16, 2**31, 2**40, 2**63 - 1]))
+    return int(
+        random.choice([-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 255, 2**16, 2**31, 2**40, 2**63 - 1])
+    )
 
 
 def mutate(seeds: list[bytes], random: Random) -> tuple[bytes, bool]:
@@ -140,7 +146,9 @@ def mutate(seeds: list[bytes], random: Random) -> tuple[bytes, bool]:
     parts = [(part.kind, bytearray(part.payload)) for part in ChunkReader().feed(bytes(data))]
     order = list(range(len(parts)))
     if random.random() < 0.1:
-        order[random.integers(0, len(order))] = int(random.integers(0, len(order)))  # chunks twice, others not at all
+        order[random.integers(0, len(order))] = int(
+            random.integers(0, len(order))
+        )  # chunks twice, others not at all
     kind, payload = parts[random.integers(0, len(parts))]
     mutation = change_graph if kind == TOPOLOGY and random.random() < 0.8 else mutation
     mutation(payload, random, [bytes(part[1]) for part in parts])
@@ -154,7 +162,9 @@ def decode(data: bytes) -> tuple[str, list[str]]:
         digests = digest(clip)
         frame = ReferenceDecoder(clip).frame(clip.header.frames // 2)
         segment, local = clip.locate(clip.header.frames // 2)
-        rewritten = Session(build_graph(SegmentModels(clip), segment, pixels="rgb")).run({TIME: np.full(1, local, np.float32)})
+        rewritten = Session(build_graph(SegmentModels(clip), segment, pixels="rgb")).run(
+            {TIME: np.full(1, local, np.float32)}
+        )
     except BitstreamError:
         return "refused", []
     except EngineError:
@@ -166,7 +176,9 @@ def decode(data: bytes) -> tuple[str, list[str]]:
 def seeds_and_digests() -> tuple[list[bytes], set[str]]:
     """Return the files that are mutated, and the digests of all their segments."""
     paths = sorted(DATA.glob("*.nerv"))
-    return [path.read_bytes() for path in paths], {text for path in paths for text in digest(Clip.read(path))}
+    return [path.read_bytes() for path in paths], {
+        text for path in paths for text in digest(Clip.read(path))
+    }
 
 
 def main() -> int:
@@ -197,7 +209,9 @@ def main() -> int:
             print(f"{outcome}, {'wrong weights, ' * wrong}{memory >> 20} MiB: see {failure}")
             return 1
     failure.unlink()
-    print(f"{args.count} files: {dict(outcomes)}; slowest {slowest:.2f} s, at most {memory >> 20} MiB")
+    print(
+        f"{args.count} files: {dict(outcomes)}; slowest {slowest:.2f} s, at most {memory >> 20} MiB"
+    )
     return 0
 
 

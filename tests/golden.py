@@ -19,7 +19,10 @@ def digest(clip: Clip) -> list[str]:
     """Return the SHA-256 of each segment's weights, as float32 in the topology's order."""
     models = SegmentModels(clip)
     weights = [models.weights(index) for index in range(len(clip.segments))]
-    return [hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in each.values())).hexdigest() for each in weights]
+    return [
+        hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in each.values())).hexdigest()
+        for each in weights
+    ]
 
 
 TIMES = [0, 5, 9.5, 15]

@@ -53,8 +53,15 @@ def panning(frames: int, height: int, width: int) -> Pixels:
     random = np.random.default_rng(0)
     small = torch.from_numpy(random.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
     size = (height + frames, width + frames)
-    picture = torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255)[0].numpy().astype(np.uint8)
-    return np.stack([picture[:, index : index + height, index : index + width] for index in range(frames)])
+    picture = (
+        torch.nn.functional.interpolate(small, size=size, mode="bicubic")
+        .clamp(0, 255)[0]
+        .numpy()
+        .astype(np.uint8)
+    )
+    return np.stack(
+        [picture[:, index : index + height, index : index + width] for index in range(frames)]
+    )
 
 
 def make_encoder(
@@ -73,7 +80,9 @@ def make_encoder(
     return SegmentEncoder(video, preset, compression or Compression(), plan=plan, **options)
 
 
-def fit_clip(preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100) -> Clip:
+def fit_clip(
+    preset: str, *, frames: int, height: int, width: int, segment_frames: int = 100
+) -> Clip:
     """Fit a preset for two epochs and return the clip as it is read from its bytes."""
     video = Video(moving_square(frames, height, width), Fraction(25))
     encoder = make_encoder(video, preset, segment_frames=segment_frames)
@@ -105,7 +114,9 @@ def run(command: str, folder: Path) -> SimpleNamespace:
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        patch.object(logging.getLogger(), "handlers", []),  # the command adds its own, if there is none
+        patch.object(
+            logging.getLogger(), "handlers", []
+        ),  # the command adds its own, if there is none
     ):
         try:
             code = import_module(f"{package}.cli.main").main(arguments)
@@ -120,7 +131,9 @@ def write_images(folder: Path, frames: Iterable[Pixels], name: str = "{:03}.png"
     """Write RGB frames (3, H, W) as a new folder of images."""
     folder.mkdir()
     for index, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24"
+        )
         with av.open(folder / name.format(index), "w", format="image2") as container:
             stream = container.add_stream("png", 1)
             stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "rgb24"

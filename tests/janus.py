@@ -128,11 +128,15 @@ class Peer:
 
     async def subscribe(self, room: str) -> str:
         """Subscribe to the first who publishes in a room; return Janus' offer, to be answered with start()."""
-        there = (await self._ask(request="listparticipants", room=room))["plugindata"]["data"]["participants"]
+        there = (await self._ask(request="listparticipants", room=room))["plugindata"]["data"][
+            "participants"
+        ]
         publishers = [each["id"] for each in there if each["publisher"]]
         if not publishers:
             raise JanusError(f"nobody publishes in room {room!r}")
-        event = await self._ask(request="join", ptype="subscriber", room=room, streams=[{"feed": publishers[0]}])
+        event = await self._ask(
+            request="join", ptype="subscriber", room=room, streams=[{"feed": publishers[0]}]
+        )
         return event["jsep"]["sdp"]
 
     async def start(self, answer: str) -> None:
@@ -143,7 +147,9 @@ class Peer:
         """Leave."""
         await self._janus.ask(self._session, janus="destroy")
 
-    async def _ask(self, sdp: str | None = None, kind: str = "offer", **body: Any) -> dict[str, Any]:
+    async def _ask(
+        self, sdp: str | None = None, kind: str = "offer", **body: Any
+    ) -> dict[str, Any]:
         description = {} if sdp is None else {"jsep": {"type": kind, "sdp": sdp}}
         answer = await self._janus.ask(self._handle, janus="message", body=body, **description)
         return await self._janus.event(self._session) if answer["janus"] == "ack" else answer
@@ -172,7 +178,9 @@ def make_whip(janus: Janus, *, token: str | None = None) -> web.Application:
         name = secrets.token_urlsafe(8)
         peers[name] = peer
         headers = {"Location": f"{request.path}/{name}"}
-        return web.Response(status=201, text=answer, content_type="application/sdp", headers=headers)
+        return web.Response(
+            status=201, text=answer, content_type="application/sdp", headers=headers
+        )
 
     @routes.delete("/whip/{room}/{name}")
     async def leave(request: web.Request) -> web.Response:

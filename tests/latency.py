@@ -32,18 +32,29 @@ def measure(clip: Path | None, seconds: float) -> dict[str, float]:
     """Return the median and 95th percentile of the latencies of the pictures that are shown in some seconds."""
     with tempfile.TemporaryDirectory() as folder:
         clips = [] if clip is None else [str(clip.resolve())]
-        with serving("--stamp", *clips, cwd=Path(folder)) as (_, url), browsing(Path(folder) / "profile") as driver:
+        with (
+            serving("--stamp", *clips, cwd=Path(folder)) as (_, url),
+            browsing(Path(folder) / "profile") as driver,
+        ):
             driver.set_script_timeout(seconds + 30)
             driver.get(url)
-            wait_for(lambda: driver.execute_script("return document.getElementById('video').videoWidth"))
+            wait_for(
+                lambda: driver.execute_script("return document.getElementById('video').videoWidth")
+            )
             time.sleep(3)  # until the jitter buffer knows the connection
             ages = sorted(driver.execute_async_script(READ, seconds))
-    return {"p50_ms": ages[len(ages) // 2], "p95_ms": ages[int(0.95 * (len(ages) - 1))], "pictures": len(ages)}
+    return {
+        "p50_ms": ages[len(ages) // 2],
+        "p95_ms": ages[int(0.95 * (len(ages) - 1))],
+        "pictures": len(ages),
+    }
 
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("clip", nargs="?", type=Path)
     parser.add_argument("--seconds", type=float, default=30.0)
     args = parser.parse_args()

@@ -117,7 +117,9 @@ class Watcher:
         transceiver = self.peer.addTransceiver("video", direction="recvonly")
         if codec is not None:
             known = RTCRtpReceiver.getCapabilities("video").codecs
-            transceiver.setCodecPreferences([c for c in known if c.mimeType in (f"video/{codec}", "video/rtx")])
+            transceiver.setCodecPreferences(
+                [c for c in known if c.mimeType in (f"video/{codec}", "video/rtx")]
+            )
         self._transceiver = transceiver
         self._receiver = transceiver.receiver
         self.counter = None if decode else FrameCounter()
@@ -219,8 +221,17 @@ class Watcher:
 
     def statistics(self) -> dict[str, float]:
         """Return what only grows: frames, keyframes, plis, nacks, packets, lost."""
-        frames = {} if self.counter is None else {"frames": self.counter.frames, "keyframes": self.counter.keyframes}
-        return frames | {"plis": self.plis, "nacks": self.nacks, "packets": self.packets, "lost": self.lost}
+        frames = (
+            {}
+            if self.counter is None
+            else {"frames": self.counter.frames, "keyframes": self.counter.keyframes}
+        )
+        return frames | {
+            "plis": self.plis,
+            "nacks": self.nacks,
+            "packets": self.packets,
+            "lost": self.lost,
+        }
 
 
 def stay_on_loopback() -> None:
@@ -241,7 +252,9 @@ async def join_all(watchers: Sequence[Watcher]) -> None:
         await asyncio.gather(*(watcher.join() for watcher in watchers[start : start + WAVE]))
 
 
-async def measure(watchers: Sequence[Watcher], seconds: float, *, pid: int | None = None) -> dict[str, Any]:
+async def measure(
+    watchers: Sequence[Watcher], seconds: float, *, pid: int | None = None
+) -> dict[str, Any]:
     """Return what viewers who have joined receive in some seconds, each of them and all together.
 
     Shares of a core are those of this process and, where its number is given, of the sender's.
@@ -251,8 +264,15 @@ async def measure(watchers: Sequence[Watcher], seconds: float, *, pid: int | Non
         watcher.counter.restart()
     start, cpu, sender_cpu = time.monotonic(), time.process_time(), _cpu_seconds(pid)
     await asyncio.sleep(seconds)
-    seconds, cpu, sender_cpu = time.monotonic() - start, time.process_time() - cpu, _cpu_seconds(pid) - sender_cpu
-    viewers = [_difference(watcher, earlier, seconds) for watcher, earlier in zip(watchers, before, strict=True)]
+    seconds, cpu, sender_cpu = (
+        time.monotonic() - start,
+        time.process_time() - cpu,
+        _cpu_seconds(pid) - sender_cpu,
+    )
+    viewers = [
+        _difference(watcher, earlier, seconds)
+        for watcher, earlier in zip(watchers, before, strict=True)
+    ]
     rates = [viewer["fps"] for viewer in viewers]
     joins = [watcher.join_seconds for watcher in watchers]
     return {
@@ -263,7 +283,10 @@ async def measure(watchers: Sequence[Watcher], seconds: float, *, pid: int | Non
         "fps": {"min": min(rates), "p50": statistics.median(rates)},
         "join_seconds": {"max": round(max(joins), 3), "p50": round(statistics.median(joins), 3)},
         "longest_gap": max(viewer["longest_gap"] for viewer in viewers),
-        **{name: sum(viewer[name] for viewer in viewers) for name in ("keyframes", "plis", "nacks", "packets", "lost")},
+        **{
+            name: sum(viewer[name] for viewer in viewers)
+            for name in ("keyframes", "plis", "nacks", "packets", "lost")
+        },
         "viewers": viewers,
     }
 
@@ -294,7 +317,9 @@ async def run(
     async with aiohttp.ClientSession() as http:
         if url.path == "/":
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            async with http.get(url / "api/clips", headers=headers, raise_for_status=True) as response:
+            async with http.get(
+                url / "api/clips", headers=headers, raise_for_status=True
+            ) as response:
                 url = url / "whep" / (await response.json())[0]["name"]
         watchers = [Watcher(http, url, codec=codec, token=token) for _ in range(viewers)]
         try:
@@ -308,13 +333,17 @@ async def run(
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url", type=URL)
     parser.add_argument("--viewers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--token")
     parser.add_argument("--codec", choices=["H264", "VP8"])
-    parser.add_argument("--pid", type=int, help="the server's process, to tell how much of a core it takes")
+    parser.add_argument(
+        "--pid", type=int, help="the server's process, to tell how much of a core it takes"
+    )
     args = parser.parse_args()
     options = {name: value for name, value in vars(args).items() if name != "url"}
     stay_on_loopback()

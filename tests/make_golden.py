@@ -18,8 +18,21 @@ from encoder.models.fast import Fast, FastConfig
 from encoder.models.nerv import Nerv, NervConfig
 
 HEIGHT, WIDTH, FRAMES = 18, 30, 4
-HEADER = Header(width=WIDTH, height=HEIGHT, frames=4 * FRAMES, rate=Fraction(25), continuous=True, settings="golden")
-SIZES = {"stem_channels": 4, "trunk_channels": 4, "rank": 3, "scene_channels": 2, "latents": ((1, 2), (3, 2))}
+HEADER = Header(
+    width=WIDTH,
+    height=HEIGHT,
+    frames=4 * FRAMES,
+    rate=Fraction(25),
+    continuous=True,
+    settings="golden",
+)
+SIZES = {
+    "stem_channels": 4,
+    "trunk_channels": 4,
+    "rank": 3,
+    "scene_channels": 2,
+    "latents": ((1, 2), (3, 2)),
+}
 LAST_KEY = 3
 """The segments are key, delta, delta, key."""
 
@@ -27,7 +40,10 @@ LAST_KEY = 3
 def topologies() -> dict[str, Topology]:
     """Return a network with a camera, and one that maps times by an encoding."""
     config = FastConfig(height=HEIGHT, width=WIDTH, frames=FRAMES, margin=(4, 6), **SIZES)
-    return {"fast": trace(Fast(config)), "nervpp": trace(Nerv(NervConfig(height=HEIGHT, width=WIDTH, frames=FRAMES)))}
+    return {
+        "fast": trace(Fast(config)),
+        "nervpp": trace(Nerv(NervConfig(height=HEIGHT, width=WIDTH, frames=FRAMES))),
+    }
 
 
 def make(topology: Topology, coder: CoderName) -> Clip:
@@ -40,7 +56,9 @@ def make(topology: Topology, coder: CoderName) -> Clip:
             integers = _integers(shape, random)
             axis = int(random.integers(0, min(len(shape), 2)))
             has_channels = coder == "range" and random.integers(0, 2)
-            channels = random.integers(-3, 4, shape[axis]).astype(np.int32) if has_channels else NOTHING
+            channels = (
+                random.integers(-3, 4, shape[axis]).astype(np.int32) if has_channels else NOTHING
+            )
             tensors[name] = Quantized(
                 integers=integers,
                 step=float(np.float32(0.3 / (1 + np.abs(integers).mean()))),
@@ -76,7 +94,9 @@ def main() -> None:
     for name, clip in clips.items():
         (DATA / f"{name}.nerv").write_bytes(bytes(clip))
         np.save(DATA / f"{name}.npy", pictures(clip))
-    (DATA / "v1.json").write_text(json.dumps({name: digest(clip) for name, clip in clips.items()}, indent=2) + "\n")
+    (DATA / "v1.json").write_text(
+        json.dumps({name: digest(clip) for name, clip in clips.items()}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

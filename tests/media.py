@@ -15,7 +15,14 @@ from PIL import Image
 
 Picture = NDArray[Any]
 """RGB pixels (H, W, 3) of 0..255."""
-LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+LUMA = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 """Weights of red and blue in luma, by the code of the matrix (ITU-T H.273)."""
 LOSSLESS: Mapping[str, Mapping[str, str]] = {
     "libx264": {"qp": "0"},
@@ -56,7 +63,14 @@ def numbered(count: int, width: int = 32, height: int = 32, step: int = 5) -> li
     return [np.full((height, width, 3), step * index, np.uint8) for index in range(count)]
 
 
-def yuv(rgb: Picture, *, matrix: int = 1, full: bool = False, bits: int = 8, halved: tuple[int, int] = (2, 2)) -> av.VideoFrame:
+def yuv(
+    rgb: Picture,
+    *,
+    matrix: int = 1,
+    full: bool = False,
+    bits: int = 8,
+    halved: tuple[int, int] = (2, 2),
+) -> av.VideoFrame:
     """Return a picture as planes, by the formulas of the standards; `halved` are the factors of chroma's width and height."""
     red, blue = LUMA[matrix]
     r, g, b = np.moveaxis(rgb.astype(np.float64) / 255, -1, 0)
@@ -66,7 +80,10 @@ def yuv(rgb: Picture, *, matrix: int = 1, full: bool = False, bits: int = 8, hal
     if full:
         planes = [planes[0] * top, *(plane * top + 128 * unit for plane in planes[1:])]
     else:
-        planes = [unit * (219 * planes[0] + 16), *(unit * (224 * plane + 128) for plane in planes[1:])]
+        planes = [
+            unit * (219 * planes[0] + 16),
+            *(unit * (224 * plane + 128) for plane in planes[1:]),
+        ]
     names = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411"}
     height, width = luma.shape
     frame = av.VideoFrame(width, height, f"yuv{names[halved]}p{'' if bits == 8 else f'{bits}le'}")
@@ -94,14 +111,23 @@ def write(
 ) -> Path:
     """Write frames as a video; what it is told to be are attributes of PyAV's codec context."""
     with av.open(path, "w", format=form, options=dict(muxing or {})) as container:
-        stream = container.add_stream(codec, rate, options={**LOSSLESS.get(codec, {}), **(options or {})})
-        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
+        stream = container.add_stream(
+            codec, rate, options={**LOSSLESS.get(codec, {}), **(options or {})}
+        )
+        stream.width, stream.height, stream.pix_fmt = (
+            frames[0].width,
+            frames[0].height,
+            frames[0].format.name,
+        )
         if unit:
             stream.codec_context.time_base = unit
         for name, value in told.items():
             setattr(stream.codec_context, name, value)
         for index, frame in enumerate(frames):
-            frame.pts, frame.time_base = index if times is None else times[index], unit or 1 / Fraction(rate)
+            frame.pts, frame.time_base = (
+                index if times is None else times[index],
+                unit or 1 / Fraction(rate),
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -114,7 +140,13 @@ def jpeg(picture: Picture, **how: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write_jpegs(path: Path, pictures: Iterable[Picture], milliseconds: Sequence[int], *, rate: Fraction | int = 25) -> Path:
+def write_jpegs(
+    path: Path,
+    pictures: Iterable[Picture],
+    milliseconds: Sequence[int],
+    *,
+    rate: Fraction | int = 25,
+) -> Path:
     """Write pictures that are shown at some times; each stands alone."""
     pictures = list(pictures)
     with av.open(path, "w") as container:
@@ -123,14 +155,25 @@ def write_jpegs(path: Path, pictures: Iterable[Picture], milliseconds: Sequence[
         stream.pix_fmt = "yuvj420p"
         for index, (picture, time) in enumerate(zip(pictures, milliseconds, strict=True)):
             packet = av.Packet(jpeg(picture))
-            packet.stream, packet.pts, packet.dts, packet.time_base = stream, time, time, Fraction(1, 1000)
+            packet.stream, packet.pts, packet.dts, packet.time_base = (
+                stream,
+                time,
+                time,
+                Fraction(1, 1000),
+            )
             packet.is_keyframe = True
-            packet.duration = milliseconds[index + 1] - time if index + 1 < len(milliseconds) else round(1000 / rate)
+            packet.duration = (
+                milliseconds[index + 1] - time
+                if index + 1 < len(milliseconds)
+                else round(1000 / rate)
+            )
             container.mux(packet)
     return path
 
 
-def recording(folder: Path, start: int, count: int = 10, size: tuple[int, int] = (32, 32), **told: Any) -> bytes:
+def recording(
+    folder: Path, start: int, count: int = 10, size: tuple[int, int] = (32, 32), **told: Any
+) -> bytes:
     """Return a broadcast of so many pictures that begins at a time, in ticks of 90 kHz; more may be put behind it."""
     times = [start + index * 3600 for index in range(count)]
     frames = [yuv(picture) for picture in numbered(count, *size)]
@@ -178,7 +221,11 @@ def write_tracks(path: Path, tracks: Sequence[tuple[Sequence[av.VideoFrame], boo
         packets = []
         for frames, is_default in tracks:
             stream = container.add_stream("libx264", 25, options={"qp": "0", "bf": "0"})
-            stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
+            stream.width, stream.height, stream.pix_fmt = (
+                frames[0].width,
+                frames[0].height,
+                "yuv420p",
+            )
             stream.disposition = Disposition.default if is_default else Disposition(0)
             for index, frame in enumerate(frames):
                 frame.pts, frame.time_base = index, Fraction(1, 25)

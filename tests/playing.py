@@ -35,17 +35,32 @@ class Pictures:
         pass
 
 
-def make_item(clip: Clip, name: str = "tiny", *, batch: int = 2, engine: str | None = None) -> ClipSource:
+def make_item(
+    clip: Clip, name: str = "tiny", *, batch: int = 2, engine: str | None = None
+) -> ClipSource:
     """Return a clip to play, with an engine by name or a stand-in."""
     if engine is None:
         return ClipSource(name, clip, lambda _: Pictures(clip), file_bytes=1234)
-    return ClipSource(name, clip, lambda failed: open_engine(clip, engine, batch=batch, failed=failed), file_bytes=1234)
+    return ClipSource(
+        name,
+        clip,
+        lambda failed: open_engine(clip, engine, batch=batch, failed=failed),
+        file_bytes=1234,
+    )
 
 
-def make_server(items, *, limits=None, access=None, ice=None, stamp=False, host="127.0.0.1") -> web.Application:
+def make_server(
+    items, *, limits=None, access=None, ice=None, stamp=False, host="127.0.0.1"
+) -> web.Application:
     metrics = Metrics()
     sessions = Sessions(limits or Limits(per_address=100), ice)
-    return make_app(make_channels(items, metrics, stamp=stamp), sessions, metrics, host=host, access=access or Access())
+    return make_app(
+        make_channels(items, metrics, stamp=stamp),
+        sessions,
+        metrics,
+        host=host,
+        access=access or Access(),
+    )
 
 
 async def offer_for(codec=None):
@@ -64,7 +79,9 @@ async def receive(viewer, count):
 
 
 def player_threads():
-    return [thread.name for thread in threading.enumerate() if thread.name in ("encoder", "decoder")]
+    return [
+        thread.name for thread in threading.enumerate() if thread.name in ("encoder", "decoder")
+    ]
 
 
 def picture(value=128):

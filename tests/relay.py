@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Literal, Self
 
 LOOPBACK = "127.0.0.1"
-CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (?P<host>\S+) (?P<port>\d+) typ host.*", re.IGNORECASE)
+CANDIDATE = re.compile(
+    r"a=candidate:\S+ 1 udp \d+ (?P<host>\S+) (?P<port>\d+) typ host.*", re.IGNORECASE
+)
 MEDIA = range(128, 192)
 """First bytes of RTP and RTCP (RFC 7983), the datagrams that may be lost.
 
@@ -102,5 +104,9 @@ def without_candidates(sdp: str) -> str:
 
     It learns where the viewer is when he calls, as with browsers.
     """
-    lines = (line for line in sdp.splitlines() if not line.startswith(("a=candidate:", "a=end-of-candidates")))
+    lines = (
+        line
+        for line in sdp.splitlines()
+        if not line.startswith(("a=candidate:", "a=end-of-candidates"))
+    )
     return "\r\n".join(lines) + "\r\n"

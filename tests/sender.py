@@ -43,7 +43,10 @@ class Decoded:
 def make_item(width: int, height: int) -> ClipSource:
     """Return the sample at a size."""
     with av.open(SOURCE) as container:
-        frames = [frame.reformat(width, height, "yuv420p").to_ndarray() for frame in container.decode(video=0)]
+        frames = [
+            frame.reformat(width, height, "yuv420p").to_ndarray()
+            for frame in container.decode(video=0)
+        ]
     clip = Clip.read(SAMPLE)
     clip = replace(clip, header=replace(clip.header, width=width, height=height, rate=RATE))
     return ClipSource("decoded", clip, lambda _: Decoded(np.stack(frames)), file_bytes=1)
@@ -51,11 +54,15 @@ def make_item(width: int, height: int) -> ClipSource:
 
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
     args = parser.parse_args()
-    app = make_server([make_item(args.width, args.height)], limits=Limits(viewers=1000, per_address=1000))
+    app = make_server(
+        [make_item(args.width, args.height)], limits=Limits(viewers=1000, per_address=1000)
+    )
     asyncio.run(serve(app, "127.0.0.1", 0, announce=lambda url: print(url, flush=True)))
 
 

@@ -1,4 +1,4 @@
-"""A second decoder, written from docs/format.md alone: plain integers, one symbol at a time.
+"""A second decoder, written from docs/reference/bitstream.md alone: plain integers, one symbol at a time.
 
 Only the network is run by ONNX Runtime, as any decoder may.
 """
@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
+FORMAT = Path(__file__).parents[1] / "docs" / "reference" / "bitstream.md"
 DICTIONARY = Path(__file__).parents[1] / "encoder" / "codec" / "dictionary.bin"
 WORD, STATE = 32, 1 << 64
 
@@ -109,9 +109,14 @@ def strangers_weights(
             slice_size = prod(shape[1:])
             for place in range(slice_size, len(integers)):
                 integers[place] += integers[place - slice_size]
-        steps = [np.float32(step) * np.float32(1.41421354 if o % 2 else 1) * np.float32(2.0 ** (o // 2)) for o in by_channel]
+        steps = [
+            np.float32(step) * np.float32(1.41421354 if o % 2 else 1) * np.float32(2.0 ** (o // 2))
+            for o in by_channel
+        ]
         along = [-1 if each == axis else 1 for each in range(len(shape))]
-        weights = np.array(integers, np.float32).reshape(shape) * np.array(steps, np.float32).reshape(along)
+        weights = np.array(integers, np.float32).reshape(shape) * np.array(
+            steps, np.float32
+        ).reshape(along)
         yield name, weights + before[name] if flags & 1 else weights
 
 
@@ -121,9 +126,15 @@ def strangers_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     at, clip, segment = 8, 0, 0
     while at < len(data):
         kind, length, start = struct.unpack_from("<4sII", data, at)
-        payload, (checksum,) = data[at + 12 : at + 12 + length], struct.unpack_from("<I", data, at + 12 + length)
+        payload, (checksum,) = (
+            data[at + 12 : at + 12 + length],
+            struct.unpack_from("<I", data, at + 12 + length),
+        )
         is_delta = kind == b"SEGM" and payload[10] == 1
-        assert (start, checksum) == (zlib.crc32(data[at : at + 8]), zlib.crc32(payload, segment if is_delta else clip))
+        assert (start, checksum) == (
+            zlib.crc32(data[at : at + 8]),
+            zlib.crc32(payload, segment if is_delta else clip),
+        )
         clip = checksum if kind in (b"HEAD", b"TOPO") else clip
         segment = checksum if kind == b"SEGM" else segment
         yield at, kind, payload
@@ -132,7 +143,9 @@ def strangers_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 def strangers_graph(payload: bytes) -> onnx.ModelProto:
     """Return the network of a TOPO chunk, with names in the places' stead."""
-    model = onnx.ModelProto.FromString(zlib.decompressobj(-15, DICTIONARY.read_bytes()).decompress(payload))
+    model = onnx.ModelProto.FromString(
+        zlib.decompressobj(-15, DICTIONARY.read_bytes()).decompress(payload)
+    )
     graph, made, following = model.graph, ["t"], 0
     for kind, values in (("tensor", graph.input[1:]), ("constant", graph.initializer)):
         for index, value in enumerate(values):
@@ -162,7 +175,10 @@ def strangers_pictures(data: bytes, times: list[float]) -> NDArray[np.uint8]:
         (at, *struct.unpack_from("<II", payload), payload[10] == 0) for at, _, payload in segments
     ]
     graph = strangers_graph(topology)
-    shapes = {value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in graph.graph.input[1:]}
+    shapes = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in graph.graph.input[1:]
+    }
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     weights: dict[str, NDArray[np.float32]] = {}
     shown: dict[float, NDArray[np.uint8]] = {}

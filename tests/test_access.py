@@ -26,14 +26,18 @@ def connect(aiohttp_client, tiny_clip):
     """Return a function that starts a server and gives a client of it."""
 
     async def start(**access):
-        return await aiohttp_client(make_server([make_item(tiny_clip)], access=Access.parse("127.0.0.1", **access)))
+        return await aiohttp_client(
+            make_server([make_item(tiny_clip)], access=Access.parse("127.0.0.1", **access))
+        )
 
     return start
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
 def test_address_that_others_reach_needs_a_token(host):
-    with pytest.raises(SettingsError, match="can be reached by other machines: give a --token, or --insecure"):
+    with pytest.raises(
+        SettingsError, match="can be reached by other machines: give a --token, or --insecure"
+    ):
         Access.parse(host)
     Access.parse(host, token=TOKEN)
     Access.parse(host, insecure=True)
@@ -51,7 +55,10 @@ def test_this_machine_alone_needs_none(host):
         ({"token": "line\nbreak!"}, "a token needs 8"),
         ({"watch_token": WATCH}, "--watch-token needs --token"),
         ({"token": TOKEN, "watch_token": TOKEN}, "are the same"),
-        ({"origins": ["example.org"]}, r"an origin is like https://example\.org, got 'example\.org'"),
+        (
+            {"origins": ["example.org"]},
+            r"an origin is like https://example\.org, got 'example\.org'",
+        ),
         ({"origins": ["https://example.org/path"]}, "an origin is like"),
         ({"origins": ["ftp://example.org"]}, "an origin is like"),
     ],
@@ -61,7 +68,10 @@ def test_bad_settings(options, reason):
         Access.parse("127.0.0.1", **options)
 
 
-@pytest.mark.parametrize("path", ["/api/clips", "/api/clips/tiny", "/api/clips/tiny/thumbnail.jpg", "/metrics", "/whep/tiny"])
+@pytest.mark.parametrize(
+    "path",
+    ["/api/clips", "/api/clips/tiny", "/api/clips/tiny/thumbnail.jpg", "/metrics", "/whep/tiny"],
+)
 async def test_token_is_needed(connect, path):
     client = await connect(token=TOKEN)
     method = "OPTIONS" if path.startswith("/whep") else "GET"
@@ -74,7 +84,9 @@ async def test_token_is_needed(connect, path):
         await client.request(method, path, params={"token": TOKEN}),
     ):
         assert right.status in (200, 204, 503)
-    assert (await client.request(method, path, headers={"Authorization": f"Basic {TOKEN}"})).status == 401
+    assert (
+        await client.request(method, path, headers={"Authorization": f"Basic {TOKEN}"})
+    ).status == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/healthz"])
@@ -86,10 +98,16 @@ async def test_page_itself_needs_no_token(connect, path):
 async def test_tokens_are_compared_in_constant_time(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "player.server.auth.hmac.compare_digest", lambda given, right: compared.append((given, right)) or given == right
+        "player.server.auth.hmac.compare_digest",
+        lambda given, right: compared.append((given, right)) or given == right,
     )
     access = Access(token=TOKEN, watch_token=WATCH)
-    assert [access.allows(text) for text in (TOKEN, WATCH, "wrong", "ü")] == [True, False, None, None]
+    assert [access.allows(text) for text in (TOKEN, WATCH, "wrong", "ü")] == [
+        True,
+        False,
+        None,
+        None,
+    ]
     assert len(compared) == 8  # always both
 
 
@@ -104,7 +122,10 @@ async def test_bug_of_ours_is_an_answer_like_any_other(connect, monkeypatch, cap
     client = await connect()
     monkeypatch.setattr("player.server.routes_api._describe", lambda channel: 1 / 0)
     response = await client.get("/api/clips")
-    assert (response.status, await response.json()) == (500, {"error": "internal error, see the server's log"})
+    assert (response.status, await response.json()) == (
+        500,
+        {"error": "internal error, see the server's log"},
+    )
     assert response.headers["Server"] == "nervcast"
     assert "ZeroDivisionError" in caplog.text
     monkeypatch.undo()
@@ -114,13 +135,18 @@ async def test_bug_of_ours_is_an_answer_like_any_other(connect, monkeypatch, cap
 
 async def test_body_that_is_not_what_its_headers_say(connect):
     client = await connect()
-    response = await client.post("/whep/tiny", data=b"nonsense", headers={**SDP, "Content-Encoding": "gzip"})
+    response = await client.post(
+        "/whep/tiny", data=b"nonsense", headers={**SDP, "Content-Encoding": "gzip"}
+    )
     assert response.status == 415
 
 
 async def test_who_guesses_is_told_to_wait(connect):
     client = await connect(token=TOKEN)
-    answers = [await client.get("/api/clips", params={"token": f"guess {index}"}) for index in range(GUESSES + 2)]
+    answers = [
+        await client.get("/api/clips", params={"token": f"guess {index}"})
+        for index in range(GUESSES + 2)
+    ]
     assert [answer.status for answer in answers] == [401] * GUESSES + [429] * 2
     assert answers[-1].headers["Retry-After"] == "60"
     # Who knows it is let in, from the same address.
@@ -158,7 +184,11 @@ async def test_headers_tell_browsers_to_be_careful(connect):
 def test_page_has_nothing_inline_and_loads_nothing_from_elsewhere():
     page = (WEB / "index.html").read_text()
     assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son[a-z]+=", page) == []
-    addresses = [address for file in WEB.iterdir() for address in re.findall(r"[a-z]+://[^\s\"'`)]+", file.read_text())]
+    addresses = [
+        address
+        for file in WEB.iterdir()
+        for address in re.findall(r"[a-z]+://[^\s\"'`)]+", file.read_text())
+    ]
     assert set(addresses) <= {"http://www.w3.org/2000/svg"}
 
 
@@ -182,14 +212,18 @@ async def test_sites_on_the_list_are(connect):
     assert preflight.status == 204
     assert preflight.headers["Access-Control-Allow-Origin"] == "https://example.org"
     assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
-    assert {"POST", "PATCH", "DELETE"} <= set(preflight.headers["Access-Control-Allow-Methods"].split(", "))
+    assert {"POST", "PATCH", "DELETE"} <= set(
+        preflight.headers["Access-Control-Allow-Methods"].split(", ")
+    )
     peer, offer = await offer_for()
     response = await client.post("/whep/tiny", data=offer, headers={**SDP, **origin, **BEARER})
     await peer.close()
     assert response.status == 201
     assert "Location" in response.headers["Access-Control-Expose-Headers"]
     # An error is readable, too.
-    assert (await client.get("/api/clips", headers=origin)).headers["Access-Control-Allow-Origin"] == "https://example.org"
+    assert (await client.get("/api/clips", headers=origin)).headers[
+        "Access-Control-Allow-Origin"
+    ] == "https://example.org"
     other = await client.get("/api/clips", headers={"Origin": "https://example.com", **BEARER})
     assert "Access-Control-Allow-Origin" not in other.headers
 
@@ -197,7 +231,13 @@ async def test_sites_on_the_list_are(connect):
 async def test_name_that_leads_here_is_not_ours(connect):
     """DNS rebinding: a page of another site has its name lead to this machine."""
     client = await connect()
-    for name in ("evil.example.org:8080", "localhost.example.org", "[", "192.0.2.1", "127.0.0.1.example.org"):
+    for name in (
+        "evil.example.org:8080",
+        "localhost.example.org",
+        "[",
+        "192.0.2.1",
+        "127.0.0.1.example.org",
+    ):
         assert (await client.get("/api/clips", headers={"Host": name})).status in (400, 421), name
     for name in ("localhost:8080", "127.0.0.1", "[::1]:8080", "127.0.0.5"):
         assert (await client.get("/api/clips", headers={"Host": name})).status == 200, name
@@ -229,7 +269,9 @@ async def start(tiny_clip):
 
     async def begin(**options):
         url = asyncio.get_running_loop().create_future()
-        tasks.append(asyncio.create_task(served(make_server([make_item(tiny_clip)]), url, **options)))
+        tasks.append(
+            asyncio.create_task(served(make_server([make_item(tiny_clip)]), url, **options))
+        )
         return await asyncio.wait_for(url, 20)
 
     yield begin
@@ -265,7 +307,9 @@ async def test_connection_that_asks_is_kept(start, monkeypatch):
 async def test_too_many_connections_are_ended_at_once(start, monkeypatch):
     url = await start()
     monkeypatch.setattr(connections_module, "MAX_CONNECTIONS", 0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1].rstrip("/")))
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", int(url.rsplit(":", 1)[1].rstrip("/"))
+    )
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
     await writer.wait_closed()
@@ -275,7 +319,9 @@ async def test_too_many_connections_are_ended_at_once(start, monkeypatch):
 def certificate(tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    subprocess.run([*command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True
+    )
     return cert, key
 
 
@@ -287,7 +333,10 @@ async def test_tls(start, certificate):
     assert url.startswith("https://")
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
-    async with ClientSession(connector=TCPConnector(ssl=trusting)) as client, client.get(f"{url}/healthz") as response:
+    async with (
+        ClientSession(connector=TCPConnector(ssl=trusting)) as client,
+        client.get(f"{url}/healthz") as response,
+    ):
         assert response.status == 200
     async with ClientSession() as client:
         with pytest.raises(ClientConnectorError):
@@ -308,7 +357,10 @@ async def test_handshakes_count_as_connections(start, certificate, monkeypatch):
         assert await asyncio.wait_for(reader.read(), 0.5) == b""  # the oldest
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
-    async with ClientSession(connector=TCPConnector(ssl=trusting)) as client, client.get(f"{url}/healthz") as response:
+    async with (
+        ClientSession(connector=TCPConnector(ssl=trusting)) as client,
+        client.get(f"{url}/healthz") as response,
+    ):
         assert response.status == 200
     for reader, _ in held:
         assert await asyncio.wait_for(reader.read(), 3) == b""

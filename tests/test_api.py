@@ -48,7 +48,9 @@ class Watcher:
         assert response.status == 201, await response.text()
         self.location = response.headers["Location"]
         self.url = f"/api/sessions/{self.location.split('/')[-1]}"
-        await self._peer.setRemoteDescription(RTCSessionDescription(await response.text(), "answer"))
+        await self._peer.setRemoteDescription(
+            RTCSessionDescription(await response.text(), "answer")
+        )
         return self
 
     async def __aexit__(self, *_):
@@ -70,10 +72,35 @@ async def test_session_tells_what_it_watches(client):
     async with Watcher(client) as watcher:
         await watcher.frames(30)
         state = await watcher.state()
-        assert (state["clip"], state["item"], state["private"], state["may_control"]) == ("one", "one", False, True)
-        assert (state["codec"], state["engine"], state["viewers"], state["private_left"]) == ("H264", "onnxruntime-cpu", 1, 1)
-        assert min(state["sent_fps"], state["decode_fps"], state["encode_fps"], state["encode_ms"], state["bitrate"]) > 0
-        assert (state["width"], state["height"], state["frames"], state["fps"], state["speed"]) == (26, 19, 6, 25, 1)
+        assert (state["clip"], state["item"], state["private"], state["may_control"]) == (
+            "one",
+            "one",
+            False,
+            True,
+        )
+        assert (state["codec"], state["engine"], state["viewers"], state["private_left"]) == (
+            "H264",
+            "onnxruntime-cpu",
+            1,
+            1,
+        )
+        assert (
+            min(
+                state["sent_fps"],
+                state["decode_fps"],
+                state["encode_fps"],
+                state["encode_ms"],
+                state["bitrate"],
+            )
+            > 0
+        )
+        assert (state["width"], state["height"], state["frames"], state["fps"], state["speed"]) == (
+            26,
+            19,
+            6,
+            25,
+            1,
+        )
         assert state["bits_per_pixel"] == 8 * 1234 / (6 * 26 * 19)
         assert state["error"] is None
     assert (await client.get(watcher.url)).status == 404
@@ -98,7 +125,13 @@ async def test_viewers_share_a_timeline(client):
         status, _ = await first.wish(playing=False, frame=3, loop=False, speed=0.5)
         assert status == 200
         state = await second.state()
-        assert (state["playing"], state["frame"], state["loop"], state["speed"], state["viewers"]) == (False, 3, False, 0.5, 2)
+        assert (
+            state["playing"],
+            state["frame"],
+            state["loop"],
+            state["speed"],
+            state["viewers"],
+        ) == (False, 3, False, 0.5, 2)
 
 
 async def test_private_timeline_is_ones_own(client):
@@ -106,7 +139,13 @@ async def test_private_timeline_is_ones_own(client):
         await asyncio.gather(other.frames(2), watcher.frames(2))
         await other.wish(playing=False, frame=2)
         status, state = await watcher.wish(private=True)
-        assert (status, state["private"], state["private_left"], state["frame"], state["playing"]) == (200, True, 0, 2, False)
+        assert (
+            status,
+            state["private"],
+            state["private_left"],
+            state["frame"],
+            state["playing"],
+        ) == (200, True, 0, 2, False)
         status, state = await watcher.wish(frame=5)
         assert state["frame"] == 5
         await watcher.frames(10)  # over the same connection
@@ -125,7 +164,10 @@ async def test_private_timeline_is_offered_at_once_and_ends_with_its_viewer(clie
         (stream,) = client.app[CHANNELS]["one"].private
         peer, offer = await offer_for()
         refused = await client.post("/whep/one?private=1", data=offer, headers=SDP)
-        assert (refused.status, (await refused.json())["error"]) == (503, "no private timeline is left")
+        assert (refused.status, (await refused.json())["error"]) == (
+            503,
+            "no private timeline is left",
+        )
         await peer.close()
     assert client.app[CHANNELS]["one"].private == set()
     async with Watcher(client, "/whep/one?private=1"):
@@ -201,9 +243,20 @@ async def test_options_tell_what_an_offer_looks_like(aiohttp_client, tiny_clip):
 
 
 def fragment(connection, *candidates):
-    user, password = (connection.remoteDescription.sdp.split(f"a=ice-{name}:")[1].split()[0] for name in ("ufrag", "pwd"))
+    user, password = (
+        connection.remoteDescription.sdp.split(f"a=ice-{name}:")[1].split()[0]
+        for name in ("ufrag", "pwd")
+    )
     return (
-        "\r\n".join([f"a=ice-ufrag:{user}", f"a=ice-pwd:{password}", "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", *candidates])
+        "\r\n".join(
+            [
+                f"a=ice-ufrag:{user}",
+                f"a=ice-pwd:{password}",
+                "m=video 9 UDP/TLS/RTP/SAVPF 0",
+                "a=mid:0",
+                *candidates,
+            ]
+        )
         + "\r\n"
     )
 
@@ -240,7 +293,9 @@ async def test_candidates_that_come_later_are_few(client, monkeypatch):
         monkeypatch.setattr(session.connection, "addIceCandidate", add)
         lines = [f"a=candidate:{index} 1 udp 1 192.0.2.7 5000 typ host" for index in range(20)]
         for _ in range(3):
-            response = await client.patch(watcher.location, data=fragment(session.connection, *lines), headers=FRAGMENT)
+            response = await client.patch(
+                watcher.location, data=fragment(session.connection, *lines), headers=FRAGMENT
+            )
             assert response.status == 204
         assert len(added) == MAX_CANDIDATES
 
@@ -253,7 +308,12 @@ async def test_candidates_that_come_later_are_few(client, monkeypatch):
         ("nonsense", FRAGMENT, 400, "the fragment is not SDP"),
         ("", FRAGMENT, 400, "the fragment is not SDP"),
         ("a=candidate:1 1 udp", FRAGMENT, 400, "a candidate is malformed: '1 1 udp'"),
-        ("a=mid:0", {"Content-Type": "text/plain"}, 415, "the fragment must be application/trickle-ice-sdpfrag"),
+        (
+            "a=mid:0",
+            {"Content-Type": "text/plain"},
+            415,
+            "the fragment must be application/trickle-ice-sdpfrag",
+        ),
         ("a=mid:0", SDP, 409, "no answer is waited for"),
     ],
 )
@@ -278,7 +338,9 @@ def test_public_address_is_named_beside_those_of_the_machine():
 async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny_clip, monkeypatch):
     monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(sessions_module, "LOOK_SECONDS", 0.1)
-    client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=0.5)))
+    client = await aiohttp_client(
+        make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=0.5))
+    )
 
     async def unheard(_):
         pass
@@ -296,7 +358,9 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
 async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch):
     monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(sessions_module, "LOOK_SECONDS", 0.2)
-    client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=3)))
+    client = await aiohttp_client(
+        make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=3))
+    )
     async with Watcher(client, "/whep/tiny") as watcher:
         (session,) = client.app[SESSIONS].all
 
@@ -317,7 +381,10 @@ async def test_health_and_readiness(client):
         response = await client.get("/readyz")
         if response.status == 200:
             break
-        assert (response.status, (await response.json())["error"]) == (503, "no frame has been decoded yet")
+        assert (response.status, (await response.json())["error"]) == (
+            503,
+            "no frame has been decoded yet",
+        )
         await asyncio.sleep(0.1)
     assert response.status == 200
     client.app[SESSIONS].draining = True
@@ -330,7 +397,10 @@ async def test_server_that_is_about_to_stop_takes_nobody_in(client):
     peer, offer = await offer_for()
     response = await client.post("/whep/one", data=offer, headers=SDP)
     await peer.close()
-    assert (response.status, (await response.json())["error"]) == (503, "the server is about to stop")
+    assert (response.status, (await response.json())["error"]) == (
+        503,
+        "the server is about to stop",
+    )
 
 
 async def thumbnail_of(client, clip):
@@ -375,7 +445,11 @@ async def test_metrics(client):
         await client.put(f"{watcher.url}/report", json={"received_fps": 24.5, "latency_ms": 50})
         text = await (await client.get("/metrics")).text()
     samples = {
-        (sample.name, sample.labels.get("clip"), sample.labels.get("codec") or sample.labels.get("outcome")): sample.value
+        (
+            sample.name,
+            sample.labels.get("clip"),
+            sample.labels.get("codec") or sample.labels.get("outcome"),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -393,7 +467,13 @@ async def test_metrics(client):
     assert samples["nervcast_received_fps", "one", None] == 24.5
     assert samples["nervcast_latency_seconds", "one", None] == 0.05
     assert samples["nervcast_frame_interval_seconds_count", "one", None] >= 25
-    for name in ("frames_dropped_total", "ticks_missed_total", "engine_failures_total", "damaged_segments", "rtt_seconds"):
+    for name in (
+        "frames_dropped_total",
+        "ticks_missed_total",
+        "engine_failures_total",
+        "damaged_segments",
+        "rtt_seconds",
+    ):
         assert (f"nervcast_{name}", "one", None) in samples
 
 
@@ -419,9 +499,15 @@ def test_log_for_machines():
     try:
         _ = 1 / 0
     except ZeroDivisionError:
-        record = logging.LogRecord("player", logging.ERROR, "", 0, "it %s\nbroke", ("all",), sys.exc_info())
+        record = logging.LogRecord(
+            "player", logging.ERROR, "", 0, "it %s\nbroke", ("all",), sys.exc_info()
+        )
     entry = json.loads(JsonFormatter().format(record))
-    assert (entry["level"], entry["logger"], entry["message"]) == ("error", "player", "it all\nbroke")
+    assert (entry["level"], entry["logger"], entry["message"]) == (
+        "error",
+        "player",
+        "it all\nbroke",
+    )
     assert "ZeroDivisionError: division" in entry["traceback"]
     assert entry["time"].endswith("+00:00")
 
@@ -431,8 +517,16 @@ async def test_line_of_figures(client):
     assert describe(streams) == "no viewers"
     async with Watcher(client) as watcher:
         await watcher.frames(60)
-        line = describe(streams, [{"received_fps": 24.0, "presented_fps": None}, {"received_fps": 23.5}])
-    for part in ("decode ", "x) | encode ", " ms | sent 2", "| received 23.5 |", " Mb/s | viewers 1"):
+        line = describe(
+            streams, [{"received_fps": 24.0, "presented_fps": None}, {"received_fps": 23.5}]
+        )
+    for part in (
+        "decode ",
+        "x) | encode ",
+        " ms | sent 2",
+        "| received 23.5 |",
+        " Mb/s | viewers 1",
+    ):
         assert part in line
     assert "presented" not in line
 
@@ -460,7 +554,9 @@ async def test_line_is_shown_on_terminals_alone():
         assert terminal.text == "\r\x1b[Kfigures"
         handlers = logging.getLogger().handlers
         logging.getLogger("player").warning("a line of the log")
-        assert not handlers or terminal.text.endswith("\r\x1b[K")  # what is logged finds an empty line
+        assert not handlers or terminal.text.endswith(
+            "\r\x1b[K"
+        )  # what is logged finds an empty line
     logging.getLogger("player").warning("another")
     assert terminal.text.count("figures") == 1
 

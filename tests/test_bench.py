@@ -22,7 +22,9 @@ def test_figures_belong_together(name):
 def test_arithmetic_is_three_times_that_of_decoding():
     """Backwards it takes twice as much as forwards, but for what depends on nothing that is learned."""
     nerv, shape = PRESETS["nerv"], Shape(height=72, width=128, frames=12)
-    preset = replace(nerv, recipe=replace(nerv.recipe, loss=squared))  # others have arithmetic of their own
+    preset = replace(
+        nerv, recipe=replace(nerv.recipe, loss=squared)
+    )  # others have arithmetic of their own
     decoding = 2e-9 * complexity(preset, "S", shape).macs_per_pixel * 72 * 128
     speed = bench(preset, "S", height=72, width=128, device=CPU)
     assert speed.gflop_per_step == pytest.approx(3 * decoding, rel=0.05)

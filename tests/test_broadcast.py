@@ -57,7 +57,12 @@ def test_pacer_ticks_on_time():
     for _ in range(4):
         ticks.append(pacer.take())
         clock.now += pacer.wait_seconds() + 1e-6
-    assert [(pts - 9_000_000, left_out) for pts, left_out in ticks] == [(0, 0), (3003, 0), (6006, 0), (9009, 0)]
+    assert [(pts - 9_000_000, left_out) for pts, left_out in ticks] == [
+        (0, 0),
+        (3003, 0),
+        (6006, 0),
+        (9009, 0),
+    ]
 
 
 def test_late_tick_does_not_delay_the_next():
@@ -97,7 +102,11 @@ def test_video_encoder_delays_nothing_and_makes_key_frames_when_told(codec, deco
         packets = encoder.encode(picture(16 + 20 * index), index * 3600, keyframe=index == 5)
         assert [packet.pts for packet in packets] == [index * 3600]
         keys += [packet.is_keyframe for packet in packets]
-        brightness += [int(frame.to_ndarray()[:64].mean()) for packet in packets for frame in context.decode(packet)]
+        brightness += [
+            int(frame.to_ndarray()[:64].mean())
+            for packet in packets
+            for frame in context.decode(packet)
+        ]
     brightness += [int(frame.to_ndarray()[:64].mean()) for frame in context.decode(None)]
     assert keys == [True, False, False, False, False, True, False, False]
     assert brightness == pytest.approx([16 + 20 * index for index in range(8)], abs=3)
@@ -107,7 +116,9 @@ def test_h264_key_frames_carry_what_a_late_viewer_needs():
     encoder = VideoEncoder("H264", 64, 64, RATE)
     encoder.encode(picture(), 0)
     (packet,) = encoder.encode(picture(), 3600, keyframe=True)
-    kinds = [part[0] & 31 for part in bytes(packet).replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]]
+    kinds = [
+        part[0] & 31 for part in bytes(packet).replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
+    ]
     assert [kind for kind in kinds if kind != 6] == [7, 8, 5]  # parameter sets, then an IDR picture
 
 
@@ -157,7 +168,11 @@ def test_hardware_encoder_that_fails_gives_way_to_software(monkeypatch, caplog):
 
     monkeypatch.setattr(video_encoder, "_encode", fail_in_hardware)
     encoder = VideoEncoder("H264", 64, 64, RATE)
-    assert [encoder.encode(picture(), index * 3600)[0].is_keyframe for index in range(3)] == [True, False, False]
+    assert [encoder.encode(picture(), index * 3600)[0].is_keyframe for index in range(3)] == [
+        True,
+        False,
+        False,
+    ]
     assert "h264_nvenc failed, trying another encoder" in caplog.text
 
 
@@ -167,7 +182,11 @@ def make_broadcast(codec="H264"):
 
 def packets(count):
     encoder = VideoEncoder("H264", 64, 64, RATE)
-    return [p for index in range(count) for p in encoder.encode(picture(), index * 3600, keyframe=index == 6)]
+    return [
+        p
+        for index in range(count)
+        for p in encoder.encode(picture(), index * 3600, keyframe=index == 6)
+    ]
 
 
 async def test_viewer_starts_at_a_key_frame():
@@ -272,13 +291,20 @@ async def test_key_frames_do_not_burst():
     noise = np.random.default_rng(0).integers(16, 235, (360 * 3 // 2, 640), np.uint8)
     encoder = VideoEncoder("H264", 640, 360, Fraction(30))
     sizes = [
-        sum(packet.size for packet in encoder.encode(noise, index * 3000, keyframe=index % 30 == 0)) for index in range(61)
+        sum(packet.size for packet in encoder.encode(noise, index * 3000, keyframe=index % 30 == 0))
+        for index in range(61)
     ]
     assert max(sizes[1:]) <= pick_bitrate(640, 360, Fraction(30)) / 8 * 0.25 * 1.1
 
 
 @pytest.mark.parametrize(
-    ("size", "bitrate"), [((640, 360), 1_000_000), ((1280, 720), 2_828_427), ((64, 64), 600_000), ((7680, 4320), 12_000_000)]
+    ("size", "bitrate"),
+    [
+        ((640, 360), 1_000_000),
+        ((1280, 720), 2_828_427),
+        ((64, 64), 600_000),
+        ((7680, 4320), 12_000_000),
+    ],
 )
 def test_bitrate_follows_the_size_and_is_bounded(size, bitrate):
     assert pick_bitrate(*size, Fraction(30)) == bitrate
@@ -287,5 +313,8 @@ def test_bitrate_follows_the_size_and_is_bounded(size, bitrate):
 def test_bitrate_that_was_asked_for_comes_out():
     noise = np.random.default_rng(0).integers(16, 235, (30, 180 * 3 // 2, 320), np.uint8)
     encoder = VideoEncoder("H264", 320, 180, RATE, bitrate=2_000_000)
-    sizes = [sum(packet.size for packet in encoder.encode(frame, index * 3600)) for index, frame in enumerate(noise)]
+    sizes = [
+        sum(packet.size for packet in encoder.encode(frame, index * 3600))
+        for index, frame in enumerate(noise)
+    ]
     assert 8 * sum(sizes) / len(sizes) * 25 == pytest.approx(2_000_000, rel=0.15)

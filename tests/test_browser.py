@@ -38,19 +38,31 @@ def browser(tmp_path):
 
 
 def children(pid):
-    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 def test_from_video_to_browser(browser, tmp_path, write_video):
-    write_video(np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4")
+    write_video(
+        np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4"
+    )
     for command in ("encoder fit clip.mp4 --epochs 8", "export onnx"):
         done = subprocess.run(
-            [sys.executable, "-m", *command.split()], cwd=tmp_path, capture_output=True, timeout=200, check=False
+            [sys.executable, "-m", *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=200,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
     with serving(cwd=tmp_path) as (server, url):
         browser.get(url)
-        wait_for(lambda: browser.execute_script("return document.getElementById('video').videoWidth"))
+        wait_for(
+            lambda: browser.execute_script("return document.getElementById('video').videoWidth")
+        )
         plays_at_the_clips_rate(browser)
         seeks(browser)
         pauses(browser)
@@ -81,7 +93,9 @@ def plays_at_the_clips_rate(browser):
     assert panel["encode-fps"] > 25
     assert panel["bitrate"] > 0
     for name in ("decode-fps", "bitrate"):  # it is measured anew each time, of a picture that moves
-        wait_for(lambda name=name: browser.execute_async_script(STATISTICS)["panel"][name] != panel[name])
+        wait_for(
+            lambda name=name: browser.execute_async_script(STATISTICS)["panel"][name] != panel[name]
+        )
 
 
 def seeks(browser):
@@ -94,7 +108,11 @@ def seeks(browser):
             "for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind));",
             frame,
         )
-        wait_for(lambda frame=frame: browser.execute_script("return document.getElementById('seek').value") == str(frame))
+        wait_for(
+            lambda frame=frame: (
+                browser.execute_script("return document.getElementById('seek').value") == str(frame)
+            )
+        )
         time.sleep(1)
         corners.append(brightness(browser))
         assert browser.execute_script("return document.getElementById('seek').value") == str(frame)

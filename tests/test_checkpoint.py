@@ -31,12 +31,19 @@ def make_encoder(states=None, video=VIDEO, preset="fast"):
 
 
 def test_round_trip(tmp_path):
-    states = [{"a.b": torch.arange(6.0).reshape(2, 3)}, {"a.b": torch.zeros(2, 3), "c": torch.ones(1)}]
+    states = [
+        {"a.b": torch.arange(6.0).reshape(2, 3)},
+        {"a.b": torch.zeros(2, 3), "c": torch.ones(1)},
+    ]
     HOW.save(tmp_path / "fit.safetensors", states)
     how, loaded = Checkpoint.load(tmp_path / "fit.safetensors")
     assert how == HOW
     assert [list(state) for state in loaded] == [list(state) for state in states]
-    assert all(torch.equal(state[name], loaded[index][name]) for index, state in enumerate(states) for name in state)
+    assert all(
+        torch.equal(state[name], loaded[index][name])
+        for index, state in enumerate(states)
+        for name in state
+    )
 
 
 def test_a_fit_goes_on_from_its_own_states():
@@ -50,13 +57,16 @@ def test_a_fit_goes_on_from_its_own_states():
     assert all(network.camera is not None for network in networks)
     list(again.run(Budget(epochs=1), start=0.999))
     for before, after in zip(states, again.states, strict=True):
-        assert torch.equal(before["camera.displacements.values"], after["camera.displacements.values"])
+        assert torch.equal(
+            before["camera.displacements.values"], after["camera.displacements.values"]
+        )
         for name in ("head.weight", "head.bias"):
             assert torch.allclose(before[name], after[name], atol=0.1)
 
 
 @pytest.mark.parametrize(
-    "preset", ["fast", *(pytest.param(name, marks=pytest.mark.soak) for name in PRESETS if name != "fast")]
+    "preset",
+    ["fast", *(pytest.param(name, marks=pytest.mark.soak) for name in PRESETS if name != "fast")],
 )
 def test_every_preset_goes_on_from_its_states(preset):
     """What was reached is there at once: with frame encoders too, which are gone by then."""
@@ -89,9 +99,15 @@ def test_states_of_a_longer_video():
         make_encoder(first.states, Video(panning(6, 48, 64), Fraction(25)))
 
 
-@pytest.mark.parametrize(("frames", "message"), [(8, "of another network"), (4, "has 2 segments, the video 1")])
+@pytest.mark.parametrize(
+    ("frames", "message"), [(8, "of another network"), (4, "has 2 segments, the video 1")]
+)
 def test_states_of_another_video(frames, message):
     first = make_encoder()
     list(first.run(Budget(epochs=1)))
     with pytest.raises(SettingsError, match=message):
-        list(make_encoder(first.states, Video(panning(frames, 96, 64), Fraction(25))).run(Budget(epochs=1)))
+        list(
+            make_encoder(first.states, Video(panning(frames, 96, 64), Fraction(25))).run(
+                Budget(epochs=1)
+            )
+        )

@@ -23,7 +23,9 @@ def test_decoded_frames_are_near_the_source(name, size):
         frames = list(decode(data, codec, height=size[0], width=size[1]))
         assert len(frames) == 8
         sizes.append(len(data))
-        qualities.append(np.mean([psnr_db(a, b) for a, b in zip(frames, video.frames, strict=True)]))
+        qualities.append(
+            np.mean([psnr_db(a, b) for a, b in zip(frames, video.frames, strict=True)])
+        )
     assert sizes[0] > sizes[1]
     assert qualities[0] > max(qualities[1], 27)
 

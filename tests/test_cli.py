@@ -71,7 +71,14 @@ def folder(tiny_file, write_video):
     return tiny_file.parent
 
 
-LONG = ("encoder compare", "encoder compress", "encoder bench", "encoder models", "encoder import", "export bench")
+LONG = (
+    "encoder compare",
+    "encoder compress",
+    "encoder bench",
+    "encoder models",
+    "encoder import",
+    "export bench",
+)
 """Commands whose examples take long."""
 
 
@@ -104,8 +111,14 @@ def test_example_of_the_help_works(command, tmp_path, write_video):
     if command == "encoder compare":  # of networks that other tests have traced
         write_video(moving_square(4, 36, 64))
         example = example.replace("encoder compare", "encoder compare video.mp4")
-    example = example.replace("--budget 120", "--budget 2").replace("--budget 60 --rates 3", "--epochs 1 --rates 1")
-    done = run_process(example, tmp_path, [COMMAND] if command in ("encoder compare", "encoder compress") else ["-m"])
+    example = example.replace("--budget 120", "--budget 2").replace(
+        "--budget 60 --rates 3", "--epochs 1 --rates 1"
+    )
+    done = run_process(
+        example,
+        tmp_path,
+        [COMMAND] if command in ("encoder compare", "encoder compress") else ["-m"],
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -144,12 +157,18 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --seed 99999999999999999999", "seed must be in 0..9223372036854775807"),
         ("encoder fit --rate 0", "the rate must be over 0, got 0"),
         ("encoder fit --rate 1 --bits 8", "not allowed with argument"),
-        ("encoder fit --bits-per-pixel nan", "bits per pixel must be over 0 and at most 1000, got nan"),
+        (
+            "encoder fit --bits-per-pixel nan",
+            "bits per pixel must be over 0 and at most 1000, got nan",
+        ),
         ("encoder fit --file-size big", "a file size is a number of bytes like 200kB, got 'big'"),
         ("encoder fit --bitrate 0", "a bitrate is a number of bits per second like 500k, got '0'"),
         ("encoder fit --bits 1", "bits must be in 2..12, got 1"),
         ("encoder fit --bits 9 --coder huffman", "the huffman coder takes at most 8 bits"),
-        ("encoder fit --coder huffman", "the huffman coder takes at most 8 bits: give --bits as well"),
+        (
+            "encoder fit --coder huffman",
+            "the huffman coder takes at most 8 bits: give --bits as well",
+        ),
         ("encoder fit --bits 8 --prune 1", "the share to prune must be in 0..1, got 1"),
         ("encoder fit --prune 0.2", "pruning needs --bits"),
         ("encoder fit --size XXL", "invalid choice: 'XXL'"),
@@ -159,22 +178,40 @@ def test_help_names_the_engines(tmp_path):
         ("encoder import nerv a.pth", "invalid choice: 'nerv'"),
         ("encoder import hnerv nope.pth -o a.nerv", "cannot read nope.pth: No such file"),
         ("encoder import hnerv plain -o a.nerv", "plain is no quantised checkpoint of HNeRV"),
-        ("encoder import hnerv plain --fps 0 -o a.nerv", "fps must be over 0 and at most 1000, got 0"),
+        (
+            "encoder import hnerv plain --fps 0 -o a.nerv",
+            "fps must be over 0 and at most 1000, got 0",
+        ),
         ("encoder compare --rates 0", "rates must be in 1..16, got 0"),
         ("encoder compare --presets --codecs", "there is nothing to compare"),
         ("encoder compare --presets x", "unknown preset 'x'"),
         ("encoder compare --codecs x", "unknown codec 'x', known are: x264, x265, svtav1"),
         ("encoder compare --holdout odd --codecs x264", "classic codecs have no frames in between"),
-        ("encoder compare --holdout odd --presets nirvana", "preset nirvana has no frames in between"),
+        (
+            "encoder compare --holdout odd --presets nirvana",
+            "preset nirvana has no frames in between",
+        ),
         ("encoder compare --frame 132", "frame must be in 0..131, got 132"),
-        ("encoder compare --holdout odd --frame 4", "frame must be one that is held out, odd and in 1..130, got 4"),
+        (
+            "encoder compare --holdout odd --frame 4",
+            "frame must be one that is held out, odd and in 1..130, got 4",
+        ),
         ("encoder fit --file-size 100", "the file's size must be over"),
-        ("encoder fit a.mp4 -o empty/../a.mp4", "a.mp4 would take the place of what is read or written besides"),
-        ("encoder fit -o a.nerv --checkpoint a.nerv", "a.nerv would take the place of what is read or written besides"),
+        (
+            "encoder fit a.mp4 -o empty/../a.mp4",
+            "a.mp4 would take the place of what is read or written besides",
+        ),
+        (
+            "encoder fit -o a.nerv --checkpoint a.nerv",
+            "a.nerv would take the place of what is read or written besides",
+        ),
         ("encoder fit --checkpoint nowhere/a.safetensors", "no such folder: nowhere"),
         ("encoder compress nope --bits-per-pixel 1", "cannot read nope"),
         ("encoder compress text.mp4 --bits-per-pixel 1", "text.mp4 is no checkpoint of a fit"),
-        ("encoder compress text.mp4 --bits-per-pixel 0", "bits per pixel must be over 0 and at most 1000, got 0"),
+        (
+            "encoder compress text.mp4 --bits-per-pixel 0",
+            "bits per pixel must be over 0 and at most 1000, got 0",
+        ),
         ("encoder compress text.mp4", "the following arguments are required: --bits-per-pixel"),
         ("encoder fit --bogus", "unrecognized arguments: --bogus"),
         ("encoder info nope.nerv", "cannot read nope.nerv: No such file or directory"),
@@ -186,7 +223,10 @@ def test_help_names_the_engines(tmp_path):
         ("export onnx nope.nerv", "cannot read nope.nerv"),
         ("export trt tiny.nerv", "TensorRT lacks its packages"),
         ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
-        ("player decode tiny.nerv out.avi", "output must be OUT.mp4, OUT.mkv, OUT.webm, OUT.y4m, FOLDER/ or -, got out.avi"),
+        (
+            "player decode tiny.nerv out.avi",
+            "output must be OUT.mp4, OUT.mkv, OUT.webm, OUT.y4m, FOLDER/ or -, got out.avi",
+        ),
         ("player decode tiny.nerv out.mp4 --fps 0", "fps must be over 0"),
         ("player decode tiny.nerv out.mp4 --fps 1/0", "not a rate like 50 or 30000/1001: '1/0'"),
         ("player decode tiny.nerv out.mp4 --fps 1e99999999", "not a rate like 50 or 30000/1001"),
@@ -212,25 +252,52 @@ def test_help_names_the_engines(tmp_path):
         ("player serve tiny.nerv --host example.org", "host must be an IP address of this machine"),
         ("player serve tiny.nerv --stun example.org", "a STUN server is named like"),
         ("player serve tiny.nerv --port 70000", "port must be in 0..65535, got 70000"),
-        ("player serve tiny.nerv --host 0.0.0.0", "0.0.0.0 can be reached by other machines: give a --token, or --insecure"),
-        ("player serve tiny.nerv --media-host example.org", "host must be an IP address of this machine"),
-        ("player serve tiny.nerv --token short", "a token needs 8 or more printable ASCII characters"),
+        (
+            "player serve tiny.nerv --host 0.0.0.0",
+            "0.0.0.0 can be reached by other machines: give a --token, or --insecure",
+        ),
+        (
+            "player serve tiny.nerv --media-host example.org",
+            "host must be an IP address of this machine",
+        ),
+        (
+            "player serve tiny.nerv --token short",
+            "a token needs 8 or more printable ASCII characters",
+        ),
         ("player serve tiny.nerv --watch-token 12345678", "--watch-token needs --token"),
-        ("player serve tiny.nerv --allow-origin example.org", "an origin is like https://example.org"),
+        (
+            "player serve tiny.nerv --allow-origin example.org",
+            "an origin is like https://example.org",
+        ),
         ("player serve tiny.nerv --cert text.mp4", "--cert and --key go together"),
         ("player serve tiny.nerv --cert text.mp4 --key text.mp4", "are no certificate and its key"),
         ("player serve tiny.nerv --cert nope.pem --key nope.pem", "No such file or directory"),
-        ("player serve tiny.nerv --turn example.org", "a TURN server is named like turn:USER:PASSWORD@example.org:3478"),
-        ("player serve tiny.nerv --public-ip example.org", "the public address must be an IPv4 address"),
+        (
+            "player serve tiny.nerv --turn example.org",
+            "a TURN server is named like turn:USER:PASSWORD@example.org:3478",
+        ),
+        (
+            "player serve tiny.nerv --public-ip example.org",
+            "the public address must be an IPv4 address",
+        ),
         ("player serve tiny.nerv --max-viewers -1", "not a whole number: '-1'"),
         ("player serve tiny.nerv --max-per-address x", "not a whole number: 'x'"),
         ("player serve tiny.nerv --max-private 1.5", "not a whole number: '1.5'"),
-        ("player serve tiny.nerv --idle-seconds nan", "not a number of seconds of at most a day: 'nan'"),
-        ("player serve tiny.nerv --drain-seconds -1", "not a number of seconds of at most a day: '-1'"),
+        (
+            "player serve tiny.nerv --idle-seconds nan",
+            "not a number of seconds of at most a day: 'nan'",
+        ),
+        (
+            "player serve tiny.nerv --drain-seconds -1",
+            "not a number of seconds of at most a day: '-1'",
+        ),
         ("player serve tiny.nerv --bitrate 1G", "not bits per second in 50k..100M: '1G'"),
         ("player serve tiny.nerv --bitrate 10", "not bits per second in 50k..100M: '10'"),
         ("player serve http://127.0.0.1:9/x.nerv", "cannot fetch http://127.0.0.1:9/x.nerv"),
-        ("player publish tiny.nerv whip.example.org", "a WHIP endpoint has an address like https://example.org/whip"),
+        (
+            "player publish tiny.nerv whip.example.org",
+            "a WHIP endpoint has an address like https://example.org/whip",
+        ),
         ("player publish tiny.nerv file:///etc/passwd", "a WHIP endpoint has an address like"),
         ("player publish nope.nerv http://127.0.0.1:9/whip", "cannot read nope.nerv"),
         ("player publish tiny.nerv http://127.0.0.1:9/whip --codec AV1", "invalid choice: 'AV1'"),
@@ -248,12 +315,20 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, command, line):
 
 @pytest.mark.parametrize(
     ("package", "absent", "command", "extra"),
-    [("encoder", "torch", "fit", "nervcast[encoder]"), ("player", "aiohttp", "serve", "nervcast[player]")],
+    [
+        ("encoder", "torch", "fit", "nervcast[encoder]"),
+        ("player", "aiohttp", "serve", "nervcast[player]"),
+    ],
 )
 def test_what_is_not_installed_is_named(tmp_path, package, absent, command, extra):
     code = f"import sys; sys.modules['{absent}'] = None; from {package}.cli import main; sys.exit(main(['{command}']))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, f"error: {absent} is not installed: pip install '{extra}'\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {absent} is not installed: pip install '{extra}'\n",
+    )
 
 
 def test_busy_port(folder):
@@ -267,7 +342,9 @@ def test_busy_port(folder):
 def test_from_video_to_files(tmp_path, write_video):
     frames = np.repeat(np.arange(40, 240, 20, dtype=np.uint8), 3 * 36 * 64).reshape(10, 3, 36, 64)
     write_video(frames, "video.mp4")
-    done = run("encoder fit video.mp4 --epochs 30 --segment-frames 5 --seed 3 --device cpu", tmp_path)
+    done = run(
+        "encoder fit video.mp4 --epochs 30 --segment-frames 5 --seed 3 --device cpu", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     told = re.search(r"video\.nerv: (\d+\.\d\d) dB in (\d+) bytes, ", done.stderr)
@@ -280,7 +357,15 @@ def test_from_video_to_files(tmp_path, write_video):
 
     result = json.loads(run("encoder evaluate video.nerv video.mp4 --json", tmp_path).stdout)
     qualities = ["psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"]
-    assert list(result) == [*qualities, "bits_per_pixel", "file_bytes", "frames", "width", "height", "fps"]
+    assert list(result) == [
+        *qualities,
+        "bits_per_pixel",
+        "file_bytes",
+        "frames",
+        "width",
+        "height",
+        "fps",
+    ]
     assert result["file_bytes"] == (tmp_path / "video.nerv").stat().st_size
     assert result["psnr_db"] > 20
     assert [told[1], told[2]] == [f"{result['psnr_db']:.2f}", str(result["file_bytes"])]
@@ -302,7 +387,12 @@ def test_bench_of_all_engines_that_run_here(folder):
     done = run("export bench tiny.nerv --json --batch 4 2", folder)
     rows = json.loads(done.stdout)
     found = [(row["engine"], row["batch"]) for row in rows]
-    assert found[-4:] == [("openvino", 4), ("openvino", 2), ("onnxruntime-cpu", 4), ("onnxruntime-cpu", 2)]
+    assert found[-4:] == [
+        ("openvino", 4),
+        ("openvino", 2),
+        ("onnxruntime-cpu", 4),
+        ("onnxruntime-cpu", 2),
+    ]
     assert all(row["fps"] > 0 and row["share"] > 0 and row["peak_gflops"] > 0 for row in rows)
     if len(found) == 4:
         assert "onnxruntime-cuda is left out: no CUDA device" in done.stderr
@@ -314,7 +404,8 @@ def test_bench_says_what_bounds_an_engine(folder):
     assert done.stdout.splitlines()[0].split()[:3] == ["engine", "precision", "batch"]
     assert len(done.stdout.splitlines()) == 2
     assert re.search(
-        r"openvino, batch 1, is bound by (arithmetic|memory|launches|copy): \S+ GFLOP and \S+ MB a frame", done.stderr
+        r"openvino, batch 1, is bound by (arithmetic|memory|launches|copy): \S+ GFLOP and \S+ MB a frame",
+        done.stderr,
     )
 
 
@@ -335,7 +426,9 @@ def test_verify_compares_with_the_reference_and_the_source(folder):
     assert done.returncode == 0
     rows = json.loads(done.stdout)
     assert [row["engine"] for row in rows] == ["openvino", "onnxruntime-cpu"]
-    assert all(row["holds"] and row["frames"] == 6 and row["largest_difference"] <= 1 for row in rows)
+    assert all(
+        row["holds"] and row["frames"] == 6 and row["largest_difference"] <= 1 for row in rows
+    )
     assert all(abs(row["psnr_db"] - row["reference_psnr_db"]) < 0.1 for row in rows)
 
 
@@ -389,7 +482,9 @@ def test_ways_to_a_smaller_file(tmp_path, write_video, options, coder, made):
 
 def test_models_are_listed(tmp_path):
     rows = json.loads(run("encoder models --resize 320x180 --frames 50 --json", tmp_path).stdout)
-    assert [(row["preset"], row["size"]) for row in rows] == [(preset, size) for preset in PRESETS for size in SIZES]
+    assert [(row["preset"], row["size"]) for row in rows] == [
+        (preset, size) for preset in PRESETS for size in SIZES
+    ]
     assert all(list(row) == ["preset", "size", "parameters", "macs_per_pixel"] for row in rows)
     assert all(row["parameters"] > 1000 and row["macs_per_pixel"] > 100 for row in rows)
     lines = run("encoder models --resize 320x180 --frames 50", tmp_path).stdout.splitlines()
@@ -402,19 +497,27 @@ def test_masked_pixels_are_filled_and_measured(tmp_path, write_video):
     mask = np.zeros((1, 3, 36, 64), np.uint8)
     mask[..., 10:20, 10:30] = 255
     write_video(mask, "mask.mp4")
-    done = run("encoder fit video.mp4 --mask mask.mp4 --epochs 20 --size XS --preset hnerv", tmp_path)
+    done = run(
+        "encoder fit video.mp4 --mask mask.mp4 --epochs 20 --size XS --preset hnerv", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
-    assert info["settings"].startswith("--preset hnerv --size XS --resize 64x36 --mask mask.mp4 --epochs 20")
-    result = json.loads(run("encoder evaluate video.nerv video.mp4 --mask mask.mp4 --json", tmp_path).stdout)
+    assert info["settings"].startswith(
+        "--preset hnerv --size XS --resize 64x36 --mask mask.mp4 --epochs 20"
+    )
+    result = json.loads(
+        run("encoder evaluate video.nerv video.mp4 --mask mask.mp4 --json", tmp_path).stdout
+    )
     assert 5 < result["psnr_masked_db"] < 60
 
 
 @pytest.mark.soak
 def test_comparison_is_reported(tmp_path, write_video):
     write_video(moving_square(4, 36, 64), "video.mp4")
-    command = "encoder compare video.mp4 --presets fast nerv --codecs x264 --rates 2 --epochs 2 -o report"
+    command = (
+        "encoder compare video.mp4 --presets fast nerv --codecs x264 --rates 2 --epochs 2 -o report"
+    )
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
@@ -425,7 +528,11 @@ def test_comparison_is_reported(tmp_path, write_video):
     assert run(command, tmp_path).returncode == 0
     assert (tmp_path / "report" / "results.json").read_bytes() == before
     beside = subprocess.run(
-        [sys.executable, ROOT / "docs" / "reproduction.py", "report"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, ROOT / "docs" / "reproduction.py", "report"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "paper in %" in beside.stdout
     assert "under three points" in beside.stdout
@@ -442,7 +549,10 @@ def test_damaged_segment_is_reported_and_decoding_goes_on(folder):
     assert done.returncode == 0
     assert "hurt.nerv: chunk SEGM at byte" in done.stderr
     assert len(list((folder / "frames").iterdir())) == 6
-    assert "checksum differs" in json.loads(run("encoder info hurt.nerv --json", folder).stdout)["damage"]
+    assert (
+        "checksum differs"
+        in json.loads(run("encoder info hurt.nerv --json", folder).stdout)["damage"]
+    )
     assert run("export onnx hurt.nerv", folder).returncode == 2
 
 
@@ -511,10 +621,14 @@ def serving(arguments, cwd):
         assert server.stderr.read() == ""
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM]
+)
 def test_serve_ends_cleanly(folder, number):
     with serving(["tiny.nerv"], folder) as (server, lines):
-        assert re.fullmatch(r"serving tiny on [a-z-]+ at http://127\.0\.0\.1:\d+ \(Ctrl-C stops\)\n", lines[-1])
+        assert re.fullmatch(
+            r"serving tiny on [a-z-]+ at http://127\.0\.0\.1:\d+ \(Ctrl-C stops\)\n", lines[-1]
+        )
         server.send_signal(number)
         assert server.wait(10) == 0
 
@@ -547,22 +661,35 @@ def test_clips_of_the_same_name_are_told_apart(folder):
         assert "serving tiny, tiny-2 on" in lines[-1]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/deploy.md", "docs/scaling.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/how-to/deploy.md", "docs/how-to/long-videos.md"]
+)
 def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monkeypatch):
     monkeypatch.setenv("NERVCAST_TOKEN", "a token of theirs")
-    commands = re.findall(r"python -m (player (?:serve|publish) [^`\n]*\.nerv[^`\n#]*)", (ROOT / file).read_text())
+    commands = re.findall(
+        r"python -m (player (?:serve|publish) [^`\n]*\.nerv[^`\n#]*)", (ROOT / file).read_text()
+    )
     assert commands
     for command in commands:
         done = run(command, tmp_path)
-        assert (done.returncode, done.stderr.startswith("error: cannot read ")) == (2, True), done.stderr
+        assert (done.returncode, done.stderr.startswith("error: cannot read ")) == (2, True), (
+            done.stderr
+        )
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM]
+)
 def test_interrupted_fit_leaves_nothing(tmp_path, number):
     fit = subprocess.Popen(
-        [sys.executable, "-m", "encoder", "fit", "--budget", "100"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "encoder", "fit", "--budget", "100"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert any("fitting 132 frames of 320x180" in fit.stderr.readline() for _ in range(3))  # what is read is told before
+    assert any(
+        "fitting 132 frames of 320x180" in fit.stderr.readline() for _ in range(3)
+    )  # what is read is told before
     time.sleep(1)
     fit.send_signal(number)
     assert fit.wait(30) == 130

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder.codec.clip import MAX_NOTES, Clip, ClipReader, SegmentModels
-from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, Entry, file_bytes, index_bytes
+from encoder.codec.container import (
+    HEAD,
+    INDEX,
+    SEGMENT,
+    TOPOLOGY,
+    ChunkReader,
+    Entry,
+    file_bytes,
+    index_bytes,
+)
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.segment import Quantized, Segment
 from encoder.common.errors import BitstreamError
@@ -29,7 +38,10 @@ def delta_clip(tiny_clip) -> Clip:
     """Four segments of three frames: key, delta, delta, key."""
     first, second = tiny_clip.segments
     shapes = tiny_clip.topology.tensors
-    change = {name: Quantized(integers=np.ones(shape, np.int32), step=0.125, delta=True) for name, shape in shapes.items()}
+    change = {
+        name: Quantized(integers=np.ones(shape, np.int32), step=0.125, delta=True)
+        for name, shape in shapes.items()
+    }
     deltas = [Segment.encode(start, 3, change, shapes) for start in (3, 6)]
     segments = (first, *deltas, replace(second, start=9))
     return replace(tiny_clip, header=replace(tiny_clip.header, frames=12), segments=segments)
@@ -74,7 +86,12 @@ def damaged(clip: Clip, segment: int) -> bytes:
         (
             0,
             [9],
-            ["checksum differs", "checksum differs", "checksum differs", "frames 0 to 8 are missing"],
+            [
+                "checksum differs",
+                "checksum differs",
+                "checksum differs",
+                "frames 0 to 8 are missing",
+            ],
         ),
         (1, [0, 9], ["checksum differs", "checksum differs", "frames 3 to 8 are missing"]),
         (2, [0, 3, 9], ["checksum differs", "frames 6 to 8 are missing"]),
@@ -97,7 +114,9 @@ def test_notes_about_damage_do_not_fill_the_memory(tiny_clip):
     assert clip.damage[-1] == "900 more chunks are damaged"
 
 
-@pytest.mark.parametrize(("kind", "place"), [(b"NOTE", "end"), (HEAD, "index"), (TOPOLOGY, "index")])
+@pytest.mark.parametrize(
+    ("kind", "place"), [(b"NOTE", "end"), (HEAD, "index"), (TOPOLOGY, "index")]
+)
 def test_chunks_out_of_order(tiny_clip, kind, place):
     parts = chunks(tiny_clip)
     parts.insert(len(parts) if place == "end" else len(parts) - 1, (kind, b""))
@@ -134,7 +153,9 @@ def test_no_segment_is_left(tiny_clip):
 def test_delta_segments_add_up_in_any_order(delta_clip):
     shapes = delta_clip.topology.tensors
     first, last = (delta_clip.segments[index].weights(shapes) for index in (0, 3))
-    expected = [{name: x + np.float32(0.125 * index) for name, x in first.items()} for index in range(3)] + [last]
+    expected = [
+        {name: x + np.float32(0.125 * index) for name, x in first.items()} for index in range(3)
+    ] + [last]
     models = SegmentModels(delta_clip)
     for index in (2, 1, 0, 3, 2, 2, 3, 1, 2):
         weights = models.weights(index)
@@ -180,7 +201,10 @@ def test_index_is_found_from_the_end_of_the_file(delta_clip):
 def test_index_that_does_not_fit(tiny_clip):
     *parts, _ = chunks(tiny_clip)
     wrong = index_bytes([Entry(offset=8, start=0, frames=6, is_key=True)])
-    for index, message in (([(INDEX, wrong)], "index does not fit the segments"), ([], "index is missing")):
+    for index, message in (
+        ([(INDEX, wrong)], "index does not fit the segments"),
+        ([], "index is missing"),
+    ):
         with pytest.raises(BitstreamError, match=message):
             Clip.parse(file_bytes([*parts, *index]))
 

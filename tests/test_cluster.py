@@ -19,7 +19,20 @@ ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=Fal
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
-FIT = [COMMAND, "encoder", "fit", "video.mp4", "--size", "XS", "--threads", "1", "--segment-frames", "4", "--key-interval", "1"]
+FIT = [
+    COMMAND,
+    "encoder",
+    "fit",
+    "video.mp4",
+    "--size",
+    "XS",
+    "--threads",
+    "1",
+    "--segment-frames",
+    "4",
+    "--key-interval",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,11 @@ def cluster():
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("RAY_AUTH_MODE", "disabled")  # its token would have to reach this process
     with subprocess.Popen(
-        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as head:
         yield head.stdout.readline().strip()
         head.stdin.close()
@@ -62,7 +79,11 @@ def test_cluster_makes_the_same_bytes_though_a_worker_dies(cluster, write_video)
     assert fit.returncode == 0, errors
     assert "a worker was lost" in errors
     assert (folder / "together.nerv").read_bytes() == (folder / "alone.nerv").read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["alone.nerv", "together.nerv", "video.mp4"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "alone.nerv",
+        "together.nerv",
+        "video.mp4",
+    ]
     assert list(Path().glob(".*.unfinished")) == []  # where the workers are
 
 
@@ -70,8 +91,21 @@ def test_cluster_makes_the_same_bytes_though_a_worker_dies(cluster, write_video)
 def test_no_more_workers_than_there_is_room_for(cluster, write_video):
     """They would wait for ever, and take their shares of the time."""
     folder = write_video(moving_square(12, 32, 48)).parent
-    command = [sys.executable, *FIT, "--epochs", "1", "--cluster", cluster, "--workers", "3", "-o", "clip.nerv"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=200)
+    command = [
+        sys.executable,
+        *FIT,
+        "--epochs",
+        "1",
+        "--cluster",
+        cluster,
+        "--workers",
+        "3",
+        "-o",
+        "clip.nerv",
+    ]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=True, timeout=200
+    )
     assert "2 workers fit instead of 3" in done.stderr
 
 
@@ -101,4 +135,6 @@ def test_ray_is_not_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "encoder.jobs.ray_workers", raising=False)
     assert main(["fit", "--cluster", "auto"]) == 2
-    assert capsys.readouterr().err == "error: --cluster needs Ray: pip install 'nervcast[cluster]'\n"
+    assert (
+        capsys.readouterr().err == "error: --cluster needs Ray: pip install 'nervcast[cluster]'\n"
+    )

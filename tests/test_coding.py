@@ -27,7 +27,9 @@ def round_trip(integers, step=1.0):
 
 @given(
     hnp.array_shapes(min_dims=1, max_dims=4, max_side=6).flatmap(
-        lambda shape: hnp.arrays(np.int32, shape, elements=st.integers(-MAX_BOUND // 2, MAX_BOUND // 2))
+        lambda shape: hnp.arrays(
+            np.int32, shape, elements=st.integers(-MAX_BOUND // 2, MAX_BOUND // 2)
+        )
     )
 )
 @settings(deadline=None)
@@ -48,7 +50,10 @@ def noise(scale, shape):
         (noise(3.0, 700), 0),
         (noise(np.geomspace(0.3, 60, 40)[:, None], (40, 500)), ROWS),
         (noise(np.geomspace(0.3, 60, 50), (400, 50)), COLUMNS),
-        (noise(np.geomspace(1, 60, 50) * np.geomspace(0.3, 10, 40)[:, None], (40, 50)), ROWS | COLUMNS),
+        (
+            noise(np.geomspace(1, 60, 50) * np.geomspace(0.3, 10, 40)[:, None], (40, 50)),
+            ROWS | COLUMNS,
+        ),
         (noise(np.geomspace(0.3, 60, 40).reshape(4, 10, 1, 1), (4, 10, 12, 20)), PAIRS | ROWS),
         (noise(1.0, (60, 30)).cumsum(0, dtype=np.int32), PREDICTED),
     ],

@@ -28,7 +28,18 @@ def error(path, reading=DEFAULT_READING):
 @pytest.mark.parametrize("matrix", [1, 4, 5, 6, 7])
 def test_matrices_and_ranges(tmp_path, matrix, full):
     frame = yuv(patches(), matrix=matrix, full=full)
-    assert error(write(tmp_path / "video.mp4", [frame] * 2, colorspace=matrix, color_range=2 if full else 1, **TAGS)) <= 3
+    assert (
+        error(
+            write(
+                tmp_path / "video.mp4",
+                [frame] * 2,
+                colorspace=matrix,
+                color_range=2 if full else 1,
+                **TAGS,
+            )
+        )
+        <= 3
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 10])
@@ -64,7 +75,10 @@ def test_a_matrix_that_is_named_holds(tmp_path):
 
 def test_an_unknown_matrix_is_named(tmp_path):
     path = write(tmp_path / "video.mp4", [yuv(patches())], colorspace=8)
-    with pytest.raises(SourceError, match=r"colours of the matrix 8 .* cannot be read: name another one with --matrix"):
+    with pytest.raises(
+        SourceError,
+        match=r"colours of the matrix 8 .* cannot be read: name another one with --matrix",
+    ):
         Source(path)
     assert read_video(path, reading=Reading(matrix="bt709")).frames.shape == (1, 3, 64, 96)
 
@@ -77,7 +91,9 @@ def test_pictures_of_cameras_are_full_range_bt601(tmp_path):
 
 # ------------------------------------------------------------------ high dynamic range and wide gamuts
 
-WIDE = np.linalg.inv(np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]))
+WIDE = np.linalg.inv(
+    np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+)
 """From BT.709's primaries to BT.2020's (BT.2087, annex 2)."""
 
 
@@ -96,7 +112,9 @@ def hlg(light):
     share = np.maximum(light / 1000, 1e-9)
     scene = share * (share @ [0.2627, 0.678, 0.0593])[..., None] ** (1 / 1.2 - 1)
     return np.where(
-        scene <= 1 / 12, np.sqrt(3 * scene), 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+        scene <= 1 / 12,
+        np.sqrt(3 * scene),
+        0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073,
     )
 
 
@@ -104,7 +122,10 @@ def sdr(light):
     return np.power(np.clip(light / hdr.WHITE, 0, None), 1 / 2.4)
 
 
-@pytest.mark.parametrize(("curve", "transfer", "name"), [(pq, 16, "PQ"), (hlg, 18, "HLG"), (sdr, 14, "SDR"), (sdr, 1, "SDR")])
+@pytest.mark.parametrize(
+    ("curve", "transfer", "name"),
+    [(pq, 16, "PQ"), (hlg, 18, "HLG"), (sdr, 14, "SDR"), (sdr, 1, "SDR")],
+)
 def test_wide_pictures_come_out_as_the_sdr_ones_they_were_made_of(tmp_path, curve, transfer, name):
     frame = yuv(255 * curve(display_light(patches())), matrix=9, bits=10)
     told = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": transfer}
@@ -114,7 +135,9 @@ def test_wide_pictures_come_out_as_the_sdr_ones_they_were_made_of(tmp_path, curv
 
 
 def test_display_p3_is_converted(tmp_path):
-    to_p3 = np.linalg.inv([[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]])
+    to_p3 = np.linalg.inv(
+        [[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]]
+    )
     frame = yuv(255 * sdr(display_light(patches(), wide=False) @ to_p3.T), bits=10)
     told = {"colorspace": 1, "color_range": 1, "color_primaries": 12, "color_trc": 13}
     assert error(write(tmp_path / "video.mkv", [frame] * 2, "libx265", **told)) <= 3
@@ -169,11 +192,23 @@ def test_the_brightest_picture_counts_where_there_is_no_seeking(tmp_path, name):
     params = {"x265-params": "lossless=1:log-level=none:repeat-headers=1:bframes=0"}
 
     def part(frames, **said):
-        how = {} if name == "raw.hevc" else {"unit": Fraction(1, 90000), "times": [3600 * index for index in range(10)]}
-        return write(tmp_path / f"part{name[-5:]}", frames, "libx265", options=params, **how, **said).read_bytes()
+        how = (
+            {}
+            if name == "raw.hevc"
+            else {"unit": Fraction(1, 90000), "times": [3600 * index for index in range(10)]}
+        )
+        return write(
+            tmp_path / f"part{name[-5:]}", frames, "libx265", options=params, **how, **said
+        ).read_bytes()
 
-    first = {**told, "color_trc": 1, "color_primaries": 1, "colorspace": 1} if name == "sdr_first.ts" else told
-    (tmp_path / name).write_bytes(part([grey(100.0)] * 10, **first) + part([*[grey(800.0)] * 9, grey(300.0)], **told))
+    first = (
+        {**told, "color_trc": 1, "color_primaries": 1, "colorspace": 1}
+        if name == "sdr_first.ts"
+        else told
+    )
+    (tmp_path / name).write_bytes(
+        part([grey(100.0)] * 10, **first) + part([*[grey(800.0)] * 9, grey(300.0)], **told)
+    )
     frames = read_video(tmp_path / name).frames
     assert len(frames) == 20
     assert frames[18].min() >= 250

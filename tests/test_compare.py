@@ -53,7 +53,10 @@ def test_report_goes_on_where_it_stopped(tmp_path):
     first.close()
     again = Report(tmp_path, SETTINGS)
     measured = list(compare(systems, VIDEO, again))
-    assert [(point.system, point.rate) for point in measured] == [("x264", "crf 33"), ("nerv", "size XS")]
+    assert [(point.system, point.rate) for point in measured] == [
+        ("x264", "crf 33"),
+        ("nerv", "size XS"),
+    ]
     assert len(again.points) == 3
     assert list(compare(systems, VIDEO, Report(tmp_path, SETTINGS))) == []
 
@@ -88,7 +91,9 @@ def test_points_without_files_stay_until_they_are_measured_again(tmp_path):
 
 def test_results_of_another_comparison(tmp_path):
     Report(tmp_path, SETTINGS | {"seed": 0}).add(POINT, b"abc")
-    with pytest.raises(SettingsError, match="holds a comparison of another seed and video: name another folder"):
+    with pytest.raises(
+        SettingsError, match="holds a comparison of another seed and video: name another folder"
+    ):
         Report(tmp_path, SETTINGS | {"video": "other", "seed": 1})
 
 
@@ -125,7 +130,9 @@ def test_point_without_its_file_is_measured_again(tmp_path):
     (tmp_path / FILES / "a.bin").unlink()
     (tmp_path / FILES / "b.bin").write_bytes(b"ab")
     again = Report(tmp_path, SETTINGS)
-    assert [point.rate for point in again.points if again.find(point.system, point.rate)] == ["c.bin"]
+    assert [point.rate for point in again.points if again.find(point.system, point.rate)] == [
+        "c.bin"
+    ]
 
 
 def test_names_of_files_are_harmless():
@@ -148,7 +155,9 @@ def test_frames_that_are_held_out_are_shown_in_between(tmp_path):
     points, files = [], []
     for name, frames in (("whole", VIDEO.frames), ("spoiled", spoiled)):
         report = Report(tmp_path / name, settings)
-        points += compare([network("fast", epochs=60)], Video(frames, VIDEO.rate), report, is_held_out=True)
+        points += compare(
+            [network("fast", epochs=60)], Video(frames, VIDEO.rate), report, is_held_out=True
+        )
         files.append((tmp_path / name / FILES / points[-1].file).read_bytes())
     point, other = points
     assert files[0] == files[1]
@@ -166,14 +175,18 @@ def test_frames_that_are_held_out_are_shown_in_between(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("system", "message"), [(AnchorContender("x264", 1), "codecs have no"), (network("nirvana"), "has no")]
+    ("system", "message"),
+    [(AnchorContender("x264", 1), "codecs have no"), (network("nirvana"), "has no")],
 )
 def test_systems_without_frames_in_between(system, message):
     (rate,) = system.rates
     data = system.encode(VIDEO, rate, print).data
     whole = list(system.decode(data, VIDEO))
     assert len(whole) == 9
-    assert all(np.array_equal(whole[at], frame) for at, frame in zip((0, 4, 8), system.at(data, VIDEO, [0, 4, 8]), strict=True))
+    assert all(
+        np.array_equal(whole[at], frame)
+        for at, frame in zip((0, 4, 8), system.at(data, VIDEO, [0, 4, 8]), strict=True)
+    )
     with pytest.raises(SettingsError, match=f"{message} frames in between"):
         system.at(data, VIDEO, [0, 0.5])
 
@@ -193,7 +206,10 @@ def test_report_of_several_runs_shows_all_of_them(tmp_path):
         assert name in page
     lines = (tmp_path / MARKDOWN).read_text().splitlines()
     assert sum(line.startswith("| x264 | crf") for line in lines) == 3
-    assert sum(re.fullmatch(r"\| x265 \| [+-]\d+\.\d % \|  \|", line) is not None for line in lines) == 3
+    assert (
+        sum(re.fullmatch(r"\| x265 \| [+-]\d+\.\d % \|  \|", line) is not None for line in lines)
+        == 3
+    )
     assert any(line.startswith(r"| NeRV\*++ |  | S 32.35") for line in lines)
     rates = json.loads((tmp_path / RESULTS).read_text())["bd_rate"]["psnr_db"]
     assert rates["x265"]["x264"] < 0 < rates["x264"]["x265"]

@@ -57,7 +57,9 @@ def test_output_that_is_a_folder(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("message", "line"), [("one\ntwo", "one"), ("\n\n three", "three"), ("", "ValueError")])
+@pytest.mark.parametrize(
+    ("message", "line"), [("one\ntwo", "one"), ("\n\n three", "three"), ("", "ValueError")]
+)
 def test_first_line_of_an_error(message, line):
     assert first_line(ValueError(message)) == line
 

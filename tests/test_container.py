@@ -25,7 +25,14 @@ from encoder.codec.container import (
 )
 from encoder.common.errors import BitstreamError, UnsupportedVersionError
 
-HEADER_1 = Header(width=320, height=180, frames=132, rate=Fraction(30000, 1001), continuous=True, settings="--seed 0 é")
+HEADER_1 = Header(
+    width=320,
+    height=180,
+    frames=132,
+    rate=Fraction(30000, 1001),
+    continuous=True,
+    settings="--seed 0 é",
+)
 
 
 def test_header_round_trip():
@@ -87,16 +94,31 @@ def test_garbage_header_never_crashes(data):
 
 KEY, DELTA = bytes(12), bytes(10) + b"\1\0"
 """Payloads of segments, as far as their kind goes."""
-FILE = file_bytes([(HEAD, b"head"), (TOPOLOGY, b"graph"), (b"TEST", b"payload"), (SEGMENT, KEY), (b"MORE", bytes(40))])
+FILE = file_bytes(
+    [
+        (HEAD, b"head"),
+        (TOPOLOGY, b"graph"),
+        (b"TEST", b"payload"),
+        (SEGMENT, KEY),
+        (b"MORE", bytes(40)),
+    ]
+)
 
 
 def read(data: bytes, *, piece: int = 1 << 30) -> tuple[list[Chunk], ChunkReader]:
     reader = ChunkReader()
-    found = [part for start in range(0, len(data), piece) for part in reader.feed(data[start : start + piece])]
+    found = [
+        part
+        for start in range(0, len(data), piece)
+        for part in reader.feed(data[start : start + piece])
+    ]
     return found, reader
 
 
-@given(st.lists(st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=50)), max_size=5), st.integers(1, 40))
+@given(
+    st.lists(st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=50)), max_size=5),
+    st.integers(1, 40),
+)
 def test_chunks_round_trip_in_pieces_of_any_size(parts, piece):
     found, reader = read(file_bytes(parts), piece=piece)
     assert [(part.kind, part.payload) for part in found] == parts
@@ -133,7 +155,9 @@ def test_chunks_of_another_file_do_not_fit():
 
 def test_delta_segments_fit_behind_the_one_they_were_made_for():
     keys = [KEY + b"first", KEY + b"other"]
-    first, other = (file_bytes([(HEAD, b""), (TOPOLOGY, b""), (SEGMENT, key), (SEGMENT, DELTA)]) for key in keys)
+    first, other = (
+        file_bytes([(HEAD, b""), (TOPOLOGY, b""), (SEGMENT, key), (SEGMENT, DELTA)]) for key in keys
+    )
     start = read(other)[0][3].offset
     assert intact(other) == [True] * 4
     assert intact(first[:start] + other[start:]) == [True, True, True, False]
@@ -151,7 +175,10 @@ def test_foreign_file():
 
 
 def test_later_version():
-    with pytest.raises(UnsupportedVersionError, match=f"version {VERSION + 1}, this decoder reads version {VERSION}"):
+    with pytest.raises(
+        UnsupportedVersionError,
+        match=f"version {VERSION + 1}, this decoder reads version {VERSION}",
+    ):
         read(SIGNATURE.pack(b"NERV", VERSION + 1))
 
 

@@ -72,7 +72,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def answer(status=200, body=b"", **headers):
     """Return a script's step that sends headers (with _ for -) and a body."""
-    headers = {"Content-Length": len(body)} | {name.replace("_", "-"): value for name, value in headers.items()}
+    headers = {"Content-Length": len(body)} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
 
     def send(handler):
         handler.start(status, {name: value for name, value in headers.items() if value is not None})
@@ -120,7 +122,11 @@ def no_ranges(handler):
 
 
 def chunked(data, *, end=b"0\r\n\r\n"):
-    return answer(body=f"{len(data):x}\r\n".encode() + data + b"\r\n" + end, Content_Length=None, Transfer_Encoding="chunked")
+    return answer(
+        body=f"{len(data):x}\r\n".encode() + data + b"\r\n" + end,
+        Content_Length=None,
+        Transfer_Encoding="chunked",
+    )
 
 
 def redirect(location, status=302):
@@ -134,7 +140,9 @@ def make_server():
     def make(context=None):
         server = Server()
         if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
             server.url = server.url.replace("http:", "https:")
             server.handle_error = lambda *_: None  # of clients that do not trust it
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -199,7 +207,11 @@ def test_whole_file(server, fetch, tiny_clip):
     assert download.total_bytes == len(bytes(tiny_clip))
     ((path, headers, _),) = server.requests
     assert path == "/clip.nerv"
-    assert (headers["Accept-Encoding"], headers["Range"], headers["If-Range"]) == ("identity", None, None)
+    assert (headers["Accept-Encoding"], headers["Range"], headers["If-Range"]) == (
+        "identity",
+        None,
+        None,
+    )
 
 
 def test_first_segment_plays_while_the_second_travels(server, fetch, tiny_clip):
@@ -215,7 +227,11 @@ def test_first_segment_plays_while_the_second_travels(server, fetch, tiny_clip):
     download = fetch()
     with contextlib.closing(download.first_segment(20)) as follower:
         assert (follower.clip.end, follower.is_whole) == (3, False)
-        assert (download.received_bytes, download.total_bytes, download.is_whole) == (second.offset, len(data), False)
+        assert (download.received_bytes, download.total_bytes, download.is_whole) == (
+            second.offset,
+            len(data),
+            False,
+        )
         server.released.set()
         assert_whole(download, data)
         follower.read_on()
@@ -243,20 +259,30 @@ def test_broken_connection_goes_on_where_it_was(server, fetch, broken):
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        ({"ETag": 'W/"1"', "Last_Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, "Mon, 01 Jan 2024 00:00:00 GMT"),
+        (
+            {"ETag": 'W/"1"', "Last_Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+            "Mon, 01 Jan 2024 00:00:00 GMT",
+        ),
         ({"ETag": 'W/"1"'}, None),
     ],
 )
 def test_weak_etag_does_not_tell_files_apart(server, fetch, headers, expected):
     place = f"bytes {CUT}-{len(DATA) - 1}/{len(DATA)}"
-    server.script = [lambda handler: cut(handler, **headers), answer(206, DATA[CUT:], Content_Range=place)]
+    server.script = [
+        lambda handler: cut(handler, **headers),
+        answer(206, DATA[CUT:], Content_Range=place),
+    ]
     assert_whole(fetch())
     assert server.requests[1][1]["If-Range"] == expected
 
 
 def test_parts_of_a_file(server, fetch):
     server.script = [
-        answer(206, DATA[start : start + 3000], Content_Range=f"bytes {start}-{start + 2999}/{len(DATA)}")
+        answer(
+            206,
+            DATA[start : start + 3000],
+            Content_Range=f"bytes {start}-{start + 2999}/{len(DATA)}",
+        )
         for start in range(3000, 9000, 3000)
     ]
     server.script.insert(0, answer(body=DATA[:3000], Content_Length=len(DATA), ETag=ETAG))
@@ -283,7 +309,9 @@ def test_server_without_ranges(server, fetch):
         answer(body=b"!" + DATA[1:], ETag='"two"'),
         answer(body=DATA[: CUT - 1]),
         answer(206, DATA[CUT:], Content_Range=f"bytes {CUT}-{len(DATA) - 1}/{len(DATA) + 1}"),
-        answer(206, DATA[CUT:], Content_Range=f"bytes {CUT}-{len(DATA) - 1}/{len(DATA)}", ETag='"two"'),
+        answer(
+            206, DATA[CUT:], Content_Range=f"bytes {CUT}-{len(DATA) - 1}/{len(DATA)}", ETag='"two"'
+        ),
         answer(206, DATA[CUT:] + b"!", Content_Range=f"bytes {CUT}-{len(DATA) - 1}/{len(DATA)}"),
         answer(416, Content_Range=f"bytes */{CUT - 1}"),
     ],
@@ -310,7 +338,10 @@ def test_parts_of_two_versions_are_not_mixed(server, fetch):
     assert [headers["If-Range"] for _, headers, _ in server.requests] == [None, '"old"', '"old"']
 
 
-@pytest.mark.parametrize("range_", [f"bytes {CUT + 1}-{len(DATA) - 1}/{len(DATA)}", f"bytes 0-{CUT}/{len(DATA)}", "?", None])
+@pytest.mark.parametrize(
+    "range_",
+    [f"bytes {CUT + 1}-{len(DATA) - 1}/{len(DATA)}", f"bytes 0-{CUT}/{len(DATA)}", "?", None],
+)
 def test_wrong_content_range(server, fetch, range_):
     server.script = [cut, answer(206, DATA[CUT:], Content_Range=range_)]
     assert_failed(fetch(), f"the server sends another part of it than that from byte {CUT}")
@@ -369,7 +400,18 @@ def test_retry_after(text, seconds):
 
 
 def test_back_off_doubles():
-    assert [_back_off(failures, 0.5) for failures in range(10)] == [0.5, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [_back_off(failures, 0.5) for failures in range(10)] == [
+        0.5,
+        0.5,
+        1,
+        2,
+        4,
+        8,
+        16,
+        30,
+        30,
+        30,
+    ]
 
 
 def test_gives_up_after_ten_failures_without_progress(server, fetch):
@@ -380,7 +422,10 @@ def test_gives_up_after_ten_failures_without_progress(server, fetch):
 
 @pytest.mark.parametrize(
     "step",
-    [lambda handler: answer(Content_Length=None)(handler) or handler.wfile.write(DATA), chunked(DATA)],
+    [
+        lambda handler: answer(Content_Length=None)(handler) or handler.wfile.write(DATA),
+        chunked(DATA),
+    ],
     ids=["close", "chunked"],
 )
 def test_file_of_unknown_size(server, fetch, step):
@@ -426,7 +471,12 @@ def test_too_large_without_saying_so(server, fetch, monkeypatch):
 def test_redirect_is_followed_with_each_request(server, fetch, status):
     server.script = [redirect("/a b/\xe9?x=1", status), cut, redirect("other", status)]
     assert_whole(fetch())
-    assert [path for path, _, _ in server.requests] == ["/clip.nerv", "/a%20b/%E9?x=1", "/clip.nerv", "/other"]
+    assert [path for path, _, _ in server.requests] == [
+        "/clip.nerv",
+        "/a%20b/%E9?x=1",
+        "/clip.nerv",
+        "/other",
+    ]
     assert server.ranges == [None, None, f"bytes={CUT}-", f"bytes={CUT}-"]
 
 
@@ -439,9 +489,18 @@ def test_redirect_loop(server, fetch):
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
-        ("file:///etc/passwd", "it redirects, and a URL must start with http:// or https://, got file:"),
-        ("ftp://127.0.0.1/clip.nerv", "it redirects, and a URL must start with http:// or https://, got ftp:"),
-        ("http://[::1", "it redirects, and a URL must be like https://host/clip.nerv, got a malformed one"),
+        (
+            "file:///etc/passwd",
+            "it redirects, and a URL must start with http:// or https://, got file:",
+        ),
+        (
+            "ftp://127.0.0.1/clip.nerv",
+            "it redirects, and a URL must start with http:// or https://, got ftp:",
+        ),
+        (
+            "http://[::1",
+            "it redirects, and a URL must be like https://host/clip.nerv, got a malformed one",
+        ),
         (None, "302 Found does not say where to"),
     ],
 )
@@ -457,7 +516,9 @@ def test_password_is_for_its_server_alone(server, make_server, fetch, caplog):
     server.script += server.script
     download = fetch(server.url.replace("//", "//us%40er:pass%3Aword@") + "?key=hidden")
     assert_failed(download, "404 Not Found")
-    assert [headers["Authorization"] for _, headers, _ in server.requests] == ["Basic dXNAZXI6cGFzczp3b3Jk"] * 4
+    assert [headers["Authorization"] for _, headers, _ in server.requests] == [
+        "Basic dXNAZXI6cGFzczp3b3Jk"
+    ] * 4
     assert [headers["Authorization"] for _, headers, _ in other.requests] == [None, None]
     assert len(caplog.messages) == 1
     for text in (*caplog.messages, download.error):
@@ -534,11 +595,18 @@ def test_clip_without_a_segment(server, fetch, tiny_clip):
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"), [([silence], "0 bytes have come"), ([answer(503, Retry_After="60")], "503 Service Unavailable")]
+    ("script", "reason"),
+    [
+        ([silence], "0 bytes have come"),
+        ([answer(503, Retry_After="60")], "503 Service Unavailable"),
+    ],
 )
 def test_first_segment_is_not_waited_for_longer_than_told(server, fetch, script, reason):
     server.script = script
-    with pytest.raises(SourceError, match=re.escape(f"cannot fetch {server.url}: no segment within 0.3 s ({reason})")):
+    with pytest.raises(
+        SourceError,
+        match=re.escape(f"cannot fetch {server.url}: no segment within 0.3 s ({reason})"),
+    ):
         fetch().first_segment(0.3)
 
 
@@ -550,7 +618,9 @@ def test_first_segment_is_not_waited_for_longer_than_told(server, fetch, script,
 def test_close_does_not_wait_for_the_server(server, fetch, script, received):
     server.script = script
     download = fetch()
-    while download.received_bytes < received or (download._socket is None and download._problem is None):
+    while download.received_bytes < received or (
+        download._socket is None and download._problem is None
+    ):
         time.sleep(0.01)
     start = time.monotonic()
     download.close()
@@ -614,7 +684,9 @@ def test_full_disk(fetch):
     download = ended(fetch())
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
-        pytest.raises(SourceError, match=f"cannot write to {download.path}: No space left on device"),
+        pytest.raises(
+            SourceError, match=f"cannot write to {download.path}: No space left on device"
+        ),
     ):
         download._append(full, b"more")
 
@@ -629,11 +701,18 @@ def certificate(tmp_path):
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    plain = (
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     path = tmp_path / "certificate.pem"
     path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*plain))
     return path

@@ -120,7 +120,9 @@ def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
 
 
 @pytest.mark.parametrize(("wanted", "precision"), [(0.0, "bf16"), (101.0, "fp32")])
-def test_bfloat16_is_taken_where_the_cpu_has_it_and_the_picture_holds(tiny_clip, monkeypatch, wanted, precision):
+def test_bfloat16_is_taken_where_the_cpu_has_it_and_the_picture_holds(
+    tiny_clip, monkeypatch, wanted, precision
+):
     monkeypatch.setattr("export.engines.ov.BF16_PSNR_DB", wanted)
     monkeypatch.setattr("export.engines.ov.OpenVino._has_bf16", lambda _: True)
     engine = open_engine(tiny_clip, "openvino", batch=2, pixels="rgb")
@@ -205,7 +207,9 @@ def test_lanes_are_free_after_an_error(tiny_clip):
 
 def test_no_times_and_then_a_segment_that_is_lost(tiny_clip):
     first, second = tiny_clip.segments
-    engine = OnnxRuntimeCpu(replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff"))))
+    engine = OnnxRuntimeCpu(
+        replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff")))
+    )
     assert engine.frames(np.array([])).shape == (0, 30, 26)
     assert engine.frames(np.array([4.0])).shape == (1, 30, 26)
     engine.close()
@@ -213,7 +217,9 @@ def test_no_times_and_then_a_segment_that_is_lost(tiny_clip):
 
 def test_last_picture_is_not_the_callers(tiny_clip):
     first, second = tiny_clip.segments
-    engine = OnnxRuntimeCpu(replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff"))))
+    engine = OnnxRuntimeCpu(
+        replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff")))
+    )
     frames = engine.frames(np.array([2.0]))
     shown = frames.copy()
     frames[:] = 0
@@ -262,7 +268,9 @@ def test_network_that_is_not_needed_any_more_is_closed():
     closed = [note[1] for note in engine.notes if note[0] == "close"]
     engine.close()
     assert closed[0] == 1
-    assert sorted(note[1] for note in engine.notes if note[0] == "close") == list(range(1, engine.count + 1))
+    assert sorted(note[1] for note in engine.notes if note[0] == "close") == list(
+        range(1, engine.count + 1)
+    )
 
 
 def test_next_segment_is_loaded_ahead(tiny_clip):

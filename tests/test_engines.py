@@ -23,7 +23,10 @@ def speeds(monkeypatch, tmp_path):
     speeds, tried = dict.fromkeys(HERE, 1.0), []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("export.engines.registry.ENGINES", {name: ENGINES[name] for name in HERE})
-    monkeypatch.setattr("export.engines.registry._fps", lambda engine: tried.append(engine.name) or speeds[engine.name])
+    monkeypatch.setattr(
+        "export.engines.registry._fps",
+        lambda engine: tried.append(engine.name) or speeds[engine.name],
+    )
     return speeds, tried
 
 
@@ -110,7 +113,9 @@ def test_every_engine_has_its_name():
 
 
 def test_unknown_engine_lists_the_known_ones(tiny_clip):
-    with pytest.raises(SettingsError, match=f"unknown engine 'x', known are: auto, {', '.join(ENGINES)}"):
+    with pytest.raises(
+        SettingsError, match=f"unknown engine 'x', known are: auto, {', '.join(ENGINES)}"
+    ):
         open_engine(tiny_clip, "x")
 
 
@@ -123,7 +128,9 @@ def test_engines_report_to_nobody(tmp_path):
         "assert sys.modules['openvino_telemetry'] is None; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'; "
         "tasks = Path('/proc/self/task').iterdir(); print([(task / 'children').read_text() for task in tasks])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert set(ast.literal_eval(done.stdout)) == {""}
 
 
@@ -132,7 +139,9 @@ def test_choice_is_kept_in_memory_where_it_cannot_be_written(sample_clip, monkey
     monkeypatch.setattr(registry, "_CHOSEN", {})
     monkeypatch.setattr(registry, "_choices", dict)
     monkeypatch.setattr(registry, "keep", lambda *_: None)
-    monkeypatch.setattr(registry, "_fps", lambda engine: trials.append(engine.name) or float(len(trials)))
+    monkeypatch.setattr(
+        registry, "_fps", lambda engine: trials.append(engine.name) or float(len(trials))
+    )
     for _ in range(3):
         open_engine(sample_clip, "auto").close()
     assert len(trials) == len(set(trials)) > 1

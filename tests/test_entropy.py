@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from stranger import StrangersDecoder, strangers_frequencies
 
 from encoder.codec import entropy
-from encoder.codec.entropy import LEVELS, MAX_BOUND, PRECISION, RangeDecoder, RangeEncoder, frequencies
+from encoder.codec.entropy import (
+    LEVELS,
+    MAX_BOUND,
+    PRECISION,
+    RangeDecoder,
+    RangeEncoder,
+    frequencies,
+)
 from encoder.common.errors import BitstreamError
 
 
@@ -15,7 +22,13 @@ def laplace(scale: float, size: int, seed: int = 0) -> entropy.Integers:
     return np.rint(np.random.default_rng(seed).laplace(0, scale, size)).astype(np.int32)
 
 
-@given(st.lists(st.tuples(st.integers(-MAX_BOUND, MAX_BOUND), st.integers(0, LEVELS - 1)), min_size=1, max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(-MAX_BOUND, MAX_BOUND), st.integers(0, LEVELS - 1)),
+        min_size=1,
+        max_size=80,
+    )
+)
 @settings(deadline=None)
 def test_round_trip(pairs):
     values, levels = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
@@ -45,7 +58,9 @@ def test_frequencies_are_those_of_the_format(level, bound):
 
 def test_decays_are_those_of_the_scales():
     scales = 2.0 ** ((np.arange(LEVELS) - entropy.UNIT_LEVEL) / entropy.LEVELS_PER_OCTAVE)
-    assert np.allclose(np.array(entropy.DECAYS) / 2**32, np.exp(-0.5 / scales), rtol=0, atol=2.0**-32)
+    assert np.allclose(
+        np.array(entropy.DECAYS) / 2**32, np.exp(-0.5 / scales), rtol=0, atol=2.0**-32
+    )
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 7.0, 100.0])
@@ -90,7 +105,11 @@ def test_too_many_models(monkeypatch):
         decoder.decode((4,), np.arange(30, 34, dtype=np.int32), 20)
 
 
-@given(st.binary(max_size=40).map(lambda data: data[: len(data) // 4 * 4]), st.integers(0, 63), st.integers(1, 4095))
+@given(
+    st.binary(max_size=40).map(lambda data: data[: len(data) // 4 * 4]),
+    st.integers(0, 63),
+    st.integers(1, 4095),
+)
 @settings(deadline=None)
 def test_garbage_never_crashes(data, level, bound):
     with contextlib.suppress(BitstreamError):

@@ -8,7 +8,13 @@ from helpers import SAMPLE
 from encoder.cli.options import SAMPLE as VIDEO
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import SettingsError
-from encoder.compare.evaluation import FrameQuality, evaluation, frame_quality, mean_quality, qualities
+from encoder.compare.evaluation import (
+    FrameQuality,
+    evaluation,
+    frame_quality,
+    mean_quality,
+    qualities,
+)
 from encoder.media.metrics import MAX_PSNR_DB, psnr_db
 from encoder.media.source import read_video
 from encoder.media.video import Video
@@ -31,12 +37,19 @@ def test_yuv_counts_luma_six_times():
     decoded[0] += 10
     errors = 0.299 * 10, (0 - 0.299 * 10) / (2 * (1 - 0.114)), (10 - 0.299 * 10) / (2 * (1 - 0.299))
     luma, blue, red = (20 * np.log10(255 / abs(error)) for error in errors)
-    assert frame_quality(decoded, original).psnr_yuv_db == pytest.approx((6 * luma + blue + red) / 8)
+    assert frame_quality(decoded, original).psnr_yuv_db == pytest.approx(
+        (6 * luma + blue + red) / 8
+    )
 
 
 def test_mean_is_over_the_frames_that_have_a_figure():
-    frames = [FrameQuality(psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=value) for value in (20, None, 30)]
-    assert mean_quality(frames) == FrameQuality(psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=25)
+    frames = [
+        FrameQuality(psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=value)
+        for value in (20, None, 30)
+    ]
+    assert mean_quality(frames) == FrameQuality(
+        psnr_db=30, psnr_yuv_db=31, ms_ssim=None, psnr_masked_db=25
+    )
 
 
 def test_evaluation_counts_every_byte_and_frame(tiny_clip, tiny_file):

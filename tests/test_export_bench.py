@@ -51,7 +51,11 @@ def test_work_of_matrix_products():
         helper.make_node("MatMul", ["hidden", "second"], ["y"]),  # (N, 3)
     ]
     constants = {"first": np.ones((1, 7)), "bias": np.ones(7), "second": np.ones((7, 3))}
-    model = graph(nodes, axis=np.array([1]), **{name: value.astype(np.float32) for name, value in constants.items()})
+    model = graph(
+        nodes,
+        axis=np.array([1]),
+        **{name: value.astype(np.float32) for name, value in constants.items()},
+    )
     assert count_work(model, times=4).flop == 2 * 4 * (7 + 7 * 3)
 
 
@@ -65,14 +69,19 @@ def test_half_precision_halves_the_bytes(tiny_clip):
 def test_ceilings_are_those_of_products():
     model = _products(rows=3, inner=5, columns=4, chain=1)
     onnx.checker.check_model(model, full_check=True)
-    assert Session(model).run({"t": np.array([2, 3], np.float32)}).tolist() == [0, 0]  # 2/5 and 3/5, as whole numbers
+    assert Session(model).run({"t": np.array([2, 3], np.float32)}).tolist() == [
+        0,
+        0,
+    ]  # 2/5 and 3/5, as whole numbers
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime-cpu"])
 def test_ceilings_are_measured_by_the_engine(tiny_clip, name, monkeypatch):
     monkeypatch.setattr("export.roofline.MEMORY_MATRIX", (64, 128))
     engine = open_engine(tiny_clip, name, batch=1)
-    steps = iter([0.001, 0.01, 0.031, 0.201, 0.065])  # a small one, two of squares, a long row, a chain
+    steps = iter(
+        [0.001, 0.01, 0.031, 0.201, 0.065]
+    )  # a small one, two of squares, a long row, a chain
     now, step = [0.0], [0.0]
     load = engine.load
 

@@ -29,7 +29,11 @@ PIXELS = 4 * 16 * 24
 def make_fit(limit, preset="fast", seed=0, *, is_encoded=False, **options):
     torch.manual_seed(seed)
     # The papers' networks are narrow where frames are as small as these.
-    network = PRESETS[preset].network(SHAPE, "XS" if preset == "fast" else "L").to(memory_format=torch.channels_last)
+    network = (
+        PRESETS[preset]
+        .network(SHAPE, "XS" if preset == "fast" else "L")
+        .to(memory_format=torch.channels_last)
+    )
     make_encoder = PRESETS[preset].frame_encoder
     frame_encoder = make_encoder(network) if is_encoded and make_encoder else None
     schedule = {name: options.pop(name) for name in ("start", "clock") if name in options}
@@ -62,7 +66,9 @@ def test_masked_pixels_are_not_looked_at(preset):
     for fit, frames in zip(fits, (FRAMES, spoiled), strict=True):
         torch.manual_seed(1)
         list(fit.epochs(frames, mask))
-    pairs = zip(fits[0].training.network.parameters(), fits[1].training.network.parameters(), strict=True)
+    pairs = zip(
+        fits[0].training.network.parameters(), fits[1].training.network.parameters(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -71,7 +77,9 @@ def test_a_segment_is_fitted_as_a_difference():
     list(first.epochs(FRAMES[:3]))
     before = {name: x.detach().clone() for name, x in first.training.network.named_parameters()}
     rate = RateControl(rate_weight=0.05, pixels=PIXELS)
-    training = TrainStep(first.training.network, PRESETS["nirvana"].recipe, before=before, rate=rate)
+    training = TrainStep(
+        first.training.network, PRESETS["nirvana"].recipe, before=before, rate=rate
+    )
     fit = Trainer(training, Budget(epochs=20))
     list(fit.epochs(FRAMES[:3]))
     alone = QatQuantizer(dict(fit.training.network.named_parameters()))
@@ -86,7 +94,9 @@ def test_the_same_seed_gives_the_same_network():
     for fit in fits:
         torch.manual_seed(1)
         assert len(list(fit.epochs(FRAMES))) == 6
-    pairs = zip(fits[0].training.network.parameters(), fits[1].training.network.parameters(), strict=True)
+    pairs = zip(
+        fits[0].training.network.parameters(), fits[1].training.network.parameters(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -116,14 +126,19 @@ def test_share_of_the_time_is_kept_where_a_fit_goes_on_with_another_budget():
 def test_steps_go_far_in_a_short_fit():
     fit = make_fit(Budget(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
-    assert fit.training.quantizer.offsets.abs().max() > 30 * STEP_LEARNING_RATES[0]  # as they could go at the least rate
+    assert (
+        fit.training.quantizer.offsets.abs().max() > 30 * STEP_LEARNING_RATES[0]
+    )  # as they could go at the least rate
 
 
 def test_network_is_fitted_through_the_quantizer():
     fit = make_fit(Budget(epochs=20), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
     modes, grads = zip(
         *(
-            (fit.training.quantizer is not None, fit.training.quantizer and fit.training.quantizer.offsets.grad is not None)
+            (
+                fit.training.quantizer is not None,
+                fit.training.quantizer and fit.training.quantizer.offsets.grad is not None,
+            )
             for _ in fit.epochs(FRAMES)
         ),
         strict=True,
@@ -150,7 +165,9 @@ def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
     list(fit.epochs(FRAMES))
     tensors = dict(fit.training.network.named_parameters())
     step, offsets = fit.training.quantizer.learned("mix.weight")
-    assert step == pytest.approx(INITIAL_STEP * tensors["mix.weight"].std(correction=0).item(), rel=1e-4)
+    assert step == pytest.approx(
+        INITIAL_STEP * tensors["mix.weight"].std(correction=0).item(), rel=1e-4
+    )
     assert not offsets.any()
 
 
@@ -176,7 +193,9 @@ def test_a_higher_rate_makes_fewer_bits():
     for rate_weight in (0.01, 10.0):
         fit = make_fit(Budget(epochs=60), rate=RateControl(rate_weight=rate_weight, pixels=PIXELS))
         list(fit.epochs(FRAMES))
-        bits.append(fit.training.quantizer.bits(dict(fit.training.network.named_parameters())).item())
+        bits.append(
+            fit.training.quantizer.bits(dict(fit.training.network.named_parameters())).item()
+        )
     assert bits[1] < 0.9 * bits[0]
 
 
@@ -184,14 +203,18 @@ def test_pruned_weights_stay_zero():
     fit = make_fit(Budget(epochs=20), prune=0.4)
     list(fit.epochs(FRAMES))
     tensors = {name: x for name, x in fit.training.network.named_parameters() if x.ndim > 1}
-    weights = torch.cat([x.flatten() for name, x in tensors.items() if not name.startswith(LATENTS)])
+    weights = torch.cat(
+        [x.flatten() for name, x in tensors.items() if not name.startswith(LATENTS)]
+    )
     assert (weights == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)
     assert not any((x == 0).any() for name, x in tensors.items() if name.startswith(LATENTS))
 
 
 def test_fit_goes_on_from_a_part_of_the_schedule():
     fit = make_fit(Budget(epochs=5), start=0.5)
-    assert [epoch.progress for epoch in fit.epochs(FRAMES)] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
+    assert [epoch.progress for epoch in fit.epochs(FRAMES)] == pytest.approx(
+        [0.6, 0.7, 0.8, 0.9, 1.0]
+    )
 
 
 def test_loss_that_is_no_number():
@@ -217,7 +240,9 @@ def test_limits_out_of_range(arguments, message):
         Budget(**arguments)
 
 
-@pytest.mark.parametrize(("frames", "length", "lengths"), [(132, 150, [132]), (10, 4, [3, 3, 4]), (4, 1, [1, 1, 1, 1])])
+@pytest.mark.parametrize(
+    ("frames", "length", "lengths"), [(132, 150, [132]), (10, 4, [3, 3, 4]), (4, 1, [1, 1, 1, 1])]
+)
 def test_split_is_even(frames, length, lengths):
     runs = split(frames, length)
     assert [len(run) for run in runs] == lengths
@@ -250,7 +275,13 @@ def test_file_decodes_to_what_was_fitted(preset, frames, is_moving):
         for parameter, values in zip(network.parameters(), weights.values(), strict=True):
             parameter.copy_(torch.from_numpy(values))
         for time in (0.0, 1.0, 2.4, 3.0):
-            expected = network(torch.tensor([time]))[0, :, :height, :width].clip(0, 1).mul(255).round().numpy()
+            expected = (
+                network(torch.tensor([time]))[0, :, :height, :width]
+                .clip(0, 1)
+                .mul(255)
+                .round()
+                .numpy()
+            )
             decoded = ReferenceDecoder(clip).frame(time).astype(int)
             assert np.abs(decoded - expected).max() <= 1
 
@@ -266,11 +297,19 @@ def test_groups_are_differences_from_the_one_before():
     assert not clip.header.continuous
     network = encoder.network(18)
     with torch.no_grad():
-        for parameter, values in zip(network.parameters(), SegmentModels(clip).weights(17).values(), strict=True):
+        for parameter, values in zip(
+            network.parameters(), SegmentModels(clip).weights(17).values(), strict=True
+        ):
             parameter.copy_(torch.from_numpy(values))
         expected = network(torch.tensor([1.0]))[0, :, :16, :24].clip(0, 1).mul(255).round().numpy()
-    assert np.abs(ReferenceDecoder(clip).frame(segments[17].start + 1).astype(int) - expected).max() <= 1
-    shown = [psnr_db(frame, original) for frame, original in zip(ReferenceDecoder(clip).frames(), frames, strict=True)]
+    assert (
+        np.abs(ReferenceDecoder(clip).frame(segments[17].start + 1).astype(int) - expected).max()
+        <= 1
+    )
+    shown = [
+        psnr_db(frame, original)
+        for frame, original in zip(ReferenceDecoder(clip).frames(), frames, strict=True)
+    ]
     assert np.mean(shown[42:45]) > np.mean(shown[:3]) + 3  # each goes on where the one before ended
 
 
@@ -278,7 +317,10 @@ def test_groups_are_differences_from_the_one_before():
     "coding",
     [
         {"bits": 6, "prune": 0.2},
-        *(pytest.param(each, marks=pytest.mark.soak) for each in ({"bits": 6}, {"file_bytes": 40_000})),
+        *(
+            pytest.param(each, marks=pytest.mark.soak)
+            for each in ({"bits": 6}, {"file_bytes": 40_000})
+        ),
     ],
 )
 def test_differences_are_coded_in_every_way(coding):
@@ -311,7 +353,9 @@ def test_segments_show_their_own_frames():
     assert decoded == pytest.approx([20, 20, 230, 230], abs=25)
 
 
-@pytest.mark.parametrize(("preset", "options"), [("fast", {}), ("hnerv", {"is_encoded": True}), ("nerv", {"prune": 0.3})])
+@pytest.mark.parametrize(
+    ("preset", "options"), [("fast", {}), ("hnerv", {"is_encoded": True}), ("nerv", {"prune": 0.3})]
+)
 @pytest.mark.parametrize("stop", [3, 12, 28, 37, 39])
 def test_fit_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, preset, options, stop):
     def make():
@@ -332,7 +376,9 @@ def test_fit_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, preset,
     second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     indices = [epoch.index for epoch in second.epochs(FRAMES)]
     assert indices == list(range(stop, 40))
-    for a, b in zip(whole.training.network.parameters(), second.training.network.parameters(), strict=True):
+    for a, b in zip(
+        whole.training.network.parameters(), second.training.network.parameters(), strict=True
+    ):
         assert torch.equal(a, b)
     if whole.training.quantizer is not None:
         assert torch.equal(whole.training.quantizer.log_steps, second.training.quantizer.log_steps)
@@ -351,14 +397,20 @@ def test_fit_goes_on_within_an_epoch(stop):
     torch.manual_seed(1)
     shown = list(whole.epochs(FRAMES))
     assert [step.is_whole for step in shown] == 4 * [False, False, False, False, True]
-    assert [step.progress for step in shown[:6]] == pytest.approx([0, 1 / 16, 2 / 16, 3 / 16, 4 / 16, 4 / 16])
+    assert [step.progress for step in shown[:6]] == pytest.approx(
+        [0, 1 / 16, 2 / 16, 3 / 16, 4 / 16, 4 / 16]
+    )
     torch.manual_seed(1)
-    assert [step.progress for _, step in zip(range(stop), first.epochs(FRAMES), strict=False)][-1] < 1
+    assert [step.progress for _, step in zip(range(stop), first.epochs(FRAMES), strict=False)][
+        -1
+    ] < 1
     state = first.state()
     torch.manual_seed(5)
     second.restore(state)
     assert [step.progress for step in second.epochs(FRAMES)][-1] == 1
-    for a, b in zip(whole.training.network.parameters(), second.training.network.parameters(), strict=True):
+    for a, b in zip(
+        whole.training.network.parameters(), second.training.network.parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 

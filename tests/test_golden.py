@@ -32,7 +32,12 @@ def test_golden_files_decode_by_the_format_alone(name):
     weights = {}
     for segment, expected in zip(clip.segments, DIGESTS[name], strict=True):
         weights = dict(strangers_weights(bytes(segment), clip.topology.tensors, weights))
-        assert hashlib.sha256(b"".join(x.astype("<f4").tobytes() for x in weights.values())).hexdigest() == expected
+        assert (
+            hashlib.sha256(
+                b"".join(x.astype("<f4").tobytes() for x in weights.values())
+            ).hexdigest()
+            == expected
+        )
 
 
 @pytest.mark.parametrize("name", DIGESTS)

@@ -45,7 +45,9 @@ def test_i420_is_bt601_of_the_reference_decoder(sample_clip, precision):
     assert planes.shape == (3, 270, 320)
     for picture, rgb in zip(planes, reference(sample_clip), strict=True):
         frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
-        back = frame.reformat(format="rgb24", interpolation=RESAMPLING).to_ndarray().transpose(2, 0, 1)
+        back = (
+            frame.reformat(format="rgb24", interpolation=RESAMPLING).to_ndarray().transpose(2, 0, 1)
+        )
         # Half the colour resolution is lost on the way; brightness is not, nor is any shift of the colours.
         assert np.abs(back.astype(int) - rgb).mean() < 3
         assert np.abs(back.mean((1, 2)) - rgb.mean((1, 2))).max() < 0.6
@@ -61,7 +63,9 @@ def test_grey_has_no_colour():
     clip = fit_clip("nerv++", frames=1, height=20, width=20)
     (segment,) = clip.segments
     # Weights of next to zero make the middle of the range.
-    grey = replace(segment, tensors=tuple(replace(tensor, step=1e-30) for tensor in segment.tensors))
+    grey = replace(
+        segment, tensors=tuple(replace(tensor, step=1e-30) for tensor in segment.tensors)
+    )
     clip = replace(clip, segments=(grey,))
     (planes,) = Session(build_graph(SegmentModels(clip), 0)).run({"t": TIMES[:1]})
     assert set(planes[:20].ravel()) == {126}
@@ -71,10 +75,14 @@ def test_grey_has_no_colour():
 def test_half_precision_halves_the_weights_and_keeps_the_times(sample_clip):
     model = build_graph(SegmentModels(sample_clip), 0, precision="fp16")
     kinds = {x.name: x.data_type for x in model.graph.initializer}
-    assert [kind for name, kind in kinds.items() if name.endswith("_half")].count(onnx.TensorProto.FLOAT16) >= 23
+    assert [kind for name, kind in kinds.items() if name.endswith("_half")].count(
+        onnx.TensorProto.FLOAT16
+    ) >= 23
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert len(model.SerializeToString()) < 0.6 * len(build_graph(SegmentModels(sample_clip), 0).SerializeToString())
+    assert len(model.SerializeToString()) < 0.6 * len(
+        build_graph(SegmentModels(sample_clip), 0).SerializeToString()
+    )
 
 
 @pytest.mark.soak
@@ -82,7 +90,10 @@ def test_half_precision_tells_late_frames_apart():
     # In 16 bits, 2049 is 2048.
     clip = fit_clip("fast", frames=2052, height=16, width=32, segment_frames=3000)
     assert len(clip.segments) == 1
-    half, full = (build_graph(SegmentModels(clip), 0, pixels="rgb", precision=precision) for precision in ("fp16", "fp32"))
+    half, full = (
+        build_graph(SegmentModels(clip), 0, pixels="rgb", precision=precision)
+        for precision in ("fp16", "fp32")
+    )
     times = np.array([2048, 2049, 2050], np.float32)
     expected = Session(full).run({"t": times})
     assert largest_difference(Session(half).run({"t": times}), expected) <= 1

@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from encoder.training.trainer import CHANGE_DB, COLLAPSE_DB, EASE_DB, LOWER, MAX_COLLAPSES, DivergenceMonitor
+from encoder.training.trainer import (
+    CHANGE_DB,
+    COLLAPSE_DB,
+    EASE_DB,
+    LOWER,
+    MAX_COLLAPSES,
+    DivergenceMonitor,
+)
 
 
 def fell(guard, qualities):

@@ -24,7 +24,9 @@ def quantiser(models, tmp_path):
 
 
 def psnr(model):
-    return np.mean([psnr_db(*pair) for pair in zip(Session(model).run({"t": TIMES}), SOURCE, strict=True)])
+    return np.mean(
+        [psnr_db(*pair) for pair in zip(Session(model).run({"t": TIMES}), SOURCE, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.1, 100])
@@ -34,7 +36,11 @@ def test_loss_against_the_source_stays_under_the_limit(models, quantiser, limit)
     made = quantiser.apply(rgb, found.convolutions)
     assert psnr(rgb) - psnr(made) == pytest.approx(found.loss_db, abs=1e-6)
     assert found.loss_db < limit
-    assert len(found.convolutions) <= found.of == sum(node.op_type == "Conv" for node in rgb.graph.node)
+    assert (
+        len(found.convolutions)
+        <= found.of
+        == sum(node.op_type == "Conv" for node in rgb.graph.node)
+    )
     if limit == 100:
         assert (len(found.convolutions), found.share) == (found.of, 1.0)
         assert found.loss_db == found.loss_of_all_db
@@ -55,7 +61,9 @@ def test_integers_are_those_of_the_chosen_convolutions(models, quantiser):
     kinds = {x.name: x.data_type for x in made.graph.initializer}
     makers = {name: node for node in made.graph.node for name in node.output}
     integers = {
-        node.output[0]: kinds.get(makers[node.input[1]].input[0]) if node.input[1] in makers else None
+        node.output[0]: kinds.get(makers[node.input[1]].input[0])
+        if node.input[1] in makers
+        else None
         for node in made.graph.node
         if node.op_type == "Conv"
     }
@@ -66,12 +74,19 @@ def test_integers_are_those_of_the_chosen_convolutions(models, quantiser):
 
 def test_tensorrt_gets_no_offsets_and_no_integers_for_biases(models, tmp_path):
     graph = build_graph(models, 0)
-    quantiser = Int8Calibrator(build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path, symmetric=True)
+    quantiser = Int8Calibrator(
+        build_graph(models, 0, pixels="rgb"), SOURCE, tmp_path, symmetric=True
+    )
     made = quantiser.apply(graph, quantiser.choose(100).convolutions)
     constants = {x.name: onnx.numpy_helper.to_array(x) for x in made.graph.initializer}
-    nodes = [node for node in made.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    nodes = [
+        node for node in made.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+    ]
     assert nodes
-    assert all(not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8 for node in nodes)
+    assert all(
+        not constants[node.input[2]].any() and constants[node.input[2]].dtype == np.int8
+        for node in nodes
+    )
 
 
 def test_network_without_convolutions(tmp_path):

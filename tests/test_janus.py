@@ -40,13 +40,18 @@ async def test_two_subscribers_of_janus_receive_what_is_published(tmp_path, code
         await site.start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/whip/room"
         command = ["-m", "player", "publish", SAMPLE, url, "--token", TOKEN, "--codec", codec]
-        publisher = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+        publisher = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stderr=asyncio.subprocess.PIPE
+        )
         watchers = [Watcher(), Watcher()]
         subscribers = [await joined(janus, watcher) for watcher in watchers]
         await until(lambda: all(watcher.counter.frames for watcher in watchers))
         before = [watcher.counter.frames for watcher in watchers]
         await asyncio.sleep(SECONDS)
-        rates = [(watcher.counter.frames - start) / SECONDS for watcher, start in zip(watchers, before, strict=True)]
+        rates = [
+            (watcher.counter.frames - start) / SECONDS
+            for watcher, start in zip(watchers, before, strict=True)
+        ]
         for subscriber, watcher in zip(subscribers, watchers, strict=True):
             await subscriber.close()
             await watcher.leave()

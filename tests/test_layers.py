@@ -47,7 +47,9 @@ def test_modules_load_without(packages, absent):
 
 def test_player_is_installed_without_torch():
     requirements = [Requirement(text) for text in requires("nervcast") or []]
-    player = [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": "player"})]
+    player = [
+        r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": "player"})
+    ]
     assert {"aiortc", "av", "openvino", "onnx"} <= set(player)
     assert not {"torch", "onnxscript", "tensorrt"} & set(player)
 
@@ -61,8 +63,12 @@ def test_decoding_loads_no_torch(engine):
 
 def test_contract_names_every_module_of_the_encoder():
     root = Path(__file__).parents[1]
-    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (named,) = (contract["forbidden_modules"] for contract in contracts if contract["type"] == "forbidden")
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    (named,) = (
+        contract["forbidden_modules"] for contract in contracts if contract["type"] == "forbidden"
+    )
     others = {"__init__", "__main__", "__pycache__", "codec", "data", "media"}
     names = {path.stem for path in (root / "encoder").iterdir()} - others
     assert set(named) == {f"encoder.{name}" for name in names}

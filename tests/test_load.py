@@ -28,11 +28,28 @@ def sending(width, height):
 
 def watch(url, viewers, codec, pid):
     """Return what viewers received, and the share of a core that the server took meanwhile."""
-    command = [sys.executable, HERE / "load.py", url, "--viewers", str(viewers), "--seconds", str(SECONDS), "--codec", codec]
-    with subprocess.Popen([*command, "--pid", str(pid)], stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        HERE / "load.py",
+        url,
+        "--viewers",
+        str(viewers),
+        "--seconds",
+        str(SECONDS),
+        "--codec",
+        codec,
+    ]
+    with subprocess.Popen(
+        [*command, "--pid", str(pid)], stdout=subprocess.PIPE, text=True
+    ) as process:
         found = json.loads(process.communicate(timeout=SECONDS + 120)[0])
     print(
-        viewers, codec, {key: found[key] for key in ("fps", "sender_cpu", "cpu", "join_seconds", "longest_gap", "plis", "lost")}
+        viewers,
+        codec,
+        {
+            key: found[key]
+            for key in ("fps", "sender_cpu", "cpu", "join_seconds", "longest_gap", "plis", "lost")
+        },
     )
     return found
 

@@ -19,14 +19,17 @@ def test_losses_of_an_offset_are_what_the_papers_say():
     target, output = torch.full((1, 3, 180, 320), 0.5), torch.full((1, 3, 180, 320), 0.6)
     similarity = (2 * 0.5 * 0.6 + 1e-4) / (0.5**2 + 0.6**2 + 1e-4)
     assert squared(output, target).item() == pytest.approx(8 * 0.01, rel=1e-4)
-    assert l1_ssim(output, target).item() == pytest.approx(0.7 * 0.1 + 0.3 * (1 - similarity), rel=1e-3)
+    assert l1_ssim(output, target).item() == pytest.approx(
+        0.7 * 0.1 + 0.3 * (1 - similarity), rel=1e-3
+    )
     # Only the coarsest scale has luminance, with a weight of 0.1333. The spectrum is 0.1 H W in one place, and zero elsewhere.
     expected = 60 * (0.7 * 0.1 + 0.3 * (1 - similarity**0.1333)) + 0.1 / 2
     assert l1_ms_ssim_frequencies(output, target).item() == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize(
-    ("size", "window"), [((720, 1280), 11), ((161, 400), 11), ((160, 400), 9), ((33, 40), 3), ((32, 40), None)]
+    ("size", "window"),
+    [((720, 1280), 11), ((161, 400), 11), ((160, 400), 9), ((33, 40), 3), ((32, 40), None)],
 )
 def test_window_fits_the_smallest_scale(size, window):
     assert ms_ssim_window(*size) == window

@@ -42,7 +42,10 @@ def test_one_picture_is_for_all_frames(tmp_path):
 def test_folder_has_a_picture_for_each_frame(tmp_path):
     for index in range(3):
         write(tmp_path / f"{index}.png", square(4 * index))
-    assert np.array_equal(read_mask(tmp_path, VIDEO).mask(range(3)), np.stack([square(4 * index) > 0 for index in range(3)]))
+    assert np.array_equal(
+        read_mask(tmp_path, VIDEO).mask(range(3)),
+        np.stack([square(4 * index) > 0 for index in range(3)]),
+    )
 
 
 def test_another_number_of_pictures(tmp_path):
@@ -103,13 +106,19 @@ def test_what_is_masked_is_filled(preset, gain_db, make):
     """What one frame lacks is seen in others, since the picture moves; but the middle of the centre is never seen."""
     video, mask = Video(panning(12, 48, 64), Fraction(25)), make()
     clip = fit(preset, video, mask)
-    filled = np.mean([quality.psnr_masked_db for quality in qualities(clip, video, hide(video, mask))])
+    filled = np.mean(
+        [quality.psnr_masked_db for quality in qualities(clip, video, hide(video, mask))]
+    )
     hidden = hide(video, mask).read(range(12))
-    grey = np.mean([psnr_db(a[:, m], b[:, m]) for a, b, m in zip(hidden, video.frames, mask, strict=True)])
+    grey = np.mean(
+        [psnr_db(a[:, m], b[:, m]) for a, b, m in zip(hidden, video.frames, mask, strict=True)]
+    )
     assert filled > grey + gain_db
 
 
 def test_what_is_masked_cannot_matter():
     video, mask = Video(panning(12, 48, 64), Fraction(25)), scattered()
     spoiled = Video(np.where(mask[:, None], 255 - video.frames, video.frames), video.rate)
-    assert bytes(fit("fast", spoiled, mask, epochs=20)) == bytes(fit("fast", video, mask, epochs=20))
+    assert bytes(fit("fast", spoiled, mask, epochs=20)) == bytes(
+        fit("fast", video, mask, epochs=20)
+    )

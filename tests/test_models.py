@@ -30,7 +30,9 @@ def count(module):
 @pytest.mark.parametrize("levels", [40, 80])
 def test_positional_encoding_is_that_of_the_paper_at_frames(levels):
     frames = 132
-    encoding = PositionalEncoding(base=1.25, levels=levels, count=frames)(torch.arange(float(frames)))
+    encoding = PositionalEncoding(base=1.25, levels=levels, count=frames)(
+        torch.arange(float(frames))
+    )
     times = torch.arange(frames, dtype=torch.float64) / frames
     phases = torch.pi * 1.25 ** torch.arange(levels, dtype=torch.float64) * times[:, None]
     expected = torch.cat([phases.sin(), phases.cos()], dim=1)
@@ -46,7 +48,14 @@ def test_temporal_grid_interpolates_between_its_rows():
     grid = TemporalGrid(frames=9, period=4, shape=(2, 3, 5))
     assert grid.values.shape == (3, 2, 3, 5)
     latents = grid(torch.tensor([0.0, 4.0, 5.0, 8.0, 99.0]))
-    expected = torch.stack([grid.values[0], grid.values[1], grid.values[1].lerp(grid.values[2], 0.25), *[grid.values[2]] * 2])
+    expected = torch.stack(
+        [
+            grid.values[0],
+            grid.values[1],
+            grid.values[1].lerp(grid.values[2], 0.25),
+            *[grid.values[2]] * 2,
+        ]
+    )
     torch.testing.assert_close(latents, expected)
 
 
@@ -110,10 +119,17 @@ def test_upsampling_block_adds_the_upsampled_projection():
 
 def test_nerv_starts_from_a_small_grid():
     config = NervConfig(height=720, width=1280, frames=132)
-    assert (config.layout.strides, config.layout.grid, config.stem_widths) == ((5, 2, 2, 2, 2), (9, 16), (512, 26))
+    assert (config.layout.strides, config.layout.grid, config.stem_widths) == (
+        (5, 2, 2, 2, 2),
+        (9, 16),
+        (512, 26),
+    )
 
 
-@pytest.mark.parametrize(("size", "strides"), [((1080, 1920), (5, 3, 2, 2, 2)), ((180, 320), (5, 2, 2)), ((144, 176), (5, 2))])
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [((1080, 1920), (5, 3, 2, 2, 2)), ((180, 320), (5, 2, 2)), ((144, 176), (5, 2))],
+)
 def test_nerv_strides_follow_the_frame(size, strides):
     assert NervConfig(height=size[0], width=size[1], frames=1).layout.strides == strides
 
@@ -129,7 +145,10 @@ def test_transformer_block_mixes_tokens():
 def test_conditioned_block_follows_the_time():
     block = ConditionedBlock(6, 32)
     x, condition = torch.randn(1, 6, 4, 5), torch.randn(2, 32, 1, 1)
-    assert block(x.expand(2, -1, -1, -1), condition)[0].sub(block(x, condition[1:])[0]).abs().max() > 1e-4
+    assert (
+        block(x.expand(2, -1, -1, -1), condition)[0].sub(block(x, condition[1:])[0]).abs().max()
+        > 1e-4
+    )
 
 
 def test_thumbnails_are_small_pictures_of_the_frames():
@@ -159,7 +178,8 @@ def test_frame_encoder_reduces_frames_to_the_grid():
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "grid"), [((180, 320), 5, (9, 16)), ((144, 176), 4, (9, 11)), ((120, 168), 6, (5, 7))]
+    ("size", "stride", "grid"),
+    [((180, 320), 5, (9, 16)), ((144, 176), 4, (9, 11)), ((120, 168), 6, (5, 7))],
 )
 def test_fast_takes_the_stride_that_pads_least(size, stride, grid):
     config = FastConfig(height=size[0], width=size[1], frames=1)
@@ -190,11 +210,17 @@ def test_gradients_are_the_same_in_both_memory_formats(name):
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
-        network = PRESETS[name].network(Shape(height=24, width=40, frames=3), "L").to(memory_format=layout)
+        network = (
+            PRESETS[name]
+            .network(Shape(height=24, width=40, frames=3), "L")
+            .to(memory_format=layout)
+        )
         (network(torch.tensor([1.0]))[..., :24, :40] - target).square().mean().backward()
         found.append({key: x.grad for key, x in network.named_parameters() if x.grad is not None})
     for key, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][key], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()), key
+        assert torch.allclose(
+            gradient, found[1][key], rtol=1e-3, atol=1e-3 * gradient.abs().max().item()
+        ), key
 
 
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])

@@ -8,17 +8,27 @@ HEIGHT, WIDTH = 96, 160
 
 
 def texture(height: int, width: int) -> torch.Tensor:
-    small = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (1, 3, height // 6, width // 6)).astype(np.float32))
-    return torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic").clamp(0, 255)[0].byte()
+    small = torch.from_numpy(
+        np.random.default_rng(0).uniform(0, 255, (1, 3, height // 6, width // 6)).astype(np.float32)
+    )
+    return (
+        torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic")
+        .clamp(0, 255)[0]
+        .byte()
+    )
 
 
 def test_a_pan_is_found_to_a_fraction_of_a_pixel():
     picture = texture(HEIGHT + 40, WIDTH + 40)
     shifts = [(2 * index, index) for index in range(9)]
-    frames = torch.stack([picture[:, down : down + HEIGHT, right : right + WIDTH] for right, down in shifts])
+    frames = torch.stack(
+        [picture[:, down : down + HEIGHT, right : right + WIDTH] for right, down in shifts]
+    )
     motion = estimate_motion(frames)
     assert motion.shape == (9, 2, 2, 2)
-    expected = torch.tensor(shifts, dtype=torch.float32) - torch.tensor([8.0, 4.0])  # the middle of the way
+    expected = torch.tensor(shifts, dtype=torch.float32) - torch.tensor(
+        [8.0, 4.0]
+    )  # the middle of the way
     assert (motion.mean((2, 3)) - expected).abs().max() < 0.5
 
 

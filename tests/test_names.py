@@ -9,10 +9,17 @@ from encoder.common.errors import BitstreamError
 
 
 def make_model(*nodes):
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("t", "weight", "bias")]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
+        for name in ("t", "weight", "bias")
+    ]
     output = helper.make_tensor_value_info("rgb", TensorProto.FLOAT, [1])
     constants = [numpy_helper.from_array(np.ones(1, np.float32), name) for name in ("one", "other")]
-    return helper.make_model(helper.make_graph([helper.make_node(*node) for node in nodes], "g", inputs, [output], constants))
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node(*node) for node in nodes], "g", inputs, [output], constants
+        )
+    )
 
 
 NODES = (
@@ -47,7 +54,13 @@ def test_round_trip():
         ("Mul", ["v3", "v1"], ["v5"]),
         ("Sum", ["v5", "1", "0", "c1"], ["rgb"]),
     ]
-    assert [x.name for x in (*model.graph.input, *model.graph.initializer)] == ["t", "0", "1", "c0", "c1"]
+    assert [x.name for x in (*model.graph.input, *model.graph.initializer)] == [
+        "t",
+        "0",
+        "1",
+        "c0",
+        "c1",
+    ]
     assert to_refs(model) == to_refs(make_model(*NODES))
 
 
@@ -59,7 +72,9 @@ def test_places_where_nothing_is(place):
         from_refs(packed)
 
 
-@pytest.mark.parametrize("place", ["t", "v1", "-", "c", "+x", "- 1", "-1_0", "-123456", "-" + 5000 * "1"])
+@pytest.mark.parametrize(
+    "place", ["t", "v1", "-", "c", "+x", "- 1", "-1_0", "-123456", "-" + 5000 * "1"]
+)
 def test_places_that_are_none(place):
     packed = to_refs(make_model(("Abs", ["t"], ["rgb"])))
     packed.graph.node[0].input[0] = place

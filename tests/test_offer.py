@@ -24,7 +24,13 @@ def offer(*sections, session=("group:BUNDLE 0",)):
     return "\r\n".join(lines) + "\r\n"
 
 
-TRANSPORT = ("ice-ufrag:abcd", "ice-pwd:" + "x" * 22, f"fingerprint:{FINGERPRINT}", "setup:actpass", "rtcp-mux")
+TRANSPORT = (
+    "ice-ufrag:abcd",
+    "ice-pwd:" + "x" * 22,
+    f"fingerprint:{FINGERPRINT}",
+    "setup:actpass",
+    "rtcp-mux",
+)
 
 
 def video(*codecs, mid="0", direction="recvonly", port=9, transport=TRANSPORT):
@@ -69,10 +75,18 @@ def sections_of(text):
         (["35 VP8"], [("VP8", 35)]),
         ([H264.format(63), "40 VP8"], [("H264", 63), ("VP8", 40)]),
         # RFC 6184's own examples have spaces.
-        (["98 H264 profile-level-id=42A01E; packetization-mode=1; sprop-parameter-sets=Z0IACpZTBYmI"], [("H264", 98)]),
+        (
+            [
+                "98 H264 profile-level-id=42A01E; packetization-mode=1; sprop-parameter-sets=Z0IACpZTBYmI"
+            ],
+            [("H264", 98)],
+        ),
         # Whose decoders take constrained baseline too, if there is nothing better.
         (["98 H264 profile-level-id=640028;packetization-mode=1"], [("H264", 98)]),
-        (["98 H264 profile-level-id=640028;packetization-mode=1", "99 VP8"], [("VP8", 99), ("H264", 98)]),
+        (
+            ["98 H264 profile-level-id=640028;packetization-mode=1", "99 VP8"],
+            [("VP8", 99), ("H264", 98)],
+        ),
         (["98 H264 profile-level-id=640028;packetization-mode=1", H264.format(99)], [("H264", 99)]),
         (["98 h264 packetization-mode=1"], [("H264", 98)]),
         (["98 VP9", "99 vp8"], [("VP8", 99)]),
@@ -87,7 +101,10 @@ def test_codecs(codecs, expected):
     [
         ("98 VP9", "offer has none of the codecs H264, VP8"),
         ("98 H264", "H264 needs packetization-mode=1, got 0"),
-        ("98 H264 packetization-mode=0;profile-level-id=42e01f", "H264 needs packetization-mode=1, got 0"),
+        (
+            "98 H264 packetization-mode=0;profile-level-id=42e01f",
+            "H264 needs packetization-mode=1, got 0",
+        ),
         (
             "98 H264 packetization-mode=1;profile-level-id=f4001f",
             "H264 is sent as constrained baseline, got profile-level-id=f4001f",
@@ -112,21 +129,44 @@ def test_no_codec_in_common(codec, reason):
         (offer(video("97 VP8"), video("98 VP8", mid="1")), "has one section of video, got 2"),
         (offer(video("97 VP8", direction="sendonly")), "recvonly or sendrecv, got sendonly"),
         (offer(video("97 VP8", direction="inactive")), "recvonly or sendrecv, got inactive"),
-        (offer(video("97 VP8", direction=None), session=["inactive"]), "recvonly or sendrecv, got inactive"),
+        (
+            offer(video("97 VP8", direction=None), session=["inactive"]),
+            "recvonly or sendrecv, got inactive",
+        ),
         (offer(video("97 VP8", port=65536)), "a port is at most 65535, got 65536"),
         (offer(video("300 VP8")), r"a format is a number in 0\.\.127, got '300'"),
         (offer(video("97 VP8", transport=TRANSPORT[1:])), "the offer lacks a=ice-ufrag"),
-        (offer(video("97 VP8", transport=TRANSPORT[:1] + TRANSPORT[2:])), "the offer lacks a=ice-pwd"),
-        (offer(video("97 VP8", transport=TRANSPORT[:2] + TRANSPORT[3:])), "the offer lacks an a=fingerprint"),
-        (offer(video("97 VP8", transport=(*TRANSPORT[:2], "fingerprint:md5 AB:CD", *TRANSPORT[3:]))), "lacks an a=fingerprint"),
-        (offer(video("97 VP8", transport=TRANSPORT[:3] + TRANSPORT[4:])), "the offer lacks a=setup"),
+        (
+            offer(video("97 VP8", transport=TRANSPORT[:1] + TRANSPORT[2:])),
+            "the offer lacks a=ice-pwd",
+        ),
+        (
+            offer(video("97 VP8", transport=TRANSPORT[:2] + TRANSPORT[3:])),
+            "the offer lacks an a=fingerprint",
+        ),
+        (
+            offer(
+                video("97 VP8", transport=(*TRANSPORT[:2], "fingerprint:md5 AB:CD", *TRANSPORT[3:]))
+            ),
+            "lacks an a=fingerprint",
+        ),
+        (
+            offer(video("97 VP8", transport=TRANSPORT[:3] + TRANSPORT[4:])),
+            "the offer lacks a=setup",
+        ),
         (
             offer(video("97 VP8", transport=(*TRANSPORT[:3], "setup:holdconn", "rtcp-mux"))),
             "a=setup must be .*, got 'holdconn'",
         ),
         (offer(video("97 VP8", transport=TRANSPORT[:4])), "the offer lacks a=rtcp-mux"),
-        (offer(video("97 VP8", transport=(*TRANSPORT, "candidate:junk"))), "a candidate is malformed"),
-        (offer(*[("m=application 9 UDP/DTLS/SCTP webrtc-datachannel",)] * 600), f"at most {MAX_SECTIONS} sections, got 600"),
+        (
+            offer(video("97 VP8", transport=(*TRANSPORT, "candidate:junk"))),
+            "a candidate is malformed",
+        ),
+        (
+            offer(*[("m=application 9 UDP/DTLS/SCTP webrtc-datachannel",)] * 600),
+            f"at most {MAX_SECTIONS} sections, got 600",
+        ),
         (offer(("m=video 9 RTP/AVP 97", *["x:y"] * 3000)), "at most 2000 lines"),
     ],
 )
@@ -147,7 +187,9 @@ def test_transport_may_be_told_for_the_session():
     assert FINGERPRINT in canonical
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("actpass", "passive"), ("active", "passive"), ("passive", "active")])
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("actpass", "passive"), ("active", "passive"), ("passive", "active")]
+)
 async def test_roles_in_the_handshake(theirs, ours):
     """Passive where there is a choice, as in the example of WHEP."""
     transport = [f"setup:{theirs}" if each.startswith("setup") else each for each in TRANSPORT]
@@ -181,7 +223,13 @@ def test_packets_that_are_sent_again_have_their_number(own, again):
 async def test_other_sections_are_turned_down_in_their_places():
     text = offer(
         ("m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "mid:d", *TRANSPORT),
-        ("m=audio 9 UDP/TLS/RTP/SAVPF 100", "mid:a", *TRANSPORT, "recvonly", "rtpmap:100 SPEEX/16000"),
+        (
+            "m=audio 9 UDP/TLS/RTP/SAVPF 100",
+            "mid:a",
+            *TRANSPORT,
+            "recvonly",
+            "rtpmap:100 SPEEX/16000",
+        ),
         ("m=video 0 UDP/TLS/RTP/SAVPF 98", "mid:old", "rtpmap:98 VP8/90000"),
         video("97 VP8", mid="v"),
         session=["group:BUNDLE d a v"],
@@ -189,13 +237,28 @@ async def test_other_sections_are_turned_down_in_their_places():
     answer = await answered(text)
     assert "a=group:BUNDLE v\n" in answer.replace("\r\n", "\n")
     firsts = [section.splitlines()[0] for section in sections_of(answer)]
-    assert [first.split()[:2] for first in firsts[:3]] == [["m=application", "0"], ["m=audio", "0"], ["m=video", "0"]]
+    assert [first.split()[:2] for first in firsts[:3]] == [
+        ["m=application", "0"],
+        ["m=audio", "0"],
+        ["m=video", "0"],
+    ]
     assert firsts[3].split()[1] != "0"
-    assert [re.search("a=mid:(.*)", section)[1] for section in sections_of(answer)] == ["d", "a", "old", "v"]
+    assert [re.search("a=mid:(.*)", section)[1] for section in sections_of(answer)] == [
+        "d",
+        "a",
+        "old",
+        "v",
+    ]
 
 
 async def test_sound_that_is_bundled_stays_without_sound():
-    sound = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "mid:0", *TRANSPORT, "recvonly", "rtpmap:111 opus/48000/2")
+    sound = (
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
+        "mid:0",
+        *TRANSPORT,
+        "recvonly",
+        "rtpmap:111 opus/48000/2",
+    )
     bare = video("97 VP8", mid="1", transport=["rtcp-mux", "bundle-only"], port=0)
     answer = await answered(offer(sound, bare, session=["group:BUNDLE 0 1"]))
     first, second = sections_of(answer)
@@ -207,7 +270,13 @@ async def test_sound_that_is_bundled_stays_without_sound():
 
 
 async def test_no_bundle_where_none_was_offered():
-    sound = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "mid:0", *TRANSPORT, "recvonly", "rtpmap:111 opus/48000/2")
+    sound = (
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
+        "mid:0",
+        *TRANSPORT,
+        "recvonly",
+        "rtpmap:111 opus/48000/2",
+    )
     answer = await answered(offer(sound, video("97 VP8", mid="1"), session=[]))
     assert "BUNDLE" not in answer
     assert sections_of(answer)[0].startswith("m=audio 0 ")
@@ -215,7 +284,9 @@ async def test_no_bundle_where_none_was_offered():
 
 @pytest.mark.parametrize("given", ["rtcp-mux-only", "rtcp-mux"])
 async def test_multiplexing_alone_is_answered(given):
-    (section,) = sections_of(await answered(offer(video("97 VP8", transport=(*TRANSPORT[:4], given)))))
+    (section,) = sections_of(
+        await answered(offer(video("97 VP8", transport=(*TRANSPORT[:4], given))))
+    )
     assert "a=rtcp-mux\n" in section
     assert ("a=rtcp-mux-only\n" in section) == (given == "rtcp-mux-only")
 
@@ -235,7 +306,14 @@ def test_candidates_that_can_be_reached():
 
 
 @pytest.mark.parametrize(
-    "value", ["", "1", "1 1 udp x 192.0.2.1 9 typ host", "1 1 udp 1 192.0.2.1 65536 typ host", "1 1 udp 1 192.0.2.1 9 host"]
+    "value",
+    [
+        "",
+        "1",
+        "1 1 udp x 192.0.2.1 9 typ host",
+        "1 1 udp 1 192.0.2.1 65536 typ host",
+        "1 1 udp 1 192.0.2.1 9 host",
+    ],
 )
 def test_junk_candidates(value):
     with pytest.raises(DescriptionError, match="a candidate is malformed"):
@@ -247,7 +325,13 @@ async def test_lines_taken_out_and_changed_never_raise_anything_else():
     await peer.close()
     lines, reasons = text.splitlines(), []
     for index, line in enumerate(lines):
-        for changed in ([], [line[: len(line) // 2]], [line, line], [line.replace(" ", "  ")], [line + " " + "9" * 30]):
+        for changed in (
+            [],
+            [line[: len(line) // 2]],
+            [line, line],
+            [line.replace(" ", "  ")],
+            [line + " " + "9" * 30],
+        ):
             try:
                 parsed = Offer.parse("\r\n".join([*lines[:index], *changed, *lines[index + 1 :]]))
                 for choice in parsed.choices():

@@ -23,7 +23,9 @@ def operators(model):
 
 def small_model(nodes, shape, **constants):
     """Return a graph from `t` to a value y of a shape."""
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    ]
     t = helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", *shape])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "test", [t], [y], constants)
@@ -72,14 +74,27 @@ def test_no_picture_of_corners_is_enlarged(sample_clip):
     model = SegmentModels(sample_clip).model(0)
     multiply_places(model)
     assert operators(model).count("MatMul") == 2
-    assert operators(model).count("Resize") == operators(SegmentModels(sample_clip).model(0)).count("Resize") - 1
+    assert (
+        operators(model).count("Resize")
+        == operators(SegmentModels(sample_clip).model(0)).count("Resize") - 1
+    )
 
 
 def test_what_only_looks_like_a_camera_stays():
     scales = np.array([1, 1, 4, 4], np.float32)
-    for shape, mode in (((2, 3, 2), "align_corners"), ((2, 2, 2), "half_pixel"), ((3, 2, 2), "align_corners")):
+    for shape, mode in (
+        ((2, 3, 2), "align_corners"),
+        ((2, 2, 2), "half_pixel"),
+        ((3, 2, 2), "align_corners"),
+    ):
         nodes = [
-            helper.make_node("Resize", ["t", "", "scales"], ["x"], mode="linear", coordinate_transformation_mode=mode),
+            helper.make_node(
+                "Resize",
+                ["t", "", "scales"],
+                ["x"],
+                mode="linear",
+                coordinate_transformation_mode=mode,
+            ),
             helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1]),
         ]
         model = small_model(nodes, shape, scales=scales)
@@ -129,7 +144,9 @@ def summed(outputs, *, inputs=8, use_sum_twice=False):
         helper.make_node("Conv", ["sum", "w2", "b2"], ["head" if use_sum_twice else "y"]),
         *([helper.make_node("Concat", ["sum", "head"], ["y"], axis=1)] if use_sum_twice else []),
     ]
-    return small_model(nodes, (inputs, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()})
+    return small_model(
+        nodes, (inputs, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()}
+    )
 
 
 def test_convolutions_in_a_row_become_one():
@@ -137,7 +154,9 @@ def test_convolutions_in_a_row_become_one():
     distribute_heads(changed)
     assert operators(changed) == ["Sin", "Conv", "Conv", "Add"]
     t = np.random.default_rng(1).normal(size=(2, 8, 4, 5)).astype(np.float32)
-    np.testing.assert_allclose(Session(changed).run({"t": t}), Session(model).run({"t": t}), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        Session(changed).run({"t": t}), Session(model).run({"t": t}), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("model", [summed(5), summed(2, use_sum_twice=True)])
@@ -157,7 +176,9 @@ def shuffled(activation, mode="CRD", also=()):
         *also,
     ]
     weights = {"weights": random.normal(size=(12, 2, 1, 1)), "bias": random.normal(size=12)}
-    return small_model(nodes, (2, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()})
+    return small_model(
+        nodes, (2, 4, 5), **{name: value.astype(np.float32) for name, value in weights.items()}
+    )
 
 
 SINE = [("Sin", ["x"], "y")]
@@ -189,7 +210,10 @@ def test_shuffle_of_what_is_used_besides_stays():
 
 
 def test_channels_that_are_used_besides_keep_their_order():
-    also = [helper.make_node("ReduceMean", ["wide"], ["mean"]), helper.make_node("Add", ["y", "mean"], ["more"])]
+    also = [
+        helper.make_node("ReduceMean", ["wide"], ["mean"]),
+        helper.make_node("Add", ["y", "mean"], ["more"]),
+    ]
     model = shuffled(SINE, also=also)
     model.graph.output[0].name = "more"
     before = [*model.graph.node]
@@ -250,7 +274,9 @@ def test_sums_of_unlike_shapes_stay(kind):
     distribute_heads(model)
     t = random.normal(size=(1, 8, 4, 5)).astype(np.float32)
     plain = small_model(nodes, (8, 4, 5), scales=np.array([1, 8, 1, 1], np.float32), **constants)
-    np.testing.assert_allclose(Session(model).run({"t": t}), Session(plain).run({"t": t}), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        Session(model).run({"t": t}), Session(plain).run({"t": t}), rtol=1e-4, atol=1e-4
+    )
     if kind == "one channel":
         assert operators(model) == before
 
@@ -267,13 +293,17 @@ def enlarging(channels):
     return small_model([node], (channels, 4, 5), scales=np.array([1, 1, 2, 3], np.float32))
 
 
-@pytest.mark.parametrize(("channels", "kinds"), [(1, ["Resize"]), (3, ["Reshape", "Resize", "Reshape"]), (5, ["Resize"])])
+@pytest.mark.parametrize(
+    ("channels", "kinds"), [(1, ["Resize"]), (3, ["Reshape", "Resize", "Reshape"]), (5, ["Resize"])]
+)
 def test_few_channels_are_enlarged_one_by_one(channels, kinds):
     model = enlarging(channels)
     single_planes(model)
     assert operators(model) == kinds
     picture = np.random.default_rng(2).normal(size=(2, channels, 4, 5)).astype(np.float32)
-    assert np.array_equal(Session(model).run({"t": picture}), Session(enlarging(channels)).run({"t": picture}))
+    assert np.array_equal(
+        Session(model).run({"t": picture}), Session(enlarging(channels)).run({"t": picture})
+    )
 
 
 @pytest.mark.parametrize(("one", "two"), [(1, 3), (2, 2)])
@@ -291,5 +321,7 @@ def test_what_only_looks_like_colours_stays(one, two):
 @pytest.mark.parametrize(("preset", "clips"), [("fast", 0), ("nerv++", 0), ("rc-hnerv", 1)])
 def test_colours_are_limited_where_they_may_be_others(preset, clips):
     models = SegmentModels(fit_clip(preset, frames=3, height=20, width=26))
-    limited = [node.name for node in build_graph(models, 0).graph.node if node.name == "tail_clipped"]
+    limited = [
+        node.name for node in build_graph(models, 0).graph.node if node.name == "tail_clipped"
+    ]
     assert len(limited) == clips

@@ -56,7 +56,9 @@ def test_adan_follows_the_change_of_the_gradient():
     slope = (0.98 * 0.02 * 1 + 0.02 * 3) / (1 - 0.98**2)
     bend = 0.08 * 2 / (1 - 0.92**2)
     size = (0.99 * 0.01 * 1 + 0.01 * (3 + 0.92 * 2) ** 2) / (1 - 0.99**2)
-    assert weight.item() == pytest.approx(-0.01 - 0.01 * (slope + 0.92 * bend) / size**0.5, rel=1e-6)
+    assert weight.item() == pytest.approx(
+        -0.01 - 0.01 * (slope + 0.92 * bend) / size**0.5, rel=1e-6
+    )
 
 
 def test_adan_finds_a_minimum():

@@ -53,7 +53,9 @@ def test_videos_have_every_frame_at_the_clips_rate(tiny_file, tmp_path, name):
 def test_mp4_looks_like_the_lossless_y4m(tiny_file, tmp_path):
     for name in ("out.mp4", "out.y4m"):
         decode(tiny_file, tmp_path / name)
-    lossy, lossless = (read(tmp_path / name, "yuv420p")[0].astype(int) for name in ("out.mp4", "out.y4m"))
+    lossy, lossless = (
+        read(tmp_path / name, "yuv420p")[0].astype(int) for name in ("out.mp4", "out.y4m")
+    )
     assert np.abs(lossy - lossless).mean() < 2
 
 
@@ -77,7 +79,11 @@ def chroma_location(path):
     with av.open(path) as container, Capture() as logs:
         BitStreamFilterContext("trace_headers", container.streams.video[0])
     set_level(level)
-    return next(int(line.split("=")[-1]) for _, _, line in logs if "chroma_sample_loc_type_top_field" in line)
+    return next(
+        int(line.split("=")[-1])
+        for _, _, line in logs
+        if "chroma_sample_loc_type_top_field" in line
+    )
 
 
 def test_part_of_a_clip(sample_clip, tmp_path):
@@ -144,7 +150,12 @@ def test_full_output_is_one_line(tiny_file, output):
     command = [sys.executable, "-m", "player", "decode", str(tiny_file), output]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=Path(__file__).parents[1]
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
         )
     lines = [line for line in done.stderr.splitlines() if "%" not in line]
     assert (done.returncode, lines) == (2, [f"error: No space left on device: {output}"])
@@ -206,7 +217,9 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_unknown_output():
-    with pytest.raises(SettingsError, match=r"OUT\.mp4, OUT\.mkv, OUT\.webm, OUT\.y4m, FOLDER/ or -, got out\.avi"):
+    with pytest.raises(
+        SettingsError, match=r"OUT\.mp4, OUT\.mkv, OUT\.webm, OUT\.y4m, FOLDER/ or -, got out\.avi"
+    ):
         pick_writer("out.avi")
 
 

@@ -29,7 +29,13 @@ class Page:
         self.waits_until_live()
 
     def waits_until_live(self):
-        wait_for(lambda: self.text("state") == "live" and self.run("return document.getElementById('video').videoWidth"), 30)
+        wait_for(
+            lambda: (
+                self.text("state") == "live"
+                and self.run("return document.getElementById('video').videoWidth")
+            ),
+            30,
+        )
 
     def run(self, script):
         return self._driver.execute_script(script)
@@ -77,7 +83,10 @@ def test_keys_clips_and_timelines(driver, tmp_path):
         page.comes_to(private=False)
         page.presses("n")
         page.comes_to(clip="second", playing=True)
-        names = [entry.text.splitlines()[0] for entry in driver.find_elements("css selector", "#clips li")]
+        names = [
+            entry.text.splitlines()[0]
+            for entry in driver.find_elements("css selector", "#clips li")
+        ]
         assert names == ["first", "second", "all clips"]
         driver.find_elements("css selector", "#clips li button")[2].click()
         page.comes_to(clip="all clips", item="first")
@@ -85,10 +94,16 @@ def test_keys_clips_and_timelines(driver, tmp_path):
         page.comes_to(item="second")
         page.presses("?")
         wait_for(lambda: page.run("return document.getElementById('help').open"))
-        sizes = page.run("return [...document.querySelectorAll('#clips img')].map((image) => image.naturalWidth)")
+        sizes = page.run(
+            "return [...document.querySelectorAll('#clips img')].map((image) => image.naturalWidth)"
+        )
         assert sizes == [320] * 3
-        severe = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert [message for message in severe if "thumbnail.jpg" not in message] == []  # some were not decoded at first
+        severe = [
+            entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"
+        ]
+        assert [
+            message for message in severe if "thumbnail.jpg" not in message
+        ] == []  # some were not decoded at first
 
 
 def test_page_comes_back_with_its_server(driver, tmp_path):

@@ -11,7 +11,13 @@ from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import SettingsError, SourceError
 from encoder.media.video import Video
 from encoder.presets import PRESETS, Shape
-from encoder.segmentation.plan import GROUP_KEY_INTERVAL, GROUP_KEY_SHARE, STILL_FRAMES, Plan, make_plan
+from encoder.segmentation.plan import (
+    GROUP_KEY_INTERVAL,
+    GROUP_KEY_SHARE,
+    STILL_FRAMES,
+    Plan,
+    make_plan,
+)
 
 FAST, NIRVANA = PRESETS["fast"], PRESETS["nirvana"]
 
@@ -23,14 +29,22 @@ def scenes(*lengths, moving=()):
     for number, length in enumerate(lengths):
         picture = random.integers(0, 256, (3, 36, 64), np.uint8)
         parts += [
-            np.roll(picture, index if number in moving else 0, 2) // (8 if number in moving else 1) for index in range(length)
+            np.roll(picture, index if number in moving else 0, 2) // (8 if number in moving else 1)
+            for index in range(length)
         ]
     return Video(np.stack(parts), Fraction(25))
 
 
 def test_segments_begin_with_scenes():
     plan = make_plan(scenes(20, 13, 40), FAST, segment_frames=15, key_interval=8)
-    assert plan.runs == (range(10), range(10, 20), range(20, 33), range(33, 46), range(46, 59), range(59, 73))
+    assert plan.runs == (
+        range(10),
+        range(10, 20),
+        range(20, 33),
+        range(33, 46),
+        range(46, 59),
+        range(59, 73),
+    )
     assert plan.keys == {0, 2, 3}  # each scene's first
     assert plan.groups == [range(2), range(2, 3), range(3, 6)]
     assert plan.longest == 14
@@ -81,7 +95,9 @@ def test_few_pixels_that_change_much_are_hard():
 
 def test_short_segments_have_what_any_needs():
     plan = make_plan(scenes(10, 150), FAST, segment_frames=150, key_interval=8)
-    assert plan.shares[1] / plan.shares[0] == pytest.approx((150 + STILL_FRAMES) / (10 + STILL_FRAMES))
+    assert plan.shares[1] / plan.shares[0] == pytest.approx(
+        (150 + STILL_FRAMES) / (10 + STILL_FRAMES)
+    )
 
 
 def huge(width, height):
@@ -93,19 +109,26 @@ def huge(width, height):
 def test_segments_of_large_frames_are_as_short_as_a_clip_can_hold(size):
     plan = make_plan(huge(3840, 2160), FAST, size=size, segment_frames=150, key_interval=8)
     # The canvas of a camera that goes as far as it may is a quarter larger on both sides.
-    network = FAST.network(Shape(height=2160, width=3840, frames=plan.longest, margin=(540, 960)), size)
+    network = FAST.network(
+        Shape(height=2160, width=3840, frames=plan.longest, margin=(540, 960)), size
+    )
     weights = sum(x.numel() for x in network.parameters())
     assert 0.7 * MAX_WEIGHTS < weights <= MAX_WEIGHTS
     assert 0.5 * MAX_CHAIN_WEIGHTS < weights * max(map(len, plan.groups)) <= MAX_CHAIN_WEIGHTS
 
 
 def test_segment_too_long_for_memory():
-    with pytest.raises(SourceError, match="400 frames of 8192x8192 do not fit in half of the memory: use --resize or fewer"):
+    with pytest.raises(
+        SourceError,
+        match="400 frames of 8192x8192 do not fit in half of the memory: use --resize or fewer",
+    ):
         make_plan(huge(8192, 8192), PRESETS["hnerv"], segment_frames=400, key_interval=8)
 
 
 def test_network_too_large_for_any_segment():
-    with pytest.raises(SettingsError, match="a network of size L has too many weights for frames of 8192x8192"):
+    with pytest.raises(
+        SettingsError, match="a network of size L has too many weights for frames of 8192x8192"
+    ):
         make_plan(huge(8192, 8192), PRESETS["nerv"], size="L", segment_frames=150, key_interval=8)
 
 
@@ -127,7 +150,10 @@ def test_plan_of_a_film_takes_no_time():
     assert time.process_time() - began < 2
 
 
-@pytest.mark.parametrize(("options", "message"), [((0, 1), "at least 1 frame, got 0"), ((1, 0), "every 1 segment at least")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [((0, 1), "at least 1 frame, got 0"), ((1, 0), "every 1 segment at least")],
+)
 def test_lengths_under_one(options, message):
     with pytest.raises(SettingsError, match=message):
         make_plan(scenes(3), FAST, segment_frames=options[0], key_interval=options[1])

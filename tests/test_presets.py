@@ -52,7 +52,9 @@ def test_nerv_star_has_the_published_parameters():
     assert np.mean(millions("nerv*++")) == pytest.approx(6.07, abs=0.01)
 
 
-@pytest.mark.parametrize(("parameters", "stem"), [(0.35e6, 32), (0.75e6, 48), (1.5e6, 68), (3e6, 97)])
+@pytest.mark.parametrize(
+    ("parameters", "stem"), [(0.35e6, 32), (0.75e6, 48), (1.5e6, 68), (3e6, 97)]
+)
 def test_hnerv_has_the_published_widths(parameters, stem):
     """HNeRV, table 17."""
     config = hnerv_config(height=640, width=1280, frames=132, parameters=parameters)
@@ -61,7 +63,8 @@ def test_hnerv_has_the_published_widths(parameters, stem):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "strides", "stem"), [(480, 960, (5, 4, 3, 2, 2), 110), (960, 1920, (5, 4, 4, 3, 2), 92)]
+    ("height", "width", "strides", "stem"),
+    [(480, 960, (5, 4, 3, 2, 2), 110), (960, 1920, (5, 4, 4, 3, 2), 92)],
 )
 def test_hnerv_has_the_published_strides(height, width, strides, stem):
     config = hnerv_config(height=height, width=width, frames=132, parameters=3e6)
@@ -76,17 +79,22 @@ def test_hnerv_has_the_parameters_of_the_published_checkpoint():
 @pytest.mark.parametrize("preset", ["hnerv", "rc-hnerv", "hnerv-boost", "e-nerv"])
 def test_parameters_are_near_those_that_name_the_size(preset):
     """HNeRV's code counts a stem of 3x3 kernels, so its smallest network is smaller than its name."""
-    sizes, named = (SIZES, ENERV_PARAMETERS) if preset == "e-nerv" else (SIZES[1:], HNERV_PARAMETERS)
+    sizes, named = (
+        (SIZES, ENERV_PARAMETERS) if preset == "e-nerv" else (SIZES[1:], HNERV_PARAMETERS)
+    )
     found = [complexity(PRESETS[preset], size, BUNNY).parameters for size in sizes]
     assert found == pytest.approx([named[size] for size in sizes], rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("shape", "stem", "published"), [(HD, 50, 0.75e6), (HD, 86, 1.5e6), (HD, 134, 3e6), (FULL_HD, 95, 3.05e6)]
+    ("shape", "stem", "published"),
+    [(HD, 50, 0.75e6), (HD, 86, 1.5e6), (HD, 134, 3e6), (FULL_HD, 95, 3.05e6)],
 )
 def test_boost_has_the_published_parameters(shape, stem, published):
     """Stems are those that the code's size options for Bunny and UVG come to."""
-    config = BoostConfig(height=shape.height, width=shape.width, frames=shape.frames, stem_channels=stem)
+    config = BoostConfig(
+        height=shape.height, width=shape.width, frames=shape.frames, stem_channels=stem
+    )
     assert parameters(lambda: Boost(config)) == pytest.approx(published, rel=0.03)
 
 
@@ -101,7 +109,8 @@ def test_full_hd_has_the_sizes_published_for_it(preset):
 def test_sizes_follow_the_pixels(preset):
     """A frame of a quarter of the pixels has about a quarter of the parameters, as far as widths can be so small."""
     found, half = (
-        complexity(PRESETS[preset], "L", shape).parameters for shape in (HD, Shape(height=360, width=640, frames=132))
+        complexity(PRESETS[preset], "L", shape).parameters
+        for shape in (HD, Shape(height=360, width=640, frames=132))
     )
     assert half == pytest.approx(found / 4, rel=0.25)
 
@@ -126,7 +135,9 @@ def test_sizes_grow(preset, shape):
     assert len(set(found)) == len(SIZES)
 
 
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (18, 30), (48, 64), (144, 176), (180, 320), (202, 302)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(2, 2), (18, 30), (48, 64), (144, 176), (180, 320), (202, 302)]
+)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_frames_of_any_size(preset, height, width):
     network = PRESETS[preset].network(Shape(height=height, width=width, frames=3), "XS")
@@ -140,7 +151,9 @@ def test_frames_of_any_size(preset, height, width):
 
 def test_layout_pads_little_and_has_a_grid_of_the_wanted_size():
     choices = [(5, 2), (5, 2, 2), (5, 4, 2, 2)]
-    assert layout(720, 1280, choices=choices, cells=16) == Layout(strides=(5, 4, 2, 2), grid=(9, 16))
+    assert layout(720, 1280, choices=choices, cells=16) == Layout(
+        strides=(5, 4, 2, 2), grid=(9, 16)
+    )
     assert layout(180, 320, choices=choices, cells=16) == Layout(strides=(5, 2, 2), grid=(9, 16))
     assert layout(181, 320, choices=choices, cells=16).canvas == (200, 320)
 
@@ -154,7 +167,9 @@ def test_common_sizes_are_padded_little(size, choices):
 
 
 def test_smaller_frames_have_narrower_networks():
-    assert [share(height, width) for height, width in ((1080, 1920), (720, 1280), (640, 360), (90, 160))] == [1, 1, 0.5, 0.125]
+    assert [
+        share(height, width) for height, width in ((1080, 1920), (720, 1280), (640, 360), (90, 160))
+    ] == [1, 1, 0.5, 0.125]
     assert [narrowed(channels, 0.25) for channels in (96, 26, 8)] == [24, 6, 2]
 
 

@@ -67,7 +67,9 @@ class MediaServer:
         self.received.set()
         headers = {"Location": f"../session/{len(self.peers)}"}
         answer = peer.localDescription.sdp.encode()
-        response = web.StreamResponse(status=201, headers={**headers, "Content-Type": "application/sdp"})
+        response = web.StreamResponse(
+            status=201, headers={**headers, "Content-Type": "application/sdp"}
+        )
         response.content_length = len(answer)
         await response.prepare(request)
         size = -(-len(answer) // self.pieces)
@@ -78,7 +80,9 @@ class MediaServer:
 
     async def end(self, request):
         self.paths.append(request.raw_path)
-        self.requests.append(("DELETE", request.headers.get("Authorization"), request.match_info["name"]))
+        self.requests.append(
+            ("DELETE", request.headers.get("Authorization"), request.match_info["name"])
+        )
         return web.Response()
 
     async def frames(self, count):
@@ -104,7 +108,9 @@ async def begin(server, aiohttp_server, tiny_clip):
 
     def start(path="/whip/room", *, url=None, codec="H264", token=None, **how):
         url = URL(url or f"http://127.0.0.1:{running.port}{path}")
-        tasks.append(asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice(), **how)))
+        tasks.append(
+            asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice(), **how))
+        )
         return tasks[-1]
 
     yield start
@@ -123,11 +129,16 @@ async def test_media_server_receives_the_clip_and_is_told_of_the_end(server, beg
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    assert server.requests == [("POST", "Bearer a secret", "application/sdp"), ("DELETE", "Bearer a secret", "1")]
+    assert server.requests == [
+        ("POST", "Bearer a secret", "application/sdp"),
+        ("DELETE", "Bearer a secret", "1"),
+    ]
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
-async def test_media_server_receives_the_pictures_as_they_are_decoded(server, aiohttp_server, codec):
+async def test_media_server_receives_the_pictures_as_they_are_decoded(
+    server, aiohttp_server, codec
+):
     clip = fit_clip("fast", frames=3, height=22, width=36)  # 4 * 5 + 2 rows
     running = await aiohttp_server(server.app())
     stream = Playout([make_item(clip, engine="onnxruntime-cpu")], Metrics().of("tiny"))
@@ -151,7 +162,9 @@ async def test_redirection_is_followed(server, begin):
 
 
 async def test_redirections_in_circles_end(server, begin):
-    with pytest.raises(PublishError, match=r"http://127\.0\.0\.1:\d+/round redirects more than 5 times"):
+    with pytest.raises(
+        PublishError, match=r"http://127\.0\.0\.1:\d+/round redirects more than 5 times"
+    ):
         await begin("/round")
     assert len(server.requests) == 6
 
@@ -167,7 +180,9 @@ async def test_token_goes_to_other_sites_only_if_told_so(begin, aiohttp_server, 
     app = web.Application()
     app.router.add_post("/elsewhere", redirect)
     first = await aiohttp_server(app)
-    begin(url=f"http://127.0.0.1:{first.port}/elsewhere", token="a secret", follow_with_token=follows)
+    begin(
+        url=f"http://127.0.0.1:{first.port}/elsewhere", token="a secret", follow_with_token=follows
+    )
     await other.frames(3)
     assert other.requests == [("POST", "Bearer a secret" if follows else None, "application/sdp")]
     await asyncio.gather(*(peer.close() for peer in other.peers))
@@ -179,7 +194,9 @@ async def test_server_that_refuses_the_codec_is_told_of_the_other(server, begin,
     headers = {"Location": "/session/7?sig=%2Fa%2B", "Content-Type": "application/sdp"}
     server.answers = [web.Response(status=201, body=answer.encode(), headers=headers)]
     other = {"H264": "VP8", "VP8": "H264"}[codec]
-    with pytest.raises(PublishError, match=f"the media server does not take {codec}: try --codec {other}"):
+    with pytest.raises(
+        PublishError, match=f"the media server does not take {codec}: try --codec {other}"
+    ):
         await begin(codec=codec)
     assert server.requests[-1] == ("DELETE", None, "7")
 
@@ -204,14 +221,22 @@ async def test_leaving_takes_no_longer_than_two_seconds(server, begin):
 
 async def test_addresses_of_sessions_stay_as_they_are(server, begin):
     location = "/session/a%2Fb?sig=%2Bx%3D&empty="
-    server.answers = [web.Response(status=200, body=b"v=0", headers={"Location": location, "Content-Type": "application/sdp"})]
+    server.answers = [
+        web.Response(
+            status=200,
+            body=b"v=0",
+            headers={"Location": location, "Content-Type": "application/sdp"},
+        )
+    ]
     with pytest.raises(PublishError):
         await begin()
     assert server.requests[-1][0] == "DELETE"
     assert server.paths[-1] == location
 
 
-@pytest.mark.parametrize("location", ["mailto:somebody", "http://", "http://host:99999/", "ftp://host/7", "//"])
+@pytest.mark.parametrize(
+    "location", ["mailto:somebody", "http://", "http://host:99999/", "ftp://host/7", "//"]
+)
 async def test_addresses_that_lead_nowhere_are_borne(server, begin, location):
     headers = {"Location": location, "Content-Type": "application/sdp"}
     server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
@@ -236,7 +261,13 @@ async def test_lost_connection_is_made_anew(server, begin):
 
 
 @pytest.mark.parametrize(
-    "refusal", [{"status": 503, "headers": {"Retry-After": "0"}}, {"status": 500}, {"status": 429}, {"status": 409}]
+    "refusal",
+    [
+        {"status": 503, "headers": {"Retry-After": "0"}},
+        {"status": 500},
+        {"status": 429},
+        {"status": 409},
+    ],
 )
 async def test_refusal_that_may_pass_is_not_the_end(server, begin, caplog, refusal):
     server.answers = [web.Response(text="not\nnow", **refusal)]
@@ -249,7 +280,10 @@ async def test_refusal_that_may_pass_is_not_the_end(server, begin, caplog, refus
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (web.Response(status=401, text="who are you?"), "the media server answers 401 Unauthorized: who are you?"),
+        (
+            web.Response(status=401, text="who are you?"),
+            "the media server answers 401 Unauthorized: who are you?",
+        ),
         (web.Response(status=404), "the media server answers 404 Not Found"),
         (web.Response(status=200, text="<html>"), "the media server answers 200 OK: <html>"),
     ],
@@ -263,7 +297,9 @@ async def test_refusal_for_good_ends_it(server, begin, answer, reason):
 
 
 async def test_answer_that_is_none_is_tried_again(server, begin, caplog):
-    server.answers = [web.Response(status=201, text="v=0\r\nnonsense", content_type="application/sdp")]
+    server.answers = [
+        web.Response(status=201, text="v=0\r\nnonsense", content_type="application/sdp")
+    ]
     begin()
     await server.frames(3)
     assert "the media server's answer cannot be used" in caplog.text
@@ -317,9 +353,14 @@ async def test_token_is_not_sent_to_whom_a_location_leads(server, begin):
     task = begin(token="a secret")
     await server.frames(1)
     (publication,) = (
-        value for value in task.get_coro().cr_frame.f_locals.values() if isinstance(value, publish_module._Publication)
+        value
+        for value in task.get_coro().cr_frame.f_locals.values()
+        if isinstance(value, publish_module._Publication)
     )
     publication._resource = publication._resource.with_host("localhost")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert server.requests == [("POST", "Bearer a secret", "application/sdp"), ("DELETE", None, "1")]
+    assert server.requests == [
+        ("POST", "Bearer a secret", "application/sdp"),
+        ("DELETE", None, "1"),
+    ]

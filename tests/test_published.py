@@ -24,7 +24,11 @@ def quantised(values, axis=None):
     kept = {"dim": axis, "keepdim": True} if axis is not None else {}
     low, high = (values.amin(**kept), values.amax(**kept)) if kept else (values.min(), values.max())
     scale = (high - low).clamp(min=1e-6) / 255
-    return {"quant": ((values - low) / scale).round().clamp(0, 255).to(torch.uint8), "min": low, "scale": scale}
+    return {
+        "quant": ((values - low) / scale).round().clamp(0, 255).to(torch.uint8),
+        "min": low,
+        "scale": scale,
+    }
 
 
 def checkpoint(widths=(10, 8, 7), strides=(3, 2), kernels=(1, 3)):
@@ -44,12 +48,17 @@ def checkpoint(widths=(10, 8, 7), strides=(3, 2), kernels=(1, 3)):
 
 def by_hand(made, index):
     """Return a frame of a checkpoint, computed from its numbers."""
-    values = {name: entry["min"] + entry["scale"] * entry["quant"] for name, entry in made["model"].items()}
+    values = {
+        name: entry["min"] + entry["scale"] * entry["quant"]
+        for name, entry in made["model"].items()
+    }
     x = (made["embed"]["min"] + made["embed"]["scale"] * made["embed"]["quant"])[index : index + 1]
     names = [name.removesuffix(".weight") for name in values if name.endswith(".weight")]
     for name, stride in zip(names, (1, 3, 2, 1), strict=True):
         weight = values[f"{name}.weight"]
-        x = torch.nn.functional.conv2d(x, weight, values[f"{name}.bias"], padding=weight.shape[-1] // 2)
+        x = torch.nn.functional.conv2d(
+            x, weight, values[f"{name}.bias"], padding=weight.shape[-1] // 2
+        )
         x = torch.nn.functional.pixel_shuffle(x, stride)
         x = torch.tanh(x) / 2 + 0.5 if name == "head_layer" else torch.nn.functional.gelu(x)
     return (255 * x[0]).round().numpy()
@@ -60,7 +69,12 @@ def test_frames_are_those_of_the_checkpoint(tmp_path):
     torch.save(made, tmp_path / "quant_vid.pth")
     clip = read_hnerv(tmp_path / "quant_vid.pth", rate=Fraction(30), settings="import")
     clip = Clip.parse(bytes(clip))
-    assert (clip.header.frames, clip.header.height, clip.header.width, clip.header.rate) == (5, 12, 24, 30)
+    assert (clip.header.frames, clip.header.height, clip.header.width, clip.header.rate) == (
+        5,
+        12,
+        24,
+        30,
+    )
     decoder = ReferenceDecoder(clip)
     for index in range(5):
         errors = np.abs(decoder.frame(index) - by_hand(made, index))
@@ -68,20 +82,27 @@ def test_frames_are_those_of_the_checkpoint(tmp_path):
         assert errors.max() <= 8  # its weights are random, so that small changes of them grow
 
 
-@pytest.mark.skipif(PUBLISHED is None, reason="HNERV_CHECKPOINT does not name the authors' checkpoint")
+@pytest.mark.skipif(
+    PUBLISHED is None, reason="HNERV_CHECKPOINT does not name the authors' checkpoint"
+)
 def test_published_checkpoint_has_its_quality():
     clip = read_hnerv(Path(PUBLISHED), rate=Fraction(25), settings="import")
     assert (clip.header.frames, clip.header.height, clip.header.width) == (132, 640, 1280)
     decoder = ReferenceDecoder(clip)
     with av.open(SAMPLE) as container:
         # As FFmpeg converts them by default, as the authors' frames are: our own conversion has finer chroma.
-        frames = [frame.to_ndarray(format="rgb24").transpose(2, 0, 1)[:, 40:680] for frame in container.decode(video=0)]
+        frames = [
+            frame.to_ndarray(format="rgb24").transpose(2, 0, 1)[:, 40:680]
+            for frame in container.decode(video=0)
+        ]
     quality = {index: psnr_db(decoder.frame(index), frames[index]) for index in range(0, 132, 6)}
     assert quality[0] == pytest.approx(32.89, abs=0.05)
     assert np.mean(list(quality.values())) == pytest.approx(33.51, abs=0.05)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a checkpoint", b"\x80\x02J", pickle.dumps({"embed": 1}, 4)])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"not a checkpoint", b"\x80\x02J", pickle.dumps({"embed": 1}, 4)]
+)
 def test_no_checkpoint(tmp_path, content):
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(SourceError, match="is no quantised checkpoint of HNeRV"):

@@ -51,12 +51,20 @@ def coded_bits(integers):
 def test_bits_are_those_of_the_entropy_coder():
     random = np.random.default_rng(0)
     latent = random.laplace(0, np.geomspace(0.1, 2, 24).reshape(4, 6, 1, 1), (4, 6, 30, 30))
-    drawn = {"weight": random.laplace(0, 1, (200, 100)), "latents.0": latent, "latents.1": latent.cumsum(0)}
-    values = {name: torch.from_numpy(x.astype(np.float32)).requires_grad_() for name, x in drawn.items()}
+    drawn = {
+        "weight": random.laplace(0, 1, (200, 100)),
+        "latents.0": latent,
+        "latents.1": latent.cumsum(0),
+    }
+    values = {
+        name: torch.from_numpy(x.astype(np.float32)).requires_grad_() for name, x in drawn.items()
+    }
     quantizer = QatQuantizer(values)
     steps = quantizer.steps()
     rounded = quantizer.rounded(values)
-    coded = sum(coded_bits((x / steps[name]).round().int().detach().numpy()) for name, x in rounded.items())
+    coded = sum(
+        coded_bits((x / steps[name]).round().int().detach().numpy()) for name, x in rounded.items()
+    )
     assert quantizer.bits(rounded).item() == pytest.approx(coded, rel=0.02)
 
 
@@ -90,7 +98,10 @@ def test_quantize_without_a_quantizer_uses_a_number_of_bits(bits):
     weights = dict(torch.nn.Linear(30, 20).named_parameters())
     for name, coded in quantize(weights, None, bits).items():
         assert np.abs(coded.integers).max() == 2 ** (bits - 1) - 1
-        assert np.abs(coded.integers * np.float32(coded.step) - weights[name].detach().numpy()).max() <= coded.step / 2 * 1.001
+        assert (
+            np.abs(coded.integers * np.float32(coded.step) - weights[name].detach().numpy()).max()
+            <= coded.step / 2 * 1.001
+        )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +115,9 @@ def test_quantize_without_a_quantizer_uses_a_number_of_bits(bits):
     ],
 )
 def test_quantize_keeps_the_step_of_what_is_given(largest, bits, huffman, step):
-    (coded,) = quantize({"given": torch.tensor([largest, 0.5])}, None, bits, given=["given"], huffman=huffman).values()
+    (coded,) = quantize(
+        {"given": torch.tensor([largest, 0.5])}, None, bits, given=["given"], huffman=huffman
+    ).values()
     assert coded.step == pytest.approx(step)
 
 
@@ -115,6 +128,10 @@ def test_quantize_takes_the_learned_steps():
         quantizer.offsets.copy_(torch.linspace(-2, 3, len(quantizer.offsets)))
     steps = quantizer.steps()
     for name, coded in quantize(values, quantizer, 8).items():
-        relative = channel_steps(coded.step, coded.channels if coded.channels.size else ZERO, 0, values[name].ndim)
-        assert np.allclose(np.broadcast_to(relative, steps[name].shape), steps[name].detach(), rtol=1e-5)
+        relative = channel_steps(
+            coded.step, coded.channels if coded.channels.size else ZERO, 0, values[name].ndim
+        )
+        assert np.allclose(
+            np.broadcast_to(relative, steps[name].shape), steps[name].detach(), rtol=1e-5
+        )
         assert np.array_equal(coded.integers, (values[name] / steps[name]).round().int().numpy())

@@ -44,9 +44,18 @@ def test_segments_have_their_shares_of_the_bytes():
     encoder.plan = replace(encoder.plan, hardness=(0.5, 1.5))
     wanted = []
     for index in range(2):
-        fit = encoder.fit(index, encoder.start(index, None), Budget(epochs=1), start=0, before=None, frame_encoder=None)
+        fit = encoder.fit(
+            index,
+            encoder.start(index, None),
+            Budget(epochs=1),
+            start=0,
+            before=None,
+            frame_encoder=None,
+        )
         wanted.append(fit.training.rate.target_bits)
-    assert wanted[1] / wanted[0] == pytest.approx(15 / 9)  # each needs as much as six frames for its network
+    assert wanted[1] / wanted[0] == pytest.approx(
+        15 / 9
+    )  # each needs as much as six frames for its network
     assert 7000 < sum(wanted) / 8 < 9000
 
 
@@ -61,4 +70,6 @@ def test_weight_changes_little_at_once():
     rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
     rate.weight(torch.tensor(1e9), 0.5)
     before = rate.weight(torch.tensor(1e9), 0.6)
-    assert rate.weight(torch.tensor(1e9), 0.9) == pytest.approx(before.item() * 2.71828**0.5, rel=1e-3)
+    assert rate.weight(torch.tensor(1e9), 0.9) == pytest.approx(
+        before.item() * 2.71828**0.5, rel=1e-3
+    )

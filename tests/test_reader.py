@@ -165,7 +165,10 @@ def test_engine_that_fails_gives_way_to_the_next_one(tiny_clip, caplog):
 def test_no_engine_left(tiny_clip):
     def open_any(failed):
         if failed:
-            return open_engine(tiny_clip, failed=["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu", *failed])
+            return open_engine(
+                tiny_clip,
+                failed=["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu", *failed],
+            )
         return Failing(open_engine(tiny_clip, "onnxruntime-cpu", batch=2), 1)
 
     reader = DecodeThread(tiny_clip, open_any, counts=Metrics().of("tiny"))
@@ -176,7 +179,9 @@ def test_no_engine_left(tiny_clip):
 
 def test_damaged_segment_freezes_the_picture_and_is_counted(read, tiny_clip):
     first, second = tiny_clip.segments
-    reader = read(replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff"))))
+    reader = read(
+        replace(tiny_clip, segments=(first, replace(second, coder=HUFFMAN, code=b"\xff")))
+    )
     pictures = read_all(reader, 8)
     assert [picture.time for picture in pictures] == [0, 1, 2, 3, 4, 5, 0, 1]
     assert all(np.array_equal(picture.pixels, pictures[2].pixels) for picture in pictures[3:6])

@@ -26,7 +26,9 @@ class Peer(asyncio.DatagramProtocol):
 
 
 async def open_peer():
-    transport, peer = await asyncio.get_running_loop().create_datagram_endpoint(Peer, ("127.0.0.1", 0))
+    transport, peer = await asyncio.get_running_loop().create_datagram_endpoint(
+        Peer, ("127.0.0.1", 0)
+    )
     return transport, peer.received
 
 
@@ -55,7 +57,10 @@ async def test_answer_names_the_relay_alone():
         answer = relay.rewrite(ANSWER.format(port=5000))
         host, port = relay.address
     candidates = [line for line in answer.splitlines() if "candidate" in line]
-    assert candidates == [f"a=candidate:1 1 udp 2130706431 {host} {port} typ host", "a=end-of-candidates"]
+    assert candidates == [
+        f"a=candidate:1 1 udp 2130706431 {host} {port} typ host",
+        "a=end-of-candidates",
+    ]
     assert "a=setup:active" in answer
     assert without_candidates(answer) == without_candidates(ANSWER)
 
@@ -87,7 +92,9 @@ async def test_handshakes_are_never_lost(network):
 async def test_losses_are_those_of_the_seed():
     def losses(seed):
         relay = Relay(down=0.1, seed=seed)
-        return [relay._forward("down", RTP, relay._viewer) or relay.dropped["down"] for _ in range(100)]
+        return [
+            relay._forward("down", RTP, relay._viewer) or relay.dropped["down"] for _ in range(100)
+        ]
 
     assert losses(1) == losses(1) != losses(2)
 

@@ -52,7 +52,10 @@ class Server:
 
     @property
     def sockets(self):
-        return sum("socket" in str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
+        return sum(
+            "socket" in str(link.readlink())
+            for link in Path(f"/proc/{self.process.pid}/fd").iterdir()
+        )
 
 
 @pytest.fixture
@@ -63,7 +66,9 @@ async def start(tmp_path):
         async def begin(*arguments):
             stay_on_loopback()
             command = [sys.executable, "-m", "player", "serve", "--port", "0", *arguments]
-            process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE)
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+            )
 
             async def end():
                 with contextlib.suppress(ProcessLookupError):
@@ -91,7 +96,9 @@ async def test_many_viewers_leave_nothing_behind(start, http):
     await come_and_go(WARM_UP)
     memory, threads, sockets = server.memory, server.threads, server.sockets
     await come_and_go(JOINS)
-    print(f"memory grew by {(server.memory - memory) / 1e6:.1f} MB, threads {threads} to {server.threads}")
+    print(
+        f"memory grew by {(server.memory - memory) / 1e6:.1f} MB, threads {threads} to {server.threads}"
+    )
     assert server.memory - memory < MOST_GROWTH
     assert server.threads <= threads
     assert server.sockets <= sockets
@@ -132,17 +139,34 @@ async def test_viewer_watches_on_whatever_strangers_send(start, http):
     before, began = watcher.counter.frames, asyncio.get_running_loop().time()
     silent = asyncio.create_task(half_open(server.url.port, 12))
     whep, headers = server.whep, {**SDP, **BEARER}
-    for body in ("", "garbage", "v=0\r\nm=video 9 UDP 96\r\na=rtpmap:96 H264/90000\r\n", "a=candidate:" * 2000):
+    for body in (
+        "",
+        "garbage",
+        "v=0\r\nm=video 9 UDP 96\r\na=rtpmap:96 H264/90000\r\n",
+        "a=candidate:" * 2000,
+    ):
         assert await statuses(http, "POST", whep, 5, data=body, headers=headers) == {400}
     assert await statuses(http, "POST", whep, 3, data="x" * 900_000, headers=headers) == {413}
-    assert await statuses(http, "POST", whep, 3, data="v=0", headers={**BEARER, "Content-Type": "text/html"}) == {415}
+    assert await statuses(
+        http, "POST", whep, 3, data="v=0", headers={**BEARER, "Content-Type": "text/html"}
+    ) == {415}
     assert await statuses(http, "PUT", whep, headers=BEARER) == {405}
-    for path in ("/whep/..%2f..%2fetc%2fpasswd", "/whep/%2e%2e", "/api/clips/..%2fserver.py", "/whep/bunny%00"):
+    for path in (
+        "/whep/..%2f..%2fetc%2fpasswd",
+        "/whep/%2e%2e",
+        "/api/clips/..%2fserver.py",
+        "/whep/bunny%00",
+    ):
         url = URL(f"{server.url.origin()}{path}", encoded=True)
         assert await statuses(http, "POST", url, data="v=0", headers=headers) <= {404, 405}
     for path in ("/static/..%2fserver.py", "/static/%2e%2e/server.py", "/static//etc/passwd"):
-        assert await statuses(http, "GET", URL(f"{server.url.origin()}{path}", encoded=True)) <= {403, 404}
-    guesses = await statuses(http, "GET", server.url / "api/clips", 30, headers={"Authorization": "Bearer a wrong guess"})
+        assert await statuses(http, "GET", URL(f"{server.url.origin()}{path}", encoded=True)) <= {
+            403,
+            404,
+        }
+    guesses = await statuses(
+        http, "GET", server.url / "api/clips", 30, headers={"Authorization": "Bearer a wrong guess"}
+    )
     assert guesses == {401, 429}
     # Offers that nobody goes on with: as many as an address may have, and no more.
     peer, offer = await offer_for("H264")
@@ -150,7 +174,9 @@ async def test_viewer_watches_on_whatever_strangers_send(start, http):
     await peer.close()
     await silent
     frames, seconds = watcher.counter.frames - before, asyncio.get_running_loop().time() - began
-    print(f"{frames / seconds:.2f} of 25 frames a second, longest gap {watcher.counter.longest_gap:.2f} s")
+    print(
+        f"{frames / seconds:.2f} of 25 frames a second, longest gap {watcher.counter.longest_gap:.2f} s"
+    )
     assert frames / seconds > 24
     assert watcher.counter.longest_gap < 0.5
     # Sessions that nobody went on with make room again.
@@ -172,8 +198,17 @@ async def test_viewer_watches_on_while_strangers_attack(start, http):
     watcher = Watcher(http, server.whep, codec="H264")
     await watcher.join()
     await asyncio.sleep(3)  # the small pictures are drawn, and the garbage collector is told
-    ports = re.findall(r"a=candidate:\S+ 1 udp \d+ 127\.0\.0\.1 (\d+) ", watcher.peer.remoteDescription.sdp)
-    command = [sys.executable, Path(__file__).with_name("attacks.py"), str(server.url), "--seconds", str(seconds), "--ports"]
+    ports = re.findall(
+        r"a=candidate:\S+ 1 udp \d+ 127\.0\.0\.1 (\d+) ", watcher.peer.remoteDescription.sdp
+    )
+    command = [
+        sys.executable,
+        Path(__file__).with_name("attacks.py"),
+        str(server.url),
+        "--seconds",
+        str(seconds),
+        "--ports",
+    ]
     memory, threads, sockets = server.memory, server.threads, server.sockets
     process = await asyncio.create_subprocess_exec(*command, *ports, stdout=asyncio.subprocess.PIPE)
     watcher.counter.restart()
@@ -189,7 +224,9 @@ async def test_viewer_watches_on_while_strangers_attack(start, http):
     assert min(counts) >= 24
     assert watcher.counter.longest_gap < 0.15
     await asyncio.sleep(12)  # until the silent are forgotten
-    print(f"memory grew by {(server.memory - memory) / 1e6:.1f} MB, sockets {sockets} to {server.sockets}")
+    print(
+        f"memory grew by {(server.memory - memory) / 1e6:.1f} MB, sockets {sockets} to {server.sockets}"
+    )
     assert server.memory - memory < 2 * MOST_GROWTH
     assert (server.threads, server.sockets) <= (threads, sockets)
     await watcher.leave()
@@ -257,7 +294,9 @@ async def test_terminated_server_does_not_wait_for_ever(start, http):
 
 async def test_logs_for_machines(tmp_path):
     command = [sys.executable, "-m", "player", "serve", "--port", "0", "--log-json"]
-    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
     entry = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
     process.terminate()
     await process.communicate()

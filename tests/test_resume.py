@@ -31,7 +31,16 @@ from encoder.jobs.gop import Finished, Gop, Progress
 from encoder.jobs.job import Job
 from encoder.jobs.local_workers import LocalWorkers
 from encoder.jobs.run_state import RunState
-from encoder.jobs.scheduler import MAX_TRIES, JobContext, Scheduler, Worker, WorkerBackend, makespan, run_serial, with_notes
+from encoder.jobs.scheduler import (
+    MAX_TRIES,
+    JobContext,
+    Scheduler,
+    Worker,
+    WorkerBackend,
+    makespan,
+    run_serial,
+    with_notes,
+)
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import PRESETS
@@ -78,7 +87,12 @@ def peak_megabytes(process):
     while process.poll() is None:
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{process.pid}/status").read_text()
-            found = max([found, *(int(kilobytes) / 1024 for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status))])
+            found = max(
+                [
+                    found,
+                    *(int(kilobytes) / 1024 for kilobytes in re.findall(r"VmHWM:\s+(\d+)", status)),
+                ]
+            )
         time.sleep(0.01)
     return found
 
@@ -104,7 +118,11 @@ def test_killed_again_and_again_a_fit_comes_to_the_same_bytes(write_video):
     last = fit(folder, *saving, "--resume", epochs=30)
     assert last.returncode == 0, last.stderr
     assert (folder / "clip.nerv").read_bytes() == (folder / "whole.nerv").read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["clip.nerv", "video.mp4", "whole.nerv"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "clip.nerv",
+        "video.mp4",
+        "whole.nerv",
+    ]
 
 
 @pytest.mark.soak
@@ -159,7 +177,9 @@ def test_full_disk_leaves_what_is_finished(video):
         resource.setrlimit(resource.RLIMIT_FSIZE, (sizes // 2, sizes // 2))
 
     command = [*FIT, "video.mp4", *SEGMENTS, "--epochs", "2", "-o", "full.nerv"]
-    full = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=little_space)
+    full = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, preexec_fn=little_space
+    )
     assert full.returncode == 2
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
@@ -266,7 +286,11 @@ def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **o
     encoder = job.encoder()
     unfinished = RunState(folder / "clip.nerv", {})
     unfinished.begin()
-    return JobContext(replace(job, motions=encoder.canvas.motions, topology=encoder.topology), unfinished, save_seconds)
+    return JobContext(
+        replace(job, motions=encoder.canvas.motions, topology=encoder.topology),
+        unfinished,
+        save_seconds,
+    )
 
 
 def written(work, events, path):
@@ -283,13 +307,19 @@ def written(work, events, path):
     ("preset", "options"),
     [
         ("fast", {"compression": Compression(file_bytes=30_000)}),
-        pytest.param("fast", {"compression": Compression(bits=6, prune=0.2, coder="huffman")}, marks=pytest.mark.soak),
+        pytest.param(
+            "fast",
+            {"compression": Compression(bits=6, prune=0.2, coder="huffman")},
+            marks=pytest.mark.soak,
+        ),
         pytest.param("fast", {"mask": Path("mask")}, marks=pytest.mark.soak),
         ("hnerv-boost", {}),  # Adan, and an encoder of frames
         ("nirvana", {}),
     ],
 )
-def test_everything_goes_on_as_if_nothing_had_happened(write_video, tmp_path, monkeypatch, preset, options):
+def test_everything_goes_on_as_if_nothing_had_happened(
+    write_video, tmp_path, monkeypatch, preset, options
+):
     video = write_video(FRAMES[:12])
     monkeypatch.chdir(tmp_path)
     mask = np.zeros((1, 3, 32, 48), np.uint8)
@@ -388,7 +418,9 @@ def is_running(pid):
 @pytest.mark.soak
 def test_interrupted_workers_end(video):
     folder = video.parent
-    process = start(folder, "-o", "clip.nerv", "--workers", "2", "--save-every", "0.01", epochs=1000)
+    process = start(
+        folder, "-o", "clip.nerv", "--workers", "2", "--save-every", "0.01", epochs=1000
+    )
     wait_for((folder / ".clip.nerv.unfinished" / "group-0.pt").exists)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGINT)
@@ -396,13 +428,17 @@ def test_interrupted_workers_end(video):
     assert process.returncode == 130
     assert "the same command with --resume goes on" in errors
     assert len(children) >= 2
-    wait_for(lambda: not any(map(is_running, children)), 10)  # Python's tracker of resources ends a moment later
+    wait_for(
+        lambda: not any(map(is_running, children)), 10
+    )  # Python's tracker of resources ends a moment later
 
 
 def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
     unfinished = RunState(tmp_path / "clip.nerv", {})
     unfinished.begin()
-    assembly = ClipAssembler(tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology, unfinished)
+    assembly = ClipAssembler(
+        tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology, unfinished
+    )
     first = tiny_clip.segments[0]
     for _ in range(2):
         assembly.take(0, Finished(first, None))
@@ -416,12 +452,16 @@ def test_workers_that_are_killed_again_and_again(video, tmp_path):
     """The segment that is told again does not count as progress."""
 
     def events():
-        for event in Scheduler(make_work(video, tmp_path, save_seconds=0.0), LocalWorkers(), 1).run():
+        for event in Scheduler(
+            make_work(video, tmp_path, save_seconds=0.0), LocalWorkers(), 1
+        ).run():
             if event[1].segment == 1:
                 active_children()[0].kill()
             yield event
 
-    with pytest.raises(SettingsError, match=f"exit code -9 at the segments from 0 to 1, {MAX_TRIES} times"):
+    with pytest.raises(
+        SettingsError, match=f"exit code -9 at the segments from 0 to 1, {MAX_TRIES} times"
+    ):
         list(events())
 
 
@@ -460,7 +500,9 @@ def test_groups_after_one_that_fails_are_given_up():
         def end(self):
             ended.append(self.number)
 
-    work = SimpleNamespace(job=SimpleNamespace(plan=SimpleNamespace(groups=[range(n, n + 1) for n in range(5)])))
+    work = SimpleNamespace(
+        job=SimpleNamespace(plan=SimpleNamespace(groups=[range(n, n + 1) for n in range(5)]))
+    )
     with pytest.raises(SourceError, match="group 1"):
         list(Scheduler(work, Failing(), 3).run())
     assert sorted(ended) == [0, 1, 2]
@@ -510,7 +552,9 @@ def test_states_that_cannot_be_read(tmp_path, damage):
     with pytest.raises(SettingsError, match="cannot be read: delete it to fit its segments anew"):
         unfinished.load(0, tensors)
     (unfinished.folder / "settings.json").write_text("[")
-    with pytest.raises(SettingsError, match=r"settings\.json cannot be read: to start anew, delete"):
+    with pytest.raises(
+        SettingsError, match=r"settings\.json cannot be read: to start anew, delete"
+    ):
         unfinished.check()
 
 
@@ -518,6 +562,9 @@ def test_state_holds_no_code(tmp_path):
     """A pickle that would run something is refused."""
     unfinished = RunState(tmp_path / "clip.nerv", {})
     unfinished.begin()
-    torch.save({"segments": [], "states": [], "frame_encoder": Path("a"), "fit": None}, unfinished.folder / "group-0.pt")
+    torch.save(
+        {"segments": [], "states": [], "frame_encoder": Path("a"), "fit": None},
+        unfinished.folder / "group-0.pt",
+    )
     with pytest.raises(SettingsError, match="cannot be read"):
         unfinished.load(0, 3)

@@ -24,7 +24,11 @@ CODEC = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadTyp
 
 def coded(codec="H264", count=3):
     encoder, cutter = VideoEncoder(codec, 64, 64, Fraction(25)), Packetizer(codec)
-    return [cutter.cut(packet) for index in range(count) for packet in encoder.encode(picture(60 * index), index * 3600)]
+    return [
+        cutter.cut(packet)
+        for index in range(count)
+        for packet in encoder.encode(picture(60 * index), index * 3600)
+    ]
 
 
 class Wire:
@@ -56,8 +60,15 @@ async def sender():
 def extensions(*, mid=1, sent=2):
     """Return the map of header extensions as they are agreed on."""
     ids = HeaderExtensionsMap()
-    uris = {mid: "urn:ietf:params:rtp-hdrext:sdes:mid", sent: "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"}
-    ids.configure(SimpleNamespace(headerExtensions=[SimpleNamespace(id=key, uri=uri) for key, uri in uris.items() if key]))
+    uris = {
+        mid: "urn:ietf:params:rtp-hdrext:sdes:mid",
+        sent: "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+    }
+    ids.configure(
+        SimpleNamespace(
+            headerExtensions=[SimpleNamespace(id=key, uri=uri) for key, uri in uris.items() if key]
+        )
+    )
     return ids
 
 
@@ -70,8 +81,12 @@ async def test_packets_are_what_aiortc_makes_of_the_same_fields(sender, ids):
     parsed = [RtpPacket.parse(data, ids) for data in sender.transport.sent]
     assert [packet.serialize(ids) for packet in parsed] == sender.transport.sent
     assert {(packet.payload_type, packet.ssrc) for packet in parsed} == {(99, sender._ssrc)}
-    assert [packet.payload for packet in parsed] == [payload for frame in coded() for payload in frame.payloads]
-    assert {packet.extensions.mid for packet in parsed} == {"0" if ids._HeaderExtensionsMap__ids.mid else None}
+    assert [packet.payload for packet in parsed] == [
+        payload for frame in coded() for payload in frame.payloads
+    ]
+    assert {packet.extensions.mid for packet in parsed} == {
+        "0" if ids._HeaderExtensionsMap__ids.mid else None
+    }
 
 
 async def test_last_packet_of_a_frame_has_the_marker_and_all_have_its_time(sender):
@@ -97,10 +112,18 @@ async def test_lost_packets_can_be_sent_again_and_reports_tell_what_was_sent(sen
     for data in sender.transport.sent:
         packet = RtpPacket.parse(data)
         kept = history[packet.sequence_number % RTP_HISTORY_SIZE]
-        assert (kept.sequence_number, kept.payload, kept.marker) == (packet.sequence_number, packet.payload, packet.marker)
+        assert (kept.sequence_number, kept.payload, kept.marker) == (
+            packet.sequence_number,
+            packet.payload,
+            packet.marker,
+        )
     assert sender._RTCRtpSender__packet_count == len(sender.transport.sent)
-    assert sender._RTCRtpSender__octet_count == sum(len(payload) for frame in frames for payload in frame.payloads)
-    assert sender._RTCRtpSender__rtp_timestamp == RtpPacket.parse(sender.transport.sent[-1]).timestamp
+    assert sender._RTCRtpSender__octet_count == sum(
+        len(payload) for frame in frames for payload in frame.payloads
+    )
+    assert (
+        sender._RTCRtpSender__rtp_timestamp == RtpPacket.parse(sender.transport.sent[-1]).timestamp
+    )
     assert abs((sender._RTCRtpSender__ntp_timestamp >> 32) - 2208988800 - time.time()) < 2
 
 
@@ -109,7 +132,9 @@ async def test_payloads_are_those_of_aiortc(codec):
     from aiortc.codecs import get_encoder
 
     encoder = VideoEncoder(codec, 64, 64, Fraction(25))
-    reference = get_encoder(RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=0))
+    reference = get_encoder(
+        RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=0)
+    )
     cutter = Packetizer(codec)
     if codec == "VP8":
         reference.picture_id = cutter._encoder.picture_id

@@ -10,7 +10,10 @@ from encoder.segmentation.shots import changes, cuts, split
 
 def test_cuts_are_where_the_picture_changes_at_once(write_video):
     random = np.random.default_rng(0)
-    scenes = [np.repeat(random.integers(0, 256, (1, 3, 36, 64), np.uint8), count, 0) for count in (20, 12, 30)]
+    scenes = [
+        np.repeat(random.integers(0, 256, (1, 3, 36, 64), np.uint8), count, 0)
+        for count in (20, 12, 30)
+    ]
     frames = np.concatenate(scenes)
     frames[40, 0] ^= 8  # some noise
     source = Source(write_video(frames))

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from encoder.codec.entropy import RangeEncoder
-from encoder.codec.segment import DELTA_SEGMENT, HUFFMAN, KEY_SEGMENT, PREFIX, RANGE, Quantized, Segment
+from encoder.codec.segment import (
+    DELTA_SEGMENT,
+    HUFFMAN,
+    KEY_SEGMENT,
+    PREFIX,
+    RANGE,
+    Quantized,
+    Segment,
+)
 from encoder.codec.tensor_header import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import BitstreamError
@@ -34,7 +42,10 @@ def test_round_trip(coder):
 
 @pytest.mark.parametrize("coder", ["range", "huffman"])
 def test_delta_is_added_to_the_segment_before(coder):
-    changed = {"a": Quantized(integers=np.full((2, 3), 2, np.int32), step=0.25, delta=True), "b": TENSORS["b"]}
+    changed = {
+        "a": Quantized(integers=np.full((2, 3), 2, np.int32), step=0.25, delta=True),
+        "b": TENSORS["b"],
+    }
     segment = Segment.parse(bytes(Segment.encode(5, 5, changed, SHAPES, coder=coder)), 2)
     assert not segment.is_key
     before = Segment.encode(0, 5, TENSORS, SHAPES).weights(SHAPES)
@@ -46,10 +57,14 @@ def test_delta_is_added_to_the_segment_before(coder):
 @pytest.mark.parametrize(("axis", "offsets"), [(0, [-3, 2]), (1, [0, 5, -1])])
 def test_channels_have_steps_of_their_own(axis, offsets):
     integers = np.arange(-3, 3, dtype=np.int32).reshape(2, 3)
-    tensor = Quantized(integers=integers, step=0.5, channels=np.array(offsets, np.int32), channel_axis=axis)
+    tensor = Quantized(
+        integers=integers, step=0.5, channels=np.array(offsets, np.int32), channel_axis=axis
+    )
     segment = Segment.parse(bytes(Segment.encode(0, 5, {"a": tensor}, {"a": (2, 3)})), 1)
     steps = 0.5 * 2 ** (np.array(offsets) / 2)
-    assert np.allclose(segment.weights({"a": (2, 3)})["a"], integers * np.expand_dims(steps, 1 - axis), rtol=1e-6)
+    assert np.allclose(
+        segment.weights({"a": (2, 3)})["a"], integers * np.expand_dims(steps, 1 - axis), rtol=1e-6
+    )
 
 
 def test_second_axis_of_a_tensor_that_has_one():
@@ -62,7 +77,9 @@ def test_second_axis_of_a_tensor_that_has_one():
 
 
 def test_huffman_has_one_step_for_a_tensor():
-    tensor = Quantized(integers=np.array([1, 2], np.int32), step=1.0, channels=np.array([0, 1], np.int32))
+    tensor = Quantized(
+        integers=np.array([1, 2], np.int32), step=1.0, channels=np.array([0, 1], np.int32)
+    )
     with pytest.raises(ValueError, match="one step for each tensor"):
         Segment.encode(0, 1, {"a": tensor}, {"a": (2,)}, coder="huffman")
 
@@ -70,7 +87,9 @@ def test_huffman_has_one_step_for_a_tensor():
 def test_huffman_is_an_order_0_code():
     """It stays at the entropy of the single weights even where they repeat."""
     integers = np.tile(np.arange(-8, 8, dtype=np.int32), 4000)
-    segment = Segment.encode(0, 1, {"a": Quantized(integers=integers, step=1.0)}, {"a": integers.shape}, coder="huffman")
+    segment = Segment.encode(
+        0, 1, {"a": Quantized(integers=integers, step=1.0)}, {"a": integers.shape}, coder="huffman"
+    )
     assert 8 * len(segment.code) / integers.size == pytest.approx(4, rel=0.03)
 
 
@@ -82,7 +101,9 @@ def test_huffman_takes_bytes():
 
 def test_integers_beyond_the_bound():
     with pytest.raises(ValueError, match=r"must be in -4095\.\.4095, got 5000"):
-        Segment.encode(0, 1, {"a": Quantized(integers=np.array([5000], np.int32), step=1.0)}, {"a": (1,)})
+        Segment.encode(
+            0, 1, {"a": Quantized(integers=np.array([5000], np.int32), step=1.0)}, {"a": (1,)}
+        )
 
 
 def test_wrong_shape():
@@ -139,7 +160,9 @@ def test_shorter_than_its_prefix():
         Segment.parse(b"abc", 1)
 
 
-@pytest.mark.parametrize("data", [b"\xff", zlib.compress(bytes(3), wbits=-15), zlib.compress(bytes(5), wbits=-15), b""])
+@pytest.mark.parametrize(
+    "data", [b"\xff", zlib.compress(bytes(3), wbits=-15), zlib.compress(bytes(5), wbits=-15), b""]
+)
 def test_huffman_code_of_another_size(data):
     record = RECORD.pack(1.0, 127, 0, 0, 0, 0, 0)
     segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, HUFFMAN) + record + data, 1)
@@ -163,22 +186,38 @@ def test_largest_segment_fits_in_a_gigabyte(tmp_path):
     for shape in ((rows,), (columns,), (rows, columns)):
         coder.encode(np.zeros(shape, np.int32), 0, 63)
     record = RECORD.pack(1.0, 63, 0, PREDICTED | ROWS | COLUMNS, 0, 0, 0)
-    (tmp_path / "segment").write_bytes(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes())
+    (tmp_path / "segment").write_bytes(
+        PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes()
+    )
     program = (
         "import pathlib, re, sys; from encoder.codec.segment import Segment;"
         f"Segment.parse(pathlib.Path(sys.argv[1]).read_bytes(), 1).weights({{'a': ({rows}, {columns})}});"
         # What getrusage says would include the process that started this one.
         "print(re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1])"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "segment"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "segment"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) << 10 < 1 << 30
 
 
 def test_six_million_weights_are_decoded_in_two_seconds():
     random = np.random.default_rng(0)
-    shapes = {"latents": (300, 40, 10, 10), **{f"weights{index}": (600, 500) for index in range(16)}}
-    spread = {name: np.exp(random.normal(0, 1, (shape[0], *[1] * (len(shape) - 1)))) for name, shape in shapes.items()}
-    drawn = {name: np.rint(random.laplace(0, 2 * spread[name], shape)).astype(np.int32) for name, shape in shapes.items()}
+    shapes = {
+        "latents": (300, 40, 10, 10),
+        **{f"weights{index}": (600, 500) for index in range(16)},
+    }
+    spread = {
+        name: np.exp(random.normal(0, 1, (shape[0], *[1] * (len(shape) - 1))))
+        for name, shape in shapes.items()
+    }
+    drawn = {
+        name: np.rint(random.laplace(0, 2 * spread[name], shape)).astype(np.int32)
+        for name, shape in shapes.items()
+    }
     tensors = {name: Quantized(integers=values, step=0.1) for name, values in drawn.items()}
     data = bytes(Segment.encode(0, 1, tensors, shapes))
     start = time.process_time()

@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):
-    return await aiohttp_client(make_server([make_item(tiny_clip), make_item(tiny_clip, "a b#é?c")]))
+    return await aiohttp_client(
+        make_server([make_item(tiny_clip), make_item(tiny_clip, "a b#é?c")])
+    )
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
@@ -51,7 +53,9 @@ async def test_viewer_receives_the_clip(client, codec):
 
 async def test_offer_of_sound_besides_is_answered_with_video(aiohttp_client, tiny_clip):
     """As many players offer both."""
-    client = await aiohttp_client(make_server([make_item(tiny_clip)], ice=Ice.parse(public_ip="192.0.2.9")))
+    client = await aiohttp_client(
+        make_server([make_item(tiny_clip)], ice=Ice.parse(public_ip="192.0.2.9"))
+    )
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     for kind in ("audio", "video"):
         peer.addTransceiver(kind, direction="recvonly")
@@ -120,8 +124,18 @@ async def test_receivers_can_ask_for_a_key_frame(client):
         ("", SDP, 400, "an offer begins with v=0"),
         ("garbage", SDP, 400, "an offer begins with v=0"),
         ("H264/90000 H264/90000", SDP, 400, "an offer begins with v=0"),
-        ("v=0\r\nm=video 9 UDP 96\r\na=rtpmap:96 H264/90000\r\n", SDP, 400, "the offer lacks a=rtcp-mux"),
-        ("v=0\r\nm=audio 9 UDP 96\r\na=rtpmap:96 opus/48000\r\n", SDP, 400, "offer asks for no video"),
+        (
+            "v=0\r\nm=video 9 UDP 96\r\na=rtpmap:96 H264/90000\r\n",
+            SDP,
+            400,
+            "the offer lacks a=rtcp-mux",
+        ),
+        (
+            "v=0\r\nm=audio 9 UDP 96\r\na=rtpmap:96 opus/48000\r\n",
+            SDP,
+            400,
+            "offer asks for no video",
+        ),
         (b"\xff\xfe", SDP, 400, "the body is not text"),
     ],
 )
@@ -152,7 +166,9 @@ async def test_offer_without_a_codec_of_ours(client):
     peer, offer = await offer_for()
     await peer.close()
     response = await client.post(
-        "/whep/tiny", data=offer.replace("H264/90000", "AV1/90000").replace("VP8/90000", "VP9/90000"), headers=SDP
+        "/whep/tiny",
+        data=offer.replace("H264/90000", "AV1/90000").replace("VP8/90000", "VP9/90000"),
+        headers=SDP,
     )
     assert (response.status, response.headers["Content-Type"]) == (406, "application/sdp")
     counter = await response.text()
@@ -221,7 +237,9 @@ async def test_clips_are_listed(client):
 
 
 async def test_controls(client):
-    state = await (await client.post("/api/clips/tiny", json={"playing": False, "loop": False, "frame": 3})).json()
+    state = await (
+        await client.post("/api/clips/tiny", json={"playing": False, "loop": False, "frame": 3})
+    ).json()
     assert (state["playing"], state["loop"], state["frame"]) == (False, False, 3)
     state = await (await client.get("/api/clips/tiny")).json()
     assert (state["playing"], state["loop"], state["frame"]) == (False, False, 3)
@@ -255,13 +273,17 @@ async def test_bad_controls(client, body, reason):
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 60_000, b"1" * 5000])
 async def test_controls_that_are_no_json(client, data):
-    response = await client.post("/api/clips/tiny", data=data, headers={"Content-Type": "application/json"})
+    response = await client.post(
+        "/api/clips/tiny", data=data, headers={"Content-Type": "application/json"}
+    )
     assert response.status == 400
 
 
 async def test_charset_that_does_not_exist(client):
     for path, kind in (("/api/clips/tiny", "application/json"), ("/whep/tiny", "application/sdp")):
-        response = await client.post(path, data=b"x", headers={"Content-Type": f"{kind}; charset=bogus"})
+        response = await client.post(
+            path, data=b"x", headers={"Content-Type": f"{kind}; charset=bogus"}
+        )
         assert response.status == 400
 
 
@@ -273,7 +295,11 @@ async def test_wrong_method_names_the_right_ones(client):
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_players_find_out_what_an_address_is(client, method):
     response = await client.request(method, "/whep/tiny")
-    assert (response.status, response.headers["Content-Type"], await response.read()) == (200, "application/sdp", b"")
+    assert (response.status, response.headers["Content-Type"], await response.read()) == (
+        200,
+        "application/sdp",
+        b"",
+    )
     assert (await client.request(method, "/whep/nope")).status == 404
     peer, offer = await offer_for()
     session = (await client.post("/whep/tiny", data=offer, headers=SDP)).headers["Location"]
@@ -283,7 +309,9 @@ async def test_players_find_out_what_an_address_is(client, method):
 
 
 async def test_players_that_know_an_address_alone_keep_its_token(aiohttp_client, tiny_clip):
-    client = await aiohttp_client(make_server([make_item(tiny_clip)], access=Access(token="long enough & odd")))
+    client = await aiohttp_client(
+        make_server([make_item(tiny_clip)], access=Access(token="long enough & odd"))
+    )
     peer, offer = await offer_for()
     path = URL("/whep/tiny").with_query(token="long enough & odd")
     response = await client.post(path, data=offer, headers=SDP)
@@ -294,18 +322,27 @@ async def test_players_that_know_an_address_alone_keep_its_token(aiohttp_client,
 
 async def test_session_of_a_clip_with_any_name_can_be_ended(client):
     peer, offer = await offer_for()
-    response = await client.post(URL("/whep/a%20b%23%C3%A9%3Fc", encoded=True), data=offer, headers=SDP)
+    response = await client.post(
+        URL("/whep/a%20b%23%C3%A9%3Fc", encoded=True), data=offer, headers=SDP
+    )
     assert (await client.delete(URL(response.headers["Location"], encoded=True))).status == 200
     await peer.close()
 
 
 @pytest.mark.parametrize(
-    "profile", ["profile-level-id=f4001f;packetization-mode=1", "profile-level-id=42e01f;packetization-mode=0"]
+    "profile",
+    [
+        "profile-level-id=f4001f;packetization-mode=1",
+        "profile-level-id=42e01f;packetization-mode=0",
+    ],
 )
 async def test_h264_of_another_profile_falls_back_to_vp8(client, profile):
     peer, offer = await offer_for()
     await peer.close()
-    lines = [f"a=fmtp:{line.split()[0][7:]} {profile}" if "profile-level-id" in line else line for line in offer.splitlines()]
+    lines = [
+        f"a=fmtp:{line.split()[0][7:]} {profile}" if "profile-level-id" in line else line
+        for line in offer.splitlines()
+    ]
     response = await client.post("/whep/tiny", data="\r\n".join(lines) + "\r\n", headers=SDP)
     assert response.status == 201
     assert "VP8/90000" in await response.text()
@@ -319,7 +356,8 @@ def test_what_is_no_stun_server(stun):
 
 
 @pytest.mark.parametrize(
-    "turn", ["turn:example.org", "turn:user@example.org", "stun:a:b@example.org", "turn:a:b@example.org:0"]
+    "turn",
+    ["turn:example.org", "turn:user@example.org", "stun:a:b@example.org", "turn:a:b@example.org:0"],
 )
 def test_what_is_no_turn_server(turn):
     with pytest.raises(SettingsError, match=r"a TURN server is named like turns?:USER:PASSWORD@"):
@@ -327,7 +365,9 @@ def test_what_is_no_turn_server(turn):
 
 
 def test_what_is_no_public_address():
-    with pytest.raises(SettingsError, match=r"the public address must be an IPv4 address, got 'example.org'"):
+    with pytest.raises(
+        SettingsError, match=r"the public address must be an IPv4 address, got 'example.org'"
+    ):
         Ice.parse(public_ip="example.org")
 
 
@@ -356,14 +396,17 @@ async def test_unknown_paths(client, path):
     assert "error" in await response.json()
 
 
-@pytest.mark.parametrize("path", ["/static/../server.py", "/static/%2e%2e/server.py", "/static/%2e%2e%2fserver.py"])
+@pytest.mark.parametrize(
+    "path", ["/static/../server.py", "/static/%2e%2e/server.py", "/static/%2e%2e%2fserver.py"]
+)
 async def test_files_beside_the_page_are_not_served(client, path):
     response = await client.get(URL(path, encoded=True))
     assert response.status in (403, 404)
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [("/", "text/html"), ("/static/app.js", "javascript"), ("/static/icon.svg", "image/svg+xml")]
+    ("path", "kind"),
+    [("/", "text/html"), ("/static/app.js", "javascript"), ("/static/icon.svg", "image/svg+xml")],
 )
 async def test_page(client, path, kind):
     response = await client.get(path)
@@ -425,12 +468,20 @@ def test_addresses_that_are_offered_are_those_bound(monkeypatch, host, expected)
 
 
 @pytest.mark.parametrize(
-    ("host", "heard"), [("127.0.0.1", ["127.0.0.1", "192.0.2.1"]), ("0.0.0.0", ["127.0.0.1", "192.0.2.1", "198.51.100.9"])]
+    ("host", "heard"),
+    [
+        ("127.0.0.1", ["127.0.0.1", "192.0.2.1"]),
+        ("0.0.0.0", ["127.0.0.1", "192.0.2.1", "198.51.100.9"]),
+    ],
 )
-def test_media_of_other_machines_are_dropped_where_the_server_is_for_this_one(monkeypatch, host, heard):
+def test_media_of_other_machines_are_dropped_where_the_server_is_for_this_one(
+    monkeypatch, host, heard
+):
     received = []
     monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
-    monkeypatch.setattr(ice_module, "RECEIVED", lambda protocol, data, address: received.append(address[0]))
+    monkeypatch.setattr(
+        ice_module, "RECEIVED", lambda protocol, data, address: received.append(address[0])
+    )
     monkeypatch.setattr("aioice.ice.StunProtocol.datagram_received", None)
     offer_addresses(host)
     for sender in ("127.0.0.1", "192.0.2.1", "198.51.100.9"):
@@ -462,7 +513,8 @@ async def test_aiortc_that_asks_another_way_is_noticed_at_the_start(monkeypatch)
 async def test_aioice_that_finds_addresses_by_itself_is_noticed_at_the_start(monkeypatch):
     offer_addresses("127.0.0.1")
     monkeypatch.setattr(
-        "player.rtc.aiortc_hooks.aioice.ice", type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]})
+        "player.rtc.aiortc_hooks.aioice.ice",
+        type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]}),
     )
     with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
         await self_test()

@@ -38,7 +38,9 @@ from encoder.media.source import Source, read_video
     ],
 )
 def test_pixels_become_square(tmp_path, stored, aspect, shown, default):
-    path = write(tmp_path / "video.mp4", [yuv(patches(*stored))], sample_aspect_ratio=Fraction(aspect))
+    path = write(
+        tmp_path / "video.mp4", [yuv(patches(*stored))], sample_aspect_ratio=Fraction(aspect)
+    )
     assert Source(path, keep_size=True).size == shown
     assert Source(path).size == default
     assert Source(path).read(range(1)).shape == (1, 3, *default[::-1])
@@ -47,7 +49,9 @@ def test_pixels_become_square(tmp_path, stored, aspect, shown, default):
 
 def test_a_circle_is_one(tmp_path):
     rows, columns = np.mgrid[:72, :96]
-    ring = np.where((((columns - 48) * 4 / 3) ** 2 + (rows - 36) ** 2 < 26**2)[..., None], 230, 20).repeat(3, 2)
+    ring = np.where(
+        (((columns - 48) * 4 / 3) ** 2 + (rows - 36) ** 2 < 26**2)[..., None], 230, 20
+    ).repeat(3, 2)
     path = write(tmp_path / "video.mkv", [yuv(ring)], sample_aspect_ratio=Fraction(4, 3))
     disc = read_video(path).frames[0, 1] > 128
     assert disc.shape == (72, 128)
@@ -57,7 +61,10 @@ def test_a_circle_is_one(tmp_path):
 def test_y4m_tells_its_pixels(tmp_path):
     frame = yuv(patches())
     path = tmp_path / "video.y4m"
-    path.write_bytes(b"YUV4MPEG2 W96 H64 F30:1 Ip A4:3 C420jpeg\n" + (b"FRAME\n" + frame.to_ndarray().tobytes()) * 3)
+    path.write_bytes(
+        b"YUV4MPEG2 W96 H64 F30:1 Ip A4:3 C420jpeg\n"
+        + (b"FRAME\n" + frame.to_ndarray().tobytes()) * 3
+    )
     source = Source(path)
     assert (source.size, source.rate, source.count) == ((128, 64), 30, 3)
 
@@ -108,14 +115,20 @@ def test_exif_orientations(tmp_path, orientation, suffix):
 
 def test_another_shape_in_mid_stream_gets_bars(tmp_path, caplog):
     parts = [(96, 64), (64, 96), (192, 128)]
-    data = b"".join(recording(tmp_path, 36_000 * index, size=size) for index, size in enumerate(parts))
+    data = b"".join(
+        recording(tmp_path, 36_000 * index, size=size) for index, size in enumerate(parts)
+    )
     (tmp_path / "video.ts").write_bytes(data)
     source = Source(tmp_path / "video.ts", reading=Reading(background="white"))
     frames = source.read(range(30))
     assert frames.shape == (30, 3, 64, 96)
     bars = (frames[:, :, 32, :8] == 255).all((1, 2))
-    assert bars.tolist() == [False] * 10 + [True] * 10 + [False] * 10  # the last has the first one's shape
-    assert f"pictures of {tmp_path / 'video.ts'} change from 96x64 to 64x96 at frame 10" in caplog.text
+    assert (
+        bars.tolist() == [False] * 10 + [True] * 10 + [False] * 10
+    )  # the last has the first one's shape
+    assert (
+        f"pictures of {tmp_path / 'video.ts'} change from 96x64 to 64x96 at frame 10" in caplog.text
+    )
     assert len(caplog.records) == 1
 
 
@@ -150,16 +163,29 @@ def woven(time):
 @pytest.mark.parametrize("codec", ["libx264", "ffv1"])
 def test_whole_pictures_stay_whole_whatever_the_file_says(tmp_path, flag, codec):
     options = {"x264-params": f"{flag}bf=0"} if codec == "libx264" else {}
-    path = write(tmp_path / "video.mkv", [yuv(disc(time)) for time in range(6)], codec, options=options, colorspace=1)
+    path = write(
+        tmp_path / "video.mkv",
+        [yuv(disc(time)) for time in range(6)],
+        codec,
+        options=options,
+        colorspace=1,
+    )
     source = Source(path, size=(192, 144))
-    expected = write(tmp_path / "plain.mkv", [yuv(disc(time)) for time in range(6)], codec, colorspace=1)
+    expected = write(
+        tmp_path / "plain.mkv", [yuv(disc(time)) for time in range(6)], codec, colorspace=1
+    )
     assert psnr_db(source.read(range(6)), Source(expected, size=(192, 144)).read(range(6))) > 50
 
 
 @pytest.mark.parametrize("flag", ["", "tff=1:"])
 def test_woven_fields_are_deinterlaced(tmp_path, flag):
     options = {"x264-params": f"{flag}bf=0"}
-    path = write(tmp_path / "video.mp4", [yuv(woven(time)) for time in range(6)], options=options, colorspace=1)
+    path = write(
+        tmp_path / "video.mp4",
+        [yuv(woven(time)) for time in range(6)],
+        options=options,
+        colorspace=1,
+    )
     plain = write(tmp_path / "plain.mp4", [yuv(disc(time)) for time in range(6)], colorspace=1)
     found, expected = (read_video(each, keep_size=True).frames for each in (path, plain))
     combed = np.stack([woven(time).transpose(2, 0, 1) for time in range(6)])
@@ -180,7 +206,9 @@ def test_the_order_of_fields_is_seen(fields):
     out = out_of(frames)
     kept = slice(0, None, 2) if fields == "tff" else slice(1, None, 2)
     for frame, found in zip(frames[1:-1], out[1:-1], strict=True):
-        before, after = (np.frombuffer(each.planes[0], np.uint8).reshape(288, -1) for each in (frame, found))
+        before, after = (
+            np.frombuffer(each.planes[0], np.uint8).reshape(288, -1) for each in (frame, found)
+        )
         assert np.array_equal(before[kept], after[kept])
         assert not np.array_equal(before, after)
 
@@ -192,7 +220,12 @@ def test_noise_and_cuts_are_no_fields():
 
 
 def out_of(frames):
-    return [frame for frame, _ in deinterlaced(((frame, None) for frame in frames), lambda: field_order(frames))]
+    return [
+        frame
+        for frame, _ in deinterlaced(
+            ((frame, None) for frame in frames), lambda: field_order(frames)
+        )
+    ]
 
 
 def grey(picture):
@@ -201,7 +234,9 @@ def grey(picture):
 
 def texture(height, width):
     random = np.random.default_rng(0)
-    return np.kron(random.integers(16, 235, (height // 12 + 1, width // 12 + 1)), np.ones((12, 12)))[:height, :width]
+    return np.kron(
+        random.integers(16, 235, (height // 12 + 1, width // 12 + 1)), np.ones((12, 12))
+    )[:height, :width]
 
 
 def writing(offset, size):
@@ -209,7 +244,9 @@ def writing(offset, size):
     image = Image.new("L", (384, 288), 20)
     for line in range(24):
         font = ImageFont.load_default(size)
-        ImageDraw.Draw(image).text((10, 2 * line * size - offset), f"{line} the quick brown fox", fill=230, font=font)
+        ImageDraw.Draw(image).text(
+            (10, 2 * line * size - offset), f"{line} the quick brown fox", fill=230, font=font
+        )
     return np.array(image)
 
 
@@ -240,7 +277,12 @@ def test_rolling_titles_are_no_fields(speed, size):
 
 def test_a_ticker_is_enough():
     image = Image.new("L", (2000, 30), 10)
-    ImageDraw.Draw(image).text((5, 2), "moving along the bottom of the picture " * 5, fill=240, font=ImageFont.load_default(20))
+    ImageDraw.Draw(image).text(
+        (5, 2),
+        "moving along the bottom of the picture " * 5,
+        fill=240,
+        font=ImageFont.load_default(20),
+    )
     strip, frames = np.array(image), []
     for time in range(6):
         picture = texture(288, 384)
@@ -252,7 +294,10 @@ def test_a_ticker_is_enough():
 
 
 def test_images_have_no_fields(tmp_path):
-    stills = [Image.fromarray(picture.transpose(1, 2, 0)).convert("1") for picture in moving_square(4, 48, 64)]
+    stills = [
+        Image.fromarray(picture.transpose(1, 2, 0)).convert("1")
+        for picture in moving_square(4, 48, 64)
+    ]
     (tmp_path / "images").mkdir()
     for index, still in enumerate(stills):
         still.save(tmp_path / "images" / f"{index}.png")
@@ -279,7 +324,10 @@ def test_recordings_behind_each_other_are_whole(tmp_path, second):
     assert (source.rate, source.count) == (25, 20)
     levels = source.read(range(20)).mean((1, 2, 3))
     assert np.abs(levels - np.tile(5.0 * np.arange(10), 2)).max() < 4
-    assert any(note.startswith("times jump by") and note.endswith("s at 0.40 s: joined there") for note in source.notes())
+    assert any(
+        note.startswith("times jump by") and note.endswith("s at 0.40 s: joined there")
+        for note in source.notes()
+    )
 
 
 def test_a_recording_behind_a_later_one(tmp_path):
@@ -293,7 +341,10 @@ def test_frames_far_beyond_the_packets_are_one_line(tmp_path, suffix):
     path = write_jpegs(tmp_path / f"video{suffix}", numbered(20), times)
     done = run(f"encoder fit {path.name} -o out.nerv --epochs 1", tmp_path)
     assert done.returncode == 2
-    assert "20 pictures make 90010 frames at 25 per second: 3599.6 s lie between the pictures 9 and 10" in done.stderr
+    assert (
+        "20 pictures make 90010 frames at 25 per second: 3599.6 s lie between the pictures 9 and 10"
+        in done.stderr
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -337,20 +388,31 @@ def test_hidden_frames_of_vp8_are_none(tmp_path):
         assert (source.rate, source.count, len(source.read(range(60)))) == (25, 60, 60)
 
 
-@pytest.mark.parametrize(("name", "codec"), [("video.ts", "libx264"), ("video.mpg", "mpeg2video"), ("video.vob", "mpeg2video")])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("video.ts", "libx264"), ("video.mpg", "mpeg2video"), ("video.vob", "mpeg2video")],
+)
 @pytest.mark.parametrize("reordered", [2, 0])
 def test_broadcasts_keep_every_picture(tmp_path, name, codec, reordered):
     pictures = [yuv(picture.transpose(1, 2, 0)) for picture in moving_square(100, 64, 96)]
-    source = Source(write(tmp_path / name, pictures, codec, options={"g": "15", "bf": str(reordered)}))
+    source = Source(
+        write(tmp_path / name, pictures, codec, options={"g": "15", "bf": str(reordered)})
+    )
     assert (source.rate, source.count, source.timeline.jumps) == (25, 100, ())
 
 
 @pytest.mark.parametrize(
-    ("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx"), (".flv", "libx264"), (".ivf", "libvpx")]
+    ("suffix", "codec"),
+    [(".mkv", "libx264"), (".webm", "libvpx"), (".flv", "libx264"), (".ivf", "libvpx")],
 )
 def test_joined_files_are_read_or_told(tmp_path, suffix, codec):
     options = {"bf": "0"} if codec == "libx264" else {"b": "300k", "lag-in-frames": "0"}
-    part = write(tmp_path / f"part{suffix}", [yuv(picture) for picture in numbered(10)], codec, options=options).read_bytes()
+    part = write(
+        tmp_path / f"part{suffix}",
+        [yuv(picture) for picture in numbered(10)],
+        codec,
+        options=options,
+    ).read_bytes()
     (tmp_path / f"both{suffix}").write_bytes(part + part)
     source = Source(tmp_path / f"both{suffix}")
     levels = [round(level / 5) for level in source.read(range(source.count)).mean((1, 2, 3))]
@@ -358,7 +420,10 @@ def test_joined_files_are_read_or_told(tmp_path, suffix, codec):
         assert levels == [*range(10), *range(10)]
     else:
         assert levels == list(range(10))
-        assert any(f"of {2 * len(part)} bytes are read: behind them another file begins" in note for note in source.notes())
+        assert any(
+            f"of {2 * len(part)} bytes are read: behind them another file begins" in note
+            for note in source.notes()
+        )
 
 
 # ------------------------------------------------------------------ tracks
@@ -367,7 +432,10 @@ def test_joined_files_are_read_or_told(tmp_path, suffix, codec):
 @pytest.fixture
 def two_tracks(tmp_path):
     def make(name, *, default):
-        tracks = [[yuv(picture) for picture in numbered(count, *size)] for count, size in ((3, (32, 20)), (12, (128, 72)))]
+        tracks = [
+            [yuv(picture) for picture in numbered(count, *size)]
+            for count, size in ((3, (32, 20)), (12, (128, 72)))
+        ]
         return media.write_tracks(tmp_path / name, list(zip(tracks, default, strict=True)))
 
     return make
@@ -387,19 +455,31 @@ def test_the_default_track_counts_and_of_several_the_largest(two_tracks, name, d
     assert Source(path).size == size
     assert Source(path, reading=Reading(track=0)).size == (32, 20)
     assert Source(path, reading=Reading(track=1)).count == 12
-    with pytest.raises(SourceError, match=r"no video track 2 in .*, there are: 0: h264 of 32x20; 1: h264 of 128x72"):
+    with pytest.raises(
+        SourceError, match=r"no video track 2 in .*, there are: 0: h264 of 32x20; 1: h264 of 128x72"
+    ):
         Source(path, reading=Reading(track=2))
 
 
 def test_a_track_is_named_to_every_command(two_tracks, tmp_path):
     path = two_tracks("video.mkv", default=(True, False))
-    assert run(f"encoder fit {path.name} -o out.nerv --epochs 1 --track 1 --resize 32x18", tmp_path).returncode == 0
+    assert (
+        run(
+            f"encoder fit {path.name} -o out.nerv --epochs 1 --track 1 --resize 32x18", tmp_path
+        ).returncode
+        == 0
+    )
     header = Clip.read(tmp_path / "out.nerv").header
     assert (header.frames, "--track 1" in header.settings) == (12, True)
     assert run(f"encoder evaluate out.nerv {path.name} --track 1 --json", tmp_path).returncode == 0
     wrong = run(f"encoder evaluate out.nerv {path.name} --json", tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "error: the clip has 12 frames, the source 3\n")
-    assert run(f"export verify out.nerv {path.name} --track 1 --engine onnxruntime-cpu", tmp_path).returncode == 0
+    assert (
+        run(
+            f"export verify out.nerv {path.name} --track 1 --engine onnxruntime-cpu", tmp_path
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["video.mkv", "video.mov", "video.nut"])
@@ -410,7 +490,8 @@ def test_a_single_picture_is_not_the_film(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "codec"), [(".m4a", "aac"), (".flac", "flac"), (".wav", "pcm_s16le"), (".mp3", "libmp3lame")]
+    ("suffix", "codec"),
+    [(".m4a", "aac"), (".flac", "flac"), (".wav", "pcm_s16le"), (".mp3", "libmp3lame")],
 )
 def test_sound_is_no_video(tmp_path, suffix, codec):
     path = media.write_sound(tmp_path / f"sound{suffix}", codec)
@@ -422,7 +503,10 @@ def test_a_cover_is_no_video(tmp_path):
     song = media.write_sound(tmp_path / "song.m4a")
     song.write_bytes(media.with_cover(song.read_bytes(), media.jpeg(patches())))
     done = run("encoder fit song.m4a", tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: not a video: song.m4a, whose only picture is a cover\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: not a video: song.m4a, whose only picture is a cover\n",
+    )
     film = write(tmp_path / "film.mp4", [yuv(picture) for picture in numbered(10)])
     film.write_bytes(media.with_cover(film.read_bytes(), media.jpeg(patches(200, 200))))
     assert (Source(film).size, Source(film).count) == ((32, 32), 10)
@@ -459,7 +543,9 @@ def test_a_folder_of_folders_says_so(tmp_path):
         Source(tmp_path / "clip")
 
 
-@pytest.mark.parametrize("suffix", [".ppm", ".gif", ".tga", ".bmp", ".TIF", ".jp2", ".avif", ".webp"])
+@pytest.mark.parametrize(
+    "suffix", [".ppm", ".gif", ".tga", ".bmp", ".TIF", ".jp2", ".avif", ".webp"]
+)
 def test_kinds_of_images(tmp_path, suffix):
     (tmp_path / "images").mkdir()
     for index in range(3):
@@ -483,7 +569,9 @@ def test_a_broken_image_is_named(tmp_path, content):
 
 
 def y4m(frames):
-    planes = b"".join(b"FRAME\n" + yuv(picture, matrix=5).to_ndarray().tobytes() for picture in frames)
+    planes = b"".join(
+        b"FRAME\n" + yuv(picture, matrix=5).to_ndarray().tobytes() for picture in frames
+    )
     return b"YUV4MPEG2 W32 H32 F25:1 Ip A1:1 C420jpeg\n" + planes
 
 
@@ -496,7 +584,12 @@ def test_a_pipe_is_fitted_as_a_file_is(tmp_path):
     writer.join()
     assert run("encoder fit file.y4m -o file.nerv --epochs 2", tmp_path).returncode == 0
     assert (tmp_path / "pipe.nerv").read_bytes() == (tmp_path / "file.nerv").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.nerv", "file.y4m", "pipe.nerv", "pipe.y4m"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file.nerv",
+        "file.y4m",
+        "pipe.nerv",
+        "pipe.y4m",
+    ]
     assert (tmp_path / "pipe.y4m").is_fifo()
 
 
@@ -508,7 +601,10 @@ def test_standard_input_is_fitted(tmp_path, monkeypatch):
     assert Clip.read(tmp_path / "out.nerv").header.frames == 4
 
 
-@pytest.mark.parametrize("command", ["encoder fit - -o out.nerv --epochs 1", "encoder info -", "encoder evaluate tiny.nerv -"])
+@pytest.mark.parametrize(
+    "command",
+    ["encoder fit - -o out.nerv --epochs 1", "encoder info -", "encoder evaluate tiny.nerv -"],
+)
 def test_closed_standard_input(tiny_file, monkeypatch, command):
     monkeypatch.setattr("sys.stdin", None)
     done = run(command, tiny_file.parent)
@@ -516,13 +612,19 @@ def test_closed_standard_input(tiny_file, monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    "command", ["encoder evaluate tiny.nerv {} --json", "export verify tiny.nerv {} --engine onnxruntime-cpu --json"]
+    "command",
+    [
+        "encoder evaluate tiny.nerv {} --json",
+        "export verify tiny.nerv {} --engine onnxruntime-cpu --json",
+    ],
 )
 def test_other_commands_read_pipes(tiny_file, command):
     folder = tiny_file.parent
     (folder / "file.y4m").write_bytes(y4m(numbered(6)))
     os.mkfifo(folder / "pipe.y4m")
-    writer = threading.Thread(target=lambda: (folder / "pipe.y4m").write_bytes((folder / "file.y4m").read_bytes()))
+    writer = threading.Thread(
+        target=lambda: (folder / "pipe.y4m").write_bytes((folder / "file.y4m").read_bytes())
+    )
     writer.start()
     found = run(command.format("pipe.y4m"), folder)
     writer.join()
@@ -545,7 +647,9 @@ def test_what_is_wrong_with_standard_input(tmp_path, monkeypatch, command, messa
 
 
 def test_fit_says_what_it_assumed(tmp_path):
-    write(tmp_path / "video.mp4", [yuv(patches(), matrix=5)] * 2, sample_aspect_ratio=Fraction(4, 3))
+    write(
+        tmp_path / "video.mp4", [yuv(patches(), matrix=5)] * 2, sample_aspect_ratio=Fraction(4, 3)
+    )
     done = run("encoder fit video.mp4 --epochs 1", tmp_path)
     assert "colours: BT.601 (assumed: the file does not say)" in done.stderr
     assert "pixels are not square: 96x64 is shown as 128x64" in done.stderr
@@ -554,7 +658,12 @@ def test_fit_says_what_it_assumed(tmp_path):
 
 
 def test_info_says_how_a_video_would_be_read(tmp_path):
-    path = write(tmp_path / "video.mp4", [yuv(corners())] * 3, sample_aspect_ratio=Fraction(4, 3), colorspace=1)
+    path = write(
+        tmp_path / "video.mp4",
+        [yuv(corners())] * 3,
+        sample_aspect_ratio=Fraction(4, 3),
+        colorspace=1,
+    )
     path.write_bytes(media.with_matrix(path.read_bytes(), (0, 1, 1, 0)))
     facts = json.loads(run("encoder info video.mp4 --json", tmp_path).stdout)
     assert facts == {
@@ -573,7 +682,10 @@ def test_info_says_how_a_video_would_be_read(tmp_path):
         "colours": "BT.709",
         "transparent": False,
     }
-    assert run("encoder info nowhere.mp4", tmp_path).stderr == "error: no such file or folder: nowhere.mp4\n"
+    assert (
+        run("encoder info nowhere.mp4", tmp_path).stderr
+        == "error: no such file or folder: nowhere.mp4\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -592,7 +704,10 @@ def test_what_is_fitted_has_the_shape_the_rate_and_the_frames(tmp_path, name, si
     else:
         aspect = Fraction(4, 3) if name == "dvd.mkv" else Fraction(1)
         path = write(
-            tmp_path / name, [yuv(picture) for picture in numbered(6, 48, 32, 40)], sample_aspect_ratio=aspect, colorspace=1
+            tmp_path / name,
+            [yuv(picture) for picture in numbered(6, 48, 32, 40)],
+            sample_aspect_ratio=aspect,
+            colorspace=1,
         )
         if name == "phone.mp4":
             path.write_bytes(media.with_matrix(path.read_bytes(), (0, 1, -1, 0)))

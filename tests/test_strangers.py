@@ -49,7 +49,12 @@ async def http():
 
 def ports_of(watcher):
     """Return the UDP ports of the server that a viewer was told."""
-    return [int(port) for port in re.findall(r"a=candidate:\S+ 1 udp \d+ [\d.]+ (\d+) ", watcher.peer.remoteDescription.sdp)]
+    return [
+        int(port)
+        for port in re.findall(
+            r"a=candidate:\S+ 1 udp \d+ [\d.]+ (\d+) ", watcher.peer.remoteDescription.sdp
+        )
+    ]
 
 
 DATAGRAMS = {
@@ -60,7 +65,9 @@ DATAGRAMS = {
     "DTLS alert": bytes.fromhex("15fefd0000000000000000000202 28"),
     "DTLS": b"\x16\xfe\xfd" + bytes(200),
     "STUN cut off": b"\x00\x01\x00\x08\x21\x12\xa4\x42" + bytes(12),
-    "STUN with a wrong attribute": b"\x00\x01\x00\x08\x21\x12\xa4\x42" + bytes(12) + b"\x00\x20\x00\x01zzzz",
+    "STUN with a wrong attribute": b"\x00\x01\x00\x08\x21\x12\xa4\x42"
+    + bytes(12)
+    + b"\x00\x20\x00\x01zzzz",
     "STUN without a password": b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12),
     "anything": b"\xff" * 50,
 }
@@ -98,7 +105,13 @@ async def test_a_session_outlives_what_its_own_viewer_sends(serve, http):
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "x"])
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/whep/tiny"), ("POST", "/whep/nope"), ("PUT", "/whep/tiny"), ("POST", "/api/clips/tiny")]
+    ("method", "path"),
+    [
+        ("POST", "/whep/tiny"),
+        ("POST", "/whep/nope"),
+        ("PUT", "/whep/tiny"),
+        ("POST", "/api/clips/tiny"),
+    ],
 )
 async def test_compressed_bodies_are_refused_unread(serve, http, method, path, coding):
     _, url = await serve()
@@ -114,7 +127,9 @@ async def test_compressed_bodies_are_refused_unread(serve, http, method, path, c
     watching = asyncio.create_task(watch_the_loop())
     headers = {"Content-Type": "application/sdp", "Content-Encoding": coding}
     with contextlib.suppress(aiohttp.ClientError):  # who sends on after the refusal
-        async with http.request(method, url.with_path(path), data=bomb, headers=headers) as response:
+        async with http.request(
+            method, url.with_path(path), data=bomb, headers=headers
+        ) as response:
             assert response.status == 415
             assert response.headers["Accept-Encoding"] == "identity"
     watching.cancel()
@@ -123,7 +138,9 @@ async def test_compressed_bodies_are_refused_unread(serve, http, method, path, c
 
 async def test_newcomers_and_health_checks_get_in_whatever_one_address_holds(serve, http):
     app, url = await serve()
-    held = [await asyncio.open_connection("127.0.0.1", url.port) for _ in range(MAX_PER_ADDRESS + 100)]
+    held = [
+        await asyncio.open_connection("127.0.0.1", url.port) for _ in range(MAX_PER_ADDRESS + 100)
+    ]
     await asyncio.sleep(0.2)
     assert len(app[CONNECTIONS]) <= MAX_PER_ADDRESS
     for path in ("healthz", "api/clips"):
@@ -136,7 +153,12 @@ async def test_newcomers_and_health_checks_get_in_whatever_one_address_holds(ser
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01garbage\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n"]
+    "data",
+    [
+        b"\x16\x03\x01garbage\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA B: c\r\n\r\n",
+    ],
 )
 async def test_what_is_not_http_gets_one_line_and_our_headers(serve, data, caplog):
     caplog.set_level("INFO")
@@ -168,9 +190,15 @@ async def test_upload_that_breaks_off_is_no_error_of_ours(serve, caplog):
 
 
 async def test_private_timelines_are_few_however_often_one_changes(aiohttp_client, tiny_clip):
-    client = await aiohttp_client(make_server([make_item(tiny_clip)], limits=Limits(private=2, per_address=10)))
+    client = await aiohttp_client(
+        make_server([make_item(tiny_clip)], limits=Limits(private=2, per_address=10))
+    )
     peer, offer = await offer_for()
-    name = (await client.post("/whep/tiny", data=offer, headers=SDP)).headers["Location"].split("/")[-1]
+    name = (
+        (await client.post("/whep/tiny", data=offer, headers=SDP))
+        .headers["Location"]
+        .split("/")[-1]
+    )
     statuses = []
     for index in range(40):
         response = await client.post(f"/api/sessions/{name}", json={"private": index % 2 == 0})
@@ -189,7 +217,11 @@ async def test_an_engine_is_used_again_by_the_next_private_timeline(aiohttp_clie
     item.open_engine = lambda failed: opened.append(1) or open_engine(failed)
     client = await aiohttp_client(make_server([item], limits=Limits(private=1, per_address=10)))
     peer, offer = await offer_for()
-    name = (await client.post("/whep/tiny", data=offer, headers=SDP)).headers["Location"].split("/")[-1]
+    name = (
+        (await client.post("/whep/tiny", data=offer, headers=SDP))
+        .headers["Location"]
+        .split("/")[-1]
+    )
     for private in (True, False, True, False, True):
         assert (await client.post(f"/api/sessions/{name}", json={"private": private})).status == 200
     await asyncio.sleep(0.5)

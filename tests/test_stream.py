@@ -53,7 +53,16 @@ async def test_sends_at_the_clips_rate(stream):
     figures = stream.figures
     assert figures.engine == "onnxruntime-cpu"
     assert figures.viewers == 1
-    assert min(figures.decode_fps, figures.encode_fps, figures.encode_ms, figures.sent_fps, figures.bitrate) > 0
+    assert (
+        min(
+            figures.decode_fps,
+            figures.encode_fps,
+            figures.encode_ms,
+            figures.sent_fps,
+            figures.bitrate,
+        )
+        > 0
+    )
 
 
 async def test_bitrate_is_what_was_asked_for(tiny_clip):
@@ -65,7 +74,9 @@ async def test_bitrate_is_what_was_asked_for(tiny_clip):
 
 async def test_viewers_of_a_codec_share_its_packets(stream):
     viewers = [join(stream, codec) for codec in ("H264", "H264", "VP8")]
-    first, second, other = [{packet.pts: packet for packet in await receive(viewer, 8)} for viewer in viewers]
+    first, second, other = [
+        {packet.pts: packet for packet in await receive(viewer, 8)} for viewer in viewers
+    ]
     shared = first.keys() & second.keys()
     assert shared
     assert all(first[pts] is second[pts] for pts in shared)
@@ -94,12 +105,16 @@ async def test_seek_shows_its_picture_without_a_tick_to_wait_for(stream):
         await receive(viewer, 1)
         began = time.monotonic()
         stream.seek(frame)
-        await until(lambda frame=frame: stream._picture is not None and stream._picture.time == frame)
+        await until(
+            lambda frame=frame: stream._picture is not None and stream._picture.time == frame
+        )
         waits.append(time.monotonic() - began)
     assert np.median(waits) < 0.05
 
 
-@pytest.mark.parametrize(("start", "frames", "expected"), [(2, 1, 3), (2, -1, 1), (2.25, 1, 3), (2.25, -1, 2), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("start", "frames", "expected"), [(2, 1, 3), (2, -1, 1), (2.25, 1, 3), (2.25, -1, 2), (5, 1, 5)]
+)
 async def test_step_pauses_at_a_whole_frame(stream, start, frames, expected):
     viewer = join(stream)
     await receive(viewer, 2)
@@ -159,7 +174,9 @@ async def test_engine_is_given_back_when_nobody_watches_for_long(stream, monkeyp
     assert stream.frame == pytest.approx(frame, abs=2)
 
 
-async def test_stream_that_keeps_its_engine_is_ready_before_the_first_viewer(tiny_clip, monkeypatch):
+async def test_stream_that_keeps_its_engine_is_ready_before_the_first_viewer(
+    tiny_clip, monkeypatch
+):
     monkeypatch.setattr(stream_module, "IDLE_SECONDS", 0.1)
     stream = make_stream(make_item(tiny_clip), keep=True)
     stream.start()
@@ -174,7 +191,8 @@ async def test_stream_that_keeps_its_engine_is_ready_before_the_first_viewer(tin
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(EngineError("no engine today"), "no engine today"), (KeyError("bug"), "internal error")]
+    ("error", "reason"),
+    [(EngineError("no engine today"), "no engine today"), (KeyError("bug"), "internal error")],
 )
 async def test_stream_that_fails_says_why_and_starts_anew(tiny_clip, error, reason):
     failures = [error]

@@ -11,7 +11,9 @@ VIDEO = Video(np.zeros((50, 3, 20, 40), np.uint8), Fraction(25))
 """Two seconds."""
 
 
-@pytest.mark.parametrize(("text", "size"), [("200kB", 200_000), ("1.5MB", 1_500_000), ("1234", 1234), ("20k", 20_000)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("200kB", 200_000), ("1.5MB", 1_500_000), ("1234", 1234), ("20k", 20_000)]
+)
 def test_file_size(text, size):
     assert file_size(text)(VIDEO) == size
 

@@ -27,7 +27,12 @@ ROOT = Path(__file__).parents[1]
 CHECKER = ROOT.parent / "shared" / "tools" / "trt_api.py"
 VERSIONS = ("10.13.3.9", "11.4.0.106")
 METHODS = {
-    "Builder": ("build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile"),
+    "Builder": (
+        "build_serialized_network",
+        "create_builder_config",
+        "create_network",
+        "create_optimization_profile",
+    ),
     "IBuilderConfig": (
         "add_optimization_profile",
         "create_timing_cache",
@@ -51,7 +56,9 @@ METHODS = {
 def run_checker(*arguments):
     if not CHECKER.exists():
         pytest.skip("the API checker is not here")
-    done = subprocess.run([sys.executable, CHECKER, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, CHECKER, *arguments], capture_output=True, text=True, check=False
+    )
     if "CalledProcessError" in done.stderr:
         pytest.skip("TensorRT's bindings cannot be downloaded")
     return done
@@ -71,7 +78,9 @@ def test_every_method_exists(version):
 
 
 def test_every_method_that_is_called_is_in_the_list():
-    text = "".join((ROOT / "export" / "engines" / name).read_text() for name in ("trt_build.py", "trt.py"))
+    text = "".join(
+        (ROOT / "export" / "engines" / name).read_text() for name in ("trt_build.py", "trt.py")
+    )
     objects = "builder|network|parser|problem|config|profile|engine|refitter|_context|_runtime"
     called = set(re.findall(rf"\b(?:{objects})\.([a-z_0-9]+)\(", text)) | {"serialize"}
     assert called == {method for methods in METHODS.values() for method in methods}
@@ -80,7 +89,11 @@ def test_every_method_that_is_called_is_in_the_list():
 @pytest.mark.parametrize(
     ("package", "gpus", "message"),
     [
-        (None, 0, r"TensorRT lacks its packages \(pip install 'nervcast\[tensorrt\]'\) and an NVIDIA GPU with its driver"),
+        (
+            None,
+            0,
+            r"TensorRT lacks its packages \(pip install 'nervcast\[tensorrt\]'\) and an NVIDIA GPU with its driver",
+        ),
         (None, 1, r"TensorRT lacks its packages \(pip install 'nervcast\[tensorrt\]'\)$"),
         (object(), 0, "TensorRT lacks an NVIDIA GPU with its driver"),
     ],
@@ -96,7 +109,9 @@ def test_every_function_of_cuda_exists():
     from cuda.bindings import runtime
 
     text = (ROOT / "export" / "cuda.py").read_text()
-    names = set(re.findall(r'"(cuda[A-Z]\w+)"', text)) | set(re.findall(r"_runtime\.(\w+(?:\.\w+)?)", text))
+    names = set(re.findall(r'"(cuda[A-Z]\w+)"', text)) | set(
+        re.findall(r"_runtime\.(\w+(?:\.\w+)?)", text)
+    )
     assert len(names) == 19
     for name in names:
         owner = runtime
@@ -145,7 +160,9 @@ def test_refused_operator_is_named_with_a_way_out(trt, tmp_path, model):
 
 def test_failed_build(trt, tmp_path, model):
     trt.builds = False
-    with pytest.raises(EngineError, match=r"TensorRT 11\.0 could not build an engine, as its log above says"):
+    with pytest.raises(
+        EngineError, match=r"TensorRT 11\.0 could not build an engine, as its log above says"
+    ):
         trt_build.build_plan(model, max_batch=8, timing_cache=tmp_path / "timing")
 
 
@@ -194,9 +211,15 @@ def test_limits_that_an_engine_is_built_for_are_no_weights():
 @pytest.mark.usefixtures("trt")
 def test_sizes_that_a_graph_enlarges_by_are_no_weights(model):
     first = trt_build.plan_key(model, max_batch=4)
-    (scales,) = {node.input[2] for node in model.graph.node if node.op_type == "Resize" and node.name == "tail_halves"}
+    (scales,) = {
+        node.input[2]
+        for node in model.graph.node
+        if node.op_type == "Resize" and node.name == "tail_halves"
+    }
     (constant,) = (x for x in model.graph.initializer if x.name == scales)
-    constant.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 1, 0.25, 0.25], np.float32), scales))
+    constant.CopyFrom(
+        onnx.numpy_helper.from_array(np.array([1, 1, 0.25, 0.25], np.float32), scales)
+    )
     assert trt_build.plan_key(model, max_batch=4) != first
 
 
@@ -209,7 +232,9 @@ def test_engines_that_are_kept_are_bounded(tmp_path, model, monkeypatch):
         os.utime(folder / f"{trt_build.plan_key(model, max_batch=batch)}.engine", (batch, batch))
     trt_build.cached_plan(model, max_batch=1)  # now used later than the other
     trt_build.cached_plan(model, max_batch=3)
-    assert {path.stem for path in folder.iterdir()} == {trt_build.plan_key(model, max_batch=batch) for batch in (1, 3)}
+    assert {path.stem for path in folder.iterdir()} == {
+        trt_build.plan_key(model, max_batch=batch) for batch in (1, 3)
+    }
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -224,9 +249,14 @@ def check_refit(models, precision):
     graphs = [build_graph(models, segment, precision=precision).graph for segment in (0, 1)]
     nodes = [[node.SerializeToString() for node in graph.node] for graph in graphs]
     assert nodes[0] == nodes[1]
-    tensors = [[(x.name, x.data_type, tuple(x.dims)) for x in graph.initializer] for graph in graphs]
+    tensors = [
+        [(x.name, x.data_type, tuple(x.dims)) for x in graph.initializer] for graph in graphs
+    ]
     assert tensors[0] == tensors[1]
-    fixed = [[x.SerializeToString() for x in graph.initializer if x.data_type not in trt_build.WEIGHTS] for graph in graphs]
+    fixed = [
+        [x.SerializeToString() for x in graph.initializer if x.data_type not in trt_build.WEIGHTS]
+        for graph in graphs
+    ]
     assert fixed[0] == fixed[1]
 
 
@@ -272,7 +302,11 @@ def test_weights_that_do_not_fit(trt, cuda, tiny_clip):
 def test_memory_that_runs_out_is_given_back(trt, cuda, tiny_clip, monkeypatch):
     allocate, count = cuda.cudaMalloc, []
     failure = SimpleNamespace(name="cudaErrorMemoryAllocation"), None
-    monkeypatch.setattr(cuda, "cudaMalloc", lambda size: count.append(size) or (allocate(size) if len(count) < 4 else failure))
+    monkeypatch.setattr(
+        cuda,
+        "cudaMalloc",
+        lambda size: count.append(size) or (allocate(size) if len(count) < 4 else failure),
+    )
     engine = TensorRt(tiny_clip)
     with pytest.raises(EngineError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
         engine.warm_up()

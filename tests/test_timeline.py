@@ -10,11 +10,16 @@ MILLISECOND = Fraction(1, 1000)
 
 
 def timeline(times, *, declared=(25,), unit=MILLISECOND, last=40):
-    return make_timeline(list(times), unit, [Fraction(rate) for rate in declared], last_duration=last)
+    return make_timeline(
+        list(times), unit, [Fraction(rate) for rate in declared], last_duration=last
+    )
 
 
 @pytest.mark.parametrize("count", [12, 48, 500])
-@pytest.mark.parametrize(("rate", "screen"), [(24, 60), (25, 60), (24, 50), (50, 60), (25, 30), (30, 50), (48, 60), (60, 144)])
+@pytest.mark.parametrize(
+    ("rate", "screen"),
+    [(24, 60), (25, 60), (24, 50), (50, 60), (25, 30), (30, 50), (48, 60), (60, 144)],
+)
 def test_every_picture_from_a_screen_is_a_frame(rate, screen, count):
     times = [round(1000 * -(-index * screen // rate) / screen) for index in range(count)]
     found = timeline(times, declared=(screen, 2 * screen), last=round(1000 / rate))
@@ -22,7 +27,8 @@ def test_every_picture_from_a_screen_is_a_frame(rate, screen, count):
 
 
 @pytest.mark.parametrize(
-    ("jitter", "declared"), [([0, 7] * 150, 120), (np.random.default_rng(0).normal(0, 8, 300), 30), ([0, 12, 3] * 100, 90)]
+    ("jitter", "declared"),
+    [([0, 7] * 150, 120), (np.random.default_rng(0).normal(0, 8, 300), 30), ([0, 12, 3] * 100, 90)],
 )
 def test_every_picture_of_a_camera_that_is_late_is_a_frame(jitter, declared):
     times = sorted(round(1000 * index / 30 + late) for index, late in enumerate(jitter))
@@ -34,7 +40,11 @@ def test_every_picture_of_a_camera_that_is_late_is_a_frame(jitter, declared):
 @pytest.mark.parametrize("rate", ["24000/1001", "30000/1001", "60000/1001", "24", "25", "60"])
 def test_rates_that_lie_close_together_are_told_apart(rate):
     rate = Fraction(rate)
-    found = timeline([round(1000 * index / rate) for index in range(2000)], declared=(1000,), last=round(1000 / rate))
+    found = timeline(
+        [round(1000 * index / rate) for index in range(2000)],
+        declared=(1000,),
+        last=round(1000 / rate),
+    )
     assert (found.rate, found.count) == (rate, 2000)
 
 
@@ -71,7 +81,8 @@ def test_equal_times_lose_nothing():
 
 
 @pytest.mark.parametrize(
-    ("last", "unit", "declared", "rate"), [(10, "1/100", 100, 10), (0, "1/90000", 90000, 25), (1, "1/25", 25, 25)]
+    ("last", "unit", "declared", "rate"),
+    [(10, "1/100", 100, 10), (0, "1/90000", 90000, 25), (1, "1/25", 25, 25)],
 )
 def test_one_picture_is_one_frame(last, unit, declared, rate):
     found = timeline([7], unit=Fraction(unit), declared=(declared,), last=last)
@@ -80,7 +91,9 @@ def test_one_picture_is_one_frame(last, unit, declared, rate):
 
 def test_frames_far_beyond_the_pictures_are_an_error():
     place = "3599.6 s lie between the pictures 9 and 10"
-    with pytest.raises(SourceError, match=f"20 pictures make 90010 frames at 25 per second: {place}"):
+    with pytest.raises(
+        SourceError, match=f"20 pictures make 90010 frames at 25 per second: {place}"
+    ):
         timeline([*range(0, 400, 40), *range(3_600_000, 3_600_400, 40)])
 
 
@@ -93,10 +106,16 @@ def test_what_is_left_out_is_counted():
 
 
 @pytest.mark.parametrize("count", [10, 300])
-@pytest.mark.parametrize("rate", ["25/2", "15000/1001", "120000/1001", "144", "240", "29", "31", "47/2", "125/2"])
+@pytest.mark.parametrize(
+    "rate", ["25/2", "15000/1001", "120000/1001", "144", "240", "29", "31", "47/2", "125/2"]
+)
 def test_a_rate_that_is_told_holds(rate, count):
     rate = Fraction(rate)
-    found = timeline([round(1000 * index / rate) for index in range(count)], declared=(rate,), last=round(1000 / rate))
+    found = timeline(
+        [round(1000 * index / rate) for index in range(count)],
+        declared=(rate,),
+        last=round(1000 / rate),
+    )
     assert (found.rate, found.count) == (rate, count)
 
 
@@ -104,7 +123,9 @@ def test_a_rate_that_is_told_holds(rate, count):
 def test_missing_pictures_leave_the_rate(rate, share):
     rate, random = Fraction(rate), np.random.default_rng(1)
     kept = [index for index in range(300) if index in (0, 299) or random.random() > share]
-    found = timeline([round(1000 * index / rate) for index in kept], declared=(), last=round(1000 / rate))
+    found = timeline(
+        [round(1000 * index / rate) for index in kept], declared=(), last=round(1000 / rate)
+    )
     assert (found.rate, found.count, found.left_out) == (rate, 300, 0)
 
 
@@ -150,7 +171,11 @@ def test_pictures_that_are_reordered_are_no_jump():
     pts = [0, 120, 40, 80, 240, 160, 200]
     packets = [PacketTimes(time, None, 40) for time in pts]
     assert join(packets, MILLISECOND, may_jump=False) == (pts, [])
-    some = [PacketTimes(0, None, 40), PacketTimes(200, None, 40), *(PacketTimes(40 * n, 40 * n - 40, 40) for n in range(1, 4))]
+    some = [
+        PacketTimes(0, None, 40),
+        PacketTimes(200, None, 40),
+        *(PacketTimes(40 * n, 40 * n - 40, 40) for n in range(1, 4)),
+    ]
     assert join(some, MILLISECOND, may_jump=False)[1] == []
 
 
@@ -164,12 +189,22 @@ def test_a_packet_at_a_joint_may_have_times_of_both_recordings():
 
 def test_a_wrap_around_is_not_told_as_a_jump():
     hour = 3600 * 90_000
-    dts = [*(hour + 3600 * index for index in range(5)), *((1 << 33) + 3600 * index for index in range(5))]
-    _, (jump,) = join([PacketTimes(time, time, 0) for time in dts], Fraction(1, 90_000), may_jump=True)
+    dts = [
+        *(hour + 3600 * index for index in range(5)),
+        *((1 << 33) + 3600 * index for index in range(5)),
+    ]
+    _, (jump,) = join(
+        [PacketTimes(time, time, 0) for time in dts], Fraction(1, 90_000), may_jump=True
+    )
     assert jump.seconds == pytest.approx(-3600.16)
 
 
 def test_pauses_of_other_files_stay():
     times = [0, 40, 80, 60_000, 60_040]
     assert joined(times, may_jump=False) == (times, [])
-    assert joined([0, 40, 80, 60_000, 40, 80, 120, 160], may_jump=False)[0][4:] == [60_040, 60_080, 60_120, 60_160]
+    assert joined([0, 40, 80, 60_000, 40, 80, 120, 160], may_jump=False)[0][4:] == [
+        60_040,
+        60_080,
+        60_120,
+        60_160,
+    ]

@@ -33,7 +33,9 @@ def make_model(**changes) -> onnx.ModelProto:
         "version": 10,
     } | changes
     inputs, outputs = [parts["time"], parts["weight"]], [parts["frames"]]
-    graph = helper.make_graph(parts["nodes"], "g", inputs, outputs, parts["constants"], value_info=parts["said"])
+    graph = helper.make_graph(
+        parts["nodes"], "g", inputs, outputs, parts["constants"], value_info=parts["said"]
+    )
     return helper.make_model(graph, opset_imports=[parts["opset"]], ir_version=parts["version"])
 
 
@@ -70,7 +72,11 @@ def test_bound_model_runs():
 )
 def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
     frames = PRESETS[preset].group_frames or 132
-    topology = trace(PRESETS[preset].network(Shape(height=size[0], width=size[1], frames=frames, margin=margin), "S"))
+    topology = trace(
+        PRESETS[preset].network(
+            Shape(height=size[0], width=size[1], frames=frames, margin=margin), "S"
+        )
+    )
     assert Topology.parse(topology.packed).tensors == topology.tensors
     assert len(topology.packed) < 1000
     assert {node.op_type for node in topology.model.graph.node} <= OPERATORS
@@ -80,11 +86,16 @@ def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
 EXTERNAL = numpy_helper.from_array(np.array([-1, 1, 1, 1]), "shape")
 EXTERNAL.data_location = TensorProto.EXTERNAL
 EXTERNAL.external_data.add(key="location", value="/etc/passwd")
-OUTPUT = [helper.make_node("Reshape", ["t", "shape"], ["time"]), helper.make_node("Mul", ["time", "0"], ["rgb"])]
+OUTPUT = [
+    helper.make_node("Reshape", ["t", "shape"], ["time"]),
+    helper.make_node("Mul", ["time", "0"], ["rgb"]),
+]
 """What makes a good output, behind nodes that are not."""
 PARTIAL = [helper.make_node("Split", ["0"], ["part", ""], axis=0, num_outputs=2), *OUTPUT]
 ENLARGING = [
-    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))),
+    helper.make_node(
+        "Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 60_000, 60_000]))
+    ),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["huge"]),
     *OUTPUT,
 ]
@@ -94,7 +105,12 @@ DEPENDENT = [
     helper.make_node("Mul", ["any", "0"], ["rgb"]),
 ]
 NEGATIVE = [
-    helper.make_node("Constant", [], ["pads"], value=numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 0, -(1 << 40)]))),
+    helper.make_node(
+        "Constant",
+        [],
+        ["pads"],
+        value=numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 0, -(1 << 40)])),
+    ),
     helper.make_node("Pad", ["0", "pads"], ["less"]),
     helper.make_node("Mul", ["0", "0"], ["rgb"]),
 ]
@@ -106,15 +122,21 @@ SQUARED = [
 ]
 # Of a single time, the axis of times goes as well.
 SQUEEZED = [helper.make_node("Squeeze", ["t"], ["v1"]), *OUTPUT]
-COLUMN = [numpy_helper.from_array(np.array(x), name) for name, x in (("column", [-1, 1]), ("shape", [-1, 1, 1, 1]))]
+COLUMN = [
+    numpy_helper.from_array(np.array(x), name)
+    for name, x in (("column", [-1, 1]), ("shape", [-1, 1, 1, 1]))
+]
 LABORIOUS = [
-    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 1000, 1000]))),
+    helper.make_node(
+        "Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 1000, 1000]))
+    ),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
     helper.make_node("AveragePool", ["large"], ["pooled"], kernel_shape=[500, 500]),
     *OUTPUT,
 ]
 DOUBLING = [
-    helper.make_node("Concat", [f"{'x' * count}shape"] * 2, [f"{'x' * (count + 1)}shape"], axis=0) for count in range(40)
+    helper.make_node("Concat", [f"{'x' * count}shape"] * 2, [f"{'x' * (count + 1)}shape"], axis=0)
+    for count in range(40)
 ] + OUTPUT
 OVERFLOWING = [
     helper.make_node("Constant", [], ["negative"], value=numpy_helper.from_array(np.array([-5]))),
@@ -126,11 +148,17 @@ OVERFLOWING = [
     *OUTPUT,
 ]
 LARGE = [
-    helper.make_node("Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 500, 500]))),
+    helper.make_node(
+        "Constant", [], ["sizes"], value=numpy_helper.from_array(np.array([1, 3, 500, 500]))
+    ),
     helper.make_node("Resize", ["0", "", "", "sizes"], ["large"]),
 ]
 VARIADIC = [*LARGE, helper.make_node("Max", ["large"] * 400, ["largest"]), *OUTPUT]
-KEPT = [*LARGE, *(helper.make_node("Neg", ["large"], [f"minus{index}"]) for index in range(8)), *OUTPUT]
+KEPT = [
+    *LARGE,
+    *(helper.make_node("Neg", ["large"], [f"minus{index}"]) for index in range(8)),
+    *OUTPUT,
+]
 TEXT = [helper.make_node("Cast", ["t"], ["text"], to=TensorProto.STRING), *OUTPUT]
 SAID = [helper.make_tensor_value_info("any", TensorProto.FLOAT, [1, 3, 2, 2])]
 BRANCH = helper.make_graph([], "branch", [], [])
@@ -140,12 +168,18 @@ BRANCH = helper.make_graph([], "branch", [], [])
     ("changes", "message"),
     [
         ({"nodes": [helper.make_node("Loop", ["t"], ["rgb"])]}, "operator Loop is not allowed"),
-        ({"nodes": [helper.make_node("Mul", ["t", "0"], ["rgb"], domain="evil")]}, r"operator evil\.Mul"),
+        (
+            {"nodes": [helper.make_node("Mul", ["t", "0"], ["rgb"], domain="evil")]},
+            r"operator evil\.Mul",
+        ),
         (
             {"nodes": [helper.make_node("Add", ["t", "0"], ["rgb"], body=BRANCH)]},
             "attribute body of Add is of a kind that is not allowed",
         ),
-        ({"nodes": [helper.make_node("Constant", [], ["rgb"], value=EXTERNAL)]}, "outside the clip"),
+        (
+            {"nodes": [helper.make_node("Constant", [], ["rgb"], value=EXTERNAL)]},
+            "outside the clip",
+        ),
         ({"constants": [EXTERNAL]}, "outside the clip"),
         ({"constants": [TensorProto(name="shape", dims=[1 << 40])]}, "at most 1048576 elements"),
         ({"constants": [TensorProto(name="shape", dims=[-1])]}, "at most 1048576 elements"),
@@ -162,23 +196,55 @@ BRANCH = helper.make_graph([], "branch", [], [])
         ({"nodes": VARIADIC}, r"needs 48\d{8} multiplications, over 4297"),
         ({"nodes": KEPT}, r"needs 67500\d\d values at once, over 4196"),
         ({"nodes": TEXT}, "must be float32, int32 or int64, got STRING"),
-        ({"nodes": [helper.make_node("Mul", ["0", "0"], ["rgb"])]}, r"to be \[2, 3, 2, 2\], but is \[1, 3, 2, 2\]"),
-        ({"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, [1, 3, 2, 2])}, "float32 of shape"),
+        (
+            {"nodes": [helper.make_node("Mul", ["0", "0"], ["rgb"])]},
+            r"to be \[2, 3, 2, 2\], but is \[1, 3, 2, 2\]",
+        ),
+        (
+            {"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, [1, 3, 2, 2])},
+            "float32 of shape",
+        ),
         ({"nodes": DEPENDENT, "said": SAID}, "sizes of inner values"),
         ({"nodes": DEPENDENT}, "a size that is known"),
         ({"nodes": NEGATIVE}, r"value 'v\d' must have a size that is known, and over 0"),
-        ({"nodes": SQUARED, "constants": COLUMN}, r"value 'v\d' must grow with the number of times, along its first axis"),
-        ({"nodes": SQUEEZED}, r"value 'v\d' must grow with the number of times, along its first axis"),
+        (
+            {"nodes": SQUARED, "constants": COLUMN},
+            r"value 'v\d' must grow with the number of times, along its first axis",
+        ),
+        (
+            {"nodes": SQUEEZED},
+            r"value 'v\d' must grow with the number of times, along its first axis",
+        ),
         ({"nodes": PARTIAL}, "operator Split leaves an output out"),
-        ({"constants": [numpy_helper.from_array(np.array([-1, 1, 1, 1]), name) for name in ("shape", "0")]}, "the same name"),
+        (
+            {
+                "constants": [
+                    numpy_helper.from_array(np.array([-1, 1, 1, 1]), name)
+                    for name in ("shape", "0")
+                ]
+            },
+            "the same name",
+        ),
         ({"version": 13}, "format 8 to 12, got 13"),
         ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, [7])}, "float32 of shape"),
         ({"opset": helper.make_opsetid("", 99)}, "ONNX's own operators"),
         ({"opset": helper.make_opsetid("com.microsoft", 1)}, "ONNX's own operators"),
-        ({"time": helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])}, "must map 't' to 'rgb'"),
-        ({"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 1])}, "float32 of shape"),
-        ({"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 4, 2, 2])}, "float32 of shape"),
-        ({"weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, ["K", 3])}, "fixed shape"),
+        (
+            {"time": helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])},
+            "must map 't' to 'rgb'",
+        ),
+        (
+            {"time": helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 1])},
+            "float32 of shape",
+        ),
+        (
+            {"frames": helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 4, 2, 2])},
+            "float32 of shape",
+        ),
+        (
+            {"weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, ["K", 3])},
+            "fixed shape",
+        ),
         ({"weight": helper.make_tensor_value_info("0", TensorProto.INT64, [3])}, "fixed shape"),
         ({"weight": helper.make_tensor_value_info("t", TensorProto.FLOAT, [3])}, "the same name"),
         ({"weight": helper.make_tensor_value_info("0", TensorProto.FLOAT, [1 << 30])}, "weights"),
@@ -200,7 +266,10 @@ def test_work_of_a_check_does_not_grow_with_the_square_of_a_graph():
         *(helper.make_node("Neg", [f"part{index}"], [f"minus{index}"]) for index in range(4000)),
         *OUTPUT,
     ]
-    constants = [numpy_helper.from_array(np.array(x), name) for name, x in (("flat", [30_000]), ("shape", [-1, 1, 1, 1]))]
+    constants = [
+        numpy_helper.from_array(np.array(x), name)
+        for name, x in (("flat", [30_000]), ("shape", [-1, 1, 1, 1]))
+    ]
     packed = pack(to_refs(make_model(nodes=nodes, constants=constants)).SerializeToString())
     start = time.process_time()
     Topology.parse(packed)

@@ -11,7 +11,10 @@ from export.verify import verify
 
 @pytest.fixture
 def engines(tiny_clip):
-    engines = [open_engine(tiny_clip, "onnxruntime-cpu", batch=4, pixels=pixels) for pixels in ("rgb", "i420")]
+    engines = [
+        open_engine(tiny_clip, "onnxruntime-cpu", batch=4, pixels=pixels)
+        for pixels in ("rgb", "i420")
+    ]
     yield engines
     for engine in engines:
         engine.close()
@@ -31,7 +34,10 @@ def test_engine_that_decodes_as_the_reference_does_holds(tiny_clip, engines, sou
     assert verdict.largest_difference_i420 <= 2
     assert verdict.psnr_between_db > 60
     assert verdict.holds
-    expected = [psnr_db(a, b) for a, b in zip(ReferenceDecoder(tiny_clip).frames(), source.frames, strict=True)]
+    expected = [
+        psnr_db(a, b)
+        for a, b in zip(ReferenceDecoder(tiny_clip).frames(), source.frames, strict=True)
+    ]
     assert verdict.reference_psnr_db == pytest.approx(np.mean(expected))
     assert verdict.psnr_db == pytest.approx(verdict.reference_psnr_db, abs=0.1)
     assert shares == [4, 6]

@@ -14,10 +14,14 @@ from encoder.media.video import parse_size
 
 FRAMES = moving_square(6, 36, 64)
 IDENTITY = bytes.fromhex(
-    "0001 0000 0000 0000 0000 0000 0000 0000 0001 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(" ", "")
+    "0001 0000 0000 0000 0000 0000 0000 0000 0001 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(
+        " ", ""
+    )
 )
 QUARTER_TURN = bytes.fromhex(
-    "0000 0000 0001 0000 0000 0000 FFFF 0000 0000 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(" ", "")
+    "0000 0000 0001 0000 0000 0000 FFFF 0000 0000 0000 0000 0000 0000 0000 0000 0000 4000 0000".replace(
+        " ", ""
+    )
 )
 
 
@@ -40,7 +44,9 @@ def test_frames_are_read_as_they_are(write_video):
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p10le"])
 def test_ten_bits(write_video, pix_fmt):
-    gradient = np.repeat(np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 36, 0)[None, None], 3, 1)
+    gradient = np.repeat(
+        np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 36, 0)[None, None], 3, 1
+    )
     assert_close(read_video(write_video(gradient, pix_fmt=pix_fmt)).frames, gradient)
 
 
@@ -64,7 +70,10 @@ def test_rotation_flag_is_applied(write_video):
 
 def shown(video):
     """Return which of FRAMES each frame of a video is."""
-    return [int(np.argmin([np.abs(frame.astype(int) - known).mean() for known in FRAMES])) for frame in video.frames]
+    return [
+        int(np.argmin([np.abs(frame.astype(int) - known).mean() for known in FRAMES]))
+        for frame in video.frames
+    ]
 
 
 def test_a_gap_repeats_the_frame_before(write_video):
@@ -88,7 +97,11 @@ def test_long_pause_costs_no_frames(write_video):
 @pytest.mark.parametrize("rate", [Fraction(60), Fraction(30000, 1001)])
 def test_times_rounded_to_milliseconds_give_the_exact_rate(write_video, rate):
     pts = [round(1000 * index / rate) for index in range(30)]
-    video = read_video(write_video(np.repeat(FRAMES, 5, 0), "video.mkv", pts=pts, unit=Fraction(1, 1000), rate=rate))
+    video = read_video(
+        write_video(
+            np.repeat(FRAMES, 5, 0), "video.mkv", pts=pts, unit=Fraction(1, 1000), rate=rate
+        )
+    )
     assert video.rate == rate
     assert len(video.frames) in (30, 31)
 
@@ -238,7 +251,9 @@ def test_runs_are_those_of_the_whole(write_video):
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "video.mkv", "video.ts", "video.avi"])
-@pytest.mark.parametrize("coding", [{"bf": "3", "g": "48", "x264-params": "open-gop=1"}, {"g": "900"}])
+@pytest.mark.parametrize(
+    "coding", [{"bf": "3", "g": "48", "x264-params": "open-gop=1"}, {"g": "900"}]
+)
 def test_runs_far_apart_are_those_of_the_whole(write_video, name, coding):
     """Whatever lies before a key frame in the file, and is shown after it, and wherever a container finds its way to."""
     levels = np.random.default_rng(0).integers(0, 256, (700, 3, 1, 1), np.uint8)

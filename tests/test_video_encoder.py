@@ -17,14 +17,26 @@ from player.rtc.i420 import i420_frame
 from player.rtc.video_encoder import VideoEncoder
 from player.server.app_keys import CHANNELS
 
-COMMON = [(160, 90), (480, 270), (372, 154), (330, 174), (340, 170), (854, 480), (1280, 720), (1920, 1080)]
+COMMON = [
+    (160, 90),
+    (480, 270),
+    (372, 154),
+    (330, 174),
+    (340, 170),
+    (854, 480),
+    (1280, 720),
+    (1920, 1080),
+]
 SMALL = [(64, height) for height in range(2, 68, 2)] + [(width, 34) for width in range(2, 68, 2)]
 DECODERS = {"H264": "h264", "VP8": "vp8"}
 
 
 def planes_of(frame):
     """Return the three planes of a decoded frame."""
-    return [np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+    return [
+        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
+        for plane in frame.planes
+    ]
 
 
 def split(picture):
@@ -56,7 +68,10 @@ def test_encoders_are_given_each_plane_as_it_is(width, height):
 @pytest.mark.parametrize(("width", "height"), [*SMALL[:33], (2, 34), (6, 34), *COMMON[:-2]])
 def test_what_is_decoded_is_what_was_encoded(codec, width, height):
     picture = gradient(width, height)
-    encoder, decoder = VideoEncoder(codec, width, height, Fraction(25)), av.CodecContext.create(DECODERS[codec], "r")
+    encoder, decoder = (
+        VideoEncoder(codec, width, height, Fraction(25)),
+        av.CodecContext.create(DECODERS[codec], "r"),
+    )
     frames = []
     for index in range(3):
         for packet in encoder.encode(picture, 3600 * index, keyframe=index == 0):
@@ -76,14 +91,21 @@ def test_picture_of_another_size_is_refused():
 def test_thumbnails_have_the_colours(width, height):
     with av.open(io.BytesIO(jpeg(gradient(width, height)))) as container:
         (frame,) = container.decode(video=0)
-    expected = i420_frame(gradient(width, height)).reformat(frame.width, frame.height, "rgb24").to_ndarray()
+    expected = (
+        i420_frame(gradient(width, height))
+        .reformat(frame.width, frame.height, "rgb24")
+        .to_ndarray()
+    )
     assert psnr_db(frame.to_ndarray(format="rgb24"), expected) > 28
 
 
 @pytest.fixture(scope="module")
 def decoded(tmp_path_factory):
     """A clip whose height leaves 2 when divided by 4, and the planes of its first frame as they are decoded to a file."""
-    clip, folder = fit_clip("fast", frames=3, height=90, width=160), tmp_path_factory.mktemp("decoded")
+    clip, folder = (
+        fit_clip("fast", frames=3, height=90, width=160),
+        tmp_path_factory.mktemp("decoded"),
+    )
     (folder / "clip.nerv").write_bytes(bytes(clip))
     assert run("player decode clip.nerv clip.y4m --frames 0:1", folder).returncode == 0
     with av.open(folder / "clip.y4m") as container:

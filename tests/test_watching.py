@@ -6,7 +6,16 @@ import time
 
 import pytest
 from aiohttp import web
-from chromium import CHROMIUM, DRIVER, FIRST_PICTURE, VP8_ALONE, before_each_page, browsing, serving, wait_for
+from chromium import (
+    CHROMIUM,
+    DRIVER,
+    FIRST_PICTURE,
+    VP8_ALONE,
+    before_each_page,
+    browsing,
+    serving,
+    wait_for,
+)
 from firefox import FIREFOX, Firefox
 from latency import measure
 from playing import make_item, make_server
@@ -14,7 +23,9 @@ from relay import Relay
 
 pytestmark = pytest.mark.alone
 
-with_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/install_peers.sh")
+with_chromium = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/install_peers.sh"
+)
 with_firefox = pytest.mark.skipif(not FIREFOX, reason="no Firefox: sh tests/install_peers.sh")
 SECONDS = int(os.environ.get("WATCH_SECONDS", "10"))
 RATE = 25
@@ -57,7 +68,10 @@ def chromium(tmp_path):
 
 def has_no_freeze(first, last, codec):
     assert (first["codec"], last["codec"]) == (codec, codec)
-    frames, seconds = last["framesDecoded"] - first["framesDecoded"], (last["now"] - first["now"]) / 1000
+    frames, seconds = (
+        last["framesDecoded"] - first["framesDecoded"],
+        (last["now"] - first["now"]) / 1000,
+    )
     assert seconds >= SECONDS
     assert frames / seconds == pytest.approx(RATE, rel=0.02)
     assert last["freezeCount"] == 0
@@ -161,7 +175,9 @@ next();
 @with_chromium
 @pytest.mark.soak
 @pytest.mark.usefixtures("own_addresses")
-async def test_loss_of_two_percent_is_made_good_within_a_second(chromium, aiohttp_server, sample_clip):
+async def test_loss_of_two_percent_is_made_good_within_a_second(
+    chromium, aiohttp_server, sample_clip
+):
     async with Relay(down=0.02, up=0.02, seed=1) as relay:
 
         @web.middleware

@@ -26,7 +26,9 @@ def test_clip_never_becomes_too_large_to_be_read(tiny_clip, tmp_path, monkeypatc
     writer = ClipWriter(tmp_path / "clip.nerv", tiny_clip.header, tiny_clip.topology)
     for segment in tiny_clip.segments[:-1]:
         writer.add(segment)
-    with pytest.raises(BitstreamError, match=f"it ends before frame {tiny_clip.segments[-1].start}"):
+    with pytest.raises(
+        BitstreamError, match=f"it ends before frame {tiny_clip.segments[-1].start}"
+    ):
         writer.add(tiny_clip.segments[-1])
     writer.finish()
     assert Clip.read(tmp_path / "clip.nerv", strict=False).segments == tiny_clip.segments[:-1]

@@ -17,9 +17,21 @@ def add(commands: Commands) -> None:
         summary="measure how fast a fit goes, and how much of the machine's arithmetic it uses",
         example="python -m encoder bench --resize 320x180 --json",
     )
-    bench.add_argument("--preset", default="fast", metavar="NAME", help="network and recipe, see `models` (default: fast)")
-    bench.add_argument("--size", choices=("XS", "S", "M", "L"), default="S", help="size of the network (default: S)")
-    bench.add_argument("--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})")
+    bench.add_argument(
+        "--preset",
+        default="fast",
+        metavar="NAME",
+        help="network and recipe, see `models` (default: fast)",
+    )
+    bench.add_argument(
+        "--size",
+        choices=("XS", "S", "M", "L"),
+        default="S",
+        help="size of the network (default: S)",
+    )
+    bench.add_argument(
+        "--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})"
+    )
     add_device(bench)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -32,4 +44,9 @@ def _bench(args: argparse.Namespace) -> None:
 
     width, height = parse_size(args.resize)
     device = pick_device(args.device)
-    show(asdict(bench(find_preset(args.preset), args.size, height=height, width=width, device=device)), as_json=args.json)
+    show(
+        asdict(
+            bench(find_preset(args.preset), args.size, height=height, width=width, device=device)
+        ),
+        as_json=args.json,
+    )

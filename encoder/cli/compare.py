@@ -36,18 +36,46 @@ def add(commands: Commands) -> None:
         summary="fit networks and run classic codecs on one video, decode their files, and report on them",
         example="python -m encoder compare --presets nerv hnerv fast --codecs x264 x265 --budget 60 --rates 3 -o report",
     )
-    compare.add_argument("video", nargs="?", type=Path, help="video file or folder of images (default: the bundled sample)")
     compare.add_argument(
-        "-o", "--output", type=Path, default=Path("report"), metavar="FOLDER", help="folder of the report (default: report)"
+        "video",
+        nargs="?",
+        type=Path,
+        help="video file or folder of images (default: the bundled sample)",
     )
-    compare.add_argument("--presets", nargs="*", default=["fast"], metavar="NAME", help="networks to fit (default: fast)")
-    compare.add_argument("--codecs", nargs="*", default=None, metavar="NAME", help="classic codecs (default: x264 x265 svtav1)")
-    compare.add_argument("--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})")
     compare.add_argument(
-        "--resize", metavar="WxH", help="frame size (default: the shape it is shown in, with at most 320x180 pixels)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="folder of the report (default: report)",
+    )
+    compare.add_argument(
+        "--presets",
+        nargs="*",
+        default=["fast"],
+        metavar="NAME",
+        help="networks to fit (default: fast)",
+    )
+    compare.add_argument(
+        "--codecs",
+        nargs="*",
+        default=None,
+        metavar="NAME",
+        help="classic codecs (default: x264 x265 svtav1)",
+    )
+    compare.add_argument(
+        "--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})"
+    )
+    compare.add_argument(
+        "--resize",
+        metavar="WxH",
+        help="frame size (default: the shape it is shown in, with at most 320x180 pixels)",
     )
     add_reading(compare)
-    compare.add_argument("--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)")
+    compare.add_argument(
+        "--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)"
+    )
     compare.add_argument(
         "--holdout",
         choices=("none", "odd"),
@@ -83,19 +111,29 @@ def _compare(args: argparse.Namespace) -> None:
     systems = _systems(args, fitting)
     source = args.video or SAMPLE
     with source_file(source) as path:
-        video = read_video(path, size=parse_size(args.resize) if args.resize else None, reading=reading(args))
-    frame, is_held_out = _frame(args, len(video.frames)), args.holdout == "odd"
+        video = read_video(
+            path, size=parse_size(args.resize) if args.resize else None, reading=reading(args)
+        )
+    frame = _frame(args, len(video.frames))
+    is_held_out = args.holdout == "odd"
     report = Report(args.output, _settings(args, fitting, source, video))
 
     def show(step: "Progress") -> None:
         update(done() + step.done, f"{step.psnr_db:.2f} dB in training")
 
     def done() -> int:
-        return sum(report.find(system.name, rate) is not None for system in systems for rate in system.rates)
+        return sum(
+            report.find(system.name, rate) is not None
+            for system in systems
+            for rate in system.rates
+        )
 
     with progress("comparing", total=sum(len(system.rates) for system in systems)) as update:
         for point in compare(systems, video, report, is_held_out=is_held_out, show=show):
-            update(done(), f"{point.system} {point.rate}: {point.file_bytes} bytes, {point.psnr_db:.2f} dB")
+            update(
+                done(),
+                f"{point.system} {point.rate}: {point.file_bytes} bytes, {point.psnr_db:.2f} dB",
+            )
             write_report(report, video, frame, is_held_out=is_held_out)
     write_report(report, video, frame, is_held_out=is_held_out)
     logger.info("see %s", args.output / PAGE)
@@ -132,11 +170,15 @@ def _frame(args: argparse.Namespace, frames: int) -> int:
         raise SettingsError(f"holding frames out needs {MIN_HOLDOUT_FRAMES} of them, got {frames}")
     frame = (frames - 1) // 4 * 2 + 1 if args.frame is None else args.frame
     if not (0 < frame < frames - 1 and frame % 2):
-        raise SettingsError(f"frame must be one that is held out, odd and in 1..{frames - 2}, got {frame}")
+        raise SettingsError(
+            f"frame must be one that is held out, odd and in 1..{frames - 2}, got {frame}"
+        )
     return frame
 
 
-def _settings(args: argparse.Namespace, fitting: "Fitting", source: Path, video: "Video") -> dict[str, object]:
+def _settings(
+    args: argparse.Namespace, fitting: "Fitting", source: Path, video: "Video"
+) -> dict[str, object]:
     import numpy as np
 
     frames, _, height, width = video.frames.shape

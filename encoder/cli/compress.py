@@ -23,13 +23,29 @@ def add(commands: Commands) -> None:
     )
     compress.add_argument("checkpoint", type=Path, help="what `fit --checkpoint` wrote")
     compress.add_argument(
-        "--bits-per-pixel", type=float, nargs="+", required=True, metavar="X", help="size of each file, in bits per pixel"
+        "--bits-per-pixel",
+        type=float,
+        nargs="+",
+        required=True,
+        metavar="X",
+        help="size of each file, in bits per pixel",
     )
     compress.add_argument(
-        "-o", "--output", type=Path, metavar="CLIP", help="file to write, with the rate in its name (default: the checkpoint's)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="CLIP",
+        help="file to write, with the rate in its name (default: the checkpoint's)",
     )
-    compress.add_argument("--budget", type=float, metavar="SECONDS", help="time for each size (default: half of the fit's)")
-    compress.add_argument("--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was")
+    compress.add_argument(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="time for each size (default: half of the fit's)",
+    )
+    compress.add_argument(
+        "--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was"
+    )
     add_device(compress)
 
 
@@ -46,11 +62,21 @@ def _compress(args: argparse.Namespace) -> None:
     how, states = Checkpoint.load(args.checkpoint)
     limit = Budget(seconds=how.seconds / 2 if args.budget is None else args.budget)
     output = args.output or args.checkpoint.with_suffix(".nerv")
-    source = Source(args.source or Path(how.source), size=(how.width, how.height), reading=how.reading)
+    source = Source(
+        args.source or Path(how.source), size=(how.width, how.height), reading=how.reading
+    )
     frames = read_mask(Path(how.mask), source) if how.mask else source
     preset = find_preset(how.preset)
-    plan = make_plan(frames, preset, size=how.size, segment_frames=how.segment_frames, key_interval=how.key_interval)
-    encoders: dict[float, SegmentEncoder] = {}  # all of them before the first fit, so that wrong rates are told at once
+    plan = make_plan(
+        frames,
+        preset,
+        size=how.size,
+        segment_frames=how.segment_frames,
+        key_interval=how.key_interval,
+    )
+    encoders: dict[
+        float, SegmentEncoder
+    ] = {}  # all of them before the first fit, so that wrong rates are told at once
     for rate, target in targets.items():
         encoders[rate] = SegmentEncoder(
             frames,
@@ -59,7 +85,8 @@ def _compress(args: argparse.Namespace) -> None:
             plan=plan,
             size=how.size,
             device=pick_device(args.device),
-            settings=how.settings(f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s") + source.assumption,
+            settings=how.settings(f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s")
+            + source.assumption,
             seed=how.seed,
             states=states,
         )
@@ -67,6 +94,9 @@ def _compress(args: argparse.Namespace) -> None:
         path = output.with_stem(f"{output.stem}-{rate:g}bpp")
         with replacing(path) as part, progress("fitting") as update:
             for step in encoder.run(limit, start=RUNG_START):
-                update(step.done, f"segment {step.segment + 1}/{len(plan.runs)}, {step.psnr_db:.2f} dB in training")
+                update(
+                    step.done,
+                    f"segment {step.segment + 1}/{len(plan.runs)}, {step.psnr_db:.2f} dB in training",
+                )
             part.write_bytes(bytes(encoder.clip()))
         report(path, source, targets[rate](source))

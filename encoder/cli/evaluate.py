@@ -40,8 +40,12 @@ def add(commands: Commands) -> None:
     for command in (info, evaluate):
         command.add_argument("--json", action="store_true", help="print one JSON object")
         add_reading(command)
-    evaluate.add_argument("source", type=Path, help="the video or folder that the clip was fitted to")
-    evaluate.add_argument("--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit")
+    evaluate.add_argument(
+        "source", type=Path, help="the video or folder that the clip was fitted to"
+    )
+    evaluate.add_argument(
+        "--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit"
+    )
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -107,16 +111,22 @@ def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
     from encoder.compare.evaluation import pictures
     from encoder.media.metrics import psnr_db
 
-    clip, size = Clip.read(path), path.stat().st_size
+    clip = Clip.read(path)
+    size = path.stat().st_size
     found: list[float] = []
     with progress("measuring", total=clip.header.frames) as update:
-        for decoded, original in pictures(clip, source):  # MS-SSIM would take longer than all else here
+        for decoded, original in pictures(
+            clip, source
+        ):  # MS-SSIM would take longer than all else here
             found.append(psnr_db(decoded, original))
             update(len(found))
     cost = f"{size} bytes, {8 * size / clip.header.pixels:.4f} bits per pixel"
     logger.info("%s: %.2f dB in %s", path, sum(found) / len(found), cost)
     if wanted_bytes and abs(size / wanted_bytes - 1) > SIZE_TOLERANCE:
-        logger.warning("that is not the size of %d bytes that was asked for; a larger budget may reach it", wanted_bytes)
+        logger.warning(
+            "that is not the size of %d bytes that was asked for; a larger budget may reach it",
+            wanted_bytes,
+        )
 
 
 def _measure(path: Path, source: "Frames", mask_path: Path | None) -> "Evaluation":

@@ -46,9 +46,25 @@ def add(commands: Commands) -> None:
         type=Path,
         help="video file, folder of images, pipe, or - for standard input, like Y4M of ffmpeg (default: the bundled sample)",
     )
-    fit.add_argument("-o", "--output", type=Path, metavar="CLIP", help="file to write (default: the video's name, .nerv)")
-    fit.add_argument("--preset", default="fast", metavar="NAME", help="network and recipe, see `models` (default: fast)")
-    fit.add_argument("--size", choices=("XS", "S", "M", "L"), default="S", help="size of the network (default: S)")
+    fit.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="CLIP",
+        help="file to write (default: the video's name, .nerv)",
+    )
+    fit.add_argument(
+        "--preset",
+        default="fast",
+        metavar="NAME",
+        help="network and recipe, see `models` (default: fast)",
+    )
+    fit.add_argument(
+        "--size",
+        choices=("XS", "S", "M", "L"),
+        default="S",
+        help="size of the network (default: S)",
+    )
     fit.add_argument(
         "--resize",
         metavar="WxH",
@@ -58,12 +74,22 @@ def add(commands: Commands) -> None:
     add_fit(fit, budget=f"{BUDGET_SECONDS:g} for as many frames as a segment may have")
     add_device(fit)
     fit.add_argument(
-        "--mask", type=Path, metavar="PATH", help="picture, or folder or video of one for each frame: white is not fitted to"
+        "--mask",
+        type=Path,
+        metavar="PATH",
+        help="picture, or folder or video of one for each frame: white is not fitted to",
     )
-    fit.add_argument("--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs")
+    fit.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs"
+    )
     _add_size(fit)
     long = fit.add_argument_group("long videos")
-    long.add_argument("--workers", type=int, metavar="N", help="how many fit side by side (default: 1, or all of a cluster)")
+    long.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many fit side by side (default: 1, or all of a cluster)",
+    )
     long.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -75,7 +101,11 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="threads of each, on which the bytes depend (default: a share of the cores; 1 on a cluster)",
     )
-    long.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same settings stopped")
+    long.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where an interrupted run of the same settings stopped",
+    )
     long.add_argument(
         "--save-every",
         type=float,
@@ -88,10 +118,19 @@ def add(commands: Commands) -> None:
 def _add_size(fit: argparse.ArgumentParser) -> None:
     group = fit.add_argument_group("size")
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--rate", type=float, metavar="LAMBDA", help="weight of a bit per pixel (default: the preset's)")
-    size.add_argument("--bits-per-pixel", type=float, metavar="X", help="size of the file, in bits per pixel")
+    size.add_argument(
+        "--rate",
+        type=float,
+        metavar="LAMBDA",
+        help="weight of a bit per pixel (default: the preset's)",
+    )
+    size.add_argument(
+        "--bits-per-pixel", type=float, metavar="X", help="size of the file, in bits per pixel"
+    )
     size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
-    size.add_argument("--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k")
+    size.add_argument(
+        "--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k"
+    )
     add_coding(group, size)
 
 
@@ -107,14 +146,20 @@ def _fit(args: argparse.Namespace) -> None:
     find_preset(args.preset)  # before the video is read
     keep_size = args.resize == "source"
     size = None if keep_size or args.resize is None else parse_size(args.resize)
-    limit = None if args.budget is None and args.epochs is None else Budget(seconds=args.budget, epochs=args.epochs)
+    limit = (
+        None
+        if args.budget is None and args.epochs is None
+        else Budget(seconds=args.budget, epochs=args.epochs)
+    )
     video = args.video or SAMPLE
     output = _output(args)
     writable(output, video, args.mask, args.checkpoint)
     if args.checkpoint:
         writable(args.checkpoint, video, args.mask)
     with source_file(video, copy=output.with_name(f".{output.name}.source")) as path:
-        _fit_source(args, Source(path, size=size, keep_size=keep_size, reading=reading(args)), output, limit)
+        _fit_source(
+            args, Source(path, size=size, keep_size=keep_size, reading=reading(args)), output, limit
+        )
 
 
 def _output(args: argparse.Namespace) -> Path:
@@ -123,14 +168,18 @@ def _output(args: argparse.Namespace) -> Path:
     return args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
 
 
-def _fit_source(args: argparse.Namespace, source: "Source", output: Path, limit: "Budget | None") -> None:
+def _fit_source(
+    args: argparse.Namespace, source: "Source", output: Path, limit: "Budget | None"
+) -> None:
     from encoder.jobs.runner import Run, run_job
 
-    compression, target = _compression(args), _target(args)
+    compression = _compression(args)
+    target = _target(args)
     began = time.perf_counter()
     if target:
         compression = replace(compression, file_bytes=target(source))
-    how, crew = _how(args, source), _crew(args)
+    how = _how(args, source)
+    crew = _crew(args)
     try:
         run = Run(
             output=output,
@@ -222,11 +271,17 @@ def _threads(args: argparse.Namespace, groups: int) -> int:
 def _check_workers(args: argparse.Namespace) -> None:
     """Raise SettingsError for numbers out of range."""
     if args.workers is not None and not 1 <= args.workers <= MAX_WORKERS:
-        raise SettingsError(f"the number of workers must be in 1..{MAX_WORKERS}, got {args.workers}")
+        raise SettingsError(
+            f"the number of workers must be in 1..{MAX_WORKERS}, got {args.workers}"
+        )
     if args.threads is not None and not 1 <= args.threads <= MAX_WORKERS:
-        raise SettingsError(f"the number of threads must be in 1..{MAX_WORKERS}, got {args.threads}")
+        raise SettingsError(
+            f"the number of threads must be in 1..{MAX_WORKERS}, got {args.threads}"
+        )
     if not args.save_every > 0:
-        raise SettingsError(f"the time between two states must be over 0 seconds, got {args.save_every:g}")
+        raise SettingsError(
+            f"the time between two states must be over 0 seconds, got {args.save_every:g}"
+        )
 
 
 def _crew(args: argparse.Namespace) -> "WorkerBackend | None":
@@ -273,9 +328,15 @@ def _target(args: argparse.Namespace) -> "Target | None":
 
 def _rate_text(args: argparse.Namespace) -> str:
     options = ("rate", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
-    given = {name: value for name in options if (value := getattr(args, name)) not in (None, 0.0, "range")}
+    given = {
+        name: value
+        for name in options
+        if (value := getattr(args, name)) not in (None, 0.0, "range")
+    }
     return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
 
 
 def _limit_text(limit: "Budget") -> str:
-    return f" --budget {limit.seconds:g}" if limit.seconds is not None else f" --epochs {limit.epochs}"
+    return (
+        f" --budget {limit.seconds:g}" if limit.seconds is not None else f" --epochs {limit.epochs}"
+    )

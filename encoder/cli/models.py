@@ -22,8 +22,16 @@ def add(commands: Commands) -> None:
         summary="list every preset and size: parameters and multiplications",
         example="python -m encoder models --resize 320x180",
     )
-    models.add_argument("--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})")
-    models.add_argument("--frames", type=int, metavar="N", default=FRAMES, help=f"frames of a segment (default: {FRAMES})")
+    models.add_argument(
+        "--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})"
+    )
+    models.add_argument(
+        "--frames",
+        type=int,
+        metavar="N",
+        default=FRAMES,
+        help=f"frames of a segment (default: {FRAMES})",
+    )
     models.add_argument("--json", action="store_true", help="print one JSON list")
     read = commands.add(
         "import",
@@ -31,11 +39,22 @@ def add(commands: Commands) -> None:
         summary="make a clip of a checkpoint that others published",
         example="python -m encoder import hnerv quant_vid.pth -o bunny.nerv",
     )
-    read.add_argument("kind", choices=("hnerv",), help="whose checkpoint it is: HNeRV's quantised one")
-    read.add_argument("checkpoint", type=Path)
-    read.add_argument("-o", "--output", type=Path, metavar="CLIP", help="file to write (default: the checkpoint's name, .nerv)")
     read.add_argument(
-        "--fps", type=float, default=25.0, help="frames per second, which the checkpoint does not say (default: 25)"
+        "kind", choices=("hnerv",), help="whose checkpoint it is: HNeRV's quantised one"
+    )
+    read.add_argument("checkpoint", type=Path)
+    read.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="CLIP",
+        help="file to write (default: the checkpoint's name, .nerv)",
+    )
+    read.add_argument(
+        "--fps",
+        type=float,
+        default=25.0,
+        help="frames per second, which the checkpoint does not say (default: 25)",
     )
 
 
@@ -51,7 +70,10 @@ def _models(args: argparse.Namespace) -> None:
         shape = Shape(height=height, width=width, frames=preset.group_frames or args.frames)
         for size in SIZES:
             found = complexity(preset, size, shape)
-            figures = {"parameters": found.parameters, "macs_per_pixel": round(found.macs_per_pixel, 1)}
+            figures = {
+                "parameters": found.parameters,
+                "macs_per_pixel": round(found.macs_per_pixel, 1),
+            }
             title = {} if args.json else {"title": preset.title}
             rows.append({"preset": name, "size": size, **figures, **title})
     show_table(rows, as_json=args.json)
@@ -64,4 +86,12 @@ def _import(args: argparse.Namespace) -> None:
         raise SettingsError(f"fps must be over 0 and at most {MAX_RATE}, got {args.fps:g}")
     rate = Fraction(args.fps).limit_denominator(MAX_DENOMINATOR)
     with replacing(args.output or args.checkpoint.with_suffix(".nerv")) as part:
-        part.write_bytes(bytes(read_hnerv(args.checkpoint, rate=rate, settings=f"import {args.kind} {args.checkpoint.name}")))
+        part.write_bytes(
+            bytes(
+                read_hnerv(
+                    args.checkpoint,
+                    rate=rate,
+                    settings=f"import {args.kind} {args.checkpoint.name}",
+                )
+            )
+        )

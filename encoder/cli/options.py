@@ -15,13 +15,23 @@ MAX_SEED = 2**63 - 1
 
 def add_device(command: argparse.ArgumentParser) -> None:
     """Add the option that says where to fit."""
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to fit (default: auto)")
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to fit (default: auto)",
+    )
 
 
 def add_fit(command: argparse.ArgumentParser, *, budget: str) -> None:
     """Add the options that say how long to fit, in which segments, and from which seed."""
     limit = command.add_mutually_exclusive_group()
-    limit.add_argument("--budget", type=float, metavar="SECONDS", help=f"time to fit all, however many fit (default: {budget})")
+    limit.add_argument(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help=f"time to fit all, however many fit (default: {budget})",
+    )
     limit.add_argument("--epochs", type=int, help="passes over the frames, instead of a budget")
     command.add_argument(
         "--segment-frames",
@@ -37,16 +47,32 @@ def add_fit(command: argparse.ArgumentParser, *, budget: str) -> None:
         metavar="N",
         help=f"most segments from one that is coded alone to the next (default: {KEY_INTERVAL})",
     )
-    command.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default: 0)"
+    )
 
 
 def add_coding(group: Options, bits_group: Options | None = None) -> None:
     """Add the options of the papers' pipeline; the number of bits may exclude others."""
     (bits_group or group).add_argument(
-        "--bits", type=int, metavar="N", help="quantise to N bits after the fit, instead of fitting for a rate"
+        "--bits",
+        type=int,
+        metavar="N",
+        help="quantise to N bits after the fit, instead of fitting for a rate",
     )
-    group.add_argument("--prune", type=float, default=0.0, metavar="SHARE", help="share of the layers' weights to set to zero")
-    group.add_argument("--coder", choices=("range", "huffman"), default="range", help="entropy coder (default: range)")
+    group.add_argument(
+        "--prune",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the layers' weights to set to zero",
+    )
+    group.add_argument(
+        "--coder",
+        choices=("range", "huffman"),
+        default="range",
+        help="entropy coder (default: range)",
+    )
 
 
 def check_seed(seed: int) -> None:

@@ -53,7 +53,10 @@ class Clip:
 
         If not strict, damaged segments are left out, and those that depend on them: `damage` names them.
         """
-        return cls._read((data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)), strict=strict)
+        return cls._read(
+            (data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)),
+            strict=strict,
+        )
 
     @classmethod
     def _read(cls, blocks: Iterable[bytes], *, strict: bool) -> Self:
@@ -82,7 +85,11 @@ class Clip:
     @property
     def bits_per_weight(self) -> float:
         """Bits of all segments, records and code, for each of their weights."""
-        return 8 * sum(len(bytes(segment)) for segment in self.segments) / (len(self.segments) * self.topology.weights)
+        return (
+            8
+            * sum(len(bytes(segment)) for segment in self.segments)
+            / (len(self.segments) * self.topology.weights)
+        )
 
     @property
     def end(self) -> int:
@@ -154,11 +161,15 @@ class ClipReader:
         if self._chunks.skipped_bytes:
             damage.append(f"{self._chunks.skipped_bytes} bytes belong to no chunk")
         if self._chunks.rest_bytes:
-            damage.append(f"clip ends inside a chunk, of which it has {self._chunks.rest_bytes} bytes")
+            damage.append(
+                f"clip ends inside a chunk, of which it has {self._chunks.rest_bytes} bytes"
+            )
         if self._position < self.header.frames:
             damage.append(f"frames from {self._position} to the end are missing")
         if self._index != index_bytes(self._entries) and not damage:
-            damage.append("index is missing" if self._index is None else "index does not fit the segments")
+            damage.append(
+                "index is missing" if self._index is None else "index does not fit the segments"
+            )
         if not self.segments:
             raise BitstreamError(damage[0])
         return self.header, self.topology, tuple(self.segments), tuple(damage)
@@ -189,10 +200,14 @@ class ClipReader:
         if self._notes <= MAX_NOTES:
             self._damage.append(text)
 
-    def _take_segment(self, segment: Segment, offset: int, header: Header, topology: Topology) -> None:
+    def _take_segment(
+        self, segment: Segment, offset: int, header: Header, topology: Topology
+    ) -> None:
         stop = segment.start + segment.frames
         if not self._position <= segment.start < stop <= header.frames:
-            raise BitstreamError(f"segment of frames {segment.start} to {stop} cannot follow frame {self._position}")
+            raise BitstreamError(
+                f"segment of frames {segment.start} to {stop} cannot follow frame {self._position}"
+            )
         self._records += len(segment.tensors)
         self._chain = topology.weights if segment.is_key else self._chain + topology.weights
         _check_lengths(self._records, self._chain)
@@ -200,7 +215,9 @@ class ClipReader:
             raise BitstreamError(f"segment at frame {segment.start} needs the one before")
         if segment.start > self._position:
             self._note(f"frames {self._position} to {segment.start - 1} are missing")
-        self._entries.append(Entry(offset=offset, start=segment.start, frames=segment.frames, is_key=segment.is_key))
+        self._entries.append(
+            Entry(offset=offset, start=segment.start, frames=segment.frames, is_key=segment.is_key)
+        )
         self.segments.append(segment)
 
 
@@ -252,5 +269,7 @@ def _essential(part: Chunk, kind: bytes) -> bytes:
 def _fitting(topology: Topology, header: Header) -> Topology:
     height, width = topology.frame_shape
     if height < header.even_size[0] or width < header.even_size[1]:
-        raise BitstreamError(f"topology makes frames of {width}x{height}, {header.width}x{header.height} are needed")
+        raise BitstreamError(
+            f"topology makes frames of {width}x{height}, {header.width}x{header.height} are needed"
+        )
     return topology

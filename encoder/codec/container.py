@@ -1,4 +1,4 @@
-"""The container: a signature, then chunks, each with a type, a length and checksums. docs/format.md has the bytes.
+"""The container: a signature, then chunks, each with a type, a length and checksums. docs/reference/bitstream.md has the bytes.
 
 The reader takes bytes as they arrive and gives what is complete, so that the first segment plays while the second travels.
 """
@@ -19,11 +19,15 @@ SIGNATURE = struct.Struct("<4sHxx")  # magic, version
 CHUNK = struct.Struct("<4sI")  # type, payload length
 CHECKSUM = struct.Struct("<I")  # CRC-32, once of type and length, once of the payload
 HEADER = struct.Struct("<HHIIIBx")  # width, height, frames, rate numerator and denominator, flags
-HEAD, TOPOLOGY, SEGMENT, INDEX = b"HEAD", b"TOPO", b"SEGM", b"INDX"
+HEAD = b"HEAD"
+TOPOLOGY = b"TOPO"
+SEGMENT = b"SEGM"
+INDEX = b"INDX"
 """Types of the chunks, in the order in which they stand in a file; there may be many segments."""
 CHUNK_BYTES = CHUNK.size + 2 * CHECKSUM.size
 """Bytes that a chunk has beside its payload."""
-KIND_AT, DELTA_SEGMENT = 10, 1
+KIND_AT = 10
+DELTA_SEGMENT = 1
 """Byte of a segment's payload that tells its kind, and its value for one that is coded on top of the segment before."""
 ESSENTIALS = 2
 """Chunks at the start of a file that say what it is: header and topology."""
@@ -84,7 +88,8 @@ class Checksums:
     def take(self, kind: bytes, checksum: int) -> None:
         """Go on behind a payload."""
         if self._count < ESSENTIALS:
-            self._clip, self._count = checksum, self._count + 1
+            self._clip = checksum
+            self._count = self._count + 1
         elif kind == SEGMENT:
             self._segment = checksum
 
@@ -143,7 +148,9 @@ class ChunkReader:
         if magic != MAGIC:
             raise BitstreamError(f"not a nervcast clip: starts with {magic!r}")
         if version != VERSION:
-            raise UnsupportedVersionError(f"clip is of version {version}, this decoder reads version {VERSION}")
+            raise UnsupportedVersionError(
+                f"clip is of version {version}, this decoder reads version {VERSION}"
+            )
         self._drop(SIGNATURE.size)
         self._signed = True
         return True
@@ -218,13 +225,18 @@ class Header:
         flags = CONTINUOUS if self.continuous else 0
         numerator, denominator = self.rate.as_integer_ratio()
         settings = self.settings.encode()[:MAX_SETTINGS_BYTES].decode(errors="ignore").encode()
-        return HEADER.pack(self.width, self.height, self.frames, numerator, denominator, flags) + settings
+        return (
+            HEADER.pack(self.width, self.height, self.frames, numerator, denominator, flags)
+            + settings
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the payload of a header chunk; raises BitstreamError."""
         if not HEADER.size <= len(data) <= HEADER.size + MAX_SETTINGS_BYTES:
-            raise BitstreamError(f"header has {len(data)} bytes, needs {HEADER.size} and at most {MAX_SETTINGS_BYTES} more")
+            raise BitstreamError(
+                f"header has {len(data)} bytes, needs {HEADER.size} and at most {MAX_SETTINGS_BYTES} more"
+            )
         width, height, frames, numerator, denominator, flags = HEADER.unpack_from(data)
         if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
             raise BitstreamError(f"frame size must be in 1..{MAX_SIDE}, got {width}x{height}")
@@ -232,7 +244,9 @@ class Header:
             raise BitstreamError(f"{frames = } must be in 1..{MAX_FRAMES}")
         terms_fit = 0 < numerator <= MAX_TERM and 0 < denominator <= MAX_TERM
         if not (terms_fit and Fraction(numerator, denominator) <= MAX_RATE):
-            raise BitstreamError(f"frame rate must be over 0 and at most {MAX_RATE}, got {numerator}/{denominator}")
+            raise BitstreamError(
+                f"frame rate must be over 0 and at most {MAX_RATE}, got {numerator}/{denominator}"
+            )
         if flags & ~CONTINUOUS:
             raise BitstreamError(f"unknown flags {flags:#x}")
         try:
@@ -268,5 +282,7 @@ class Entry:
 
 def index_bytes(entries: Sequence[Entry]) -> bytes:
     """Return the payload of the index's chunk: the entries, then their number, so that it can be found from the file's end."""
-    packed = (ENTRY.pack(entry.offset, entry.start, entry.frames, entry.is_key) for entry in entries)
+    packed = (
+        ENTRY.pack(entry.offset, entry.start, entry.frames, entry.is_key) for entry in entries
+    )
     return b"".join(packed) + COUNT.pack(len(entries))

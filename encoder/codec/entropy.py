@@ -1,6 +1,6 @@
 """Entropy coding of integers: a range coder (constriction) under Laplace models of 64 widths, called levels.
 
-The models are made of integers alone, so that every machine decodes the same numbers. docs/format.md has the arithmetic.
+The models are made of integers alone, so that every machine decodes the same numbers. docs/reference/bitstream.md has the arithmetic.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,9 @@ def frequencies(level: int, bound: int) -> NDArray[np.int64]:
     return np.concatenate([side[::-1], [(1 << PRECISION) - 2 * side.sum()], side])
 
 
-def _groups(levels: Integers | int, shape: tuple[int, ...]) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+def _groups(
+    levels: Integers | int, shape: tuple[int, ...]
+) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
     """Yield each level and where it applies, from the lowest on."""
     if np.size(levels) == 1:
         yield int(np.max(levels)), slice(None)
@@ -81,7 +83,9 @@ def _groups(levels: Integers | int, shape: tuple[int, ...]) -> Iterator[tuple[in
 @lru_cache(maxsize=256)
 def _model(level: int, bound: int) -> Any:
     # constriction adds one to each frequency, so that none is zero, and scales the rest to what is left: here by one.
-    return stream.model.Categorical((frequencies(level, bound) - 1).astype(np.float64), perfect=False)
+    return stream.model.Categorical(
+        (frequencies(level, bound) - 1).astype(np.float64), perfect=False
+    )
 
 
 class RangeEncoder:
@@ -110,7 +114,9 @@ class RangeDecoder:
     def __init__(self, data: bytes) -> None:
         """Raise BitstreamError for a code that is no whole number of words."""
         if len(data) % WORD_BYTES:
-            raise BitstreamError(f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes")
+            raise BitstreamError(
+                f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes"
+            )
         self._coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
         self._symbols = 0
 

@@ -12,11 +12,19 @@ from encoder.common.errors import BitstreamError, first_line
 
 RGB = 3
 """Channels of a frame."""
-KINDS: dict[int, int] = {onnx.TensorProto.FLOAT: 1, onnx.TensorProto.INT32: 1, onnx.TensorProto.INT64: 2}
+KINDS: dict[int, int] = {
+    onnx.TensorProto.FLOAT: 1,
+    onnx.TensorProto.INT32: 1,
+    onnx.TensorProto.INT64: 2,
+}
 """Types that values may have, and as how many elements each of theirs counts."""
-MAX_VALUES_PER_PIXEL, FREE_VALUES, MAX_VALUES = 512, 1 << 22, 1 << 30
+MAX_VALUES_PER_PIXEL = 512
+FREE_VALUES = 1 << 22
+MAX_VALUES = 1 << 30
 """Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
-MAX_ARITHMETIC_PER_PIXEL, FREE_ARITHMETIC, MAX_ARITHMETIC = 1 << 19, 1 << 32, 1 << 40
+MAX_ARITHMETIC_PER_PIXEL = 1 << 19
+FREE_ARITHMETIC = 1 << 32
+MAX_ARITHMETIC = 1 << 40
 """Largest number of multiplications for a frame: for each of its pixels, beside that, and in all."""
 TOUCHED = 16
 """Multiplications that an element counts which is read or written by an operator that is no product: a sine takes as many."""
@@ -42,9 +50,13 @@ def check_values(model: onnx.ModelProto, frames: str) -> int:
         for name, shape in grown.items():
             first = shapes.get(name)  # it may have fewer axes, or none
             if shape != first and (not first or shape != (batch * first[0], *first[1:])):
-                raise BitstreamError(f"value {name!r} must grow with the number of times, along its first axis")
+                raise BitstreamError(
+                    f"value {name!r} must grow with the number of times, along its first axis"
+                )
         if grown[frames] != (batch, *declared):
-            raise BitstreamError(f"{frames!r} is declared to be {[batch, *declared]}, but is {list(grown[frames])}")
+            raise BitstreamError(
+                f"{frames!r} is declared to be {[batch, *declared]}, but is {list(grown[frames])}"
+            )
     kinds = _kinds(graphs[0])
     sizes = {name: prod(shape) * KINDS[kinds[name]] for name, shape in shapes.items()}
     return _check_cost(graphs[0], sizes, shapes, frames)
@@ -63,7 +75,9 @@ def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
     """Return the graph with the size of every value for a number of times."""
     try:
         # Without following data through operators: that may take any amount of memory, and does not see numbers overflow.
-        return infer_shapes(with_times(model, batch), check_type=True, strict_mode=True, data_prop=False).graph
+        return infer_shapes(
+            with_times(model, batch), check_type=True, strict_mode=True, data_prop=False
+        ).graph
     except (InferenceError, ValueError) as error:
         raise BitstreamError(f"topology is no valid graph: {first_line(error)}") from None
 
@@ -83,20 +97,29 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
 
 def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
     """Return the type of every value of a graph; raises BitstreamError for one that is not allowed."""
-    kinds = {x.name: x.type.tensor_type.elem_type for x in (*graph.input, *graph.value_info, *graph.output)}
+    kinds = {
+        x.name: x.type.tensor_type.elem_type
+        for x in (*graph.input, *graph.value_info, *graph.output)
+    }
     kinds |= {x.name: x.data_type for x in graph.initializer}
     for name, kind in kinds.items():
         if kind not in KINDS:
-            raise BitstreamError(f"value {name!r} must be float32, int32 or int64, got {onnx.TensorProto.DataType.Name(kind)}")
+            raise BitstreamError(
+                f"value {name!r} must be float32, int32 or int64, got {onnx.TensorProto.DataType.Name(kind)}"
+            )
     return kinds
 
 
-def _check_cost(graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str) -> int:
+def _check_cost(
+    graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str
+) -> int:
     """Check what is held at once, which is returned, and the number of multiplications.
 
     A value is dropped after its last use, but what does not depend on the time is kept: runtimes compute it once.
     """
-    last_use = {name: index for index, node in enumerate(graph.node) for name in (*node.output, *node.input)}
+    last_use = {
+        name: index for index, node in enumerate(graph.node) for name in (*node.output, *node.input)
+    }
     last_use[frames] = len(graph.node)
     weights = sum(sizes[x.name] for x in (*graph.input, *graph.initializer))
     varying = {graph.input[0].name}
@@ -131,7 +154,9 @@ def multiplications(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
         case "MatMul":
             return made * shapes[node.input[0]][-1]
         case "Gemm":
-            transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            transposed = any(
+                attribute.name == "transA" and attribute.i for attribute in node.attribute
+            )
             return made * shapes[node.input[0]][0 if transposed else 1]
         case _:
             return 0
@@ -149,6 +174,8 @@ def _arithmetic(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[
 
 def _static_shape(value: onnx.ValueInfoProto) -> Shape | None:
     kind = value.type.tensor_type
-    if not kind.HasField("shape") or any(dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim):
+    if not kind.HasField("shape") or any(
+        dim.WhichOneof("value") != "dim_value" for dim in kind.shape.dim
+    ):
         return None
     return tuple(dim.dim_value for dim in kind.shape.dim)

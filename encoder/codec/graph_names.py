@@ -1,6 +1,6 @@
 """Names of values in a stored graph: places relative to where they are used, so that stages that repeat are the same bytes.
 
-docs/format.md has the rules.
+docs/reference/bitstream.md has the rules.
 """
 
 import re
@@ -9,9 +9,13 @@ import onnx
 
 from encoder.common.errors import BitstreamError
 
-TIME, FRAMES = "t", "rgb"
+TIME = "t"
+FRAMES = "rgb"
 """Names of a graph's input and output."""
-BEFORE, NEXT, CONSTANT, MADE = "-", "+", "c", "_"
+BEFORE = "-"
+NEXT = "+"
+CONSTANT = "c"
+MADE = "_"
 """Start of a reference to a value made before, to the next coded tensor, and to a constant; and what stands for an output."""
 
 NUMBER = re.compile("-?[0-9]{1,5}")
@@ -24,8 +28,14 @@ def to_refs(model: onnx.ModelProto) -> onnx.ModelProto:
     packed = onnx.ModelProto()
     packed.CopyFrom(model)
     graph = packed.graph
-    tensors, constants = [value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer]
-    names = [TIME, *tensors, *constants, *(name for node in graph.node for name in node.output if name)]
+    tensors = [value.name for value in graph.input[1:]]
+    constants = [constant.name for constant in graph.initializer]
+    names = [
+        TIME,
+        *tensors,
+        *constants,
+        *(name for node in graph.node for name in node.output if name),
+    ]
     if len(set(names)) < len(names):
         raise BitstreamError("two values have the same name")
     writer = _Writer(tensors, constants)
@@ -43,12 +53,14 @@ class _Writer:
     def __init__(self, tensors: list[str], constants: list[str]) -> None:
         self._tensors = {name: index for index, name in enumerate(tensors)}
         self._constants = {name: index for index, name in enumerate(constants)}
-        self._made, self._next = {TIME: 0}, 0
+        self._made = {TIME: 0}
+        self._next = 0
 
     def place(self, name: str) -> str:
         """Return the place of an input."""
         if name in self._tensors:
-            ahead, self._next = self._tensors[name] - self._next, self._tensors[name] + 1
+            ahead = self._tensors[name] - self._next
+            self._next = self._tensors[name] + 1
             return f"{NEXT}{ahead or ''}"
         if name in self._constants:
             return f"{CONSTANT}{self._constants[name]}"
@@ -71,7 +83,9 @@ def from_refs(packed: onnx.ModelProto) -> onnx.ModelProto:
         value.name = str(index)
     for index, constant in enumerate(graph.initializer):
         constant.name = f"{CONSTANT}{index}"
-    reader = _Reader([value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer])
+    reader = _Reader(
+        [value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer]
+    )
     for node in graph.node:
         # Where a text is no UTF-8, protobuf gives bytes.
         node.input[:] = [reader.find(str(place)) if place else "" for place in node.input]
@@ -83,8 +97,10 @@ class _Reader:
     """Finds the names that places stand for, node by node."""
 
     def __init__(self, tensors: list[str], constants: list[str]) -> None:
-        self._tensors, self._constants = tensors, constants
-        self._made, self._next = [TIME], 0
+        self._tensors = tensors
+        self._constants = constants
+        self._made = [TIME]
+        self._next = 0
 
     def find(self, place: str) -> str:
         """Return the name of an input."""
@@ -99,7 +115,9 @@ class _Reader:
     def make(self, name: str) -> str:
         """Return the name of an output."""
         if name not in (MADE, FRAMES):
-            raise BitstreamError(f"topology has an output {name[:MAX_SHOWN]!r}, which must be {MADE!r} or {FRAMES!r}")
+            raise BitstreamError(
+                f"topology has an output {name[:MAX_SHOWN]!r}, which must be {MADE!r} or {FRAMES!r}"
+            )
         self._made.append(FRAMES if name == FRAMES else f"v{len(self._made)}")
         return self._made[-1]
 

@@ -16,7 +16,9 @@ class GrowingFile:
 
     def __init__(self, path: Path) -> None:
         """Read what there is; raises BitstreamError, also where not even a segment is there."""
-        self._reader, self._path, self._lock = ClipReader(), path, threading.Lock()
+        self._reader = ClipReader()
+        self._path = path
+        self._lock = threading.Lock()
         self._segments = self._reader.segments
         try:
             self._file: BinaryIO = path.open("rb")
@@ -62,7 +64,8 @@ class GrowingFile:
             try:
                 if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
                     self._file.close()
-                    self._file, self._reader = self._path.open("rb"), ClipReader()
+                    self._file = self._path.open("rb")
+                    self._reader = ClipReader()
                 for block in iter(partial(self._file.read, BLOCK_BYTES), b""):
                     self._reader.feed(block)
             except (OSError, ValueError) as error:  # it may have been closed
@@ -72,12 +75,16 @@ class GrowingFile:
 
     def _take_over(self) -> None:
         """Take the segments that a file in place of the first has beyond those that are known."""
-        reader, known = self._reader, len(self._segments)
+        reader = self._reader
+        known = len(self._segments)
         # A fit that is interrupted leaves a whole clip of fewer frames.
         header = reader.header and replace(reader.header, frames=self.clip.header.frames)
         heads = (header, reader.topology and reader.topology.packed)
         common = min(known, len(reader.segments))
-        if heads != (self.clip.header, self.clip.topology.packed) or reader.segments[:common] != self._segments[:common]:
+        if (
+            heads != (self.clip.header, self.clip.topology.packed)
+            or reader.segments[:common] != self._segments[:common]
+        ):
             raise BitstreamError("another file has taken its place")
         self._segments += reader.segments[known:]
 

@@ -12,7 +12,8 @@ from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.graph_names import TIME
 from encoder.common.onnx_runtime import Session
 
-BATCH, BATCH_PIXELS = 8, 1 << 22
+BATCH = 8
+BATCH_PIXELS = 1 << 22
 """Frames that are decoded at once where all are asked for: at most this many, and of this many pixels."""
 
 
@@ -45,8 +46,10 @@ class ReferenceDecoder:
     def _pictures(self, segment: int, times: Sequence[float]) -> NDArray[np.uint8]:
         """Return the RGB pictures (N, 3, H, W) of a segment at times in frames since its start."""
         if segment != self._segment or self._session is None:
-            self._session, self._segment = Session(self._models.model(segment)), segment
-        height, width = self._clip.header.height, self._clip.header.width
+            self._session = Session(self._models.model(segment))
+            self._segment = segment
+        height = self._clip.header.height
+        width = self._clip.header.width
         rgb = self._session.run({TIME: np.array(times, np.float32)})[:, :, :height, :width]
         assert rgb.shape == (len(times), 3, height, width)  # what the topology's check promises
         # A network of a stranger may make what is no number.

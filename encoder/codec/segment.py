@@ -18,7 +18,8 @@ from encoder.common.errors import BitstreamError
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
 KEY_SEGMENT = 0
-RANGE, HUFFMAN = 0, 1
+RANGE = 0
+HUFFMAN = 1
 HUFFMAN_BOUND = 127
 """Largest magnitude of an integer that Huffman's code takes: a byte."""
 CoderName = Literal["range", "huffman"]
@@ -69,7 +70,9 @@ class Segment:
         """Code the tensors of a topology; raises ValueError for shapes that are not its own, and integers too large."""
         for name, shape in shapes.items():
             if tensors[name].integers.shape != shape:
-                raise ValueError(f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}")
+                raise ValueError(
+                    f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}"
+                )
         number = NUMBERS[coder]
         records, data = CODERS[number].encode([tensors[name] for name in shapes])
         return cls(start=start, frames=frames, tensors=records, coder=number, code=data)
@@ -117,7 +120,9 @@ class Segment:
         records = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
         segment = cls(start=start, frames=frames, tensors=records, coder=coder, code=data[stop:])
         if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in records):
-            raise BitstreamError(f"segment at frame {start} has models, which Huffman's code has not")
+            raise BitstreamError(
+                f"segment at frame {start} has models, which Huffman's code has not"
+            )
         if segment.is_key != (kind == KEY_SEGMENT):
             raise BitstreamError(f"segment at frame {start} is of the other kind than it says")
         return segment
@@ -127,8 +132,13 @@ Coded = tuple[tuple[CodedTensor, ...], bytes]
 
 
 def _encode_range(tensors: list[Quantized]) -> Coded:
-    flags = [DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors]
-    codings = [best_mode(t.integers, step=t.step, flags=f, channels=t.channels) for t, f in zip(tensors, flags, strict=True)]
+    flags = [
+        DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors
+    ]
+    codings = [
+        best_mode(t.integers, step=t.step, flags=f, channels=t.channels)
+        for t, f in zip(tensors, flags, strict=True)
+    ]
     coder = RangeEncoder()
     for coding in codings:
         coding.encode(coder)
@@ -137,19 +147,27 @@ def _encode_range(tensors: list[Quantized]) -> Coded:
 
 def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
     coder = RangeDecoder(segment.code)
-    return {name: t.decode(coder, shape) for t, (name, shape) in zip(segment.tensors, shapes.items(), strict=True)}
+    return {
+        name: t.decode(coder, shape)
+        for t, (name, shape) in zip(segment.tensors, shapes.items(), strict=True)
+    }
 
 
 def _encode_huffman(tensors: list[Quantized]) -> Coded:
     largest = max(int(np.abs(t.integers).max()) for t in tensors)
     if largest > HUFFMAN_BOUND:
-        raise ValueError(f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, got {largest}")
+        raise ValueError(
+            f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, got {largest}"
+        )
     if any(t.channels.size for t in tensors):
         raise ValueError("Huffman's code has one step for each tensor")
     symbols = np.concatenate([t.integers.ravel() for t in tensors]).astype(np.int8)
     # DEFLATE without its search for repetitions is Huffman's code and nothing more.
     packer = zlib.compressobj(9, wbits=-15, strategy=zlib.Z_HUFFMAN_ONLY)
-    records = [CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=DELTA * t.delta) for t in tensors]
+    records = [
+        CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=DELTA * t.delta)
+        for t in tensors
+    ]
     return tuple(records), packer.compress(symbols.tobytes()) + packer.flush()
 
 
@@ -180,4 +198,7 @@ class Coder:
     decode: Callable[[Segment, Mapping[str, Shape]], Weights]
 
 
-CODERS = {RANGE: Coder(_encode_range, _decode_range), HUFFMAN: Coder(_encode_huffman, _decode_huffman)}
+CODERS = {
+    RANGE: Coder(_encode_range, _decode_range),
+    HUFFMAN: Coder(_encode_huffman, _decode_huffman),
+}

@@ -6,8 +6,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.entropy import DECAYS, LEVELS, LEVELS_PER_OCTAVE, MAX_BOUND, UNIT_LEVEL, Integers, RangeEncoder
-from encoder.codec.tensor_header import CHANNELS, COLUMNS, MAX_OFFSET, NOTHING, PAIRS, PREDICTED, ROWS, CodedTensor, levels
+from encoder.codec.entropy import (
+    DECAYS,
+    LEVELS,
+    LEVELS_PER_OCTAVE,
+    MAX_BOUND,
+    UNIT_LEVEL,
+    Integers,
+    RangeEncoder,
+)
+from encoder.codec.tensor_header import (
+    CHANNELS,
+    COLUMNS,
+    MAX_OFFSET,
+    NOTHING,
+    PAIRS,
+    PREDICTED,
+    ROWS,
+    CodedTensor,
+    levels,
+)
 
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
 MODES = (*SCALES, *(PREDICTED | scales for scales in SCALES))
@@ -20,7 +38,9 @@ PAIR_AXES = 3
 Values = NDArray[np.float64]
 _DECAY = np.array(DECAYS) / 2.0**32
 # Bits of zero, and of k != 0: FIRST + abs(k) * EACH.
-_ZERO, _FIRST, _EACH = -np.log2(1 - _DECAY), 1 - np.log2(1 / _DECAY - _DECAY), -2 * np.log2(_DECAY)
+_ZERO = -np.log2(1 - _DECAY)
+_FIRST = 1 - np.log2(1 / _DECAY - _DECAY)
+_EACH = -2 * np.log2(_DECAY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,34 +71,48 @@ class Coding:
     @property
     def bits(self) -> float:
         """Length of the code, but for the offsets of steps, which are the same in all ways."""
-        offsets = _bits(self.rows, self.tensor.row_level) + _bits(self.columns, self.tensor.column_level)
+        offsets = _bits(self.rows, self.tensor.row_level) + _bits(
+            self.columns, self.tensor.column_level
+        )
         return offsets + _bits(self.integers, self._levels)
 
 
-def best_mode(integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING) -> Coding:
+def best_mode(
+    integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING
+) -> Coding:
     """Return the shortest of the ways to code the integers of a tensor, with its step and the flags that it has anyway.
 
     If there are offsets of the channels' steps, the flags say along which axis.
     Raises ValueError for integers that are too large for the format.
     """
-    found = [coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND]
+    found = [
+        coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND
+    ]
     if not found:
-        raise ValueError(f"integers must be in -{MAX_BOUND}..{MAX_BOUND}, got {np.abs(integers).max()}")
+        raise ValueError(
+            f"integers must be in -{MAX_BOUND}..{MAX_BOUND}, got {np.abs(integers).max()}"
+        )
     best = min(found, key=lambda coding: coding.bits)
     if not channels.size:
         return best
-    tensor = replace(best.tensor, flags=best.tensor.flags | CHANNELS, channel_level=_side_level(channels))
+    tensor = replace(
+        best.tensor, flags=best.tensor.flags | CHANNELS, channel_level=_side_level(channels)
+    )
     return replace(best, tensor=tensor, channels=channels)
 
 
 def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]:
     differences = np.diff(integers, axis=0, prepend=np.zeros_like(integers[:1]))
     for way in MODES:
-        single = (way & PREDICTED and len(integers) == 1) or (way & (ROWS | COLUMNS) and integers.ndim == 1)
+        single = (way & PREDICTED and len(integers) == 1) or (
+            way & (ROWS | COLUMNS) and integers.ndim == 1
+        )
         if single or (way & PAIRS and integers.ndim < PAIR_AXES):
             continue
         coded = differences if way & PREDICTED else integers
-        tensor = CodedTensor(step=step, bound=max(int(np.abs(coded).max()), 1), level=0, flags=flags | way)
+        tensor = CodedTensor(
+            step=step, bound=max(int(np.abs(coded).max()), 1), level=0, flags=flags | way
+        )
         yield _fit(tensor, coded.reshape(tensor.grid(integers.shape)))
 
 
@@ -86,7 +120,8 @@ def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
     """Give the models of a tensor the levels that suit its integers (rows, columns)."""
     sizes = np.abs(integers).astype(np.float32)
     mean = sizes.mean(dtype=np.float64)
-    by_row, by_column = np.ones(1), np.ones(1)
+    by_row = np.ones(1)
+    by_column = np.ones(1)
     if tensor.flags & ROWS:
         by_row = sizes.mean(1, dtype=np.float64) + FLOOR
     if tensor.flags & COLUMNS:
@@ -97,7 +132,9 @@ def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
     level = int(_level(mean))
     rows = _offsets(by_row * by_column.mean(), level) if tensor.flags & ROWS else NOTHING
     columns = _offsets(by_column * by_row.mean(), level) if tensor.flags & COLUMNS else NOTHING
-    tensor = replace(tensor, level=level, row_level=_side_level(rows), column_level=_side_level(columns))
+    tensor = replace(
+        tensor, level=level, row_level=_side_level(rows), column_level=_side_level(columns)
+    )
     return Coding(tensor=tensor, integers=integers, rows=rows, columns=columns, channels=NOTHING)
 
 

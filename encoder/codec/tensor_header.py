@@ -13,19 +13,29 @@ from encoder.common.errors import BitstreamError
 
 Shape = tuple[int, ...]
 
-RECORD = struct.Struct("<fHBBBBB")  # step, bound, level, flags, levels of the offsets of rows, columns and channels
-DELTA, PREDICTED, ROWS, COLUMNS, PAIRS, CHANNELS, SECOND = 1, 2, 4, 8, 16, 32, 64
+RECORD = struct.Struct(
+    "<fHBBBBB"
+)  # step, bound, level, flags, levels of the offsets of rows, columns and channels
+DELTA = 1
+PREDICTED = 2
+ROWS = 4
+COLUMNS = 8
+PAIRS = 16
+CHANNELS = 32
+SECOND = 64
 """Flags of a tensor."""
 FLAGS = DELTA | PREDICTED | ROWS | COLUMNS | PAIRS | CHANNELS | SECOND
 MAX_OFFSET = LEVELS - 1
 """Largest magnitude of the offset of a level, or of a channel's step."""
 ROOT = np.float32(2**0.5)
 """What an odd offset of a step multiplies it by, beside a power of two."""
-MIN_STEP, MAX_STEP = 2.0**-64, 2.0**64
+MIN_STEP = 2.0**-64
+MAX_STEP = 2.0**64
 """Range of steps: no weight is too large for float32, and none so small that some machines take it for zero."""
 MAX_INTEGER = 1 << 24
 """Largest magnitude of an integer after prediction: float32 holds all up to here."""
-NOTHING, ZERO = np.empty(0, np.int32), np.zeros(1, np.int32)
+NOTHING = np.empty(0, np.int32)
+ZERO = np.zeros(1, np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +67,14 @@ class CodedTensor:
 
     def __bytes__(self) -> bytes:
         """Return the record of the tensor."""
-        rest = (self.bound, self.level, self.flags, self.row_level, self.column_level, self.channel_level)
+        rest = (
+            self.bound,
+            self.level,
+            self.flags,
+            self.row_level,
+            self.column_level,
+            self.channel_level,
+        )
         return RECORD.pack(self.step, *rest)
 
     @classmethod
@@ -84,10 +101,20 @@ class CodedTensor:
         axis = 1 if self.flags & SECOND else 0
         if axis >= len(shape):
             raise BitstreamError("tensor of one axis has no second")
-        offsets = coder.decode((shape[axis],), self.channel_level, MAX_OFFSET) if self.flags & CHANNELS else ZERO
+        offsets = (
+            coder.decode((shape[axis],), self.channel_level, MAX_OFFSET)
+            if self.flags & CHANNELS
+            else ZERO
+        )
         rows, columns = self.grid(shape)
-        row_offsets = coder.decode((rows,), self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
-        column_offsets = coder.decode((columns,), self.column_level, MAX_OFFSET) if self.flags & COLUMNS else NOTHING
+        row_offsets = (
+            coder.decode((rows,), self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
+        )
+        column_offsets = (
+            coder.decode((columns,), self.column_level, MAX_OFFSET)
+            if self.flags & COLUMNS
+            else NOTHING
+        )
         at = levels(self.level, row_offsets, column_offsets)
         integers = coder.decode((rows, columns), at, self.bound).reshape(shape)
         if self.flags & PREDICTED:

@@ -120,7 +120,9 @@ class Topology:
     def check(cls, model: onnx.ModelProto) -> Self:
         """Take a graph that keeps the rules; raises BitstreamError for one that does not. Its values get other names."""
         packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
-        return cls.parse(packer.compress(to_refs(model).SerializeToString(deterministic=True)) + packer.flush())
+        return cls.parse(
+            packer.compress(to_refs(model).SerializeToString(deterministic=True)) + packer.flush()
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -131,7 +133,9 @@ class Topology:
         except zlib.error as error:
             raise BitstreamError(f"topology cannot be unpacked: {error}") from None
         if not unpacker.eof or unpacker.unused_data or len(unpacked) > MAX_BYTES:
-            raise BitstreamError(f"topology is cut off, followed by something, or larger than {MAX_BYTES} bytes")
+            raise BitstreamError(
+                f"topology is cut off, followed by something, or larger than {MAX_BYTES} bytes"
+            )
         places = onnx.ModelProto()
         try:
             places.ParseFromString(unpacked)
@@ -159,26 +163,43 @@ class Topology:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         del model.graph.input[1:]
-        model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in self.tensors)
+        model.graph.initializer.extend(
+            numpy_helper.from_array(weights[name], name) for name in self.tensors
+        )
         return model
 
 
 def _check_model(model: onnx.ModelProto) -> None:
     graph = model.graph
-    if len(model.opset_import) != 1 or model.opset_import[0].domain or model.opset_import[0].version not in OPSETS:
-        raise BitstreamError(f"topology must use ONNX's own operators, of version {OPSETS[0]} to {OPSETS[-1]}")
+    if (
+        len(model.opset_import) != 1
+        or model.opset_import[0].domain
+        or model.opset_import[0].version not in OPSETS
+    ):
+        raise BitstreamError(
+            f"topology must use ONNX's own operators, of version {OPSETS[0]} to {OPSETS[-1]}"
+        )
     if model.ir_version not in IR_VERSIONS:
-        raise BitstreamError(f"topology must be of ONNX's format {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}, got {model.ir_version}")
+        raise BitstreamError(
+            f"topology must be of ONNX's format {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}, got {model.ir_version}"
+        )
     if model.functions or model.training_info or graph.sparse_initializer or graph.value_info:
-        raise BitstreamError("topology has functions, training steps, sparse tensors or sizes of inner values")
+        raise BitstreamError(
+            "topology has functions, training steps, sparse tensors or sizes of inner values"
+        )
     if len(graph.node) > MAX_NODES:
         raise BitstreamError(f"topology has {len(graph.node)} nodes, over {MAX_NODES}")
     for constant in graph.initializer:
         _check_constant(constant)
     if [x.name for x in graph.output] != [FRAMES] or [x.name for x in graph.input[:1]] != [TIME]:
         raise BitstreamError(f"topology must map {TIME!r} to {FRAMES!r}")
-    time, frames = graph.input[0].type.tensor_type, graph.output[0].type.tensor_type
-    if time.elem_type != onnx.TensorProto.FLOAT or len(time.shape.dim) != 1 or time.shape.dim[0].dim_value:
+    time = graph.input[0].type.tensor_type
+    frames = graph.output[0].type.tensor_type
+    if (
+        time.elem_type != onnx.TensorProto.FLOAT
+        or len(time.shape.dim) != 1
+        or time.shape.dim[0].dim_value
+    ):
         raise BitstreamError(f"{TIME!r} must be float32 of shape (N,)")
     channels = [dim.dim_value for dim in frames.shape.dim[1:-2]]
     batch = frames.shape.dim[0].dim_value if frames.shape.dim else 0
@@ -188,13 +209,17 @@ def _check_model(model: onnx.ModelProto) -> None:
 
 def _check_node(node: onnx.NodeProto) -> None:
     if node.domain or node.op_type not in OPERATORS:
-        raise BitstreamError(f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed")
+        raise BitstreamError(
+            f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed"
+        )
     if not all(node.output):
         # ONNX Runtime crashes on some.
         raise BitstreamError(f"operator {node.op_type} leaves an output out")
     for attribute in node.attribute:
         if attribute.type not in ATTRIBUTES:
-            raise BitstreamError(f"attribute {attribute.name} of {node.op_type} is of a kind that is not allowed")
+            raise BitstreamError(
+                f"attribute {attribute.name} of {node.op_type} is of a kind that is not allowed"
+            )
         if attribute.type == onnx.AttributeProto.TENSOR:
             _check_constant(attribute.t)
 
@@ -209,13 +234,17 @@ def _check_constant(tensor: onnx.TensorProto) -> None:
 def _tensors(graph: onnx.GraphProto) -> dict[str, Shape]:
     inputs = graph.input[1:]
     if not 0 < len(inputs) <= MAX_TENSORS:
-        raise BitstreamError(f"topology must have 1..{MAX_TENSORS} coded tensors, got {len(inputs)}")
+        raise BitstreamError(
+            f"topology must have 1..{MAX_TENSORS} coded tensors, got {len(inputs)}"
+        )
     tensors: dict[str, Shape] = {}
     for value in inputs:
         kind = value.type.tensor_type
         shape = tuple(dim.dim_value for dim in kind.shape.dim)
         if kind.elem_type != onnx.TensorProto.FLOAT or not shape or min(shape) < 1:
-            raise BitstreamError(f"coded tensor {value.name!r} must be float32 of fixed shape, got {shape}")
+            raise BitstreamError(
+                f"coded tensor {value.name!r} must be float32 of fixed shape, got {shape}"
+            )
         tensors[value.name] = shape
     if sum(prod(shape) for shape in tensors.values()) > MAX_WEIGHTS:
         raise BitstreamError(f"topology has over {MAX_WEIGHTS} weights")

@@ -39,7 +39,11 @@ class ClipBytes:
 
     def segment(self, segment: Segment) -> bytes:
         """Return the chunk of the next segment."""
-        self._entries.append(Entry(offset=self.size, start=segment.start, frames=segment.frames, is_key=segment.is_key))
+        self._entries.append(
+            Entry(
+                offset=self.size, start=segment.start, frames=segment.frames, is_key=segment.is_key
+            )
+        )
         chunk = self._checksums.chunk(SEGMENT, bytes(segment))
         self.size += len(chunk)
         return chunk
@@ -55,14 +59,17 @@ class ClipWriter:
 
     def __init__(self, path: Path, header: Header, topology: Topology) -> None:
         """Take the file that is to be made, or replaced by the first segment."""
-        self.path, self._bytes = path, ClipBytes(header, topology)
+        self.path = path
+        self._bytes = ClipBytes(header, topology)
         self._file: BinaryIO | None = None
         self._start = self._bytes.start
 
     def add(self, segment: Segment) -> None:
         """Append a segment; raises BitstreamError for a clip that would become too large, OSError."""
         if self._bytes.size + len(bytes(segment)) + END_BYTES > MAX_FILE_BYTES:
-            raise BitstreamError(f"a clip has at most {MAX_FILE_BYTES} bytes: it ends before frame {segment.start}")
+            raise BitstreamError(
+                f"a clip has at most {MAX_FILE_BYTES} bytes: it ends before frame {segment.start}"
+            )
         self._append(self._bytes.segment(segment))
 
     def finish(self) -> None:

@@ -23,7 +23,9 @@ def replacing(path: Path) -> Generator[Path]:
 def writable(path: Path, *others: Path | None) -> None:
     """Raise SettingsError or OSError for a file that cannot be written, or is one of some others: now, not at the end."""
     if any(other is not None and other.resolve() == path.resolve() for other in others):
-        raise SettingsError(f"output {path} would take the place of what is read or written besides")
+        raise SettingsError(
+            f"output {path} would take the place of what is read or written besides"
+        )
     if path.is_dir():
         raise SettingsError(f"output {path} is a folder")
     if not path.parent.is_dir():
@@ -42,7 +44,9 @@ def newest_clip() -> Path:
     """Return the `.nerv` file of the current folder that was written last; raises SettingsError if there is none."""
     clips = clips_here()
     if not clips:
-        raise SettingsError("no .nerv file in the current folder: name one, or make one with python -m encoder fit")
+        raise SettingsError(
+            "no .nerv file in the current folder: name one, or make one with python -m encoder fit"
+        )
     return max(clips, key=lambda path: path.stat().st_mtime)
 
 

@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from encoder.common.errors import CodecError
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
+INTERRUPTED = 130
 """Exit codes."""
 OWN_PACKAGES = ("encoder", "export", "player")
 MAX_LINE = 1024
@@ -45,11 +46,17 @@ class Commands:
         """Name the package that is run, and what pip installs for all of its commands."""
         self._install = install
         self._parser = Parser(prog=f"python -m {package}", description=description)
-        self._commands = self._parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        self._commands = self._parser.add_subparsers(
+            title="commands", metavar="COMMAND", required=True
+        )
 
-    def add(self, name: str, run: Command, *, summary: str, example: str) -> argparse.ArgumentParser:
+    def add(
+        self, name: str, run: Command, *, summary: str, example: str
+    ) -> argparse.ArgumentParser:
         """Add a command and return its parser, for its arguments."""
-        parser = self._commands.add_parser(name, help=summary, description=summary, epilog=f"example:\n  {example}")
+        parser = self._commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example:\n  {example}"
+        )
         parser.set_defaults(run=run)
         return parser
 
@@ -71,7 +78,9 @@ class Commands:
             # Whoever read the output has enough; nothing is left to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
-            return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            return _fail(
+                f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+            )
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] in OWN_PACKAGES:
                 raise
@@ -117,10 +126,15 @@ def show_table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(list(rows)))
         return
-    texts = [[name.replace("_", " ") for name in rows[0]], *(list(map(_cell, row.values())) for row in rows)]
+    texts = [
+        [name.replace("_", " ") for name in rows[0]],
+        *(list(map(_cell, row.values())) for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for line in texts:
-        print("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _cell(value: object) -> str:

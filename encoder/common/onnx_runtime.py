@@ -48,10 +48,15 @@ class Session:
         options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, [(provider, dict(settings))], enable_fallback=False
+                model.SerializeToString(),
+                options,
+                [(provider, dict(settings))],
+                enable_fallback=False,
             )
         except ERRORS as error:
-            raise EngineError(f"ONNX Runtime cannot load the network: {first_line(error)}") from None
+            raise EngineError(
+                f"ONNX Runtime cannot load the network: {first_line(error)}"
+            ) from None
         if self.session.get_providers()[0] != provider:
             raise EngineError(f"ONNX Runtime cannot load the libraries of {provider}")
 
@@ -74,7 +79,13 @@ Buffer = tuple[tuple[int, ...], type[np.generic]]
 class BoundSession:
     """A session whose inputs and outputs stay where they are, on a device."""
 
-    def __init__(self, session: Session, device: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        device: str,
+        inputs: Mapping[str, Buffer],
+        outputs: Mapping[str, Buffer],
+    ) -> None:
         """Allocate memory on a device, "cpu" or "cuda"; raises EngineError if there is not enough."""
         self._session = session.session
         self._binding = self._session.io_binding()
@@ -96,7 +107,9 @@ class BoundSession:
         try:
             self._values[name].update_inplace(np.ascontiguousarray(values))
         except ERRORS as error:
-            raise EngineError(f"ONNX Runtime cannot write to the device: {first_line(error)}") from None
+            raise EngineError(
+                f"ONNX Runtime cannot write to the device: {first_line(error)}"
+            ) from None
 
     def run(self) -> None:
         """Compute the outputs; raises EngineError."""
@@ -110,4 +123,6 @@ class BoundSession:
         try:
             return self._values[name].numpy()
         except ERRORS as error:
-            raise EngineError(f"ONNX Runtime cannot read from the device: {first_line(error)}") from None
+            raise EngineError(
+                f"ONNX Runtime cannot read from the device: {first_line(error)}"
+            ) from None

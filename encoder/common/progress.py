@@ -26,9 +26,20 @@ def progress(title: str, *, total: float = 1.0, stream: IO[str] | None = None) -
         yield _Lines(title, total, output)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=output)) as bar:
         task = bar.add_task(title, total=total, text="")
 
@@ -40,7 +51,9 @@ def progress(title: str, *, total: float = 1.0, stream: IO[str] | None = None) -
 
 class _Lines:
     def __init__(self, title: str, total: float, stream: IO[str]) -> None:
-        self._title, self._total, self._stream = title, total, stream
+        self._title = title
+        self._total = total
+        self._stream = stream
         self._next = time.monotonic() + PLAIN_SECONDS
         self._has_ended = False
 
@@ -50,4 +63,8 @@ class _Lines:
             return
         self._has_ended = done >= self._total
         self._next = now + PLAIN_SECONDS
-        print(f"{self._title}: {int(100 * done / self._total):3}% {text}".rstrip(), file=self._stream, flush=True)
+        print(
+            f"{self._title}: {int(100 * done / self._total):3}% {text}".rstrip(),
+            file=self._stream,
+            flush=True,
+        )

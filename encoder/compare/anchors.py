@@ -43,7 +43,13 @@ class Codec:
 
 
 CODECS: dict[str, Codec] = {
-    "x264": Codec(title="x264 medium", library="libx264", form="h264", factors=(21, 33), options={"preset": "medium"}),
+    "x264": Codec(
+        title="x264 medium",
+        library="libx264",
+        form="h264",
+        factors=(21, 33),
+        options={"preset": "medium"},
+    ),
     "x265": Codec(
         title="x265 medium",
         library="libx265",
@@ -51,7 +57,13 @@ CODECS: dict[str, Codec] = {
         factors=(21, 33),
         options={"preset": "medium", "x265-params": "log-level=none:info=0"},
     ),
-    "svtav1": Codec(title="SVT-AV1 preset 6", library="libsvtav1", form="obu", factors=(32, 60), options={"preset": "6"}),
+    "svtav1": Codec(
+        title="SVT-AV1 preset 6",
+        library="libsvtav1",
+        form="obu",
+        factors=(32, 60),
+        options={"preset": "6"},
+    ),
 }
 
 
@@ -75,18 +87,25 @@ def encode(video: Video, codec: Codec, factor: int) -> bytes:
 
 
 def _encode(video: Video, codec: Codec, factor: int) -> bytes:
-    os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 writes its settings to stderr otherwise
+    os.environ.setdefault(
+        "SVT_LOG", "1"
+    )  # errors alone: SVT-AV1 writes its settings to stderr otherwise
     height, width = video.frames.shape[2:]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=codec.form) as container:
         options = codec.options | {"crf": str(factor)}
         stream = cast(VideoStream, container.add_stream(codec.library, video.rate, options=options))
-        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.height = height + height % 2
+        stream.width = width + width % 2
         stream.pix_fmt = PIXELS
         for picture in video.frames:
             padded = np.pad(picture, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded.transpose(1, 2, 0)), format="rgb24")
-            frame = frame.reformat(format=PIXELS, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(padded.transpose(1, 2, 0)), format="rgb24"
+            )
+            frame = frame.reformat(
+                format=PIXELS, dst_colorspace=Colorspace.ITU601, interpolation=RESAMPLING
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return _without_notes(buffer.getvalue()) if codec.library == "libx264" else buffer.getvalue()
@@ -95,7 +114,10 @@ def _encode(video: Video, codec: Codec, factor: int) -> bytes:
 def _without_notes(data: bytes) -> bytes:
     """Return an H.264 file without its encoder's notes."""
     buffer = io.BytesIO()
-    with av.open(io.BytesIO(data), "r", format="h264") as source, av.open(buffer, "w", format="h264") as target:
+    with (
+        av.open(io.BytesIO(data), "r", format="h264") as source,
+        av.open(buffer, "w", format="h264") as target,
+    ):
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
         notes = BitStreamFilterContext(NOTES, stream, copy)
@@ -111,6 +133,8 @@ def decode(data: bytes, codec: Codec, *, height: int, width: int) -> Iterator[ND
     with av.open(io.BytesIO(data), "r", format=codec.form) as container:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):
-            rgb = frame.reformat(format="rgb24", src_colorspace=Colorspace.ITU601, interpolation=RESAMPLING)
+            rgb = frame.reformat(
+                format="rgb24", src_colorspace=Colorspace.ITU601, interpolation=RESAMPLING
+            )
             picture = cast(NDArray[np.uint8], rgb.to_ndarray())
             yield picture[:height, :width].transpose(2, 0, 1)

@@ -47,6 +47,9 @@ def _rising(curve: Curve) -> list[tuple[float, float]]:
 
 def _overlap(a: Curve, b: Curve) -> float:
     """Return the range of qualities that two curves have in common, as a share of the narrower one's."""
-    ranges = [(min(qualities), max(qualities)) for qualities in ([quality for _, quality in curve] for curve in (a, b))]
+    ranges = [
+        (min(qualities), max(qualities))
+        for qualities in ([quality for _, quality in curve] for curve in (a, b))
+    ]
     common = min(top for _, top in ranges) - max(bottom for bottom, _ in ranges)
     return common / min(top - bottom for bottom, top in ranges)

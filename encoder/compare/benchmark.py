@@ -44,11 +44,15 @@ class Speed:
     share_of_peak: float
 
 
-def bench(preset: Preset, size: SizeName, *, height: int, width: int, device: torch.device) -> Speed:
+def bench(
+    preset: Preset, size: SizeName, *, height: int, width: int, device: torch.device
+) -> Speed:
     """Time the steps of a preset's fit to frames of noise."""
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
-    shape = Shape(height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None)
+    shape = Shape(
+        height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None
+    )
 
     def fit(epochs: int) -> Trainer:
         network = preset.network(shape, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -57,7 +61,9 @@ def bench(preset: Preset, size: SizeName, *, height: int, width: int, device: to
             preset.prepare(network, pictures)
         rate = None
         if preset.recipe.rate_weight:
-            rate = RateControl(rate_weight=preset.recipe.rate_weight, pixels=frames * height * width)
+            rate = RateControl(
+                rate_weight=preset.recipe.rate_weight, pixels=frames * height * width
+            )
         training = TrainStep(network, preset.recipe, frame_encoder=encoder, rate=rate)
         return Trainer(training, Budget(epochs=epochs), start=FROM)
 

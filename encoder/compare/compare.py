@@ -15,7 +15,8 @@ from encoder.compare.contenders import Contender, Show
 from encoder.compare.evaluation import FrameQuality, frame_quality, mean_quality
 from encoder.media.video import Video
 
-RESULTS, FILES = "results.json", "files"
+RESULTS = "results.json"
+FILES = "files"
 """Names in a report's folder: of the results, and of the folder of the files that are compared."""
 QUALITIES = ("psnr_db", "psnr_yuv_db", "ms_ssim")
 """Of a point, by which systems are compared."""
@@ -51,15 +52,20 @@ class Report:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """Go on with a folder's results; raises SettingsError for those of other settings."""
-        self.folder, self.settings = folder, settings
+        self.folder = folder
+        self.settings = settings
         self.points: list[RdPoint] = []
         (folder / FILES).mkdir(parents=True, exist_ok=True)
         if not (folder / RESULTS).exists():
             return
         before, points = read_results(folder)
         if before != settings:
-            changed = sorted(key for key in before | settings if before.get(key) != settings.get(key))
-            raise SettingsError(f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder")
+            changed = sorted(
+                key for key in before | settings if before.get(key) != settings.get(key)
+            )
+            raise SettingsError(
+                f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder"
+            )
         self.points = points
 
     def path(self, point: RdPoint) -> Path:
@@ -82,7 +88,11 @@ class Report:
             part.write_bytes(data)
         same = (point.system, point.rate)
         self.points = [*(old for old in self.points if (old.system, old.rate) != same), point]
-        kept = {"settings": self.settings, "points": list(map(asdict, self.points)), "bd_rate": self.bd_rates()}
+        kept = {
+            "settings": self.settings,
+            "points": list(map(asdict, self.points)),
+            "bd_rate": self.bd_rates(),
+        }
         with replacing(self.folder / RESULTS) as part:
             part.write_text(json.dumps(kept, indent=1) + "\n")
 
@@ -113,11 +123,21 @@ def _checked(point: RdPoint) -> RdPoint:
 
 def _bd_rates(points: Sequence[RdPoint], quality: str) -> dict[str, dict[str, float | None]]:
     found = {
-        name: [(point.bits_per_pixel, getattr(point, quality)) for point in curve if getattr(point, quality) is not None]
+        name: [
+            (point.bits_per_pixel, getattr(point, quality))
+            for point in curve
+            if getattr(point, quality) is not None
+        ]
         for name, curve in curves(points).items()
     }
-    rates = {test: {anchor: bd_rate(found[anchor], found[test]) for anchor in found if anchor != test} for test in found}
-    return {test: {anchor: None if isnan(rate) else rate for anchor, rate in row.items()} for test, row in rates.items()}
+    rates = {
+        test: {anchor: bd_rate(found[anchor], found[test]) for anchor in found if anchor != test}
+        for test in found
+    }
+    return {
+        test: {anchor: None if isnan(rate) else rate for anchor, rate in row.items()}
+        for test, row in rates.items()
+    }
 
 
 def curves(points: Sequence[RdPoint]) -> dict[str, list[RdPoint]]:
@@ -127,7 +147,9 @@ def curves(points: Sequence[RdPoint]) -> dict[str, list[RdPoint]]:
     return {name: [point for point in ordered if point.system == name] for name in names}
 
 
-def measure(system: Contender, rate: str, video: Video, held_out: Video | None, show: Show) -> tuple[RdPoint, bytes]:
+def measure(
+    system: Contender, rate: str, video: Video, held_out: Video | None, show: Show
+) -> tuple[RdPoint, bytes]:
     """Make a file, decode it and measure it, on the frames between the video's if these are given."""
     began = time.perf_counter()
     file = system.encode(video, rate, show)
@@ -168,7 +190,12 @@ def halves(video: Video) -> tuple[Video, Video]:
 
 
 def compare(
-    systems: Sequence[Contender], video: Video, report: Report, *, is_held_out: bool = False, show: Show = lambda _: None
+    systems: Sequence[Contender],
+    video: Video,
+    report: Report,
+    *,
+    is_held_out: bool = False,
+    show: Show = lambda _: None,
 ) -> Iterator[RdPoint]:
     """Measure what the report does not have yet, yielding each point.
 

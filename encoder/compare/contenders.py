@@ -79,7 +79,8 @@ class AnchorContender(Contender):
 
     def __init__(self, name: str, rates: int) -> None:
         """Raise SettingsError for an unknown codec."""
-        self.name, self._codec = name, find_codec(name)
+        self.name = name
+        self._codec = find_codec(name)
         self.rates = [f"crf {factor}" for factor in self._codec.rates(rates)]
         self.suffix = f".{self._codec.form}"
 
@@ -107,7 +108,9 @@ class NetworkContender(Contender):
 
     def __init__(self, name: str, rates: int, fitting: Fitting) -> None:
         """Raise SettingsError for an unknown preset, or more rates than it has sizes."""
-        self.name, self._preset, self._fitting = name, find_preset(name), fitting
+        self.name = name
+        self._preset = find_preset(name)
+        self._fitting = fitting
         if self._preset.recipe.rate_weight and fitting.compression.bits is None:
             self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*RATE_WEIGHTS, rates)]
         elif rates > len(SIZES):
@@ -117,12 +120,21 @@ class NetworkContender(Contender):
 
     def encode(self, video: Video, rate: str, show: Show) -> File:
         """Make a file."""
-        fitting, weight = self._fitting, float(rate.split()[1]) if rate.startswith("rate") else None
-        limit = f"{fitting.limit.seconds:g} s" if fitting.limit.seconds is not None else f"{fitting.limit.epochs} epochs"
+        fitting = self._fitting
+        weight = float(rate.split()[1]) if rate.startswith("rate") else None
+        limit = (
+            f"{fitting.limit.seconds:g} s"
+            if fitting.limit.seconds is not None
+            else f"{fitting.limit.epochs} epochs"
+        )
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
         size = sizes.get(rate, DEFAULT_SIZE)
         plan = make_plan(
-            video, self._preset, size=size, segment_frames=fitting.segment_frames, key_interval=fitting.key_interval
+            video,
+            self._preset,
+            size=size,
+            segment_frames=fitting.segment_frames,
+            key_interval=fitting.key_interval,
         )
         encoder = SegmentEncoder(
             video,
@@ -136,7 +148,9 @@ class NetworkContender(Contender):
         )
         for progress in encoder.run(fitting.limit):
             show(progress)
-        return File(bytes(encoder.clip()), complexity(self._preset, size, encoder.shape).macs_per_pixel)
+        return File(
+            bytes(encoder.clip()), complexity(self._preset, size, encoder.shape).macs_per_pixel
+        )
 
     def decode(self, data: bytes, video: Video) -> Pictures:
         """Yield the frames of a file, by the reference decoder."""

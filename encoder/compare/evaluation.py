@@ -67,7 +67,9 @@ def pictures(clip: Clip, source: Frames) -> Iterator[tuple[NDArray[np.uint8], ND
 def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
     """Yield the quality of each decoded frame, also where the source was masked; raises as `pictures` does."""
     for index, (decoded, original) in enumerate(pictures(clip, source)):
-        yield frame_quality(decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0])
+        yield frame_quality(
+            decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0]
+        )
 
 
 def frame_quality(
@@ -80,7 +82,9 @@ def frame_quality(
         psnr_db=psnr_db(decoded, original),
         psnr_yuv_db=yuv,
         ms_ssim=_ms_ssim(decoded, original),
-        psnr_masked_db=psnr_db(decoded[:, mask], original[:, mask]) if mask is not None and mask.any() else None,
+        psnr_masked_db=psnr_db(decoded[:, mask], original[:, mask])
+        if mask is not None and mask.any()
+        else None,
     )
 
 
@@ -95,7 +99,8 @@ def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
 
 def evaluation(path: Path, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
     """Return the figures of a file from those of its frames."""
-    mean, size = mean_quality(frames), path.stat().st_size
+    mean = mean_quality(frames)
+    size = path.stat().st_size
     return Evaluation(
         psnr_db=mean.psnr_db,
         psnr_yuv_db=mean.psnr_yuv_db,

@@ -20,7 +20,8 @@ from encoder.compare.compare import QUALITIES, RdPoint, Report, curves
 from encoder.compare.contenders import frame_at
 from encoder.media.video import Video
 
-MARKDOWN, PAGE = "report.md", "report.html"
+MARKDOWN = "report.md"
+PAGE = "report.html"
 PUBLISHED = Path(__file__).parents[1] / "data" / "published.json"
 CROP = 128
 """Height and width of a crop, in pixels; smaller frames are shown whole."""
@@ -64,10 +65,19 @@ class Table:
 def write_report(report: Report, video: Video, frame: int, *, is_held_out: bool = False) -> None:
     """Write the tables and the page of a report; the pictures are of a frame of the video."""
     tables = [points_table(report), *bd_tables(report), published_table(report)]
-    settings = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in report.settings.items())
+    settings = ", ".join(
+        f"{key.replace('_', ' ')}: {value}" for key, value in report.settings.items()
+    )
     with replacing(report.folder / MARKDOWN) as part:
-        sections = (["", f"## {table.title}", "", table.text, "", *markdown(table.rows)] for table in tables)
-        part.write_text("\n".join(["# Comparison", "", settings, *(line for section in sections for line in section)]) + "\n")
+        sections = (
+            ["", f"## {table.title}", "", table.text, "", *markdown(table.rows)] for table in tables
+        )
+        part.write_text(
+            "\n".join(
+                ["# Comparison", "", settings, *(line for section in sections for line in section)]
+            )
+            + "\n"
+        )
     body = ["<h1>Comparison</h1>", f"<p>{escape(settings)}</p>"]
     body += [plot(report, label, name) for label, name in zip(LABELS, QUALITIES, strict=True)]
     body += [f"<h2>Frame {frame}</h2>", *pictures(report, video, frame, is_held_out=is_held_out)]
@@ -85,7 +95,9 @@ def points_table(report: Report) -> Table:
         for point in curve:
             similarity = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
             complexity = "" if point.macs_per_pixel is None else f"{point.macs_per_pixel:,.0f}"
-            rows.append([*(form.format(point) for form in COLUMNS.values()), similarity, complexity])
+            rows.append(
+                [*(form.format(point) for form in COLUMNS.values()), similarity, complexity]
+            )
     text = (
         "Sizes are those of the files; qualities are of what was decoded from them, after 8-bit rounding, mean over frames. "
         "Decoding is to RGB on the CPU, of all frames or of those held out: networks by the reference decoder, classic codecs "
@@ -103,7 +115,9 @@ def bd_tables(report: Report) -> list[Table]:
     tables: list[Table] = []
     for quality, label in zip(QUALITIES, LABELS, strict=True):
         rates = report.bd_rates()[quality]
-        cells = {test: [_percent(row.get(anchor)) for anchor in rates] for test, row in rates.items()}
+        cells = {
+            test: [_percent(row.get(anchor)) for anchor in rates] for test, row in rates.items()
+        }
         rows = [["", *rates], *([test, *row] for test, row in cells.items())]
         tables.append(Table(f"BD-rate at equal {label.removesuffix(' in dB')}", text, rows))
     return tables
@@ -111,11 +125,22 @@ def bd_tables(report: Report) -> list[Table]:
 
 def published_table(report: Report) -> Table:
     """Return the table of what others published, beside what the same system came to here."""
-    here = {name: ", ".join(_pair(p.bits_per_pixel, p.psnr_db) for p in curve) for name, curve in curves(report.points).items()}
+    here = {
+        name: ", ".join(_pair(p.bits_per_pixel, p.psnr_db) for p in curve)
+        for name, curve in curves(report.points).items()
+    }
     rows = [["system", "here, bits per pixel: dB", "published, bits per pixel: dB", "of", "source"]]
     for entry in json.loads(PUBLISHED.read_text()):
         points = entry.get("text") or ", ".join(_pair(*point) for point in entry["points"])
-        rows.append([entry["name"], here.get(entry.get("system"), ""), points, entry["clip"], entry["source"]])
+        rows.append(
+            [
+                entry["name"],
+                here.get(entry.get("system"), ""),
+                points,
+                entry["clip"],
+                entry["source"],
+            ]
+        )
     text = "Mostly of other videos, sizes and machines, their bits per pixel estimated and not those of a file."
     return Table("Published", text, rows)
 
@@ -138,7 +163,10 @@ def markdown(rows: Rows) -> list[str]:
 def html(rows: Rows) -> list[str]:
     """Return the lines of a table in HTML."""
     tags = ["th", *["td"] * (len(rows) - 1)]
-    lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True))
+    lines = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(tags, rows, strict=True)
+    )
     return ["<table>", *(f"<tr>{line}</tr>" for line in lines), "</table>"]
 
 
@@ -148,7 +176,8 @@ def plot(report: Report, label: str, name: str) -> str:
     axes = figure.subplots()
     for system, curve in curves(report.points).items():
         points = [point for point in curve if getattr(point, name) is not None]
-        rates, qualities = map(attrgetter("bits_per_pixel"), points), map(attrgetter(name), points)
+        rates = map(attrgetter("bits_per_pixel"), points)
+        qualities = map(attrgetter(name), points)
         axes.plot(list(rates), list(qualities), marker="o", label=system.replace("$", r"\$"))
     axes.set(xlabel="bits per pixel", ylabel=label, xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -169,23 +198,35 @@ def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> 
         decoded = frame_at(point.system, report.path(point).read_bytes(), video, time)
         errors = np.abs(decoded.astype(np.int16) - original) * ERROR_GAIN
         lines.append(
-            _figure(decoded, f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, {point.psnr_db:.2f} dB")
+            _figure(
+                decoded,
+                f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, {point.psnr_db:.2f} dB",
+            )
         )
-        lines.append(_figure(errors.clip(0, 255).astype(np.uint8), f"{name}: error, {ERROR_GAIN} times"))
+        lines.append(
+            _figure(errors.clip(0, 255).astype(np.uint8), f"{name}: error, {ERROR_GAIN} times")
+        )
     return lines
 
 
 def _alike(found: Mapping[str, Sequence[RdPoint]]) -> dict[str, RdPoint]:
     """Return the point of each curve whose size is nearest to what is in the middle of all."""
-    middle = float(np.median([log(point.bits_per_pixel) for curve in found.values() for point in curve]))
-    return {name: min(curve, key=lambda point: abs(log(point.bits_per_pixel) - middle)) for name, curve in found.items()}
+    middle = float(
+        np.median([log(point.bits_per_pixel) for curve in found.values() for point in curve])
+    )
+    return {
+        name: min(curve, key=lambda point: abs(log(point.bits_per_pixel) - middle))
+        for name, curve in found.items()
+    }
 
 
 def _figure(picture: NDArray[np.uint8], caption: str) -> str:
     _, height, width = picture.shape
-    top, left = max(height - CROP, 0) // 2, max(width - CROP, 0) // 2
+    top = max(height - CROP, 0) // 2
+    left = max(width - CROP, 0) // 2
     cropped = picture[:, top : top + CROP, left : left + CROP]
     buffer = io.BytesIO()
     image.imsave(buffer, np.ascontiguousarray(cropped.transpose(1, 2, 0)), format="png")
-    data, text = base64.b64encode(buffer.getvalue()).decode(), escape(caption)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -53,7 +53,14 @@ def read_hnerv(path: Path, *, rate: Fraction, settings: str) -> Clip:
 def _clip(latents: Tensor, network: Hnerv, rate: Fraction, settings: str) -> Clip:
     topology = trace(network)
     height, width = topology.frame_shape
-    header = Header(width=width, height=height, frames=len(latents), rate=rate, continuous=True, settings=settings)
+    header = Header(
+        width=width,
+        height=height,
+        frames=len(latents),
+        rate=rate,
+        continuous=True,
+        settings=settings,
+    )
     tensors = quantize(dict(network.named_parameters()), None, BITS)
     named = dict(zip(topology.tensors, tensors.values(), strict=True))
     segment = Segment.encode(0, len(latents), named, topology.tensors)
@@ -62,11 +69,15 @@ def _clip(latents: Tensor, network: Hnerv, rate: Fraction, settings: str) -> Cli
 
 def _dequantised(entry: Mapping[str, Any]) -> Tensor:
     """Return a tensor of the checkpoint; raises ValueError for one that a stranger made to do harm."""
-    integers, low, scale = entry["quant"], entry["min"], entry["scale"]
+    integers = entry["quant"]
+    low = entry["min"]
+    scale = entry["scale"]
     # Before any arithmetic: a small file may hold a view of one number as billions.
     if integers.dtype != torch.uint8 or integers.numel() > MAX_WEIGHTS:
         raise ValueError("not 8-bit integers, or too many")
-    if not all(torch.broadcast_shapes(x.shape, integers.shape) == integers.shape for x in (low, scale)):
+    if not all(
+        torch.broadcast_shapes(x.shape, integers.shape) == integers.shape for x in (low, scale)
+    ):
         raise ValueError("the ranges are of another shape")
     values = low.float() + scale.float() * integers
     if not values.isfinite().all():
@@ -80,18 +91,27 @@ def _network(latents: Tensor, weights: Mapping[str, Tensor]) -> Hnerv:
     The strides follow from the shapes: a stage's convolution makes stride**2 times the channels that the next one takes. Stems
     that make several cells of one, which the authors' smaller grids would need, are none of ours.
     """
-    convolutions = {name.removesuffix(".weight"): x for name, x in weights.items() if name.endswith(".weight")}
-    numbered = {int(found[1]): name for name in convolutions if (found := STAGE.fullmatch(f"{name}."))}
+    convolutions = {
+        name.removesuffix(".weight"): x for name, x in weights.items() if name.endswith(".weight")
+    }
+    numbered = {
+        int(found[1]): name for name in convolutions if (found := STAGE.fullmatch(f"{name}."))
+    }
     names = [*(numbered[index] for index in range(len(numbered))), HEAD]
     stem, *stages, head = [convolutions[name] for name in names]
     channels = [stem.shape[0], *(x.shape[1] for x in (*stages[1:], head))]
-    strides = [isqrt(stage.shape[0] // after) for stage, after in zip(stages, channels[1:], strict=True)]
+    strides = [
+        isqrt(stage.shape[0] // after) for stage, after in zip(stages, channels[1:], strict=True)
+    ]
     layout = Layout(strides=tuple(strides), grid=(latents.shape[2], latents.shape[3]))
     if max(layout.canvas) > MAX_SIDE:
         raise ValueError("frames are too large")
     network = Hnerv(
         HnervConfig(
-            frames=len(latents), layout=layout, kernels=tuple(stage.shape[-1] for stage in stages), channels=tuple(channels)
+            frames=len(latents),
+            layout=layout,
+            kernels=tuple(stage.shape[-1] for stage in stages),
+            channels=tuple(channels),
         )
     )
     ours = ["stem", *(f"blocks.{index}.conv" for index in range(len(stages))), "head"]

@@ -55,14 +55,16 @@ class Checkpoint:
     def settings(self, options: str) -> str:
         """Return what a file says about how it was made, with further options."""
         mask = f" --mask {Path(self.mask).name}" if self.mask else ""
-        first = (
-            f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{self.reading.flags}{mask}{options}"
-        )
+        first = f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{self.reading.flags}{mask}{options}"
         return f"{first} --segment-frames {self.segment_frames} --key-interval {self.key_interval} --seed {self.seed}"
 
     def save(self, path: Path, states: Sequence[State]) -> None:
         """Write the networks' states to a file, one for each segment."""
-        tensors = {f"{index}.{name}": x.contiguous() for index, state in enumerate(states) for name, x in state.items()}
+        tensors = {
+            f"{index}.{name}": x.contiguous()
+            for index, state in enumerate(states)
+            for name, x in state.items()
+        }
         save_file(tensors, path, metadata={KEY: json.dumps(asdict(self))})
 
     @classmethod

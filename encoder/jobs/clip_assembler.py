@@ -19,8 +19,11 @@ from encoder.jobs.run_state import RunState
 class ClipAssembler:
     """Writes a clip; a file that was there before is kept until the new one is whole."""
 
-    def __init__(self, output: Path, header: Header, topology: Topology, unfinished: RunState) -> None:
-        self._output, self._unfinished = output, unfinished
+    def __init__(
+        self, output: Path, header: Header, topology: Topology, unfinished: RunState
+    ) -> None:
+        self._output = output
+        self._unfinished = unfinished
         self._writer = ClipWriter(output, header, topology)
         self._waiting: dict[int, Finished] = {}
         self._checksums: list[int] = []
@@ -74,7 +77,9 @@ class ClipAssembler:
         """Write a clip over the file: on a full disk, where no more fits than the file already takes."""
         room = self._output.stat().st_size
         lengths = range(len(clip.segments), 0, -1)
-        whole = next((data for count in lengths if len(data := bytes(_shortened(clip, count))) <= room), None)
+        whole = next(
+            (data for count in lengths if len(data := bytes(_shortened(clip, count))) <= room), None
+        )
         if whole is not None:
             with self._output.open("r+b") as file:
                 file.write(whole)
@@ -84,4 +89,8 @@ class ClipAssembler:
 def _shortened(clip: Clip, count: int) -> Clip:
     """Return the first segments of a clip as a clip of their own."""
     segments = clip.segments[:count]
-    return replace(clip, header=replace(clip.header, frames=segments[-1].start + segments[-1].frames), segments=segments)
+    return replace(
+        clip,
+        header=replace(clip.header, frames=segments[-1].start + segments[-1].frames),
+        segments=segments,
+    )

@@ -61,13 +61,23 @@ class Gop:
     """Fits the segments of a group in turn. What comes out does not depend on other groups."""
 
     def __init__(
-        self, encoder: "SegmentEncoder", number: int, limit: Budget, *, start: float = 0.0, state: GopState | None = None
+        self,
+        encoder: "SegmentEncoder",
+        number: int,
+        limit: Budget,
+        *,
+        start: float = 0.0,
+        state: GopState | None = None,
     ) -> None:
         """Take the limit of all groups, the part of the schedule to start at, and the state of an earlier run, if any."""
-        self._encoder, self._limit, self._start = encoder, limit, start
-        self._segments, self._shares = encoder.plan.groups[number], encoder.plan.shares
+        self._encoder = encoder
+        self._limit = limit
+        self._start = start
+        self._segments = encoder.plan.groups[number]
+        self._shares = encoder.plan.shares
         state = state or GopState()
-        self._finished, self._frame_encoder = list(state.finished), state.frame_encoder
+        self._finished = list(state.finished)
+        self._frame_encoder = state.frame_encoder
         self._fit_state: FitState | None = state.fit
         self._fit: Trainer | None = None
         self._before: Weights | None = None
@@ -81,13 +91,17 @@ class Gop:
         """Yield after each epoch, within long ones, and after each segment; the segments of an earlier run come first."""
         for index, finished in zip(self._segments, tuple(self._finished), strict=False):
             self._before = finished.segment.weights(self._encoder.topology.tensors, self._before)
-            yield Progress(done=self._done(index, 1.0), segment=index, psnr_db=0.0, finished=finished)
+            yield Progress(
+                done=self._done(index, 1.0), segment=index, psnr_db=0.0, finished=finished
+            )
         for index in self._segments[len(self._finished) :]:
             yield from self._run_segment(index)
 
     def _run_segment(self, index: int) -> Iterator[Progress]:
-        encoder, began = self._encoder, time.perf_counter()
-        frames, masked = encoder.frames(index), encoder.masked(index)
+        encoder = self._encoder
+        began = time.perf_counter()
+        frames = encoder.frames(index)
+        masked = encoder.masked(index)
         torch.manual_seed(encoder.seed + index)
         network = encoder.start(index, self._before)
         fit = encoder.fit(
@@ -101,15 +115,19 @@ class Gop:
         if self._fit_state is not None:
             fit.restore(self._fit_state)
             self._fit_state = None
-        self._fit, psnr_db = fit, 0.0
+        self._fit = fit
+        psnr_db = 0.0
         for epoch in fit.epochs(frames, masked):
             psnr_db = epoch.psnr_db
             yield Progress(done=self._done(index, epoch.progress), segment=index, psnr_db=psnr_db)
         segment = encoder.segment(index, network, fit.training.quantizer, self._before)
         self._before = segment.weights(encoder.topology.tensors, self._before)
-        self._frame_encoder, self._fit = fit.training.frame_encoder_state, None
+        self._frame_encoder = fit.training.frame_encoder_state
+        self._fit = None
         self._finished.append(Finished(segment, encoder.kept_state(fit.training)))
-        yield Progress(done=self._done(index, 1.0), segment=index, psnr_db=psnr_db, finished=self._finished[-1])
+        yield Progress(
+            done=self._done(index, 1.0), segment=index, psnr_db=psnr_db, finished=self._finished[-1]
+        )
 
     def _done(self, index: int, part: float) -> float:
         """Return the share of all fits that this group's are, up to a part of a segment."""
@@ -119,5 +137,9 @@ class Gop:
         """Return the limit of a segment, whose preparation began at a time."""
         if self._limit.seconds is None:
             return self._limit
-        seconds = self._shares[index] * max(self._limit.seconds - self._encoder.spent_seconds, MIN_SHARE * self._limit.seconds)
-        return replace(self._limit, seconds=max(seconds - (time.perf_counter() - began), MIN_SHARE * seconds))
+        seconds = self._shares[index] * max(
+            self._limit.seconds - self._encoder.spent_seconds, MIN_SHARE * self._limit.seconds
+        )
+        return replace(
+            self._limit, seconds=max(seconds - (time.perf_counter() - began), MIN_SHARE * seconds)
+        )

@@ -34,7 +34,9 @@ class LocalWorkers(WorkerBackend):
 
     def ready(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         """Wait for pipes."""
-        connections = {worker.connection: worker for worker in workers if isinstance(worker, _Process)}
+        connections = {
+            worker.connection: worker for worker in workers if isinstance(worker, _Process)
+        }
         found = wait(list(connections))
         return [worker for connection, worker in connections.items() if connection in found]
 

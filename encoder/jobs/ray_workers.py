@@ -25,21 +25,31 @@ class RayWorkers(WorkerBackend):
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SettingsError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
+            raise SettingsError(
+                f"no Ray cluster at {address}: {str(error).splitlines()[0]}"
+            ) from None
         self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
 
     def capacity(self, device: str, threads: int) -> int:
         """Return how many workers have room; raises SettingsError where no machine has that many cores."""
-        count = self.gpus if device == "cuda" else sum(int(node.get("CPU", 0)) // threads for node in self._nodes)
+        count = (
+            self.gpus
+            if device == "cuda"
+            else sum(int(node.get("CPU", 0)) // threads for node in self._nodes)
+        )
         if not count:
-            raise SettingsError(f"no machine of the cluster has {threads} cores: use fewer --threads")
+            raise SettingsError(
+                f"no machine of the cluster has {threads} cores: use fewer --threads"
+            )
         return count
 
     def start(self, work: JobContext, number: int) -> Worker:
         """Start an actor, wherever there is room."""
         del number  # Ray finds the GPU
-        needs: dict[str, Any] = {"num_gpus": 1} if work.job.device == "cuda" else {"num_cpus": work.job.threads}
+        needs: dict[str, Any] = (
+            {"num_gpus": 1} if work.job.device == "cuda" else {"num_cpus": work.job.threads}
+        )
         return _RayWorker(ray.remote(**needs)(_Actor).remote(work))
 
     def ready(self, workers: Sequence[Worker]) -> Sequence[Worker]:

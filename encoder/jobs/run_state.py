@@ -22,8 +22,11 @@ from encoder.jobs.gop import Finished, GopState
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, GROUP, BEFORE = "settings.json", "group-{}.pt", "before.nerv"
-LOCK, REPLACED = "lock", "replaced"
+SETTINGS = "settings.json"
+GROUP = "group-{}.pt"
+BEFORE = "before.nerv"
+LOCK = "lock"
+REPLACED = "replaced"
 """What a run locks, and what tells that the clip in place is its own."""
 UNREADABLE = (
     OSError,
@@ -44,7 +47,8 @@ class RunState:
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         """Take the settings on which the bytes depend."""
-        self._output, self._settings = output.resolve(), settings  # workers elsewhere have other current folders
+        self._output = output.resolve()  # workers elsewhere have other current folders
+        self._settings = settings
         self.folder = self._output.with_name(f".{output.name}.unfinished")
 
     @property
@@ -85,13 +89,19 @@ class RunState:
             raise SettingsError(f"{self.folder / SETTINGS} cannot be read: {self.advice}") from None
         if changed:
             key = changed[0]
-            what = f"the {key} of the interrupted run is {before[key]!r}, not {self._settings[key]!r}"
+            what = (
+                f"the {key} of the interrupted run is {before[key]!r}, not {self._settings[key]!r}"
+            )
             raise SettingsError(f"{what}: {self.advice}")
 
     @property
     def advice(self) -> str:
         """What to do if one does not want to go on."""
-        kept = f", after taking {self.before.name} out of it, the clip that was there before" if self.before.exists() else ""
+        kept = (
+            f", after taking {self.before.name} out of it, the clip that was there before"
+            if self.before.exists()
+            else ""
+        )
         return f"to start anew, delete {self.folder}{kept}"
 
     def load(self, group: int, tensors: int) -> GopState | None:
@@ -108,13 +118,23 @@ class RunState:
             finished = tuple(Finished(*each) for each in zip(segments, kept["states"], strict=True))
             return GopState(finished=finished, frame_encoder=kept["frame_encoder"], fit=kept["fit"])
         except UNREADABLE:
-            raise SettingsError(f"{path} cannot be read: delete it to fit its segments anew") from None
+            raise SettingsError(
+                f"{path} cannot be read: delete it to fit its segments anew"
+            ) from None
 
     def save(self, group: int, state: GopState) -> None:
         """Keep how far a group has come; a disk that is full is told, and does not matter now."""
-        segments = [torch.from_numpy(np.frombuffer(bytes(each.segment), np.uint8).copy()) for each in state.finished]
+        segments = [
+            torch.from_numpy(np.frombuffer(bytes(each.segment), np.uint8).copy())
+            for each in state.finished
+        ]
         states = [each.state for each in state.finished]
-        kept = {"segments": segments, "states": states, "frame_encoder": state.frame_encoder, "fit": state.fit}
+        kept = {
+            "segments": segments,
+            "states": states,
+            "frame_encoder": state.frame_encoder,
+            "fit": state.fit,
+        }
         buffer = io.BytesIO()  # of files torch tells no error that can be understood
         torch.save(kept, buffer)
         try:

@@ -18,7 +18,14 @@ from encoder.jobs.clip_assembler import ClipAssembler
 from encoder.jobs.gop import Progress
 from encoder.jobs.job import Job
 from encoder.jobs.run_state import RunState
-from encoder.jobs.scheduler import Events, JobContext, Scheduler, WorkerBackend, makespan, run_serial
+from encoder.jobs.scheduler import (
+    Events,
+    JobContext,
+    Scheduler,
+    WorkerBackend,
+    makespan,
+    run_serial,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +55,8 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
     unfinished = RunState(run.output, _identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
-        began, workers = time.perf_counter(), _workers(job, run)
+        began = time.perf_counter()
+        workers = _workers(job, run)
         # Where others fit, this process only looks for what all have in common.
         encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
         limit = _limit(job, workers)
@@ -58,9 +66,19 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
         segments = len(job.plan.runs)
         for note in run.notes:
             logger.info("%s", note)
-        logger.info("fitting %d frames of %dx%d in %d segments", job.plan.runs[-1].stop, job.width, job.height, segments)
+        logger.info(
+            "fitting %d frames of %dx%d in %d segments",
+            job.plan.runs[-1].stop,
+            job.width,
+            job.height,
+            segments,
+        )
         assembly = ClipAssembler(run.output, encoder.header, encoder.topology, unfinished)
-        events = run_serial(work, encoder) if run.crew is None else Scheduler(work, run.crew, workers).run()
+        events = (
+            run_serial(work, encoder)
+            if run.crew is None
+            else Scheduler(work, run.crew, workers).run()
+        )
         try:
             with contextlib.closing(events):
                 _follow(events, assembly, segments)
@@ -101,7 +119,9 @@ def _limit(job: Job, workers: int) -> Budget:
     if job.limit.seconds is None:
         return job.limit
     plan = job.plan
-    span = makespan([sum(plan.shares[number] for number in group) for group in plan.groups], workers)
+    span = makespan(
+        [sum(plan.shares[number] for number in group) for group in plan.groups], workers
+    )
     return replace(job.limit, seconds=job.limit.seconds / span)
 
 

@@ -54,7 +54,8 @@ class JobContext:
 
 def with_notes(steps: Iterator[Progress]) -> Iterator[Progress]:
     """Yield the steps of a worker with what was logged meanwhile, which is said where all workers are followed."""
-    notes, ours = _Notes(), logging.getLogger("encoder")
+    notes = _Notes()
+    ours = logging.getLogger("encoder")
     ours.addHandler(notes)
     try:
         for step in steps:
@@ -127,7 +128,8 @@ class Scheduler:
     """Hands groups out to workers."""
 
     def __init__(self, work: JobContext, crew: WorkerBackend, workers: int) -> None:
-        self._work, self._crew = work, crew
+        self._work = work
+        self._crew = crew
         self._slots = list(reversed(range(workers)))
         """Numbers that new workers may have."""
         self._numbers: dict[Worker, int] = {}
@@ -193,7 +195,8 @@ class Scheduler:
             for note in progress.notes:
                 logger.warning("%s", note)
             if progress.finished is not None and progress.segment > self._reached.get(group, -1):
-                self._reached[group], self._tries[group] = progress.segment, 0
+                self._reached[group] = progress.segment
+                self._tries[group] = 0
             yield group, progress
 
     def _lose(self, worker: Worker, error: LostError) -> None:
@@ -203,7 +206,9 @@ class Scheduler:
         segments = self._work.job.plan.groups[group]
         what = f"a worker {error} at the segments from {segments.start} to {segments.stop - 1}"
         if self._tries[group] >= MAX_TRIES:
-            raise SettingsError(f"{what}, {MAX_TRIES} times: with fewer --workers each has more memory")
+            raise SettingsError(
+                f"{what}, {MAX_TRIES} times: with fewer --workers each has more memory"
+            )
         logger.warning("%s; another one goes on", what)
         self._waiting.appendleft(group)
 

@@ -79,17 +79,29 @@ class SegmentEncoder:
             settings=settings,
         )
         self.header = Header.parse(bytes(header))
-        self._source, self._preset, self._compression, self._device, self.seed = source, preset, compression, device, seed
-        self._size, self._keep_states, self.plan = size, keep_states, plan
+        self._source = source
+        self._preset = preset
+        self._compression = compression
+        self._device = device
+        self.seed = seed
+        self._size = size
+        self._keep_states = keep_states
+        self.plan = plan
         if states is not None and len(states) != len(plan.runs):
-            raise SettingsError(f"the checkpoint has {len(states)} segments, the video {len(plan.runs)}")
+            raise SettingsError(
+                f"the checkpoint has {len(states)} segments, the video {len(plan.runs)}"
+            )
         self._states = states
         self._cached: tuple[int, Tensor] | None = None
         self.canvas = self._find_canvas(motions)
         even_height, even_width = self.header.even_size
-        self.shape = Shape(height=even_height, width=even_width, frames=plan.longest, margin=self.canvas.margin)
+        self.shape = Shape(
+            height=even_height, width=even_width, frames=plan.longest, margin=self.canvas.margin
+        )
         network = self.network(0)
-        self.given = frozenset(name for name, x in network.named_parameters() if not x.requires_grad)
+        self.given = frozenset(
+            name for name, x in network.named_parameters() if not x.requires_grad
+        )
         """Names of tensors that are not learned, but coded."""
         self._names = [name for name, _ in network.named_parameters()]
         self.topology = topology or _topology(preset.network, self.shape, size)
@@ -98,7 +110,9 @@ class SegmentEncoder:
         self.spent_seconds = time.perf_counter() - began
         """What was needed before the first fit."""
         if compression.file_bytes is not None and compression.file_bytes <= self._overhead_bytes:
-            raise SettingsError(f"the file's size must be over {self._overhead_bytes}, which it has without weights")
+            raise SettingsError(
+                f"the file's size must be over {self._overhead_bytes}, which it has without weights"
+            )
         if compression.file_bytes is not None and compression.file_bytes > MAX_FILE_BYTES:
             raise SettingsError(f"the file's size must be at most {MAX_FILE_BYTES}")
         self.finished: list[Finished] = []
@@ -121,7 +135,11 @@ class SegmentEncoder:
         if self._states is not None:
             self._load(network, self._states[index])
         elif before is not None:
-            learned = {name: values for name, values in self._tensors(before).items() if name not in self.given}
+            learned = {
+                name: values
+                for name, values in self._tensors(before).items()
+                if name not in self.given
+            }
             network.load_state_dict(learned, strict=False)
         return network
 
@@ -151,7 +169,9 @@ class SegmentEncoder:
             before=None if before is None else self._tensors(before),
             frame_encoder=maker,
             rate=self._rate(index),
-            coded_bits=lambda quantizer: 8.0 * len(self.segment(index, network, quantizer, before).code),
+            coded_bits=lambda quantizer: (
+                8.0 * len(self.segment(index, network, quantizer, before).code)
+            ),
             prune=self._compression.prune,
         )
         return Trainer(training, limit, start=start)
@@ -160,11 +180,16 @@ class SegmentEncoder:
         """Return the state of a network before it was rounded for good, if states are kept."""
         if not self._keep_states:
             return None
-        return {name: x.detach().cpu() for name, x in (training.network.state_dict() | training.unrounded).items()}
+        return {
+            name: x.detach().cpu()
+            for name, x in (training.network.state_dict() | training.unrounded).items()
+        }
 
     def _tensors(self, weights: Weights) -> dict[str, Tensor]:
         """Return weights by the names that the network has for them."""
-        values = (torch.from_numpy(weights[name]).to(self._device) for name in self.topology.tensors)
+        values = (
+            torch.from_numpy(weights[name]).to(self._device) for name in self.topology.tensors
+        )
         return dict(zip(self._names, values, strict=True))
 
     def clip(self) -> Clip:
@@ -176,9 +201,12 @@ class SegmentEncoder:
         """Of all networks, unrounded, if they are kept."""
         return [made.state for made in self.finished if made.state is not None]
 
-    def segment(self, index: int, network: nn.Module, quantizer: QatQuantizer | None, before: Weights | None) -> Segment:
+    def segment(
+        self, index: int, network: nn.Module, quantizer: QatQuantizer | None, before: Weights | None
+    ) -> Segment:
         """Return a segment, coded, of which what is shorter so is a difference from the one before."""
-        run, compression = self.plan.runs[index], self._compression
+        run = self.plan.runs[index]
+        compression = self._compression
         quantized = quantize(
             {name: x.detach() for name, x in network.named_parameters()},
             quantizer,
@@ -187,19 +215,29 @@ class SegmentEncoder:
             given=self.given,
             huffman=compression.coder == "huffman",
         )
-        named = dict(zip(self.topology.tensors, (quantized[name] for name in self._names), strict=True))
-        return Segment.encode(run.start, len(run), named, self.topology.tensors, coder=compression.coder)
+        named = dict(
+            zip(self.topology.tensors, (quantized[name] for name in self._names), strict=True)
+        )
+        return Segment.encode(
+            run.start, len(run), named, self.topology.tensors, coder=compression.coder
+        )
 
     def _rate(self, index: int) -> RateControl | None:
         compression = self._compression
-        rate_weight = self._preset.recipe.rate_weight if compression.rate_weight is None else compression.rate_weight
+        rate_weight = (
+            self._preset.recipe.rate_weight
+            if compression.rate_weight is None
+            else compression.rate_weight
+        )
         if compression.bits is not None or not (rate_weight or compression.file_bytes):
             return None
         target = None
         if compression.file_bytes is not None:
             target = 8 * (compression.file_bytes - self._overhead_bytes) * self.plan.shares[index]
         pixels = self.header.width * self.header.height * len(self.plan.runs[index])
-        return RateControl(rate_weight=rate_weight or DEFAULT_RATE_WEIGHT, pixels=pixels, target_bits=target)
+        return RateControl(
+            rate_weight=rate_weight or DEFAULT_RATE_WEIGHT, pixels=pixels, target_bits=target
+        )
 
     @property
     def _overhead_bytes(self) -> int:
@@ -221,7 +259,11 @@ class SegmentEncoder:
             return Canvas(self.frames, motions or {})
         if self._states is None:
             return Canvas.look(self.frames, len(self.plan.runs))
-        motions = {index: state[DISPLACEMENTS] for index, state in enumerate(self._states) if DISPLACEMENTS in state}
+        motions = {
+            index: state[DISPLACEMENTS]
+            for index, state in enumerate(self._states)
+            if DISPLACEMENTS in state
+        }
         if any(motion.shape != (max(self.plan.longest, 2), 2, 2, 2) for motion in motions.values()):
             raise SettingsError(FOREIGN)
         return Canvas(self.frames, motions)
@@ -230,7 +272,10 @@ class SegmentEncoder:
         """Return the frames of a segment; the latest are kept, since they are needed more than once."""
         if self._cached is None or self._cached[0] != index:
             self._cached = None  # or both would be in memory
-            self._cached = index, torch.from_numpy(_even(self._source.read(self.plan.runs[index]))).to(self._device)
+            self._cached = (
+                index,
+                torch.from_numpy(_even(self._source.read(self.plan.runs[index]))).to(self._device),
+            )
         return self._cached[1]
 
     def masked(self, index: int) -> Tensor | None:
@@ -252,7 +297,9 @@ class SegmentEncoder:
 
 
 @lru_cache(maxsize=8)
-def _topology(make: Callable[[Shape, SizeName], nn.Module], shape: Shape, size: SizeName) -> Topology:
+def _topology(
+    make: Callable[[Shape, SizeName], nn.Module], shape: Shape, size: SizeName
+) -> Topology:
     """Return the topology of a network, for which the exporter takes seconds: a comparison fits many of the same."""
     return trace(make(shape, size))
 

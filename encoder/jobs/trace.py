@@ -27,7 +27,9 @@ def trace(network: nn.Module) -> Topology:
         # torch's exporter uses what torch deprecates.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # or it reports that torchvision is absent
+        logging.getLogger("torch.onnx").setLevel(
+            logging.ERROR
+        )  # or it reports that torchvision is absent
         program = torch.onnx.export(
             _Stateless(network, tuple(parameters)).eval(),
             (torch.zeros(2), *parameters.values()),
@@ -49,7 +51,9 @@ class _Stateless(nn.Module):
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self._call = lambda t, parameters: functional_call(network, dict(zip(names, parameters, strict=True)), (t,))
+        self._call = lambda t, parameters: functional_call(
+            network, dict(zip(names, parameters, strict=True)), (t,)
+        )
 
     def forward(self, t: Tensor, *parameters: Tensor) -> Tensor:
         return self._call(t, parameters)

@@ -16,12 +16,14 @@ from encoder.media.reading import Background, Matrix
 from encoder.media.video import Size
 
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-HD_WIDTH, HD_HEIGHT = 1280, 720
+HD_WIDTH = 1280
+HD_HEIGHT = 720
 """Pictures that do not say how their colours are coded are HD from either on."""
 
 MATRICES: Mapping[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
 """Matrices between RGB and YUV that a user may name, by their codes."""
-RGB, UNSPECIFIED = 0, 2
+RGB = 0
+UNSPECIFIED = 2
 KNOWN: Mapping[int, str] = {
     RGB: "RGB",
     1: "BT.709",
@@ -33,7 +35,11 @@ KNOWN: Mapping[int, str] = {
     10: "BT.2020",
 }
 """Codes of the matrices that can be read (ITU-T H.273, table 4). That of constant luminance is taken for the usual one."""
-TRANSFERS: Mapping[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.LINEAR: "linear"}
+TRANSFERS: Mapping[int, str] = {
+    ColorTrc.SMPTE2084: "PQ",
+    ColorTrc.ARIB_STD_B67: "HLG",
+    ColorTrc.LINEAR: "linear",
+}
 GAMUTS: Mapping[int, str] = {
     ColorPrimaries.BT2020: "BT.2020",
     ColorPrimaries.SMPTE431: "DCI-P3",
@@ -80,20 +86,28 @@ def colours(frame: VideoFrame, matrix: Matrix | None = None, *, is_still: bool =
     assume, and BT.601 for images, as JPEG has it. A matrix that is named holds whatever a file says. Raises SourceError for a
     matrix that cannot be read.
     """
-    code, primaries, assumed = int(frame.colorspace), int(frame.color_primaries), False
+    code = int(frame.colorspace)
+    primaries = int(frame.color_primaries)
+    assumed = False
     is_high = frame.color_trc in hdr.HIGH_RANGE
     if is_high and primaries == ColorPrimaries.UNSPECIFIED:
-        primaries, assumed = int(ColorPrimaries.BT2020), True
+        primaries = int(ColorPrimaries.BT2020)
+        assumed = True
     if frame.format.is_rgb or frame.format.has_palette or _is_grey(frame):
         code = RGB
     elif matrix is not None:
         code = MATRICES[matrix]
     elif code in (RGB, UNSPECIFIED):
         is_hd = not is_still and (frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT)
-        code, assumed = MATRICES["bt2020" if is_high else "bt709" if is_hd else "bt601"], True
+        code = MATRICES["bt2020" if is_high else "bt709" if is_hd else "bt601"]
+        assumed = True
     elif code not in KNOWN:
-        raise SourceError(f"colours of the matrix {code} (ITU-T H.273) cannot be read: name another one with --matrix")
-    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+        raise SourceError(
+            f"colours of the matrix {code} (ITU-T H.273) cannot be read: name another one with --matrix"
+        )
+    transparent = frame.format.has_palette or any(
+        component.is_alpha for component in frame.format.components
+    )
     return Colours(code, assumed, int(frame.color_trc), primaries, transparent)
 
 
@@ -120,7 +134,8 @@ class Converter:
         self._matrix: Matrix | None = matrix
         self._are_stills = are_stills
         self._background = BACKGROUNDS[background]
-        self._scaler, self._opaque = VideoReformatter(), VideoReformatter()
+        self._scaler = VideoReformatter()
+        self._opaque = VideoReformatter()
 
     def colours(self, frame: VideoFrame) -> Colours:
         """Return how a frame's colours are coded; raises SourceError."""
@@ -152,18 +167,31 @@ class Converter:
     def _composed(self, frame: VideoFrame, found: Colours) -> VideoFrame:
         """Return a frame upon the background, at its own size: scaled first, hidden colours would spread."""
         deep = not found.is_sdr or max(component.bits for component in frame.format.components) > 8  # noqa: PLR2004
-        pixels = _reformat(self._opaque, frame, found, (frame.width, frame.height), "rgba64le" if deep else "rgba")
+        pixels = _reformat(
+            self._opaque, frame, found, (frame.width, frame.height), "rgba64le" if deep else "rgba"
+        )
         top = 65535 if deep else 255
         share = pixels[..., 3:].astype(np.float32) / top
         mixed = pixels[..., :3] * share + self._background / 255 * top * (1 - share)
-        composed = VideoFrame.from_ndarray(np.rint(mixed).astype(pixels.dtype), format="rgb48le" if deep else "rgb24")
-        composed.color_trc, composed.color_primaries = found.transfer, found.primaries
+        composed = VideoFrame.from_ndarray(
+            np.rint(mixed).astype(pixels.dtype), format="rgb48le" if deep else "rgb24"
+        )
+        composed.color_trc = found.transfer
+        composed.color_primaries = found.primaries
         return composed
 
 
-def _reformat(scaler: VideoReformatter, frame: VideoFrame, found: Colours, size: Size, pixel_format: str) -> NDArray[Any]:
+def _reformat(
+    scaler: VideoReformatter, frame: VideoFrame, found: Colours, size: Size, pixel_format: str
+) -> NDArray[Any]:
     width, height = size
-    matrix = None if found.matrix == RGB else MATRICES["bt2020"] if KNOWN[found.matrix] == "BT.2020" else found.matrix
+    matrix = (
+        None
+        if found.matrix == RGB
+        else MATRICES["bt2020"]
+        if KNOWN[found.matrix] == "BT.2020"
+        else found.matrix
+    )
     made = scaler.reformat(
         frame,
         width=width,

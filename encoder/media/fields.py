@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from encoder.common.errors import SourceError
 from encoder.media.frame_data import filtered
 
-BITS, COLUMNS = 8, 320
+BITS = 8
+COLUMNS = 320
 """Bits and columns of a picture that are looked at, about."""
 MIN_ROWS = 8
 """Rows of a picture that is looked at, at least."""
@@ -20,7 +21,8 @@ MOVING = 12
 SMOOTH = 12
 """Rows of the same field differ by less than this from their next ones where pixels are combed: five rows in turn are of the
 one field and the other, as edges in motion are, and details hardly ever."""
-COMBED, COMBED_UNFLAGGED = (10, 0.0005), (16, 0.002)
+COMBED = (10, 0.0005)
+COMBED_UNFLAGGED = (16, 0.002)
 """By how much a combed pixel differs from the rows above and below, and the share of such pixels from which on fields are
 woven; both are larger where the file says that it is progressive."""
 CUT = 0.5
@@ -54,9 +56,11 @@ def deinterlaced(
         try:
             following = next(source, None)
         except SourceError as error:
-            following, broken = None, error
+            following = None
+            broken = error
         if following is not None:
-            window, lumas = [*window[-2:], following[0]], [*lumas[-2:], _luma(following[0])]
+            window = [*window[-2:], following[0]]
+            lumas = [*lumas[-2:], _luma(following[0])]
         if present is not None:
             index = len(window) - (1 if following is None else 2)
             yield _whole(window, lumas, index, order), present[0]
@@ -67,12 +71,24 @@ def deinterlaced(
         raise broken
 
 
-def _whole(window: Sequence[VideoFrame], lumas: Sequence[Rows | None], index: int, order: Callable[[], Order]) -> VideoFrame:
+def _whole(
+    window: Sequence[VideoFrame],
+    lumas: Sequence[Rows | None],
+    index: int,
+    order: Callable[[], Order],
+) -> VideoFrame:
     """Return a picture among its neighbours: deinterlaced, if it is woven of two fields, or else as it is, and progressive."""
-    frame, luma = window[index], lumas[index]
+    frame = window[index]
+    luma = lumas[index]
     if luma is not None:
-        alike = [other for other in range(len(window)) if (rows := lumas[other]) is not None and rows.shape == luma.shape]
-        neighbours = [rows for other in alike if other != index and (rows := lumas[other]) is not None]
+        alike = [
+            other
+            for other in range(len(window))
+            if (rows := lumas[other]) is not None and rows.shape == luma.shape
+        ]
+        neighbours = [
+            rows for other in alike if other != index and (rows := lumas[other]) is not None
+        ]
         if _is_woven(luma, neighbours, COMBED if frame.interlaced_frame else COMBED_UNFLAGGED):
             chain = [("bwdif", f"mode=send_frame:parity={order()}"), ("setfield", "prog")]
             return list(filtered([window[other] for other in alike], chain))[alike.index(index)]
@@ -88,16 +104,24 @@ def field_order(frames: Iterable[VideoFrame]) -> Order:
     lumas = [_luma(frame) for frame in islice(frames, LOOKS)]
     top_first = bottom_first = 0.0
     for before, present, after in zip([None, *lumas], lumas, [*lumas[1:], None], strict=False):
-        near = [rows for rows in (before, after) if rows is not None and present is not None and rows.shape == present.shape]
+        near = [
+            rows
+            for rows in (before, after)
+            if rows is not None and present is not None and rows.shape == present.shape
+        ]
         if present is None or len(near) < 2 or not _is_woven(present, near, COMBED):  # noqa: PLR2004 (both neighbours)
             continue
         moves = _moving(present, near)[1:-1]
-        top, bottom = moves.copy(), moves.copy()
-        top[::2] = bottom[1::2] = False  # the row of number 1, of the bottom field, is the first that has one on each side
+        top = moves.copy()
+        bottom = moves.copy()
+        top[::2] = bottom[1::2] = (
+            False  # the row of number 1, of the bottom field, is the first that has one on each side
+        )
         scores = [_roughness(present, near[0], bottom) + _roughness(present, near[1], top)]
         scores.append(_roughness(present, near[0], top) + _roughness(present, near[1], bottom))
         whole = sum(scores) or 1.0
-        top_first, bottom_first = top_first + scores[0] / whole, bottom_first + scores[1] / whole
+        top_first = top_first + scores[0] / whole
+        bottom_first = bottom_first + scores[1] / whole
     return "bff" if bottom_first < SURE * top_first else "tff"
 
 
@@ -109,7 +133,11 @@ def _luma(frame: VideoFrame) -> Rows | None:
         frame = frame.reformat(format="gray") if frame.format.name != "gray" else frame
     plane = frame.planes[0]
     bits = frame.format.components[0].bits
-    kind = np.dtype(np.uint8) if bits <= BITS else np.dtype(">u2" if frame.format.is_big_endian else "<u2")
+    kind = (
+        np.dtype(np.uint8)
+        if bits <= BITS
+        else np.dtype(">u2" if frame.format.is_big_endian else "<u2")
+    )
     samples = np.frombuffer(cast("bytes", plane), kind).reshape(plane.height, -1)
     rows = samples[:, : plane.width : max(plane.width // COLUMNS, 1)]
     return (rows >> max(bits - BITS, 0)).astype(np.int16)
@@ -126,12 +154,19 @@ def _moving(present: Rows, neighbours: Sequence[Rows]) -> NDArray[np.bool_]:
 def _is_woven(present: Rows, neighbours: Sequence[Rows], combing: tuple[int, float]) -> bool:
     """Tell whether more than a share of the pixels is combed, and moves."""
     comb, share = combing
-    above, row, below = present[1:-3], present[2:-2], present[3:-1]
-    up, down = above - row, below - row
+    above = present[1:-3]
+    row = present[2:-2]
+    below = present[3:-1]
+    up = above - row
+    down = below - row
     combed = (np.minimum(abs(up), abs(down)) > comb) & ((up > 0) == (down > 0))
     if combed.mean() <= share:
         return False
-    combed &= (abs(present[:-4] - row) < SMOOTH) & (abs(present[4:] - row) < SMOOTH) & (abs(above - below) < SMOOTH)
+    combed &= (
+        (abs(present[:-4] - row) < SMOOTH)
+        & (abs(present[4:] - row) < SMOOTH)
+        & (abs(above - below) < SMOOTH)
+    )
     if combed.mean() <= share:
         return False
     if neighbours:

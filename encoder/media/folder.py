@@ -13,7 +13,22 @@ from encoder.media.tracks import Picture, Pictures, Track, open_track
 from encoder.media.video import Size, size_text
 
 IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
 )
 IMAGE_RATE = Fraction(25)
 """Frames per second of a folder of images, which does not say."""
@@ -24,7 +39,12 @@ logger = logging.getLogger(__name__)
 def open_folder(path: Path) -> Track:
     """Look at the names in a folder; raises SourceError where none is an image's."""
     names = image_names(path)
-    return Track(even_timeline(len(names), IMAGE_RATE), lambda tick: _read(names, tick), f"{len(names)} images", seeks=True)
+    return Track(
+        even_timeline(len(names), IMAGE_RATE),
+        lambda tick: _read(names, tick),
+        f"{len(names)} images",
+        seeks=True,
+    )
 
 
 def image_names(path: Path) -> list[Path]:
@@ -33,20 +53,31 @@ def image_names(path: Path) -> list[Path]:
     Hidden files, which some systems put beside others, folders within the folder and broken links are no frames. Raises
     SourceError where nothing is left.
     """
-    known = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    known = [
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    ]
     names = sorted((file for file in known if file.is_file()), key=_natural_order)
     if broken := sorted(file.name for file in known if file.is_symlink() and not file.exists()):
         logger.warning("left out of %s: %s leads nowhere", path, " ".join(broken))
     if not names:
-        folders = sorted(file.name for file in path.iterdir() if file.is_dir() and not file.name.startswith("."))
+        folders = sorted(
+            file.name for file in path.iterdir() if file.is_dir() and not file.name.startswith(".")
+        )
         inside = f", but folders: {' '.join(folders)}" if folders else ""
-        raise SourceError(f"no images in folder {path} (known: {' '.join(sorted(IMAGE_SUFFIXES))}){inside}")
+        raise SourceError(
+            f"no images in folder {path} (known: {' '.join(sorted(IMAGE_SUFFIXES))}){inside}"
+        )
     return names
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
     """Sort 2.png before 10.png, and 01.png before 1.png."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)], path.name
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d+)", path.name)
+    ], path.name
 
 
 def _read(names: Sequence[Path], start: int) -> Pictures:
@@ -56,8 +87,12 @@ def _read(names: Sequence[Path], start: int) -> Pictures:
         if picture is None:
             raise SourceError(f"cannot read image {name}")
         # Many images tell a density that nobody meant.
-        size = display_size((picture.frame.width, picture.frame.height), None, orientation(picture.frame))
+        size = display_size(
+            (picture.frame.width, picture.frame.height), None, orientation(picture.frame)
+        )
         first = first or size
         if size != first:
-            raise SourceError(f"images differ in size: {name} is {size_text(size)}, not {size_text(first)}")
+            raise SourceError(
+                f"images differ in size: {name} is {size_text(size)}, not {size_text(first)}"
+            )
         yield Picture(picture.frame, index, None)

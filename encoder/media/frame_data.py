@@ -25,7 +25,9 @@ def display_matrix(frame: VideoFrame) -> list[float] | None:
         data = _side_data(frame, Type.DISPLAYMATRIX)
     except ValueError:  # there is a kind that PyAV does not know
         first = max(kind.value for kind in Type) + 1
-        chain = [("sidedata", f"mode=delete:type={kind}") for kind in range(first, first + NEW_TYPES)]
+        chain = [
+            ("sidedata", f"mode=delete:type={kind}") for kind in range(first, first + NEW_TYPES)
+        ]
         data = _side_data(next(filtered([frame], chain)), Type.DISPLAYMATRIX)
     return None if data is None else (np.frombuffer(data, np.int32) / FIXED_POINT).tolist()
 
@@ -40,7 +42,11 @@ def filtered(frames: Sequence[VideoFrame], chain: Sequence[Filter]) -> Iterator[
     graph.threads = 1
     first = frames[0]
     unit = first.time_base or Fraction(1)
-    nodes = [graph.add_buffer(width=first.width, height=first.height, format=first.format, time_base=unit)]
+    nodes = [
+        graph.add_buffer(
+            width=first.width, height=first.height, format=first.format, time_base=unit
+        )
+    ]
     nodes += [graph.add(name, arguments) for name, arguments in chain]
     graph.link_nodes(*nodes, graph.add("buffersink")).configure()
     for frame in (*frames, None):

@@ -33,7 +33,12 @@ class Orientation:
 
     def __str__(self) -> str:
         """Return what is done, for people."""
-        return " and ".join(name for name in ("transposed", "mirrored", "flipped") if getattr(self, name)) or "no"
+        return (
+            " and ".join(
+                name for name in ("transposed", "mirrored", "flipped") if getattr(self, name)
+            )
+            or "no"
+        )
 
     def size(self, size: Size) -> Size:
         """Return the upright size of a stored one, and the stored size of an upright one."""
@@ -92,6 +97,9 @@ def same_shape(a: Size, b: Size) -> bool:
 def letterboxed(size: Size, frame: Size) -> tuple[slice, slice]:
     """Return the rows and columns of a frame that a picture of another shape fills, in the middle."""
     scale = min(frame[0] / size[0], frame[1] / size[1])
-    width, height = (min(max(round(side * scale), 1), room) for side, room in zip(size, frame, strict=True))
-    left, top = (frame[0] - width) // 2, (frame[1] - height) // 2
+    width, height = (
+        min(max(round(side * scale), 1), room) for side, room in zip(size, frame, strict=True)
+    )
+    left = (frame[0] - width) // 2
+    top = (frame[1] - height) // 2
     return slice(top, top + height), slice(left, left + width)

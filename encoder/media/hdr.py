@@ -18,7 +18,8 @@ Code = NDArray[np.floating]
 
 WHITE = 203.0
 """Light of the reference white (BT.2408, table 1)."""
-PQ_PEAK, HLG_PEAK = 10_000.0, 1000.0
+PQ_PEAK = 10_000.0
+HLG_PEAK = 1000.0
 """Light of the code 1: of PQ, and of HLG on the display that BT.2100 takes as a reference."""
 SDR_GAMMA = 2.4
 """Of the display that SDR pictures are made for (BT.1886), whatever the camera's curve."""
@@ -27,17 +28,25 @@ TABLE = 1 << 14
 PEAK_QUANTILE = 0.9999
 """Share of the pixels that are no brighter than the peak of a picture: single ones are noise."""
 
-PQ_M1, PQ_M2 = 2610 / 16384, 2523 / 4096 * 128
-PQ_C1, PQ_C2, PQ_C3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+PQ_M1 = 2610 / 16384
+PQ_M2 = 2523 / 4096 * 128
+PQ_C1 = 3424 / 4096
+PQ_C2 = 2413 / 4096 * 32
+PQ_C3 = 2392 / 4096 * 32
 """Constants of PQ (BT.2100, table 4)."""
-HLG_A, HLG_B, HLG_C, HLG_KNEE = 0.17883277, 0.28466892, 0.55991073, 0.5
+HLG_A = 0.17883277
+HLG_B = 0.28466892
+HLG_C = 0.55991073
+HLG_KNEE = 0.5
 """Constants of HLG (BT.2100, table 5)."""
 HLG_GAMMA = 1.2
 """System gamma of the reference display."""
 BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 D65 = (0.3127, 0.3290)
-PRIMARIES: Mapping[int, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+PRIMARIES: Mapping[
+    int, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
+] = {
     ColorPrimaries.BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), D65),
     ColorPrimaries.BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65),
     ColorPrimaries.SMPTE431: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
@@ -45,14 +54,18 @@ PRIMARIES: Mapping[int, tuple[tuple[float, float], tuple[float, float], tuple[fl
 }
 """Chromaticities x and y of red, green, blue and white (ITU-T H.273, table 2), of BT.709 and of wider gamuts. Those of BT.601
 differ from BT.709's by so little that players, and this reader, take one for the other."""
-BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 """Cone responses to XYZ, by which colours are adapted from one white to another."""
 
 
 def pq_to_light(code: Code) -> Light:
     """Return the light of PQ codes (BT.2100, table 4: EOTF)."""
     root = np.power(np.maximum(code, 0), np.float32(1 / PQ_M2))
-    return PQ_PEAK * np.power(np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root), np.float32(1 / PQ_M1))
+    return PQ_PEAK * np.power(
+        np.maximum(root - PQ_C1, 0) / (PQ_C2 - PQ_C3 * root), np.float32(1 / PQ_M1)
+    )
 
 
 def light_to_pq(light: Light) -> Code:
@@ -63,7 +76,8 @@ def light_to_pq(light: Light) -> Code:
 
 def hlg_to_scene(code: Code) -> Light:
     """Return the light of the scene, of 0 to 1, of HLG codes (BT.2100, table 5: inverse OETF)."""
-    low, high = np.square(code) / 3, (np.exp((code - HLG_C) / HLG_A) + HLG_B) / 12
+    low = np.square(code) / 3
+    high = (np.exp((code - HLG_C) / HLG_A) + HLG_B) / 12
     return np.where(code <= HLG_KNEE, low, high)
 
 
@@ -92,7 +106,9 @@ HIGH_RANGE = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
 
 def is_sdr(transfer: int, primaries: int) -> bool:
     """Tell whether pictures are SDR ones of BT.709's primaries, or about, which need not be mapped."""
-    return transfer not in (*HIGH_RANGE, ColorTrc.LINEAR) and primaries not in PRIMARIES.keys() - {ColorPrimaries.BT709}
+    return transfer not in (*HIGH_RANGE, ColorTrc.LINEAR) and primaries not in PRIMARIES.keys() - {
+        ColorPrimaries.BT709
+    }
 
 
 def to_light(code: NDArray[np.uint16], transfer: int) -> Light:
@@ -122,7 +138,9 @@ def to_sdr(light: Light, primaries: int, peak_light: float) -> NDArray[np.uint8]
     if peak_light > WHITE:
         # By a table over roots of light, which has small steps where light is dim.
         places = np.linspace(0, np.sqrt(peak_light), TABLE, dtype=np.float32)
-        shares = roll_off(np.square(places), peak_light) / np.maximum(np.square(places), np.float32(1e-6))
+        shares = roll_off(np.square(places), peak_light) / np.maximum(
+            np.square(places), np.float32(1e-6)
+        )
         shares[0] = 1
         brightest = np.sqrt(np.maximum(light.max(-1, keepdims=True), 0))
         light = light * np.interp(brightest, places, shares).astype(np.float32)
@@ -142,7 +160,11 @@ def roll_off(light: Light, peak_light: float) -> Light:
     brightest = light_to_pq(np.array(WHITE, np.float32)) / source
     knee = 1.5 * brightest - 0.5
     t = (code - knee) / (1 - knee)
-    spline = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (3 * t**2 - 2 * t**3) * brightest
+    spline = (
+        (2 * t**3 - 3 * t**2 + 1) * knee
+        + (t**3 - 2 * t**2 + t) * (1 - knee)
+        + (3 * t**2 - 2 * t**3) * brightest
+    )
     return pq_to_light(np.where(code < knee, code, spline) * source)
 
 

@@ -32,7 +32,11 @@ class Reading:
     def flags(self) -> str:
         """What differs from the defaults, as the command line has it."""
         given = {"track": self.track, "matrix": self.matrix, "background": self.background}
-        return "".join(f" --{name} {value}" for name, value in given.items() if value != getattr(DEFAULT_READING, name))
+        return "".join(
+            f" --{name} {value}"
+            for name, value in given.items()
+            if value != getattr(DEFAULT_READING, name)
+        )
 
 
 DEFAULT_READING = Reading()
@@ -49,7 +53,10 @@ class Options(Protocol):
 def add_reading(command: Options) -> None:
     """Add the options that say how a source is read."""
     command.add_argument(
-        "--track", type=int, metavar="N", help="video track, from 0, as FFmpeg's v:N (default: the default one, or the largest)"
+        "--track",
+        type=int,
+        metavar="N",
+        help="video track, from 0, as FFmpeg's v:N (default: the default one, or the largest)",
     )
     command.add_argument(
         "--matrix",
@@ -82,16 +89,22 @@ def source_file(path: Path, *, copy: Path | None = None) -> Generator[Path]:
     if path == STANDARD_INPUT and sys.stdin is None:
         raise SettingsError("standard input is closed")
     if path == STANDARD_INPUT and sys.stdin.isatty():
-        raise SettingsError("standard input is a terminal: pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -")
+        raise SettingsError(
+            "standard input is a terminal: pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -"
+        )
     with contextlib.ExitStack() as stack:
         if copy is None:
             copy = Path(stack.enter_context(TemporaryDirectory())) / "source"
         stack.callback(copy.unlink, missing_ok=True)
         with (
             copy.open("wb") as file,
-            contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else path.open("rb") as pipe,
+            contextlib.nullcontext(sys.stdin.buffer)
+            if path == STANDARD_INPUT
+            else path.open("rb") as pipe,
         ):
             shutil.copyfileobj(pipe, file, 1 << 20)
         if not copy.stat().st_size:
-            raise SourceError(f"nothing came through {'standard input' if path == STANDARD_INPUT else path}")
+            raise SourceError(
+                f"nothing came through {'standard input' if path == STANDARD_INPUT else path}"
+            )
         yield copy

@@ -21,14 +21,22 @@ from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 SEEK_FRAMES = 250
 """Frames ahead that are not worth a seek."""
-PEAK_LOOKS, PEAK_WIDTH, PEAK_PICTURES = 24, 480, 3000
+PEAK_LOOKS = 24
+PEAK_WIDTH = 480
+PEAK_PICTURES = 3000
 """Pictures of a source of high dynamic range whose brightest light is measured, about, how wide, and of how many at most that
 have to be decoded one after the other."""
 
 logger = logging.getLogger(__name__)
 
 
-def read_video(path: Path, *, size: Size | None = None, keep_size: bool = False, reading: Reading = DEFAULT_READING) -> Video:
+def read_video(
+    path: Path,
+    *,
+    size: Size | None = None,
+    keep_size: bool = False,
+    reading: Reading = DEFAULT_READING,
+) -> Video:
     """Read all of a video file or of a folder of images, as `Source` has its frames; raises SourceError."""
     source = Source(path, size=size, keep_size=keep_size, reading=reading)
     check_memory(source.count, source.size)
@@ -39,11 +47,16 @@ class Source:
     """A video file or a folder of images, read run by run, forwards at best.
 
     Frames have the given width and height, or the source's own if `keep_size`, or else at most DEFAULT_PIXELS.
-    docs/sources.md says what is read, and how.
+    docs/reference/sources.md says what is read, and how.
     """
 
     def __init__(
-        self, path: Path, *, size: Size | None = None, keep_size: bool = False, reading: Reading = DEFAULT_READING
+        self,
+        path: Path,
+        *,
+        size: Size | None = None,
+        keep_size: bool = False,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
         """Look at the packets' times and at the first picture; raises SourceError."""
         if not path.exists():
@@ -55,7 +68,10 @@ class Source:
         self.timeline = self._track.timeline
         """When its pictures are shown."""
         self._converter = Converter(
-            self._peak_light, matrix=reading.matrix, background=reading.background, are_stills=path.is_dir()
+            self._peak_light,
+            matrix=reading.matrix,
+            background=reading.background,
+            are_stills=path.is_dir(),
         )
         self._order: Order | None = None
         self._changed = False
@@ -109,7 +125,8 @@ class Source:
 
     def facts(self) -> dict[str, object]:
         """Return what is read, and how, by name."""
-        frame, timeline = self._first.frame, self.timeline
+        frame = self._first.frame
+        timeline = self.timeline
         return {
             "reads": self._track.name,
             "width": self.size[0],
@@ -129,25 +146,42 @@ class Source:
 
     def notes(self) -> list[str]:
         """Return what was picked, assumed or changed, a line each, for people."""
-        timeline, facts = self.timeline, self.facts()
+        timeline = self.timeline
+        facts = self.facts()
         found = [
             f"{self._track.name}, {timeline.count} frames at {float(timeline.rate):.6g} per second",
             f"colours: {self.colours}",
         ]
         if facts["pixel_aspect"] != "1":
-            found.append(f"pixels are not square: {facts['stored']} is shown as {size_text(self.shown_size)}")
+            found.append(
+                f"pixels are not square: {facts['stored']} is shown as {size_text(self.shown_size)}"
+            )
         if self.colours.transparent:
-            found.append(f"transparent pictures are put upon {self._reading.background} (--background)")
+            found.append(
+                f"transparent pictures are put upon {self._reading.background} (--background)"
+            )
         if timeline.left_out:
-            found.append(f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: others come at their time")
+            found.append(
+                f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: others come at their time"
+            )
         if timeline.repeated:
             found.append(f"{timeline.repeated} frames repeat the picture before them")
-        return [*found, *self._track.notes, *(f"times jump {jump}: joined there" for jump in timeline.jumps)]
+        return [
+            *found,
+            *self._track.notes,
+            *(f"times jump {jump}: joined there" for jump in timeline.jumps),
+        ]
 
     def _peak_light(self) -> float:
         """Return the light of the brightest of some pictures, of which the same are looked at whoever reads."""
-        width, height = (max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1) for side in self.shown_size)
-        return max(self._converter.light(picture.frame, (width, height)) for picture in (self._first, *self._looks()))
+        width, height = (
+            max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1)
+            for side in self.shown_size
+        )
+        return max(
+            self._converter.light(picture.frame, (width, height))
+            for picture in (self._first, *self._looks())
+        )
 
     def _looks(self) -> Iterator[Picture]:
         """Yield pictures from all over the source: every few of a short one, key frames of a long one.
@@ -165,7 +199,9 @@ class Source:
     def _field_order(self) -> Order:
         """Return which field of the pictures is the first; the same for all of them."""
         if self._order is None:
-            self._order = self._track.order or field_order(picture.frame for picture in self._track.open(0))
+            self._order = self._track.order or field_order(
+                picture.frame for picture in self._track.open(0)
+            )
         return self._order
 
     def _seek(self, tick: int) -> None:
@@ -184,10 +220,13 @@ class Source:
     def _shown(self, tick: int) -> Picture:
         """Return the picture that is shown at a tick, which is not before the one that was asked for last."""
         while self._next is not None and self._next.tick <= tick:
-            self._current, self._reached = self._next, self._next.tick
+            self._current = self._next
+            self._reached = self._next.tick
             self._next = self._pull(self._reached)
         if tick >= self._stays:
-            raise SourceError(f"damaged video: {self.path} decodes to {self._reached + 1} of {self.count} frames")
+            raise SourceError(
+                f"damaged video: {self.path} decodes to {self._reached + 1} of {self.count} frames"
+            )
         if self._current is None:
             # At the very start, where a decoder waits for a key frame, the first that there is.
             assert self._next is not None  # or there would be no source
@@ -214,7 +253,9 @@ class Source:
         way = orientation(picture.frame)
         shown = _shown_size(picture)
         if same_shape(shown, self.shown_size):
-            return way.apply(self._converter.convert(picture.frame, way.size(self.size))).transpose(2, 0, 1)
+            return way.apply(self._converter.convert(picture.frame, way.size(self.size))).transpose(
+                2, 0, 1
+            )
         if not self._changed:
             self._changed = True
             logger.warning(
@@ -226,12 +267,22 @@ class Source:
             )
         # The frame's pixels need not be square, if the user named another shape.
         scale = self.size[0] / self.shown_size[0], self.size[1] / self.shown_size[1]
-        rows, columns = letterboxed((max(round(shown[0] * scale[0]), 1), max(round(shown[1] * scale[1]), 1)), self.size)
-        frame = np.full((3, self.size[1], self.size[0]), BACKGROUNDS[self._reading.background], np.uint8)
+        rows, columns = letterboxed(
+            (max(round(shown[0] * scale[0]), 1), max(round(shown[1] * scale[1]), 1)), self.size
+        )
+        frame = np.full(
+            (3, self.size[1], self.size[0]), BACKGROUNDS[self._reading.background], np.uint8
+        )
         inner = way.size((columns.stop - columns.start, rows.stop - rows.start))
-        frame[:, rows, columns] = way.apply(self._converter.convert(picture.frame, inner)).transpose(2, 0, 1)
+        frame[:, rows, columns] = way.apply(
+            self._converter.convert(picture.frame, inner)
+        ).transpose(2, 0, 1)
         return frame
 
 
 def _shown_size(picture: Picture) -> Size:
-    return display_size((picture.frame.width, picture.frame.height), picture.pixel_aspect, orientation(picture.frame))
+    return display_size(
+        (picture.frame.width, picture.frame.height),
+        picture.pixel_aspect,
+        orientation(picture.frame),
+    )

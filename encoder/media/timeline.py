@@ -18,13 +18,18 @@ STANDARD_RATES = (
     *map(Fraction, (10, 12, "25/2", 15, 20, 48, 90, 100, 120, 144, 240)),
 )
 """Rates at which cameras and screens record, the likelier ones of those that lie close together first."""
-STANDARD_TOLERANCE, SHORT_TOLERANCE = 0.02, 0.05
+STANDARD_TOLERANCE = 0.02
+SHORT_TOLERANCE = 0.05
 """How far the mean rate of a source may be from a standard rate that is tried, as a share: of few pictures, of which a
 shifted one shifts the mean, farther."""
-STEADY_TICKS, STEADY_SECONDS = 0.9, 0.045
+STEADY_TICKS = 0.9
+STEADY_SECONDS = 0.045
 """Pictures that stray by less than this from even places, from the earliest to the latest, are evenly spaced: 50 pictures per
 second on a screen of 60 Hz stray by 0.83 ticks."""
-STEADY_PARTS, DRIFT_TICKS, JITTER_TICKS, JITTER_SECONDS = 8, 0.3, 3.0, 0.12
+STEADY_PARTS = 8
+DRIFT_TICKS = 0.3
+JITTER_TICKS = 3.0
+JITTER_SECONDS = 0.12
 """So are those that stray by less than JITTER_TICKS, as a camera's do that tells the time at which it sent them, if the means
 of so many parts differ by less than DRIFT_TICKS: where a picture is missing, all later ones stray by a tick."""
 STRAYING_STEP = 0.05
@@ -35,11 +40,13 @@ GRID_SHARE = 0.95
 """Share of the gaps that have to end on ticks, and of the pictures that have to get one."""
 LATE_TICKS = 1.01
 """A picture that others keep from its tick may be shown this much later; it is left out rather than shown later still."""
-LOST_COST, PAUSE_TICKS = 4, 2
+LOST_COST = 4
+PAUSE_TICKS = 2
 """Repetitions that leaving a picture out is as bad as, and the most that count in a gap, which may be a pause."""
 MISS_COST = 4
 """Repetitions that gaps are as bad as which miss the ticks of a grid by one tick together."""
-SHIFT_SECONDS, ODD_COST = 0.02, 1.5
+SHIFT_SECONDS = 0.02
+ODD_COST = 1.5
 """A picture that is shifted by this time is as bad as a repetition, and by twice as much as four. Other rates than the standard
 ones have to be this much better."""
 JUMP_SECONDS = 10
@@ -48,9 +55,11 @@ REORDER_SECONDS = 1
 """A picture may come this much earlier than it is shown."""
 STAYING_PACKETS = 4
 """Packets that have to be earlier than one before them for their times to have gone back."""
-MPEG_UNIT, MPEG_WRAP = Fraction(1, 90_000), 1 << 33
+MPEG_UNIT = Fraction(1, 90_000)
+MPEG_WRAP = 1 << 33
 """Seconds per tick of MPEG's times, and the number of them at which they begin anew."""
-MIN_TICKS, TICKS_PER_PICTURE = 1000, 250
+MIN_TICKS = 1000
+TICKS_PER_PICTURE = 250
 """Frames that a source may have whatever it is, and besides for each of its pictures."""
 
 
@@ -77,7 +86,9 @@ class Jump:
         return f"by {self.seconds:g} s at {self.at_seconds:.2f} s"
 
 
-def join(packets: Sequence[PacketTimes], unit: Fraction, *, may_jump: bool) -> tuple[list[int | None], list[Jump]]:
+def join(
+    packets: Sequence[PacketTimes], unit: Fraction, *, may_jump: bool
+) -> tuple[list[int | None], list[Jump]]:
     """Return the presentation times of packets, in the order of the file, such that they go on where they jump; and the jumps.
 
     `unit` are the seconds of a tick. Times jump where decoding times go back and stay there, or, in formats in which they may
@@ -98,11 +109,19 @@ def join(packets: Sequence[PacketTimes], unit: Fraction, *, may_jump: bool) -> t
             seconds = (clock - last) * unit
             if (may_jump and seconds > JUMP_SECONDS) or (
                 clock < last
-                and all(later is None or later < last for later in clocks[index : index + STAYING_PACKETS])
+                and all(
+                    later is None or later < last
+                    for later in clocks[index : index + STAYING_PACKETS]
+                )
                 and (has_decoding_times or (last - clock) * unit > REORDER_SECONDS)
             ):
                 offset += last + (packet.duration or step or 1) - clock
-                jumps.append(Jump(float((clock + offset - first) * unit), float(_unwrapped(clock - last, unit) * unit)))
+                jumps.append(
+                    Jump(
+                        float((clock + offset - first) * unit),
+                        float(_unwrapped(clock - last, unit) * unit),
+                    )
+                )
             elif clock > last:
                 step = min(clock - last, step or clock - last)
             last = clock
@@ -161,7 +180,9 @@ def even_timeline(count: int, rate: Fraction) -> Timeline:
     return Timeline(rate, count, np.arange(count))
 
 
-def make_timeline(times: Sequence[int], unit: Fraction, declared: Iterable[Fraction], *, last_duration: int) -> Timeline:
+def make_timeline(
+    times: Sequence[int], unit: Fraction, declared: Iterable[Fraction], *, last_duration: int
+) -> Timeline:
     """Return the timeline of pictures that are shown at some times, in ticks of `unit` seconds and in any order.
 
     `declared` are the rates that the file tells, the likelier ones first; `last_duration` is how long the last picture stays.
@@ -177,15 +198,21 @@ def make_timeline(times: Sequence[int], unit: Fraction, declared: Iterable[Fract
     count = int(ticks.max()) + max(round(stays * rate), 1)
     if count > MIN_TICKS + TICKS_PER_PICTURE * len(shown):
         gap = int(np.argmax(np.diff(seconds)))
-        place = f"{seconds[gap + 1] - seconds[gap]:.1f} s lie between the pictures {gap} and {gap + 1}"
-        raise SourceError(f"{len(shown)} pictures make {count} frames at {float(rate):g} per second: {place}")
+        place = (
+            f"{seconds[gap + 1] - seconds[gap]:.1f} s lie between the pictures {gap} and {gap + 1}"
+        )
+        raise SourceError(
+            f"{len(shown)} pictures make {count} frames at {float(rate):g} per second: {place}"
+        )
     return Timeline(rate, count, ticks, shown)
 
 
 def _single_rate(stays: Fraction, declared: Iterable[Fraction]) -> Fraction:
     """Return a rate at which a single picture is a frame, whatever the file tells: some tell their unit of time."""
     rates = [1 / stays] if stays else []
-    return next((rate for rate in (*rates, *declared) if 1 <= rate <= max(STANDARD_RATES)), DEFAULT_RATE)
+    return next(
+        (rate for rate in (*rates, *declared) if 1 <= rate <= max(STANDARD_RATES)), DEFAULT_RATE
+    )
 
 
 def pick_rate(seconds: NDArray[np.float64], declared: Sequence[Fraction]) -> Fraction:
@@ -202,9 +229,15 @@ def pick_rate(seconds: NDArray[np.float64], declared: Sequence[Fraction]) -> Fra
     mean = len(seconds) / (float(seconds[-1] - seconds[0]) + typical)
     tolerance = max(STANDARD_TOLERANCE, min(1 / len(seconds), SHORT_TOLERANCE))
     known = list(dict.fromkeys([*declared, *STANDARD_RATES]))
-    steady = [rate for rate in known if abs(mean / float(rate) - 1) < tolerance and _is_steady(seconds, rate)]
+    steady = [
+        rate
+        for rate in known
+        if abs(mean / float(rate) - 1) < tolerance and _is_steady(seconds, rate)
+    ]
     if steady:
-        return min(steady, key=lambda rate: round(float(np.ptp(_strays(seconds, rate))) / STRAYING_STEP))
+        return min(
+            steady, key=lambda rate: round(float(np.ptp(_strays(seconds, rate))) / STRAYING_STEP)
+        )
     candidates = _candidates(known, declared, (typical, short, _common(gaps)), mean)
     grids = [rate for rate in candidates if _is_grid(seconds, rate)]
     best = min(grids, key=lambda rate: _grid_cost(seconds, rate), default=None)
@@ -213,13 +246,27 @@ def pick_rate(seconds: NDArray[np.float64], declared: Sequence[Fraction]) -> Fra
     return min(candidates, key=lambda rate: _cost(seconds, rate))
 
 
-def _candidates(known: Sequence[Fraction], declared: Sequence[Fraction], gaps: Sequence[float], mean: float) -> list[Fraction]:
+def _candidates(
+    known: Sequence[Fraction], declared: Sequence[Fraction], gaps: Sequence[float], mean: float
+) -> list[Fraction]:
     """Return rates that may suit pictures whose gaps, in seconds, and whose mean rate are given, the likelier ones first."""
     # A rate that is told may be twice that of the pictures, or more.
     parts = [rate / max(round(gap * rate), 1) for gap in gaps for rate in declared]
-    near = [rate for gap in (*gaps, 1 / mean) for rate in known if abs(gap * float(rate) - 1) < SHORT_TOLERANCE]
-    measured = [Fraction(rate).limit_denominator(MAX_DENOMINATOR) for rate in (*(1 / gap for gap in gaps), mean)]
-    return [rate for rate in dict.fromkeys([*declared, *near, *parts, *measured]) if 0 < rate <= MAX_RATE]
+    near = [
+        rate
+        for gap in (*gaps, 1 / mean)
+        for rate in known
+        if abs(gap * float(rate) - 1) < SHORT_TOLERANCE
+    ]
+    measured = [
+        Fraction(rate).limit_denominator(MAX_DENOMINATOR)
+        for rate in (*(1 / gap for gap in gaps), mean)
+    ]
+    return [
+        rate
+        for rate in dict.fromkeys([*declared, *near, *parts, *measured])
+        if 0 < rate <= MAX_RATE
+    ]
 
 
 def _common(gaps: NDArray[np.float64]) -> float:
@@ -241,7 +288,9 @@ def _is_steady(seconds: NDArray[np.float64], rate: Fraction) -> bool:
     if len(strays) < STEADY_PARTS**2:
         return False
     means = [part.mean() for part in np.array_split(strays, STEADY_PARTS)]
-    return bool(straying < JITTER_TICKS and straying < JITTER_SECONDS * rate and np.ptp(means) < DRIFT_TICKS)
+    return bool(
+        straying < JITTER_TICKS and straying < JITTER_SECONDS * rate and np.ptp(means) < DRIFT_TICKS
+    )
 
 
 def _is_grid(seconds: NDArray[np.float64], rate: Fraction) -> bool:
@@ -257,7 +306,9 @@ def _is_grid(seconds: NDArray[np.float64], rate: Fraction) -> bool:
 def _grid_cost(seconds: NDArray[np.float64], rate: Fraction) -> float:
     """Return what a rate on whose ticks pictures lie does to them, counted in repetitions."""
     ticks = np.diff(seconds) * float(rate)
-    cost = _lost_and_repeated(assign_ticks(seconds * float(rate), rate)) + MISS_COST * float(abs(ticks - np.rint(ticks)).sum())
+    cost = _lost_and_repeated(assign_ticks(seconds * float(rate), rate)) + MISS_COST * float(
+        abs(ticks - np.rint(ticks)).sum()
+    )
     return cost if rate in STANDARD_RATES else cost * ODD_COST
 
 
@@ -274,7 +325,9 @@ def _cost(seconds: NDArray[np.float64], rate: Fraction) -> float:
 
 def _lost_and_repeated(ticks: NDArray[np.int64]) -> float:
     kept = ticks[ticks >= 0]
-    return LOST_COST * (len(ticks) - len(kept)) + float(np.minimum(np.diff(kept) - 1, PAUSE_TICKS).sum())
+    return LOST_COST * (len(ticks) - len(kept)) + float(
+        np.minimum(np.diff(kept) - 1, PAUSE_TICKS).sum()
+    )
 
 
 def assign_ticks(places: NDArray[np.float64], rate: Fraction) -> NDArray[np.int64]:

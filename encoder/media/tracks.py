@@ -22,7 +22,14 @@ from av.video.stream import VideoStream
 from encoder.codec.container import MAX_RATE
 from encoder.common.errors import SourceError
 from encoder.media.fields import Order
-from encoder.media.timeline import DEFAULT_RATE, PacketTimes, Timeline, even_timeline, join, make_timeline
+from encoder.media.timeline import (
+    DEFAULT_RATE,
+    PacketTimes,
+    Timeline,
+    even_timeline,
+    join,
+    make_timeline,
+)
 from encoder.media.truncation import is_truncated
 from encoder.media.video import size_text
 
@@ -32,7 +39,8 @@ SEEK_SECONDS = 2
 """How much earlier than need be a seek goes: the first frames after a key frame may refer to what is before it."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders of transparent WebM, by codec: FFmpeg's own leave the alpha channel out."""
-WEBP_HEADER, WEBP_ANIMATION = 21, 0x02
+WEBP_HEADER = 21
+WEBP_ANIMATION = 0x02
 """Bytes of a WebP file up to its flags, the last of them, and the flag of an animation."""
 SHOWN_VP8 = 0x10
 """Flag of the first byte of a VP8 frame that is shown; those without only serve others (RFC 6386, 9.1)."""
@@ -97,7 +105,9 @@ def open_track(path: Path, number: int | None = None) -> Track:
     if is_truncated(path):
         raise SourceError(f"truncated video: {path}")
     seeks = timeline.times is not None and timeline.packet_times is None
-    return Track(timeline, lambda tick: _decode(path, index, timeline, tick), name, seeks, order, notes)
+    return Track(
+        timeline, lambda tick: _decode(path, index, timeline, tick), name, seeks, order, notes
+    )
 
 
 def _opened(path: Path) -> InputContainer:
@@ -109,7 +119,9 @@ def _refuse_what_decodes_wrongly(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(WEBP_HEADER)
     if start.startswith(b"RIFF") and start[8:16] == b"WEBPVP8X" and start[-1] & WEBP_ANIMATION:
-        raise SourceError(f"animated WebP cannot be read: {path} (make a GIF, a video or single images of it)")
+        raise SourceError(
+            f"animated WebP cannot be read: {path} (make a GIF, a video or single images of it)"
+        )
 
 
 @dataclass
@@ -135,14 +147,18 @@ def _read_packets(container: InputContainer, path: Path) -> dict[int, _Packets]:
     for packet in container.demux(*tracks):
         if packet.size:
             each = found[numbers[packet.stream_index]]
-            if packet.is_discard or (packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & SHOWN_VP8):
+            if packet.is_discard or (
+                packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & SHOWN_VP8
+            ):
                 each.hidden.add(len(each.times))
             each.times.append(PacketTimes(packet.pts, packet.dts, packet.duration or 0))
             each.end = max(each.end, (packet.pos or 0) + packet.size)
     return found
 
 
-def _pick(container: InputContainer, path: Path, packets: Mapping[int, _Packets], number: int | None) -> int:
+def _pick(
+    container: InputContainer, path: Path, packets: Mapping[int, _Packets], number: int | None
+) -> int:
     """Return the number of the track to read; raises SourceError."""
     tracks = container.streams.video
     if number is not None:
@@ -153,11 +169,14 @@ def _pick(container: InputContainer, path: Path, packets: Mapping[int, _Packets]
     films = [index for index, stream in enumerate(tracks) if not stream.disposition & STILLS]
     if not films:
         raise SourceError(f"not a video: {path}, whose only picture is a cover")
-    if len(films) > 1 and any(tracks[index].metadata.get("title") == ALPHA_TITLE for index in films):
+    if len(films) > 1 and any(
+        tracks[index].metadata.get("title") == ALPHA_TITLE for index in films
+    ):
         raise SourceError(f"transparent AVIF cannot be read: {path} (make a PNG of it)")
 
     def rank(index: int) -> tuple[bool, bool, int, int, int]:
-        stream, count = tracks[index], len(packets[index].times)
+        stream = tracks[index]
+        count = len(packets[index].times)
         is_default = bool(stream.disposition & Disposition.default)
         return count > 1, is_default, stream.width * stream.height, count, -index
 
@@ -169,19 +188,28 @@ def _name(stream: VideoStream) -> str:
     return f"{codec} of {size_text((stream.width, stream.height))}"
 
 
-def _measure(container: InputContainer, stream: VideoStream, packets: _Packets, path: Path) -> Timeline:
+def _measure(
+    container: InputContainer, stream: VideoStream, packets: _Packets, path: Path
+) -> Timeline:
     """Return when the pictures of a track are shown; raises SourceError."""
-    unit, shown = stream.time_base or Fraction(0), [index for index in range(len(packets.times)) if index not in packets.hidden]
+    unit = stream.time_base or Fraction(0)
+    shown = [index for index in range(len(packets.times)) if index not in packets.hidden]
     if not shown:
         raise SourceError(f"no frames in {path}")
     may_jump = bool(container.format.flags & Flags.ts_discont.value)
     times, jumps = join(packets.times, unit, may_jump=may_jump)
-    known = [(time, packets.times[index].duration) for index in shown if (time := times[index]) is not None]
+    known = [
+        (time, packets.times[index].duration)
+        for index in shown
+        if (time := times[index]) is not None
+    ]
     declared = _declared_rates(stream)
     if not unit or len(known) < len(shown):
         return even_timeline(len(shown), declared[0])
     try:
-        timeline = make_timeline([time for time, _ in known], unit, declared, last_duration=max(known)[1])
+        timeline = make_timeline(
+            [time for time, _ in known], unit, declared, last_duration=max(known)[1]
+        )
     except SourceError as error:
         raise SourceError(f"times in {path} cannot be right: {error}") from None
     return replace(timeline, jumps=jumps, packet_times=times) if jumps else timeline
@@ -205,8 +233,15 @@ def _what_follows(path: Path, container: InputContainer, end: int) -> tuple[str,
         size = path.stat().st_size
         # FFmpeg takes the beginning of another IVF for a frame.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            at = data.find(start, SIGNATURE.stop if container.format.name == "ivf" else end) - SIGNATURE.start
-    return (f"only the first {at} of {size} bytes are read: behind them another file begins",) if at > 0 else ()
+            at = (
+                data.find(start, SIGNATURE.stop if container.format.name == "ivf" else end)
+                - SIGNATURE.start
+            )
+    return (
+        (f"only the first {at} of {size} bytes are read: behind them another file begins",)
+        if at > 0
+        else ()
+    )
 
 
 def _decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures:
@@ -228,7 +263,8 @@ def _decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures
 
 
 def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Pictures:
-    codec, aspect = stream.codec_context, stream.sample_aspect_ratio
+    codec = stream.codec_context
+    aspect = stream.sample_aspect_ratio
     told = codec.sample_aspect_ratio
     tags = {name.lower(): value for name, value in stream.metadata.items()}
     if codec.name in ALPHA_DECODERS and tags.get("alpha_mode") == "1":
@@ -242,7 +278,11 @@ def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline
         for frame in codec.decode(packet if packet.size else None):
             # The file's word counts for the whole of it, unless pictures of another shape follow.
             present = codec.sample_aspect_ratio
-            yield Picture(frame, clock.tick(frame.pts), present if present and told and present != told else aspect)
+            yield Picture(
+                frame,
+                clock.tick(frame.pts),
+                present if present and told and present != told else aspect,
+            )
 
 
 class _Clock:
@@ -254,11 +294,16 @@ class _Clock:
 
     def tick(self, time: int | None) -> int:
         """Return the tick of the next picture; -1 if it is left out."""
-        ticks, times = self._timeline.ticks, self._timeline.times
+        ticks = self._timeline.ticks
+        times = self._timeline.times
         index = self._next
         if times is not None and time is not None:
             found = int(np.searchsorted(times, time))
             # Of pictures of the same time each has its own place.
-            index = index if found < index < len(times) and times[index] == time else min(found, len(times) - 1)
+            index = (
+                index
+                if found < index < len(times) and times[index] == time
+                else min(found, len(times) - 1)
+            )
         self._next = index + 1
         return int(ticks[index]) if index < len(ticks) else -1

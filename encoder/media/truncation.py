@@ -10,7 +10,8 @@ from typing import BinaryIO
 BOX = struct.Struct(">I4s")  # MP4 and MOV (ISO/IEC 14496-12, 4.2): length with this header, type
 NEEDED_BOXES = (b"mdat", b"moof", b"moov")
 LONG_LENGTH = struct.Struct(">Q")
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+EBML = b"\x1a\x45\xdf\xa3"
+SEGMENT = b"\x18\x53\x80\x67"
 """Identifiers of a Matroska file's two outermost elements (RFC 8794, RFC 9559)."""
 RIFF = struct.Struct("<4sI")  # AVI: type, length without this header
 

@@ -81,7 +81,8 @@ class Reduced:
     """The frames of another video, made small by leaving pixels out."""
 
     def __init__(self, frames: Frames) -> None:
-        self._frames, self._step = frames, -(-max(frames.size) // THUMBNAIL)
+        self._frames = frames
+        self._step = -(-max(frames.size) // THUMBNAIL)
 
     @property
     def rate(self) -> Fraction:
@@ -129,7 +130,9 @@ def check_memory(count: int, size: Size, *, shorter: str = "") -> None:
     """Raise SourceError for frames that do not fit in half of the memory; say what makes fewer of them, if something does."""
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     if 3 * size[0] * size[1] * count > half:
-        raise SourceError(f"{count} frames of {size_text(size)} do not fit in half of the memory: use --resize{shorter}")
+        raise SourceError(
+            f"{count} frames of {size_text(size)} do not fit in half of the memory: use --resize{shorter}"
+        )
 
 
 def parse_size(text: str) -> Size:

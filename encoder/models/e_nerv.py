@@ -14,15 +14,19 @@ from encoder.models.sizing import Layout, halved, largest, layout, narrowed, par
 
 LEVELS = 80
 """Frequencies of the positional encodings."""
-EMBEDDING, HIDDEN, AFFINE = 256, 512, 128
+EMBEDDING = 256
+HIDDEN = 512
+AFFINE = 128
 """Widths of the embeddings of place and time, of the time's MLP, and of the embedding that scales and shifts."""
-HEAD, HEADS = 64, 8
+HEAD = 64
+HEADS = 8
 """Width of an attention head, and heads of the second transformer block; the first has one."""
 EXPANSION = 3
 """Ratio of the first stage's channels to the stem's."""
 FLOOR = 96
 """Fewest channels of a stage."""
-SMALL, SMALL_FLOOR = 2.5e6, 48
+SMALL = 2.5e6
+SMALL_FLOOR = 48
 """Number of weights below which networks have a smaller floor: with the paper's they could not be as small."""
 
 
@@ -57,24 +61,32 @@ class Enerv(nn.Module):
 
     def __init__(self, config: EnervConfig) -> None:
         super().__init__()
-        embedding, hidden, affine = (narrowed(width, config.part) for width in (EMBEDDING, HIDDEN, AFFINE))
-        layout, head = config.layout, narrowed(HEAD, config.part)
+        embedding, hidden, affine = (
+            narrowed(width, config.part) for width in (EMBEDDING, HIDDEN, AFFINE)
+        )
+        layout = config.layout
+        head = narrowed(HEAD, config.part)
         stem = config.stem_channels or _stem_channels(config)
         channels = halved(
-            EXPANSION * stem, len(layout.strides), narrowed(FLOOR if config.parameters > SMALL else SMALL_FLOOR, config.part)
+            EXPANSION * stem,
+            len(layout.strides),
+            narrowed(FLOOR if config.parameters > SMALL else SMALL_FLOOR, config.part),
         )
         self.grid = layout.grid
         self.encoding = PositionalEncoding(base=1.25, levels=LEVELS, count=config.frames)
-        self.time1, self.time2 = nn.Linear(2 * LEVELS, hidden), nn.Linear(hidden, embedding)
+        self.time1 = nn.Linear(2 * LEVELS, hidden)
+        self.time2 = nn.Linear(hidden, embedding)
         self.place = nn.Linear(4 * LEVELS, embedding)
         self.before = TransformerBlock(embedding, heads=1, head=head)
         self.after = TransformerBlock(embedding, heads=HEADS, head=head)
         self.stem = nn.Linear(embedding, stem)
-        self.affine1, self.affine2 = nn.Linear(2 * LEVELS, affine), nn.Linear(affine, affine)
+        self.affine1 = nn.Linear(2 * LEVELS, affine)
+        self.affine2 = nn.Linear(affine, affine)
         stages = list(zip(pairwise((stem, *channels)), layout.strides, strict=True))
         self.affines = nn.ModuleList(nn.Linear(affine, 2 * before) for (before, _), _ in stages)
         self.blocks = nn.ModuleList(
-            _block(before, after, stride, first=index == 0) for index, ((before, after), stride) in enumerate(stages)
+            _block(before, after, stride, first=index == 0)
+            for index, ((before, after), stride) in enumerate(stages)
         )
         self.head = nn.Conv2d(channels[-1], 3, 1)
 
@@ -94,8 +106,11 @@ class Enerv(nn.Module):
     def _places(self) -> Tensor:
         """Return the encoded column and row of each cell, (1, h * w, 4 * LEVELS)."""
         rows, columns = self.grid
-        down, across = (self.encoding.shares(steps(count, self.place.bias) / count) for count in (rows, columns))
-        down, across = down[:, None].expand(rows, columns, -1), across.expand(rows, columns, -1)
+        down, across = (
+            self.encoding.shares(steps(count, self.place.bias) / count) for count in (rows, columns)
+        )
+        down = down[:, None].expand(rows, columns, -1)
+        across = across.expand(rows, columns, -1)
         return torch.cat([across, down], dim=2).flatten(0, 1)[None]
 
 
@@ -122,7 +137,8 @@ class TransformerBlock(nn.Module):
         self.scale = head**-0.5
         self.mix = nn.Linear(width, 3 * heads * head, bias=False)
         self.project = nn.Linear(heads * head, width)
-        self.widen, self.narrow = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
+        self.widen = nn.Linear(width, width // 2)
+        self.narrow = nn.Linear(width // 2, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, E) to the same shape."""

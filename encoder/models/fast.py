@@ -45,7 +45,9 @@ class FastConfig:
     @property
     def stride(self) -> int:
         """Upscaling factor of the trunk."""
-        return min(STRIDES, key=lambda stride: self._rows(stride) * self._columns(stride) * stride**2)
+        return min(
+            STRIDES, key=lambda stride: self._rows(stride) * self._columns(stride) * stride**2
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -71,7 +73,8 @@ class Fast(nn.Module):
     def __init__(self, config: FastConfig) -> None:
         super().__init__()
         rows, columns = config.grid
-        stride, trunk = config.stride, config.trunk_channels
+        stride = config.stride
+        trunk = config.trunk_channels
         temporal = [
             TemporalGrid(frames=config.frames, period=period, shape=(channels, rows, columns))
             for period, channels in config.latents
@@ -79,25 +82,35 @@ class Fast(nn.Module):
         scene = StillGrid(shape=(config.scene_channels, rows * stride, columns * stride))
         self.stride = stride
         self.latents = nn.ModuleList([*temporal, scene])
-        self.mix = nn.Conv2d(sum(channels for _, channels in config.latents), config.stem_channels, 3, padding=1)
+        self.mix = nn.Conv2d(
+            sum(channels for _, channels in config.latents), config.stem_channels, 3, padding=1
+        )
         self.project = nn.Conv2d(config.stem_channels, trunk, 1)
         self.before = SeparableBlock(trunk, torch.sin)
         self.gather = nn.Conv2d(trunk, config.rank, 3, padding=1, bias=False)
         self.expand = nn.Conv2d(config.rank, trunk * stride**2, 1)
         self.detail = nn.Conv2d(config.scene_channels, trunk, 1, bias=False)
         # A head of 3x3 instead of the second block would double all multiplications, and learns less in the same time.
-        self.after = nn.Sequential(SeparableBlock(trunk, torch.sin), SeparableBlock(trunk, torch.sin))
+        self.after = nn.Sequential(
+            SeparableBlock(trunk, torch.sin), SeparableBlock(trunk, torch.sin)
+        )
         self.head = nn.Conv2d(trunk, 3 * SHUFFLE**2, 1)
         self.camera = None
         if config.margin is not None:
-            self.camera = Camera(frames=config.frames, size=(config.height, config.width), canvas=config.canvas)
+            self.camera = Camera(
+                frames=config.frames, size=(config.height, config.width), canvas=config.canvas
+            )
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W) in 0..1; without a camera H and W are the canvas's."""
         *temporal, scene = self.latents
-        x = torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1)))  # (B, C, h, w)
+        x = torch.sin(
+            self.mix(torch.cat([latent(t) for latent in temporal], dim=1))
+        )  # (B, C, h, w)
         coarse = self.project(x)
-        fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
+        fine = F.pixel_shuffle(
+            self.expand(self.gather(self.before(coarse))), self.stride
+        ) + self.detail(scene(t))
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
         canvas = torch.sigmoid(planes(self.head(self.after(torch.sin(fine)) + skip), SHUFFLE))
         return canvas if self.camera is None else self.camera(canvas, t)

@@ -28,7 +28,8 @@ STRIDES = (
 CELLS = 4
 EMBEDDING = 16
 """Channels of a frame's feature map."""
-REDUCTION, FLOOR = 1.2, 12
+REDUCTION = 1.2
+FLOOR = 12
 """Ratio of a stage's channels to the next one's, and their smallest number for frames of 1280 pixels."""
 KERNELS = (1, 5)
 """Kernel of the first stage, and the largest; each stage's is 2 larger than the one before."""
@@ -64,26 +65,35 @@ def hnerv_layout(height: int, width: int) -> Layout:
     return layout(height, width, choices=STRIDES, cells=CELLS)
 
 
-def hnerv_config(*, height: int, width: int, frames: int, parameters: float, residual: bool = False) -> HnervConfig:
+def hnerv_config(
+    *, height: int, width: int, frames: int, parameters: float, residual: bool = False
+) -> HnervConfig:
     """Return the widest network of a number of weights and feature maps together (HNeRV's code).
 
     The weights have at least half of the number, however many feature maps there are.
     """
-    plan, floor = hnerv_layout(height, width), narrowed(FLOOR, share(height, width))
+    plan = hnerv_layout(height, width)
+    floor = narrowed(FLOOR, share(height, width))
     first, most = KERNELS
     kernels = tuple(min(first + 2 * stage, most) for stage in range(len(plan.strides)))
     budget = max(parameters - EMBEDDING * prod(plan.grid) * frames, parameters / 2)
-    widths = [largest(lambda stem: _weights(stem, kernels, plan.strides, floor), budget, lowest=floor)]
+    widths = [
+        largest(lambda stem: _weights(stem, kernels, plan.strides, floor), budget, lowest=floor)
+    ]
     for _ in kernels:
         widths.append(max(round(widths[-1] / REDUCTION), floor))
-    return HnervConfig(frames=frames, layout=plan, kernels=kernels, channels=tuple(widths), residual=residual)
+    return HnervConfig(
+        frames=frames, layout=plan, kernels=kernels, channels=tuple(widths), residual=residual
+    )
 
 
 def _weights(stem: int, kernels: Sequence[int], strides: Sequence[int], floor: int) -> float:
     """Return the weights of a stem and its stages as HNeRV's code counts them: a stem of 3x3 kernels, no biases, no head."""
     widths = [max(stem / REDUCTION**stage, floor) for stage in range(len(kernels) + 1)]
     stages = zip(pairwise(widths), kernels, strides, strict=True)
-    return 9 * EMBEDDING * stem + sum(a * b * kernel**2 * stride**2 for (a, b), kernel, stride in stages)
+    return 9 * EMBEDDING * stem + sum(
+        a * b * kernel**2 * stride**2 for (a, b), kernel, stride in stages
+    )
 
 
 class Hnerv(nn.Module):
@@ -92,14 +102,21 @@ class Hnerv(nn.Module):
     def __init__(self, config: HnervConfig) -> None:
         super().__init__()
         self.layout = layout = config.layout
-        self.latents = nn.ModuleList([TemporalGrid(frames=config.frames, period=1, shape=(EMBEDDING, *layout.grid))])
+        self.latents = nn.ModuleList(
+            [TemporalGrid(frames=config.frames, period=1, shape=(EMBEDDING, *layout.grid))]
+        )
         self.stem = nn.Conv2d(EMBEDDING, config.channels[0], 1)
         stages = zip(pairwise(config.channels), layout.strides, config.kernels, strict=True)
         self.blocks = nn.Sequential(
-            *(ConvBlock(before, after, stride, kernel=kernel, activation=F.gelu) for (before, after), stride, kernel in stages)
+            *(
+                ConvBlock(before, after, stride, kernel=kernel, activation=F.gelu)
+                for (before, after), stride, kernel in stages
+            )
         )
         self.head = nn.Conv2d(config.channels[-1], 3, 3, padding=1)
-        self.thumbnails = Thumbnails(frames=config.frames, canvas=layout.canvas) if config.residual else None
+        self.thumbnails = (
+            Thumbnails(frames=config.frames, canvas=layout.canvas) if config.residual else None
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W), H and W those of the layout's canvas.
@@ -130,7 +147,11 @@ class Thumbnails(nn.Module):
 
     def _shrunk(self, frames: Tensor) -> Tensor:
         height, width = self.canvas
-        whole = F.pad(frames.float(), (0, width - frames.shape[3], 0, height - frames.shape[2]), mode="replicate")
+        whole = F.pad(
+            frames.float(),
+            (0, width - frames.shape[3], 0, height - frames.shape[2]),
+            mode="replicate",
+        )
         return F.interpolate(whole, size=self.size, mode="bicubic", antialias=True)
 
     def forward(self, t: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class Boost(nn.Module):
         super().__init__()
         self.layout = layout = config.layout
         stem = config.stem_channels or _stem_channels(config)
-        self.latents = nn.ModuleList([TemporalGrid(frames=config.frames, period=1, shape=(EMBEDDING, *layout.grid))])
+        self.latents = nn.ModuleList(
+            [TemporalGrid(frames=config.frames, period=1, shape=(EMBEDDING, *layout.grid))]
+        )
         self.encoding = PositionalEncoding(base=1.25, levels=LEVELS, count=config.frames)
         self.condition1 = nn.Conv2d(2 * LEVELS, 2 * config.condition, 1)
         self.condition2 = nn.Conv2d(2 * config.condition, config.condition, 1)
@@ -78,7 +80,9 @@ class Boost(nn.Module):
             kernel = KERNELS[min(stage, 1)]
             for repeat in range(REPEATS[min(stage, len(REPEATS) - 1)]):
                 enlarging = stride if repeat == 0 else 1
-                self.blocks.append(ConvBlock(before, after, enlarging, kernel=kernel, activation=torch.sin))
+                self.blocks.append(
+                    ConvBlock(before, after, enlarging, kernel=kernel, activation=torch.sin)
+                )
                 self.conditioned.append(ConditionedBlock(after, config.condition))
                 before = after
         self.head = nn.Conv2d(before, 3, 3, padding=1)
@@ -116,7 +120,10 @@ class _Affine(nn.Module):
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
         self.scale, self.shift = (
-            nn.Sequential(nn.Conv2d(condition, condition, 1), nn.ReLU(), nn.Conv2d(condition, channels, 1)) for _ in range(2)
+            nn.Sequential(
+                nn.Conv2d(condition, condition, 1), nn.ReLU(), nn.Conv2d(condition, channels, 1)
+            )
+            for _ in range(2)
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -132,5 +139,7 @@ def _stem_channels(config: BoostConfig) -> int:
     maps = EMBEDDING * prod(config.layout.grid) * config.frames
     most = max(config.parameters, maps + config.parameters / 2)
     return largest(
-        lambda channels: parameters(lambda: Boost(replace(config, stem_channels=channels))), most, lowest=config.floor
+        lambda channels: parameters(lambda: Boost(replace(config, stem_channels=channels))),
+        most,
+        lowest=config.floor,
     )

@@ -24,9 +24,13 @@ class ConvNextEncoder(nn.Module):
         self.canvas = canvas
         widths = [3, *[CHANNELS] * (len(strides) - 1), channels]
         stages: list[nn.Module] = []
-        for index, ((before, after), stride) in enumerate(zip(pairwise(widths), strides, strict=True)):
+        for index, ((before, after), stride) in enumerate(
+            zip(pairwise(widths), strides, strict=True)
+        ):
             reduce = nn.Conv2d(before, after, stride, stride)
-            stages += [reduce, _ChannelNorm(after)] if index == 0 else [_ChannelNorm(before), reduce]
+            stages += (
+                [reduce, _ChannelNorm(after)] if index == 0 else [_ChannelNorm(before), reduce]
+            )
             stages.append(_Block(after))
         self.stages = nn.Sequential(*stages)
         self.apply(_initialise)

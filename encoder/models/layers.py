@@ -92,9 +92,12 @@ class Camera(nn.Module):
         self.displacements.requires_grad_(requires_grad=False)
         self.displacements.values.zero_()
         (top, bottom), (left, right) = [
-            ((whole - part) / 2, (whole + part) / 2 - 1) for whole, part in zip(canvas, size, strict=True)
+            ((whole - part) / 2, (whole + part) / 2 - 1)
+            for whole, part in zip(canvas, size, strict=True)
         ]
-        corners = torch.tensor([[[left, right], [left, right]], [[top, top], [bottom, bottom]]])  # x and y, on the canvas
+        corners = torch.tensor(
+            [[[left, right], [left, right]], [[top, top], [bottom, bottom]]]
+        )  # x and y, on the canvas
         scale = torch.tensor([2 / (side - 1) for side in reversed(canvas)])[:, None, None]
         self.register_buffer("origin", corners * scale - 1, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -110,8 +113,12 @@ class Camera(nn.Module):
         corners = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2), -1..1
         # A factor, not a size: that would become operators that look at shapes, which a clip must not have.
         factor = (self.size[0] / 2, self.size[1] / 2)
-        places = F.interpolate(corners, scale_factor=factor, mode="bilinear", align_corners=True)  # (B, 2, H, W)
-        return F.grid_sample(canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
+        places = F.interpolate(
+            corners, scale_factor=factor, mode="bilinear", align_corners=True
+        )  # (B, 2, H, W)
+        return F.grid_sample(
+            canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True
+        )
 
 
 def planes(x: Tensor, factor: int) -> Tensor:
@@ -124,15 +131,20 @@ def planes(x: Tensor, factor: int) -> Tensor:
     batch, channels, height, width = x.shape
     channels //= factor**2
     blocks = x.view(batch, channels, factor, factor, height, width)
-    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, height * factor, width * factor)
+    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(
+        batch, channels, height * factor, width * factor
+    )
 
 
 class ConvBlock(nn.Module):
     """NeRV's block (section 3.1): convolution, PixelShuffle, activation if there is one."""
 
-    def __init__(self, before: int, after: int, stride: int, *, kernel: int, activation: Activation | None) -> None:
+    def __init__(
+        self, before: int, after: int, stride: int, *, kernel: int, activation: Activation | None
+    ) -> None:
         super().__init__()
-        self.stride, self.activation = stride, activation
+        self.stride = stride
+        self.activation = activation
         self.conv = nn.Conv2d(before, after * stride**2, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,7 +206,9 @@ class UpsamplingBlock(nn.Module):
 
 
 def _separable(channels: int, activation: Activation, *, expansion: float, depth: int) -> nn.Module:
-    return nn.Sequential(*(SeparableBlock(channels, activation, expansion=expansion) for _ in range(depth)))
+    return nn.Sequential(
+        *(SeparableBlock(channels, activation, expansion=expansion) for _ in range(depth))
+    )
 
 
 def colours(x: Tensor) -> Tensor:

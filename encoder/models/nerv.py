@@ -79,7 +79,9 @@ class Nerv(nn.Module):
         self.stem1 = nn.Linear(2 * config.levels, hidden)
         self.stem2 = nn.Linear(hidden, stem * prod(self.grid))
         stages = zip(pairwise((stem, *config.channels)), config.layout.strides, strict=True)
-        self.blocks = nn.Sequential(*(_block(config, before, after, stride) for (before, after), stride in stages))
+        self.blocks = nn.Sequential(
+            *(_block(config, before, after, stride) for (before, after), stride in stages)
+        )
         self.head = nn.Conv2d(config.channels[-1], 3, 1)
         if config.block == "separable":
             self.apply(_initialise)

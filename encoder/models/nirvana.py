@@ -19,7 +19,8 @@ PATCH = 32
 """Height and width of a patch, in pixels."""
 GROUP = 3
 """Frames of a segment."""
-CHANNELS, GRID = 16, 16
+CHANNELS = 16
+GRID = 16
 """Channels of each frame's feature map before the convolutions, and its height and width."""
 FREQUENCY = 30.0
 """What the sines' arguments are multiplied by (SIREN)."""
@@ -50,7 +51,9 @@ class Nirvana(nn.Module):
     def __init__(self, config: NirvanaConfig) -> None:
         super().__init__()
         group = config.frames
-        self.grid, self.group, self.size = config.grid, group, (config.height, config.width)
+        self.grid = config.grid
+        self.group = group
+        self.size = (config.height, config.width)
         hidden = narrowed(config.hidden, share(config.height, config.width))
         self.sine1 = nn.Linear(2, hidden)
         self.sine2 = nn.Linear(hidden, hidden)
@@ -67,7 +70,9 @@ class Nirvana(nn.Module):
         x = (x + self._times()[:, :, None, None]).flatten(1, 2)  # (P, G * C, g, g)
         x = self.head(F.gelu(F.pixel_shuffle(self.enlarge(x), 2)))  # (P, 3 * G, 32, 32)
         rows, columns = self.grid
-        x = x.unflatten(1, (self.group, 3)).unflatten(0, (rows, columns))  # (rows, columns, G, 3, 32, 32)
+        x = x.unflatten(1, (self.group, 3)).unflatten(
+            0, (rows, columns)
+        )  # (rows, columns, G, 3, 32, 32)
         frames = x.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)  # (G, 3, H, W)
         return frames.index_select(0, (t + 0.5).floor().clamp(0, self.group - 1).long())
 
@@ -78,7 +83,8 @@ class Nirvana(nn.Module):
             for count, side in zip(self.grid, self.size, strict=True)
         ]
         rows, columns = self.grid
-        down, across = middles[0][:, None].expand(rows, columns), middles[1].expand(rows, columns)
+        down = middles[0][:, None].expand(rows, columns)
+        across = middles[1].expand(rows, columns)
         return torch.stack([down, across], dim=-1).flatten(0, 1)
 
     def _times(self) -> Tensor:

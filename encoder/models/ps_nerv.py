@@ -42,7 +42,8 @@ class PsNervConfig:
     @property
     def layout(self) -> Layout:
         """Strides and grid of a patch."""
-        height, width = ceil(self.height / PATCHES), ceil(self.width / PATCHES)
+        height = ceil(self.height / PATCHES)
+        width = ceil(self.width / PATCHES)
         return layout(height, width, choices=STRIDES, cells=CELLS // PATCHES)
 
 
@@ -52,37 +53,49 @@ class PsNerv(nn.Module):
     def __init__(self, config: PsNervConfig) -> None:
         super().__init__()
         part = share(config.height, config.width)
-        hidden, style, stem = narrowed(512, part), narrowed(STYLE, part), narrowed(config.stem_channels, part)
+        hidden = narrowed(512, part)
+        style = narrowed(STYLE, part)
+        stem = narrowed(config.stem_channels, part)
         layout = config.layout
         channels = halved(stem, len(layout.strides), narrowed(FLOOR, part))
         self.grid = layout.grid
         self.encoding = PositionalEncoding(base=1.25, levels=LEVELS, count=config.frames)
-        self.stem_time, self.stem_place = nn.Linear(2 * LEVELS, hidden), nn.Linear(4 * LEVELS, hidden)
+        self.stem_time = nn.Linear(2 * LEVELS, hidden)
+        self.stem_place = nn.Linear(4 * LEVELS, hidden)
         self.stem2 = nn.Linear(hidden, stem * prod(layout.grid))
-        self.style_time, self.style_place = nn.Linear(2 * LEVELS, style), nn.Linear(4 * LEVELS, style)
+        self.style_time = nn.Linear(2 * LEVELS, style)
+        self.style_place = nn.Linear(4 * LEVELS, style)
         self.style = nn.Linear(style, style)
         stages = list(zip(pairwise((stem, *channels)), layout.strides, strict=True))
         self.styles = nn.ModuleList(nn.Linear(style, 2 * before) for (before, _), _ in stages)
         self.blocks = nn.ModuleList(
-            ConvBlock(before, after, stride, kernel=3, activation=F.gelu) for (before, after), stride in stages
+            ConvBlock(before, after, stride, kernel=3, activation=F.gelu)
+            for (before, after), stride in stages
         )
         self.head = nn.Conv2d(channels[-1], 3, 1)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, made of patches of the layout's canvas."""
-        time, places = self.encoding(t)[:, None], self._places()  # (B, 1, 2 * LEVELS), (P * P, 4 * LEVELS)
-        stem = F.gelu(self.stem_time(time) + self.stem_place(places)).flatten(0, 1)  # (B * P * P, hidden)
+        time = self.encoding(t)[:, None]  # (B, 1, 2 * LEVELS), (P * P, 4 * LEVELS)
+        places = self._places()
+        stem = F.gelu(self.stem_time(time) + self.stem_place(places)).flatten(
+            0, 1
+        )  # (B * P * P, hidden)
         style = F.gelu(self.style_time(time) + self.style_place(places)).flatten(0, 1)
-        x, style = F.gelu(self.stem2(stem)).unflatten(1, (-1, *self.grid)), F.gelu(self.style(style))
+        x = F.gelu(self.stem2(stem)).unflatten(1, (-1, *self.grid))
+        style = F.gelu(self.style(style))
         for block, styles in zip(self.blocks, self.styles, strict=True):
             scale, shift = styles(style)[..., None, None].chunk(2, dim=1)
             x = block(normalised(x) * (1 + scale) + shift)
         patches = colours(self.head(x))  # (B * P * P, 3, H / P, W / P)
-        rows = patches.unflatten(0, (-1, PATCHES, PATCHES)).permute(0, 3, 1, 4, 2, 5)  # (B, 3, P, H / P, P, W / P)
+        rows = patches.unflatten(0, (-1, PATCHES, PATCHES)).permute(
+            0, 3, 1, 4, 2, 5
+        )  # (B, 3, P, H / P, P, W / P)
         return rows.flatten(4).flatten(2, 3)
 
     def _places(self) -> Tensor:
         """Return the encodings of row and column of all patches, (P * P, 4 * LEVELS)."""
         encoded = self.encoding.shares(steps(PATCHES, self.stem2.bias) / PATCHES)  # (P, 2 * LEVELS)
-        down, across = encoded[:, None].expand(PATCHES, PATCHES, -1), encoded.expand(PATCHES, PATCHES, -1)
+        down = encoded[:, None].expand(PATCHES, PATCHES, -1)
+        across = encoded.expand(PATCHES, PATCHES, -1)
         return torch.cat([down, across], dim=2).flatten(0, 1)

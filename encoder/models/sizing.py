@@ -40,7 +40,10 @@ def layout(height: int, width: int, *, choices: Sequence[tuple[int, ...]], cells
         return rows * columns / (height * width) * sqrt(max(ratio, 1 / ratio))
 
     grids = [(ceil(height / prod(strides)), ceil(width / prod(strides))) for strides in choices]
-    return min((Layout(strides=strides, grid=grid) for strides, grid in zip(choices, grids, strict=True)), key=cost)
+    return min(
+        (Layout(strides=strides, grid=grid) for strides, grid in zip(choices, grids, strict=True)),
+        key=cost,
+    )
 
 
 def share(height: int, width: int, reference: int = REFERENCE) -> float:

@@ -22,11 +22,13 @@ from encoder.models.base import as_given
 
 MAX_MARGIN = 0.125
 """Largest displacement, as a share of the frame's side."""
-COARSEST_PIXELS, FINEST_PIXELS = 40, 160
+COARSEST_PIXELS = 40
+FINEST_PIXELS = 160
 """Longest side of the frames that the motion is sought in, at first and at last."""
 BLOCK = 8
 """Frames that are worked on at once."""
-FIRST_STEPS, STEPS = 12, 5
+FIRST_STEPS = 12
+STEPS = 5
 """Steps at the coarsest resolution, and at each other."""
 OUTLIER = 0.25
 """Difference of two colours in 0..1 above which they do not count more: what moves by itself, or is covered."""
@@ -47,14 +49,25 @@ def estimate_motion(frames: Tensor) -> Tensor:
     count, _, height, width = frames.shape
     size = torch.tensor([width, height], device=frames.device)[:, None, None]
     motion = torch.zeros(count, 2, 2, 2, device=frames.device)  # in shares of the frame's side
-    pyramid = [torch.cat([_reduced(part, -(-max(height, width) // FINEST_PIXELS)) for part in frames.split(BLOCK)])]
+    pyramid = [
+        torch.cat(
+            [
+                _reduced(part, -(-max(height, width) // FINEST_PIXELS))
+                for part in frames.split(BLOCK)
+            ]
+        )
+    ]
     while max(pyramid[-1].shape[2:]) >= 2 * COARSEST_PIXELS:
         pyramid.append(F.avg_pool2d(pyramid[-1], 2, ceil_mode=True))
     for level, small in enumerate(reversed(pyramid)):
         blocks = zip(small.split(BLOCK), motion.split(BLOCK), strict=True)
         steps = STEPS if level else FIRST_STEPS
-        motion = torch.cat([_aligned(block, moved, small[count // 2], steps) for block, moved in blocks])
-    if _difference(pyramid[0], motion) > WORTHWHILE * _difference(pyramid[0], torch.zeros_like(motion)):
+        motion = torch.cat(
+            [_aligned(block, moved, small[count // 2], steps) for block, moved in blocks]
+        )
+    if _difference(pyramid[0], motion) > WORTHWHILE * _difference(
+        pyramid[0], torch.zeros_like(motion)
+    ):
         return torch.zeros_like(motion)
     found = motion.clamp(-MAX_MARGIN, MAX_MARGIN)
     # Half of the way to each side makes the smallest canvas.
@@ -64,7 +77,9 @@ def estimate_motion(frames: Tensor) -> Tensor:
 
 def _reduced(frames: Tensor, factor: int) -> Tensor:
     """Return the brightness of frames (T, 3, H, W), made smaller by a factor: (T, 1, h, w) in 0..1."""
-    return F.avg_pool2d(frames.sum(1, keepdim=True, dtype=torch.float32) / (3 * 255), factor, ceil_mode=True)
+    return F.avg_pool2d(
+        frames.sum(1, keepdim=True, dtype=torch.float32) / (3 * 255), factor, ceil_mode=True
+    )
 
 
 def _aligned(small: Tensor, motion: Tensor, middle: Tensor, steps: int) -> Tensor:
@@ -75,7 +90,9 @@ def _aligned(small: Tensor, motion: Tensor, middle: Tensor, steps: int) -> Tenso
     across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2 * (width - 1)
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2 * (height - 1)
     corners = torch.eye(4, device=small.device).view(1, 4, 2, 2)
-    shares = F.interpolate(corners, size=(height, width), mode="bilinear", align_corners=True)  # of each corner, (1, 4, h, w)
+    shares = F.interpolate(
+        corners, size=(height, width), mode="bilinear", align_corners=True
+    )  # of each corner, (1, 4, h, w)
     identity = torch.eye(8, device=small.device)
     for _ in range(steps):
         moved, *slopes = _moved(torch.cat([middle, across, down]), motion).split(1, dim=1)
@@ -92,10 +109,16 @@ def _aligned(small: Tensor, motion: Tensor, middle: Tensor, steps: int) -> Tenso
 def _moved(planes: Tensor, motion: Tensor) -> Tensor:
     """Return planes (C, h, w) moved to where each of some frames is: (T, C, h, w)."""
     corners = motion.new_tensor([-1.0, 1.0])
-    still = torch.stack([corners.expand(2, 2), corners[:, None].expand(2, 2)])  # x and y of the corners
-    grid = F.interpolate(still + 2 * motion, size=planes.shape[1:], mode="bilinear", align_corners=True)
+    still = torch.stack(
+        [corners.expand(2, 2), corners[:, None].expand(2, 2)]
+    )  # x and y of the corners
+    grid = F.interpolate(
+        still + 2 * motion, size=planes.shape[1:], mode="bilinear", align_corners=True
+    )
     planes = planes.expand(len(motion), -1, -1, -1)
-    return F.grid_sample(planes, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
+    return F.grid_sample(
+        planes, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=True
+    )
 
 
 def _difference(small: Tensor, motion: Tensor) -> float:
@@ -115,19 +138,26 @@ class Canvas:
 
     def __init__(self, read: Read, motions: Mapping[int, Tensor]) -> None:
         """Take the displacements of the corners in some segments, as `estimate_motion` returns them."""
-        self._read, self.motions = read, dict(motions)
+        self._read = read
+        self.motions = dict(motions)
         """Of the segments that have been looked at."""
         self.margin: tuple[int, int] | None = None
         """Pixels by which the canvas is larger than a frame, downwards and to the right; None if the camera stands still."""
         if any(motion.any() for motion in motions.values()):
-            across, down = torch.stack([motion.abs().amax((0, 2, 3)) for motion in motions.values()]).amax(0).tolist()
+            across, down = (
+                torch.stack([motion.abs().amax((0, 2, 3)) for motion in motions.values()])
+                .amax(0)
+                .tolist()
+            )
             self.margin = 2 * ceil(down), 2 * ceil(across)
 
     @classmethod
     def look(cls, read: Read, segments: int) -> Self:
         """Look at some of the segments."""
         motions: dict[int, Tensor] = {}
-        for index in sorted({round(place) for place in np.linspace(0, segments - 1, min(LOOKS, segments))}):
+        for index in sorted(
+            {round(place) for place in np.linspace(0, segments - 1, min(LOOKS, segments))}
+        ):
             with contextlib.suppress(SourceError):  # it is told when its turn comes
                 motions[index] = _estimate(read(index))
         return cls(read, motions)

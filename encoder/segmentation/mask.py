@@ -21,9 +21,13 @@ class Masked:
 
     def __init__(self, source: Frames, pictures: Frames, *, name: str = "the mask") -> None:
         """Take one picture for all frames, or one for each; raises SettingsError for another number of them."""
-        self._source, self._pictures, self._name = source, pictures, name
+        self._source = source
+        self._pictures = pictures
+        self._name = name
         if pictures.count not in (1, source.count):
-            raise SettingsError(f"a mask has 1 or {source.count} pictures, {name} has {pictures.count}")
+            raise SettingsError(
+                f"a mask has 1 or {source.count} pictures, {name} has {pictures.count}"
+            )
         if pictures.count == 1:
             self.mask(range(1))  # what is wrong with it is told before the fit
 

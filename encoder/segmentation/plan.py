@@ -88,14 +88,19 @@ def make_plan(
     while (weights := _most_weights(preset, size, source, longest)) > MAX_WEIGHTS:
         if preset.group_frames or longest == 1:
             width, height = source.size
-            raise SettingsError(f"a network of size {size} has too many weights for frames of {width}x{height}")
+            raise SettingsError(
+                f"a network of size {size} has too many weights for frames of {width}x{height}"
+            )
         longest = longest * 7 // 8
     check_memory(min(longest, source.count), source.size, shorter=" or fewer --segment-frames")
     differences = changes(source.thumbnails(), show)
     starts = cuts(differences.mean)
     runs = split(source.count, longest, starts)
-    begins, keys = {0, *starts}, list[int]()
-    interval = min(GROUP_KEY_INTERVAL if preset.group_frames else key_interval, MAX_CHAIN_WEIGHTS // weights)
+    begins = {0, *starts}
+    keys = list[int]()
+    interval = min(
+        GROUP_KEY_INTERVAL if preset.group_frames else key_interval, MAX_CHAIN_WEIGHTS // weights
+    )
     for index, run in enumerate(runs):
         if run.start in begins or index - keys[-1] >= interval:
             keys.append(index)
@@ -111,7 +116,9 @@ def _most_weights(preset: Preset, size: SizeName, source: Frames, frames: int) -
     """Return the weights of a segment of some frames, wherever the camera goes."""
     width, height = source.size
     across, down = (2 * ceil(MAX_MARGIN * side) for side in (width, height))
-    shape = Shape(height=height, width=width, frames=frames, margin=(down, across) if preset.camera else None)
+    shape = Shape(
+        height=height, width=width, frames=frames, margin=(down, across) if preset.camera else None
+    )
     with torch.device("meta"):  # which takes neither memory nor time
         return sum(x.numel() for x in preset.network(shape, size).parameters())
 
@@ -119,6 +126,11 @@ def _most_weights(preset: Preset, size: SizeName, source: Frames, frames: int) -
 def _hardness(differences: NDArray[np.float64], runs: Sequence[range]) -> tuple[float, ...]:
     """Return how hard a frame of each run is: what stands still is fitted once, what moves again and again."""
     # The first difference of a run is that from another one.
-    hard = [1 + float(np.mean(differences[run.start + 1 : run.stop])) / STILL if len(run) > 1 else 1.0 for run in runs]
-    mean = sum(value * len(run) for value, run in zip(hard, runs, strict=True)) / sum(map(len, runs))
+    hard = [
+        1 + float(np.mean(differences[run.start + 1 : run.stop])) / STILL if len(run) > 1 else 1.0
+        for run in runs
+    ]
+    mean = sum(value * len(run) for value, run in zip(hard, runs, strict=True)) / sum(
+        map(len, runs)
+    )
     return tuple(value / mean for value in hard)

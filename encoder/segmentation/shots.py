@@ -46,13 +46,17 @@ def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) 
         for index in range(thumbnails.count):  # one by one, to come as near to a damage as can be
             frame = thumbnails.read(range(index, index + 1))[0].astype(np.int32)
             difference = frame - (frame if before is None else before)
-            found.append((float(np.abs(difference).mean()), float(np.square(difference).mean()) ** 0.5))
+            found.append(
+                (float(np.abs(difference).mean()), float(np.square(difference).mean()) ** 0.5)
+            )
             before = frame
             show(index / thumbnails.count)
     except SourceError as error:
         if not found:
             raise
-        logger.warning("only what lies before frame %d, about, can be fitted: %s", len(found), error)
+        logger.warning(
+            "only what lies before frame %d, about, can be fitted: %s", len(found), error
+        )
         found += [(0.0, 0.0)] * (thumbnails.count - len(found))
     return Changes(*np.array(found).T)
 
@@ -61,7 +65,10 @@ def cuts(differences: Sequence[float] | NDArray[np.float64]) -> list[int]:
     """Return the numbers of the frames that begin a scene, but for the first: those unlike the one before, as no other near."""
     found: list[int] = []
     for index in range(1, len(differences)):
-        around = [*differences[max(index - NEIGHBOURS, 1) : index], *differences[index + 1 : index + 1 + NEIGHBOURS]]
+        around = [
+            *differences[max(index - NEIGHBOURS, 1) : index],
+            *differences[index + 1 : index + 1 + NEIGHBOURS],
+        ]
         if (
             differences[index] > max(CUT, OUTSTANDING * max(around, default=0.0))
             and index - (found[-1] if found else 0) >= SHORTEST

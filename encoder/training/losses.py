@@ -28,7 +28,11 @@ def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
     """
     difference = F.l1_loss(output, target)
     window = ms_ssim_window(*output.shape[2:])
-    structure = difference if window is None else 1 - ms_ssim(output, target, data_range=1.0, win_size=window)
+    structure = (
+        difference
+        if window is None
+        else 1 - ms_ssim(output, target, data_range=1.0, win_size=window)
+    )
     spectrum = torch.view_as_real(torch.fft.fft2(output - target)).abs().mean()
     return 60 * (0.7 * difference + 0.3 * structure) + spectrum
 

@@ -71,7 +71,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
 class Adan(torch.optim.Optimizer):
     """Optimise parameters of any shape."""
 
-    def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict[str, object]], *, lr: float) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, object]], *, lr: float
+    ) -> None:
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
@@ -91,21 +93,29 @@ class Adan(torch.optim.Optimizer):
         change = gradient - state["gradient"]
         ahead = gradient + ADAN_DECAYS[1] * change
         corrected: list[Tensor] = []
-        for decay, mean, value in zip(ADAN_DECAYS, state["means"], (gradient, change, ahead.square()), strict=True):
+        for decay, mean, value in zip(
+            ADAN_DECAYS, state["means"], (gradient, change, ahead.square()), strict=True
+        ):
             mean.lerp_(value, 1 - decay)
             corrected.append(mean / (1 - decay ** state["steps"]))
         slope, bend, size = corrected
-        parameter.addcdiv_(slope + ADAN_DECAYS[1] * bend, size.sqrt().add_(EPSILON), value=-learning_rate)
+        parameter.addcdiv_(
+            slope + ADAN_DECAYS[1] * bend, size.sqrt().add_(EPSILON), value=-learning_rate
+        )
         state["gradient"].copy_(gradient)
 
 
-def make_optimizers(learned: Mapping[str, Parameter], more: Sequence[Tensor], recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    learned: Mapping[str, Parameter], more: Sequence[Tensor], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
     """Return the optimisers of a network's tensors by name, and of more that belong to something else.
 
     Each of their groups has a `gain`, which the learning rate is multiplied by.
     """
     latents = [x for name, x in learned.items() if name.startswith(LATENTS)]
-    matrices = [x for name, x in learned.items() if recipe.optimizer == "muon" and _is_matrix(name, x)]
+    matrices = [
+        x for name, x in learned.items() if recipe.optimizer == "muon" and _is_matrix(name, x)
+    ]
     taken = {id(x) for x in (*latents, *matrices)}
     others = [*(x for x in learned.values() if id(x) not in taken), *more]
     groups: list[dict[str, object]] = [{"params": others, "gain": 1.0}]

@@ -13,7 +13,9 @@ def masks(tensors: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 
     Latents are left alone, as HNeRV leaves its embeddings: pruning them with the rest costs far more than it saves.
     """
-    layers = {name: x for name, x in tensors.items() if x.requires_grad and not name.startswith(LATENTS)}
+    layers = {
+        name: x for name, x in tensors.items() if x.requires_grad and not name.startswith(LATENTS)
+    }
     weights = {name: x for name, x in layers.items() if x.ndim > 1}
     sizes = torch.cat([x.detach().abs().flatten() for x in weights.values()])
     threshold = sizes.kthvalue(max(round(share * len(sizes)), 1)).values

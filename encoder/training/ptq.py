@@ -30,7 +30,8 @@ def quantize(
     Of what was in the segment before, the difference is coded: where the quantiser says so, or else where its integers are the
     smaller ones. Tensors that are given, not learned, are coded alone and have a step of their own.
     """
-    bound, old = 2 ** (bits - 1) - 1, before or {}
+    bound = 2 ** (bits - 1) - 1
+    old = before or {}
     quantized: dict[str, Quantized] = {}
     for name, value in tensors.items():
         learned = quantizer.learned(name) if quantizer else None
@@ -57,13 +58,22 @@ def _smaller(value: Tensor, old: Tensor | None, bound: int) -> Quantized:
     return change if is_smaller and change.step == alone.step else alone
 
 
-def _quantize(tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0) -> Quantized:
+def _quantize(
+    tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0
+) -> Quantized:
     """Round a tensor to multiples of the steps of its channels, or of the smallest that keep the integers within a bound."""
     values = tensor.detach().cpu().numpy()
-    shift = int(np.median(offsets))  # the offsets that are left are small, and none if all are the same
+    shift = int(
+        np.median(offsets)
+    )  # the offsets that are left are small, and none if all are the same
     offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
     relative = channel_steps(1.0, offsets, axis, values.ndim)
     largest = max(float(np.abs(values / relative).max()), SMALLEST)
     step = float(np.float32(max(step * 2 ** (shift / 2), largest / bound)))
     integers = np.rint(values / (np.float32(step) * relative)).clip(-bound, bound).astype(np.int32)
-    return Quantized(integers=integers, step=step, channels=offsets if offsets.any() else NOTHING, channel_axis=axis)
+    return Quantized(
+        integers=integers,
+        step=step,
+        channels=offsets if offsets.any() else NOTHING,
+        channel_axis=axis,
+    )

@@ -38,7 +38,9 @@ class QatQuantizer(nn.Module):
     noise: Tensor
     _tensor: Tensor
 
-    def __init__(self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Take the tensors of the segment before, if these may be coded as differences from them."""
         super().__init__()
         self._before = before or {}
@@ -46,18 +48,25 @@ class QatQuantizer(nn.Module):
         """Names of the tensors that are coded as differences; None until that is decided."""
         learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
         # A tensor of equal values has no deviation; its magnitude sets the step then.
-        spread = [max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()]
+        spread = [
+            max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()
+        ]
         self._shapes = {name: _channel_shape(name, x) for name, x in learned.items()}
         self._counts = [prod(shape) for shape in self._shapes.values()]
         self.log_steps = nn.Parameter(torch.tensor([log(INITIAL_STEP * value) for value in spread]))
         self.offsets = nn.Parameter(torch.zeros(sum(self._counts)))
         self.register_buffer(
-            "_tensor", torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)), persistent=False
+            "_tensor",
+            torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)),
+            persistent=False,
         )
         # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
         size = sum(x.numel() for x in learned.values())
         # Always the same, for fits that go on from a state.
-        noise = torch.rand(4 * size, generator=torch.Generator("cpu").manual_seed(0), device="cpu") - HALF
+        noise = (
+            torch.rand(4 * size, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+            - HALF
+        )
         self.register_buffer("noise", noise, persistent=False)
         self._places = 3 * size
 
@@ -72,10 +81,16 @@ class QatQuantizer(nn.Module):
     def steps(self) -> dict[str, Tensor]:
         """Return the steps of each learned tensor, in a shape that is broadcast to its own."""
         # The offsets' gradient is that of the logarithm of the steps.
-        offsets = self.offsets + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
+        offsets = (
+            self.offsets
+            + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
+        )
         steps = (self.log_steps.index_select(0, self._tensor) + offsets).exp()
         return {
-            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), steps.split(self._counts), strict=True)
+            name: part.view(shape)
+            for (name, shape), part in zip(
+                self._shapes.items(), steps.split(self._counts), strict=True
+            )
         }
 
     def learned(self, name: str) -> tuple[float, NDArray[np.int32]] | None:
@@ -92,7 +107,9 @@ class QatQuantizer(nn.Module):
         noisy = dict(tensors)
         for name, step in self.steps().items():
             count = tensors[name].numel()
-            noisy[name] = torch.addcmul(tensors[name], step, self.noise[place : place + count].view(tensors[name].shape))
+            noisy[name] = torch.addcmul(
+                tensors[name], step, self.noise[place : place + count].view(tensors[name].shape)
+            )
             place += count
         return noisy
 
@@ -101,7 +118,9 @@ class QatQuantizer(nn.Module):
         rounded = dict(tensors)
         for name, step in self.steps().items():
             change = _round(self._change(name, tensors[name]) / step) * step
-            rounded[name] = self._before[name] + change if name in (self.differences or ()) else change
+            rounded[name] = (
+                self._before[name] + change if name in (self.differences or ()) else change
+            )
         return rounded
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -118,8 +137,12 @@ class QatQuantizer(nn.Module):
     def decide(self, tensors: Mapping[str, Tensor]) -> None:
         """Code as differences from now on what is shorter so."""
         if self.differences is None:
-            lengths = {name: self._both(name, tensors[name], step) for name, step in self.steps().items()}
-            self.differences = frozenset(name for name, (alone, change) in lengths.items() if change < alone)
+            lengths = {
+                name: self._both(name, tensors[name], step) for name, step in self.steps().items()
+            }
+            self.differences = frozenset(
+                name for name, (alone, change) in lengths.items() if change < alone
+            )
 
     def _both(self, name: str, tensor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bits of a tensor coded alone, and as a difference."""
@@ -138,7 +161,10 @@ def channel_axis(name: str) -> int:
 def _channel_shape(name: str, tensor: Tensor) -> list[int]:
     """Return the shape of a tensor's steps: single numbers, as biases are, share one."""
     axis = channel_axis(name)
-    return [length if each == axis and tensor.ndim > 1 else 1 for each, length in enumerate(tensor.shape)]
+    return [
+        length if each == axis and tensor.ndim > 1 else 1
+        for each, length in enumerate(tensor.shape)
+    ]
 
 
 def _round(x: Tensor) -> Tensor:
@@ -151,7 +177,9 @@ def _bits(name: str, y: Tensor) -> Tensor:
         return _laplace_bits(y, y.detach().abs().mean())
     if PREDICT and len(y) > 1:
         change = torch.cat([y[:1], y[1:] - y[:-1]])
-        y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)  # without waiting for the device
+        y = torch.where(
+            change.detach().abs().sum() < y.detach().abs().sum(), change, y
+        )  # without waiting for the device
     return _laplace_bits(y, y.detach().abs().mean(PLANE_AXES, keepdim=True))
 
 
@@ -161,7 +189,8 @@ def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:
     The scale is the maximum likelihood one, mean |y|, at which the derivative of the code length by the scale vanishes:
     so it is taken as a constant.
     """
-    size, scale = y.abs(), scale.clamp(min=MIN_SCALE)
+    size = y.abs()
+    scale = scale.clamp(min=MIN_SCALE)
     inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
     # Far outside, the logarithm is taken of the formula, not of its vanishing value.
     outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)

@@ -66,8 +66,13 @@ class TrainStep:
         Further the tensors of the segment before, if those of this one are coded as differences from them, and what makes the
         latents of frames, if they are not learned by themselves.
         """
-        self.network, self.recipe, self.rate = network, recipe, rate
-        self._coded_bits, self._prune, self._before, self._frame_encoder = coded_bits, prune, before, frame_encoder
+        self.network = network
+        self.recipe = recipe
+        self.rate = rate
+        self._coded_bits = coded_bits
+        self._prune = prune
+        self._before = before
+        self._frame_encoder = frame_encoder
         self.quantizer: QatQuantizer | None = None
         self.unrounded: dict[str, Tensor] = {}
         """The tensors that were rounded for good, as they were before."""
@@ -89,7 +94,11 @@ class TrainStep:
 
     def state(self) -> FitState:
         """Return what it takes to go on from here, in tensors of its own: `torch.save` can write it."""
-        parts = {"network": self.network, "quantizer": self.quantizer, "encoder": self._frame_encoder}
+        parts = {
+            "network": self.network,
+            "quantizer": self.quantizer,
+            "encoder": self._frame_encoder,
+        }
         return copy.deepcopy(
             {name: None if part is None else part.state_dict() for name, part in parts.items()}
             | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
@@ -105,7 +114,11 @@ class TrainStep:
             self._optimizers = self._make_optimizers()
             if state["quantizer"] is not None:
                 self._start_quantizing()
-        parts = {"network": self.network, "quantizer": self.quantizer, "encoder": self._frame_encoder}
+        parts = {
+            "network": self.network,
+            "quantizer": self.quantizer,
+            "encoder": self._frame_encoder,
+        }
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -121,7 +134,9 @@ class TrainStep:
         for name in self._learned:
             self._tensors[name].requires_grad = name not in self.unrounded
 
-    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
         """Take one step on the frames (B, 3, H, W) of the given numbers (B,); return their mean squared error.
 
         The mask (B, H, W) tells which pixels may become what they will; the gain is a factor of the learning rates.
@@ -135,7 +150,9 @@ class TrainStep:
         if self.quantizer is not None:
             self._go_on_quantizing(self.quantizer, progress)
         tensors = self._with_latents(batch, target)
-        output = self._forward(tensors, batch.float(), progress)[..., : target.shape[2], : target.shape[3]]
+        output = self._forward(tensors, batch.float(), progress)[
+            ..., : target.shape[2], : target.shape[3]
+        ]
         if mask is not None:
             output, target = (x.masked_fill(mask[:, None], HIDDEN) for x in (output, target))
         loss = self.recipe.loss(output, target)
@@ -167,9 +184,12 @@ class TrainStep:
 
     def _look_for_changes(self, progress: float) -> None:
         quantized = () if self.rate is None else (NOISE_FROM, ROUND_FROM, FREEZE_FROM)
-        stage = sum(progress >= edge for edge in (*quantized, *((PRUNE_AT,) if self._prune else ())))
+        stage = sum(
+            progress >= edge for edge in (*quantized, *((PRUNE_AT,) if self._prune else ()))
+        )
         if stage != self._stage:
-            self._stage, self.changed_at = stage, self.steps
+            self._stage = stage
+            self.changed_at = self.steps
 
     def _set_learning_rates(self, progress: float, gain: float) -> None:
         if self.quantizer is not None and self._began is not None:
@@ -178,13 +198,19 @@ class TrainStep:
             self._optimizers[0].param_groups[-1]["gain"] = steps_rate / self.recipe.learning_rate
         warmup = self.recipe.warmup
         rising = WARMUP_START + (1 - WARMUP_START) * progress / warmup
-        factor = rising if progress < warmup else (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
+        factor = (
+            rising if progress < warmup else (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
+        )
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = gain * self.recipe.learning_rate * group["gain"] * max(factor, 1e-3)
 
     def _weighed_bits(
-        self, quantizer: QatQuantizer, rate: RateControl, tensors: Mapping[str, Tensor], progress: float
+        self,
+        quantizer: QatQuantizer,
+        rate: RateControl,
+        tensors: Mapping[str, Tensor],
+        progress: float,
     ) -> Tensor:
         """Return what the bits count in the loss, for all steps from one such to the next."""
         bits = quantizer.bits(tensors)
@@ -193,9 +219,13 @@ class TrainStep:
         return RATE_EVERY * rate.weight(bits.detach(), progress) * bits
 
     def _start_quantizing(self) -> None:
-        self.quantizer = QatQuantizer(self._tensors, self._before).to(next(iter(self._tensors.values())).device)
+        self.quantizer = QatQuantizer(self._tensors, self._before).to(
+            next(iter(self._tensors.values())).device
+        )
         self.quantizer.requires_grad_(requires_grad=False)
-        self._optimizers[0].add_param_group({"params": list(self.quantizer.parameters()), "gain": 1.0})
+        self._optimizers[0].add_param_group(
+            {"params": list(self.quantizer.parameters()), "gain": 1.0}
+        )
 
     def _go_on_quantizing(self, quantizer: QatQuantizer, progress: float) -> None:
         if progress >= ROUND_FROM and not self._scaled:

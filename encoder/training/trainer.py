@@ -45,10 +45,18 @@ class Trainer:
     """Trains up to a limit, and goes back where that fails."""
 
     def __init__(
-        self, training: TrainStep, limit: Budget, *, start: float = 0.0, clock: Callable[[], float] = time.perf_counter
+        self,
+        training: TrainStep,
+        limit: Budget,
+        *,
+        start: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take what to train, and where in the schedule to start, 0..1."""
-        self.training, self._limit, self._start, self._clock = training, limit, start, clock
+        self.training = training
+        self._limit = limit
+        self._start = start
+        self._clock = clock
         self._epochs = 0
         self._spent = 0.0
         """Share of the time that there is: not seconds, since a run that goes on may have another number of workers."""
@@ -70,7 +78,8 @@ class Trainer:
 
         Pixels that are masked (T, H, W) may become what they will. Raises SettingsError if the loss stops being finite.
         """
-        self._frames, self._mask = frames, mask
+        self._frames = frames
+        self._mask = mask
         self._began = self._clock() - self._spent * (self._limit.seconds or 0.0)
         step_frames = frames_per_step(self.training.recipe, *frames.shape[2:])
         self.training.network.train()
@@ -79,21 +88,26 @@ class Trainer:
                 if self.training.steps >= self._latest_at + KEEP_STEPS:
                     self._latest_at = self.training.steps
                     self._latest = self._snapshot()
-                self._left, self._error = torch.randperm(len(frames)).to(frames.device), torch.zeros(())
+                self._left = torch.randperm(len(frames)).to(frames.device)
+                self._error = torch.zeros(())
             yield from self._pass(step_frames)
             if len(self._left) == len(frames):
                 break  # there was no time left
             psnr_db = self._mean_psnr_db()
             # A part of an epoch may be of harder frames than the whole.
             if not len(self._left) or not isfinite(psnr_db):
-                steps, recent = self.training.steps, 2 * -(-len(frames) // step_frames)
+                steps = self.training.steps
+                recent = 2 * -(-len(frames) // step_frames)
                 is_changed = steps - self.training.changed_at <= recent
                 if self._guard.collapsed(psnr_db, steps, is_changed=is_changed):
                     self._roll_back(psnr_db)
                     continue
             self._psnr_db = psnr_db
-            self._good, self._latest = self._latest or self._good, None
-            yield Epoch(index=self._epochs - 1, progress=min(self._progress(), 1.0), psnr_db=psnr_db)
+            self._good = self._latest or self._good
+            self._latest = None
+            yield Epoch(
+                index=self._epochs - 1, progress=min(self._progress(), 1.0), psnr_db=psnr_db
+            )
         if self._guard.collapses and self._guard.reference_db == -inf:
             raise SettingsError("the fit collapses at once; fit with another --seed")
         self.training.finish(frames)
@@ -104,11 +118,15 @@ class Trainer:
         told = self._clock()
         while len(self._left) and (progress := self._progress()) < 1:
             if self._clock() > told + QUIET_SECONDS:
-                yield Epoch(index=self._epochs, progress=progress, psnr_db=self._psnr_db, is_whole=False)
+                yield Epoch(
+                    index=self._epochs, progress=progress, psnr_db=self._psnr_db, is_whole=False
+                )
                 told = self._clock()
             batch = self._left[:step_frames].to(self._frames.device)
             mask = None if self._mask is None else self._mask[batch]
-            error = self.training.step(batch, unit(self._frames[batch]), mask, progress, gain=self._guard.gain)
+            error = self.training.step(
+                batch, unit(self._frames[batch]), mask, progress, gain=self._guard.gain
+            )
             self._error = self._error.to(error.device) + error * len(batch)
             self._left = self._left[step_frames:]
             if self._limit.seconds is not None:
@@ -117,7 +135,9 @@ class Trainer:
 
     def _mean_psnr_db(self) -> float:
         """Return the quality of an epoch, or of the part of it that there was time for."""
-        mean = self._error.item() / (len(self._frames) - len(self._left))  # waits for the device, once an epoch
+        mean = self._error.item() / (
+            len(self._frames) - len(self._left)
+        )  # waits for the device, once an epoch
         return -10 * log10(max(mean, 1e-10)) if isfinite(mean) else -inf
 
     def state(self) -> FitState:
@@ -127,11 +147,16 @@ class Trainer:
     def restore(self, state: FitState) -> None:
         """Go on from the state of a fit of the same network and recipe, and the same number of epochs."""
         self._go_to(state)
-        self._good, self._latest = state["good"], state["latest"]
+        self._good = state["good"]
+        self._latest = state["latest"]
 
     def _snapshot(self) -> FitState:
         own = copy.deepcopy({name: getattr(self, name) for name in KEPT})
-        return own | {"training": self.training.state(), "guard": self._guard.state(), "random": torch.get_rng_state()}
+        return own | {
+            "training": self.training.state(),
+            "guard": self._guard.state(),
+            "random": torch.get_rng_state(),
+        }
 
     def _go_to(self, state: FitState) -> None:
         self.training.restore(state["training"])
@@ -142,19 +167,25 @@ class Trainer:
 
     def _roll_back(self, psnr_db: float) -> None:
         """Go on from the last good state with a lower learning rate; raises SettingsError where that does not help."""
-        guard, spent, epochs = self._guard, self._spent, self._epochs
+        guard = self._guard
+        spent = self._spent
+        epochs = self._epochs
         good = self._good or self._latest
         if guard.is_hopeless or good is None:
             raise SettingsError("the fit collapses again and again; fit with another --seed")
-        kept, reference = guard.state(), guard.reference_db
+        kept = guard.state()
+        reference = guard.reference_db
         self._latest = None if self._good else self._latest
         self._go_to(good)
         guard.restore(kept)
         guard.go_back(good["guard"])
-        self._spent, self._epochs = spent, epochs
+        self._spent = spent
+        self._epochs = epochs
         torch.randperm(len(self._frames))  # or the same batches would come again
         logger.warning(
-            "the fit fell from %.1f to %.1f dB: back to where it was, with a lower learning rate", reference, psnr_db
+            "the fit fell from %.1f to %.1f dB: back to where it was, with a lower learning rate",
+            reference,
+            psnr_db,
         )
 
     def _progress(self) -> float:
@@ -179,7 +210,8 @@ EASE_DB = 0.5
 """By how much the quality may fall from epoch to epoch: a size that is wanted comes slowly."""
 ENOUGH_DB = 40.0
 """Quality above which changes mean little: of black frames it jumps by tens of decibels."""
-LOWER, MAX_COLLAPSES = 0.5, 4
+LOWER = 0.5
+MAX_COLLAPSES = 4
 """What the learning rate is multiplied by after a collapse, and how many there may be until the quality is back."""
 
 
@@ -202,8 +234,10 @@ class DivergenceMonitor:
 
     def restore(self, state: list[float]) -> None:
         """Go on from where another was."""
-        self.reference_db, self.gain = state[0], state[3]
-        self._fell_at, self.collapses = int(state[1]), int(state[2])
+        self.reference_db = state[0]
+        self.gain = state[3]
+        self._fell_at = int(state[1])
+        self.collapses = int(state[2])
 
     def go_back(self, state: list[float]) -> None:
         """Expect no more than was expected where the fit goes on from now, which may be many steps before the collapse."""
@@ -215,7 +249,9 @@ class DivergenceMonitor:
         Takes the number of the step that it ends with, and whether the network is quantised or pruned otherwise than before.
         """
         shown = min(psnr_db, ENOUGH_DB)
-        if isfinite(psnr_db) and shown >= self.reference_db - (CHANGE_DB if is_changed else COLLAPSE_DB):
+        if isfinite(psnr_db) and shown >= self.reference_db - (
+            CHANGE_DB if is_changed else COLLAPSE_DB
+        ):
             if shown >= self.reference_db and step > self._fell_at:
                 self.collapses = 0
             self.reference_db = shown if is_changed else max(shown, self.reference_db - EASE_DB)

@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
     commands = Commands("export", __doc__, install="nervcast[player]")
     to_onnx = commands.add(
-        "onnx", _onnx, summary="write the clip's ONNX graphs", example="python -m export onnx bunny.nerv -o bunny.onnx"
+        "onnx",
+        _onnx,
+        summary="write the clip's ONNX graphs",
+        example="python -m export onnx bunny.nerv -o bunny.onnx",
     )
     to_trt = commands.add(
         "trt",
@@ -40,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
         command.set_defaults(default_precision=precision, symmetric=command is to_trt)
-        command.add_argument("clip", nargs="?", type=Path, help="a .nerv file (default: the newest of the current folder)")
+        command.add_argument(
+            "clip",
+            nargs="?",
+            type=Path,
+            help="a .nerv file (default: the newest of the current folder)",
+        )
         command.add_argument(
             "-o",
             "--output",
@@ -48,8 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="FILE",
             help="file to write (default: the clip's name in the current folder); of several segments each gets a number",
         )
-        command.add_argument("--pixels", choices=("i420", "rgb"), default="i420", help="what comes out (default: i420)")
-        command.add_argument("--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})")
+        command.add_argument(
+            "--pixels",
+            choices=("i420", "rgb"),
+            default="i420",
+            help="what comes out (default: i420)",
+        )
+        command.add_argument(
+            "--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})"
+        )
         command.add_argument(
             "--int8",
             type=Path,
@@ -105,9 +120,18 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
             found = quantiser.choose()
             logger.info(
                 "frames from %d: integers in %d of %d convolutions, %.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",
-                *(segment.start, len(found.convolutions), found.of, 100 * found.share, found.loss_db, found.loss_of_all_db),
+                *(
+                    segment.start,
+                    len(found.convolutions),
+                    found.of,
+                    100 * found.share,
+                    found.loss_db,
+                    found.loss_of_all_db,
+                ),
             )
-            return quantiser.apply(build_graph(models, index, pixels=args.pixels), found.convolutions)
+            return quantiser.apply(
+                build_graph(models, index, pixels=args.pixels), found.convolutions
+            )
 
     return build
 
@@ -118,10 +142,16 @@ def _trt(args: argparse.Namespace) -> None:
 
     check_batch(args.max_batch)
     import_tensorrt()
-    _export(args, ".engine", lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()))
+    _export(
+        args,
+        ".engine",
+        lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()),
+    )
 
 
-def _export(args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.ModelProto], bytes]") -> None:
+def _export(
+    args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.ModelProto], bytes]"
+) -> None:
     from encoder.codec.clip import Clip, SegmentModels
 
     source = args.clip or newest_clip()
@@ -130,7 +160,9 @@ def _export(args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.Mode
     output = args.output or Path(source.with_suffix(suffix).name)
     names = [output]
     if len(clip.segments) > 1:
-        names = [output.with_stem(f"{output.stem}-{index:03}") for index in range(len(clip.segments))]
+        names = [
+            output.with_stem(f"{output.stem}-{index:03}") for index in range(len(clip.segments))
+        ]
     for name in names:
         writable(name, source, args.int8)
     build = _integers(args, clip, models) if args.int8 else _floats(args, models)
@@ -139,4 +171,9 @@ def _export(args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.Mode
             with replacing(name) as part:
                 part.write_bytes(convert(build(index)))
             update(index + 1)
-    logger.info("%s: %d bytes%s", names[0], names[0].stat().st_size, f" and {len(names) - 1} more" * (len(names) > 1))
+    logger.info(
+        "%s: %d bytes%s",
+        names[0],
+        names[0].stat().st_size,
+        f" and {len(names) - 1} more" * (len(names) > 1),
+    )

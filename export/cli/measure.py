@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from export.graph import PixelFormat
 
 BATCHES = (1, 8, 32)
-COLUMNS = ("engine", "precision", "batch", "decode_fps", "fps", "realtime", "p50_ms", "p95_ms", "floor_ms", "share", "bound")
+COLUMNS = (
+    "engine",
+    "precision",
+    "batch",
+    "decode_fps",
+    "fps",
+    "realtime",
+    "p50_ms",
+    "p95_ms",
+    "floor_ms",
+    "share",
+    "bound",
+)
 """What the table shows of a measurement."""
 NONE_RUNS = "no engine runs this clip here"
 DIFFERENT = 1
@@ -46,16 +58,31 @@ def add(commands: Commands) -> None:
     for command in (bench, verify):
         command.add_argument("clip", type=Path, help="a .nerv file")
         command.add_argument(
-            "--engine", nargs="+", metavar="NAME", help=f"of {', '.join(ENGINE_NAMES)} (default: all that run here)"
+            "--engine",
+            nargs="+",
+            metavar="NAME",
+            help=f"of {', '.join(ENGINE_NAMES)} (default: all that run here)",
         )
         command.add_argument("--json", action="store_true", help="print one JSON list")
     default = " ".join(map(str, BATCHES))
     bench.add_argument(
-        "--batch", nargs="+", type=int, default=BATCHES, metavar="N", help=f"frames per call (default: {default})"
+        "--batch",
+        nargs="+",
+        type=int,
+        default=BATCHES,
+        metavar="N",
+        help=f"frames per call (default: {default})",
     )
-    verify.add_argument("source", type=Path, nargs="?", help="the video or folder that the clip was fitted to")
+    verify.add_argument(
+        "source", type=Path, nargs="?", help="the video or folder that the clip was fitted to"
+    )
     add_reading(verify)
-    verify.add_argument("--tolerance", type=int, metavar="STEPS", help="largest difference allowed (default: 1, in 16 bits 4)")
+    verify.add_argument(
+        "--tolerance",
+        type=int,
+        metavar="STEPS",
+        help="largest difference allowed (default: 1, in 16 bits 4)",
+    )
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -83,7 +110,10 @@ def _bench(args: argparse.Namespace) -> None:
                         speeds.append(measure_speed(engine, ceilings, report=update))
     if not speeds:
         raise EngineError(NONE_RUNS)
-    rows = [asdict(speed) | {"floor_ms": speed.floor_ms, "share": speed.share, "bound": speed.bound} for speed in speeds]
+    rows = [
+        asdict(speed) | {"floor_ms": speed.floor_ms, "share": speed.share, "bound": speed.bound}
+        for speed in speeds
+    ]
     if args.json:
         show_table(rows, as_json=True)
         return
@@ -92,7 +122,15 @@ def _bench(args: argparse.Namespace) -> None:
         logger.info(
             "%s, batch %d, is bound by %s: %.3g GFLOP and %.3g MB a frame take %.3g and %.3g ms at %.4g GFLOP/s and %.3g GB/s, "
             "launches %.2g ms, the copy %.2g ms",
-            *(speed.engine, speed.batch, speed.bound, speed.gflop, speed.megabytes, speed.arithmetic_ms, speed.memory_ms),
+            *(
+                speed.engine,
+                speed.batch,
+                speed.bound,
+                speed.gflop,
+                speed.megabytes,
+                speed.arithmetic_ms,
+                speed.memory_ms,
+            ),
             *(speed.peak_gflops, speed.peak_gbytes, speed.launches_ms, speed.copy_ms),
         )
 
@@ -110,18 +148,24 @@ def _verify(args: argparse.Namespace) -> int:
             from encoder.media.video import check_count
 
             path = stack.enter_context(source_file(args.source))
-            source = Source(path, size=(clip.header.width, clip.header.height), reading=reading(args))
+            source = Source(
+                path, size=(clip.header.width, clip.header.height), reading=reading(args)
+            )
             check_count(source, clip.header.frames)
         engines: list[tuple[Engine, Engine]] = []
         for name in _names(args.engine):
             rgb = stack.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb"))
             if rgb is not None:
                 # What can be compared with a source, and what is played.
-                engines.append((rgb, stack.enter_context(contextlib.closing(open_engine(clip, name)))))
+                engines.append(
+                    (rgb, stack.enter_context(contextlib.closing(open_engine(clip, name))))
+                )
         if not engines:
             raise EngineError(NONE_RUNS)
         verdicts = verify(clip, engines, source=source, tolerance=args.tolerance, report=update)
-    show_table([asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts], as_json=args.json)
+    show_table(
+        [asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts], as_json=args.json
+    )
     return 0 if all(verdict.holds for verdict in verdicts) else DIFFERENT
 
 
@@ -131,7 +175,12 @@ def _names(named: Sequence[str] | None) -> Sequence[str]:
 
 @contextlib.contextmanager
 def _opened(
-    clip: "Clip", name: str, *, named: bool, batch: int = DEFAULT_BATCH, pixels: "PixelFormat" = "i420"
+    clip: "Clip",
+    name: str,
+    *,
+    named: bool,
+    batch: int = DEFAULT_BATCH,
+    pixels: "PixelFormat" = "i420",
 ) -> Generator["Engine | None"]:
     """Open an engine for a while; None where it does not run here and was not asked for by name."""
     from export.engines.registry import open_engine

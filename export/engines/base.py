@@ -58,14 +58,26 @@ class Engine(ABC):
     """Whether what takes long to build is kept for another time."""
     pixels: PixelFormat
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420", max_streams: int = 1) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        batch: int = DEFAULT_BATCH,
+        pixels: PixelFormat = "i420",
+        max_streams: int = 1,
+    ) -> None:
         """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
         check_batch(batch)
-        self.clip, self.pixels = clip, pixels
+        self.clip = clip
+        self.pixels = pixels
         self.batch = min(batch, max(MAX_VALUES // clip.topology.peak_values, 1))
         """Frames that are worked on at once."""
         if self.batch < batch:
-            logger.warning("batches have %d frames instead of %d, which would take too much memory", self.batch, batch)
+            logger.warning(
+                "batches have %d frames instead of %d, which would take too much memory",
+                self.batch,
+                batch,
+            )
         self.micro_batch = -(-self.batch // max_streams)
         """Frames of one call of the network."""
         self.streams = -(-self.batch // self.micro_batch)
@@ -101,7 +113,13 @@ class Engine(ABC):
         return self._loader.submit(self._graph, segment).result()
 
     def _graph(self, segment: int) -> onnx.ModelProto:
-        return build_graph(self._models, segment, pixels=self.pixels, precision=self.precision, polynomials=self.polynomials)
+        return build_graph(
+            self._models,
+            segment,
+            pixels=self.pixels,
+            precision=self.precision,
+            polynomials=self.polynomials,
+        )
 
     @abstractmethod
     def load(self, model: onnx.ModelProto) -> Network:
@@ -126,7 +144,12 @@ class Engine(ABC):
             self._latest = frames[-1:].copy()
         return frames
 
-    def _decode(self, times: NDArray[np.float64], frames: Frames, under_way: "deque[tuple[Network, int, Frames]]") -> None:
+    def _decode(
+        self,
+        times: NDArray[np.float64],
+        frames: Frames,
+        under_way: "deque[tuple[Network, int, Frames]]",
+    ) -> None:
         latest = -1
         for count, (segment, local, place) in enumerate(self._pieces(times)):
             # Before another segment's network is asked for, which may take the place of the one at work.
@@ -156,10 +179,19 @@ class Engine(ABC):
         located = [self.clip.locate(float(time)) for time in times]
         start = 0
         while start < len(located):
-            segment, stop = located[start][0], start
-            while stop < len(located) and located[stop][0] == segment and stop - start < self.micro_batch:
+            segment = located[start][0]
+            stop = start
+            while (
+                stop < len(located)
+                and located[stop][0] == segment
+                and stop - start < self.micro_batch
+            ):
                 stop += 1
-            yield segment, np.array([time for _, time in located[start:stop]], np.float32), slice(start, stop)
+            yield (
+                segment,
+                np.array([time for _, time in located[start:stop]], np.float32),
+                slice(start, stop),
+            )
             start = stop
 
     def close(self) -> None:
@@ -171,7 +203,9 @@ class Engine(ABC):
     def _report_loss(self, segment: int, error: BitstreamError) -> None:
         if segment not in self._lost:
             self._lost.add(segment)
-            logger.warning("segment at frame %d is left out: %s", self.clip.segments[segment].start, error)
+            logger.warning(
+                "segment at frame %d is left out: %s", self.clip.segments[segment].start, error
+            )
 
     def network(self, segment: int) -> Network:
         """Return the network of a segment, and have the next one loaded; raises BitstreamError or EngineError."""

@@ -36,7 +36,9 @@ class Cuda:
 
     def stream(self) -> int:
         """Return a new stream; raises EngineError."""
-        flags = self._runtime.cudaStreamNonBlocking  # or it would wait for what others do on the default stream
+        flags = (
+            self._runtime.cudaStreamNonBlocking
+        )  # or it would wait for what others do on the default stream
         return int(self._owned("cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", flags)))
 
     def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
@@ -56,7 +58,11 @@ class Cuda:
     def record(self, stream: int, work: Callable[[], None]) -> "Graph":
         """Return what some work asks of a stream as one graph, which is launched at once; raises EngineError."""
         # Other threads go on with the GPU meanwhile.
-        self._call("cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._call(
+            "cudaStreamBeginCapture",
+            stream,
+            self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+        )
         try:
             work()
         finally:
@@ -65,7 +71,10 @@ class Cuda:
             made = self._call("cudaGraphInstantiate", recorded, 0)
         finally:
             self._call("cudaGraphDestroy", recorded)
-        return Graph(lambda: self._call("cudaGraphLaunch", made, stream), lambda: self._call("cudaGraphExecDestroy", made))
+        return Graph(
+            lambda: self._call("cudaGraphLaunch", made, stream),
+            lambda: self._call("cudaGraphExecDestroy", made),
+        )
 
     def _owned(self, release: str, resource: Any) -> Any:
         self._release.callback(getattr(self._runtime, release), resource)

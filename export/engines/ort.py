@@ -27,14 +27,20 @@ class OnnxRuntimeCpu(Engine):
 
     name = "onnxruntime-cpu"
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+    def __init__(
+        self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
+    ) -> None:
         """Raise SettingsError for a batch size out of range."""
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=core_count())
         self._threads = ThreadPoolExecutor(self.streams, thread_name_prefix="stream")
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Open a session, whose threads help the streams' own, so that together there is one for each core."""
-        return _Opened(Session(model, threads=max(core_count() - self.streams + 1, 1)), self._threads, self.streams)
+        return _Opened(
+            Session(model, threads=max(core_count() - self.streams + 1, 1)),
+            self._threads,
+            self.streams,
+        )
 
     def close(self) -> None:
         """Release the networks and all threads."""
@@ -46,7 +52,8 @@ class _Opened(Network):
     """A session that several threads run."""
 
     def __init__(self, session: Session, threads: ThreadPoolExecutor, streams: int) -> None:
-        self._session, self._threads = session, threads
+        self._session = session
+        self._threads = threads
         self._running: list[Future[Frames] | None] = [None] * streams
 
     def start(self, stream: int, times: Times) -> None:
@@ -58,7 +65,8 @@ class _Opened(Network):
         running.result()
 
     def fetch(self, stream: int, frames: Frames) -> None:
-        running, self._running[stream] = self._running[stream], None
+        running = self._running[stream]
+        self._running[stream] = None
         assert running is not None  # it was started
         frames[:] = running.result()
 
@@ -68,12 +76,17 @@ class OnnxRuntimeCuda(Engine):
 
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
-    provider, device = "CUDAExecutionProvider", "cuda"
+    provider = "CUDAExecutionProvider"
+    device = "cuda"
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+    def __init__(
+        self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
+    ) -> None:
         """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
         if not has_cuda():
-            raise EngineError("no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9")
+            raise EngineError(
+                "no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9"
+            )
         onnxruntime.preload_dlls()  # those that pip installed, which the loader does not find by itself
         super().__init__(clip, batch=batch, pixels=pixels)
         self._options: Mapping[str, str] = {"enable_cuda_graph": "1"}
@@ -102,7 +115,10 @@ class OnnxRuntimeCuda(Engine):
     def _bound(self, model: onnx.ModelProto) -> Network:
         size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
         session = Session(model, self.provider, self._options)
-        buffers = {TIME: ((self.micro_batch,), np.float32), OUTPUT: ((self.micro_batch, *size), np.uint8)}
+        buffers = {
+            TIME: ((self.micro_batch,), np.float32),
+            OUTPUT: ((self.micro_batch, *size), np.uint8),
+        }
         bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
         for _ in range(WARM_UP_RUNS):
             bound.run()
@@ -113,7 +129,8 @@ class _Bound(Network):
     """A session that one thread runs."""
 
     def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int) -> None:
-        self._session, self._thread = session, thread
+        self._session = session
+        self._thread = thread
         self._times = np.zeros(micro_batch, np.float32)
         self._running: Future[None] = Future()
 

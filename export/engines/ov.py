@@ -30,7 +30,9 @@ class OpenVino(Engine):
     name = "openvino"
     polynomials = True
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+    def __init__(
+        self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
+    ) -> None:
         """Raise EngineError where OpenVINO is not installed."""
         if importlib.util.find_spec("openvino") is None:
             raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
@@ -46,7 +48,8 @@ class OpenVino(Engine):
             if self._is_tried or not self._has_bf16():
                 return self._compiled(network, self.precision)
             self._is_tried = True
-            exact, rounded = self._compiled(network, "fp32"), self._compiled(network, "bf16")
+            exact = self._compiled(network, "fp32")
+            rounded = self._compiled(network, "bf16")
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load the network: {first_line(error)}") from None
         if not self._holds(rounded, exact):
@@ -59,9 +62,14 @@ class OpenVino(Engine):
 
     def _compiled(self, network: Any, precision: Precision) -> "_Compiled":
         # By itself it would take bfloat16 wherever the CPU has it.
-        settings = {"INFERENCE_PRECISION_HINT": precision.replace("fp", "f"), "NUM_STREAMS": str(self.streams)}
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision.replace("fp", "f"),
+            "NUM_STREAMS": str(self.streams),
+        }
         compiled = self._core.compile_model(network, "CPU", settings)
-        return _Compiled([compiled.create_infer_request() for _ in range(self.streams)], self.micro_batch)
+        return _Compiled(
+            [compiled.create_infer_request() for _ in range(self.streams)], self.micro_batch
+        )
 
     def _holds(self, rounded: "_Compiled", exact: "_Compiled") -> bool:
         """Tell whether pictures from all over a segment are nearly the same."""

@@ -114,7 +114,9 @@ def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
         if engine is not best:
             engine.close()
     if len(engines) > 1:
-        found = ", ".join(f"{engine.name} {fps:.1f}" for engine, fps in zip(engines, speeds, strict=True))
+        found = ", ".join(
+            f"{engine.name} {fps:.1f}" for engine, fps in zip(engines, speeds, strict=True)
+        )
         logger.debug("frames per second by a trial, which is remembered: %s", found)
     _remember(key, best.name)
     return best
@@ -136,7 +138,8 @@ def _fps(engine: Engine) -> float:
 def _measured(engine: Engine, times: NDArray[np.float64]) -> float:
     engine.frames(times)  # the first run also allocates
     engine.wait_idle()
-    began, decoded = time.perf_counter(), 0
+    began = time.perf_counter()
+    decoded = 0
     while (seconds := time.perf_counter() - began) < TRIAL_SECONDS:
         engine.frames(times)
         decoded += engine.batch
@@ -158,7 +161,11 @@ def _choices() -> dict[str, str]:
         found = json.loads(_path().read_text())
     except (OSError, ValueError):
         return {}
-    return {key: name for key, name in found.items() if name in [*ENGINES]} if isinstance(found, dict) else {}
+    return (
+        {key: name for key, name in found.items() if name in [*ENGINES]}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _remember(key: str, name: str) -> None:

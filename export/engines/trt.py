@@ -28,7 +28,9 @@ class TensorRt(Engine):
     name = "tensorrt"
     precision: Precision = "fp16"
 
-    def __init__(self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420") -> None:
+    def __init__(
+        self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
+    ) -> None:
         """Raise EngineError where TensorRT, its CUDA bindings or a GPU is missing."""
         trt = import_tensorrt()
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=STREAMS)
@@ -58,18 +60,28 @@ class TensorRt(Engine):
         parser = trt.OnnxParserRefitter(refitter, self._log)
         if not parser.refit_from_bytes(model.SerializeToString()):
             problem = f": {parser.get_error(0).desc()}" if parser.num_errors else ""
-            raise EngineError(f"TensorRT {trt.__version__} does not take a segment's weights{problem}; {WAY_OUT}")
+            raise EngineError(
+                f"TensorRT {trt.__version__} does not take a segment's weights{problem}; {WAY_OUT}"
+            )
         if not refitter.refit_cuda_engine():
-            raise EngineError(f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; {WAY_OUT}")
+            raise EngineError(
+                f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; {WAY_OUT}"
+            )
 
     def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
         plan = cached_plan if self.keeps_builds else new_plan
         engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.micro_batch))
-        if engine is None and self.keeps_builds:  # though it was built by this version for this GPU: a file that was cut off
-            engine = self._runtime.deserialize_cuda_engine(cached_plan(model, max_batch=self.micro_batch, anew=True))
+        if (
+            engine is None and self.keeps_builds
+        ):  # though it was built by this version for this GPU: a file that was cut off
+            engine = self._runtime.deserialize_cuda_engine(
+                cached_plan(model, max_batch=self.micro_batch, anew=True)
+            )
         if engine is None:
             raise EngineError("TensorRT could not load the engine that it built")
-        return _Network(engine, key, streams=self.streams, micro_batch=self.micro_batch, idle=self._idle)
+        return _Network(
+            engine, key, streams=self.streams, micro_batch=self.micro_batch, idle=self._idle
+        )
 
     def close(self) -> None:
         """Release the networks and the GPU's memory."""
@@ -81,8 +93,12 @@ class TensorRt(Engine):
 class _Network(Network):
     """An engine with the buffers of its streams."""
 
-    def __init__(self, engine: Any, key: str, *, streams: int, micro_batch: int, idle: list["_Network"]) -> None:
-        self.engine, self.key, self._idle = engine, key, idle
+    def __init__(
+        self, engine: Any, key: str, *, streams: int, micro_batch: int, idle: list["_Network"]
+    ) -> None:
+        self.engine = engine
+        self.key = key
+        self._idle = idle
         self._cuda = Cuda()
         size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
         try:
@@ -125,7 +141,8 @@ class _Stream:
         self._stream = cuda.stream()
         self._times = cuda.pinned((micro_batch,), np.float32)
         self._frames = cuda.pinned((micro_batch, *size), np.uint8)
-        self._times_there, self._frames_there = cuda.memory(self._times.nbytes), cuda.memory(self._frames.nbytes)
+        self._times_there = cuda.memory(self._times.nbytes)
+        self._frames_there = cuda.memory(self._frames.nbytes)
         self._times[:] = 0
         self._context.set_tensor_address(TIME, self._times_there)
         self._context.set_tensor_address(OUTPUT, self._frames_there)

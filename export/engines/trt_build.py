@@ -38,7 +38,9 @@ def import_tensorrt() -> Any:
     try:
         import tensorrt  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:
-        raise EngineError(f"TensorRT cannot be loaded: {error} (pip install 'nervcast[tensorrt]')") from None
+        raise EngineError(
+            f"TensorRT cannot be loaded: {error} (pip install 'nervcast[tensorrt]')"
+        ) from None
     return tensorrt
 
 
@@ -74,7 +76,9 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
     config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=True)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} could not build an engine, as its log above says; {WAY_OUT}")
+        raise EngineError(
+            f"TensorRT {trt.__version__} could not build an engine, as its log above says; {WAY_OUT}"
+        )
     keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return bytes(memoryview(plan))
 
@@ -108,5 +112,7 @@ def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
             constant.ClearField("raw_data")
             constant.ClearField("float_data")
     gpu = next(iter(gpu_names()), "")
-    what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(deterministic=True)
+    what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(
+        deterministic=True
+    )
     return hashlib.sha256(what).hexdigest()[:32]

@@ -18,11 +18,16 @@ def multiply_places(model: onnx.ModelProto) -> None:
 
     That would lie in memory channel by channel, and have to be transposed.
     """
-    shapes, makers = shapes_of(model), {name: node for node in model.graph.node for name in node.output}
+    shapes = shapes_of(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         enlarged = _enlarged_corners(node, makers, shapes)
-        nodes += [node] if enlarged is None else _places(model.graph, node, enlarged, shapes[node.output[0]])
+        nodes += (
+            [node]
+            if enlarged is None
+            else _places(model.graph, node, enlarged, shapes[node.output[0]])
+        )
     set_nodes(model.graph, nodes)
     drop_unused(model.graph)
 
@@ -34,7 +39,11 @@ def _enlarged_corners(
     if node.op_type != "Transpose" or attributes(node).get("perm") != [0, 2, 3, 1]:
         return None
     resize = makers.get(node.input[0])
-    if resize is None or resize.op_type != "Resize" or shapes.get(resize.input[0], ())[1:] != (2, *CORNERS):
+    if (
+        resize is None
+        or resize.op_type != "Resize"
+        or shapes.get(resize.input[0], ())[1:] != (2, *CORNERS)
+    ):
         return None
     if 0 in shapes[node.output[0]][1:] or shapes[node.output[0]][-1] != len(CORNERS):
         return None
@@ -42,17 +51,34 @@ def _enlarged_corners(
     return resize if wanted.items() <= attributes(resize).items() else None
 
 
-def _places(graph: onnx.GraphProto, node: onnx.NodeProto, resize: onnx.NodeProto, shape: Shape) -> Iterator[onnx.NodeProto]:
+def _places(
+    graph: onnx.GraphProto, node: onnx.NodeProto, resize: onnx.NodeProto, shape: Shape
+) -> Iterator[onnx.NodeProto]:
     """Yield nodes that make the places (N, H, W, 2) that one makes of enlarged corners."""
     _, height, width, pair = shape
     name = node.output[0]
     down, across = (np.linspace(0, 1, side, dtype=np.float32) for side in (height, width))
     rows = np.stack([1 - down, down], 1)[None]  # (1, H, 2)
-    columns = np.kron(np.stack([1 - across, across]), np.eye(pair, dtype=np.float32))  # (2 * 2, W * 2)
-    tables = {"rows": rows, "columns": columns, "flat": np.array([0, 2, 2 * pair]), "grid": np.array([0, height, width, pair])}
+    columns = np.kron(
+        np.stack([1 - across, across]), np.eye(pair, dtype=np.float32)
+    )  # (2 * 2, W * 2)
+    tables = {
+        "rows": rows,
+        "columns": columns,
+        "flat": np.array([0, 2, 2 * pair]),
+        "grid": np.array([0, height, width, pair]),
+    }
     inputs = {key: add_constant(graph, f"{name}_{key}", value) for key, value in tables.items()}
-    yield helper.make_node("Transpose", [resize.input[0]], [f"{name}_corners"], perm=[0, 2, 3, 1])  # (N, 2, 2, 2)
-    yield helper.make_node("Reshape", [f"{name}_corners", inputs["flat"]], [f"{name}_sides"])  # (N, 2, 2 * 2)
-    yield helper.make_node("MatMul", [f"{name}_sides", inputs["columns"]], [f"{name}_edges"])  # (N, 2, W * 2)
-    yield helper.make_node("MatMul", [inputs["rows"], f"{name}_edges"], [f"{name}_all"])  # (N, H, W * 2)
+    yield helper.make_node(
+        "Transpose", [resize.input[0]], [f"{name}_corners"], perm=[0, 2, 3, 1]
+    )  # (N, 2, 2, 2)
+    yield helper.make_node(
+        "Reshape", [f"{name}_corners", inputs["flat"]], [f"{name}_sides"]
+    )  # (N, 2, 2 * 2)
+    yield helper.make_node(
+        "MatMul", [f"{name}_sides", inputs["columns"]], [f"{name}_edges"]
+    )  # (N, 2, W * 2)
+    yield helper.make_node(
+        "MatMul", [inputs["rows"], f"{name}_edges"], [f"{name}_all"]
+    )  # (N, H, W * 2)
     yield helper.make_node("Reshape", [f"{name}_all", inputs["grid"]], [name])

@@ -18,7 +18,9 @@ def fold_constants(model: onnx.ModelProto) -> None:
     Raises EngineError where it cannot be computed.
     """
     graph = model.graph
-    varying, still, kept = {TIME}, list[onnx.NodeProto](), list[onnx.NodeProto]()
+    varying = {TIME}
+    still = list[onnx.NodeProto]()
+    kept = list[onnx.NodeProto]()
     for node in graph.node:
         if varying.isdisjoint(node.input):
             still.append(node)
@@ -34,12 +36,18 @@ def fold_constants(model: onnx.ModelProto) -> None:
     drop_unused(graph)
 
 
-def _computed(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[NDArray[Any]]:
+def _computed(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]
+) -> list[NDArray[Any]]:
     """Return what nodes make that need no input."""
     used = {name for node in nodes for name in node.input}
     constants = [constant for constant in model.graph.initializer if constant.name in used]
     graph = helper.make_graph(
-        nodes, "constants", [], [helper.make_empty_tensor_value_info(name) for name in outputs], constants
+        nodes,
+        "constants",
+        [],
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
+        constants,
     )
     part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     return Session(part).outputs({})

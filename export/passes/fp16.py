@@ -32,7 +32,9 @@ class _Converter:
         self._float = {x.name for x in values if x.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._constants = {x.name: x for x in model.graph.initializer}
         self._float |= {x.name for x in model.graph.initializer if x.data_type == TensorProto.FLOAT}
-        self._places = _ancestors(model.graph, {x.input[1] for x in model.graph.node if x.op_type == "GridSample"})
+        self._places = _ancestors(
+            model.graph, {x.input[1] for x in model.graph.node if x.op_type == "GridSample"}
+        )
         self._half: set[str] = set()
         self._casts: dict[tuple[str, int], str] = {}
 
@@ -42,12 +44,18 @@ class _Converter:
         del graph.node[:]
         for node in nodes:
             output = node.output[0]
-            half = output in self._float and self._ranks[output] >= PICTURE_RANK and output not in self._places
+            half = (
+                output in self._float
+                and self._ranks[output] >= PICTURE_RANK
+                and output not in self._places
+            )
             half = half and node.op_type not in FULL_OPERATORS
             for index, name in enumerate(node.input):
                 if name in self._float and node.op_type != "Cast":
                     full = not half or index in ALWAYS_FULL.get(node.op_type, ())
-                    node.input[index] = self._as(name, TensorProto.FLOAT if full else TensorProto.FLOAT16)
+                    node.input[index] = self._as(
+                        name, TensorProto.FLOAT if full else TensorProto.FLOAT16
+                    )
             if half:
                 self._half.update(node.output)
             graph.node.append(node)
@@ -68,7 +76,9 @@ class _Converter:
             values = numpy_helper.to_array(self._constants[name]).astype(np.float16)
             self._result.graph.initializer.append(numpy_helper.from_array(values, converted))
         else:
-            self._result.graph.node.append(helper.make_node("Cast", [name], [converted], name=converted, to=kind))
+            self._result.graph.node.append(
+                helper.make_node("Cast", [name], [converted], name=converted, to=kind)
+            )
         return converted
 
 

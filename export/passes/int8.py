@@ -49,10 +49,18 @@ class Integers:
 class Int8Calibrator:
     """Takes a segment's graph of RGB pictures, and its frames in the source (T, 3, H, W)."""
 
-    def __init__(self, rgb: onnx.ModelProto, source: NDArray[np.uint8], folder: Path, *, symmetric: bool = False) -> None:
+    def __init__(
+        self,
+        rgb: onnx.ModelProto,
+        source: NDArray[np.uint8],
+        folder: Path,
+        *,
+        symmetric: bool = False,
+    ) -> None:
         """Calibrate with all frames, for TensorRT if symmetric; the ranges are kept in a folder."""
         self._symmetric = symmetric
-        self._rgb, self._source = _named(rgb), source
+        self._rgb = _named(rgb)
+        self._source = source
         self._cache = folder / "ranges.json"
         self._products = _products(rgb)
         self._full = self._psnr(self._rgb, range(len(source)))
@@ -66,10 +74,15 @@ class Int8Calibrator:
         frames = range(0, len(self._source), -(-len(self._source) // TRIAL_FRAMES))
         losses = {name: self._loss([name], frames) for name in names}
         names.sort(key=lambda name: losses[name] / self._products[name])
-        low, high = 0, len(names)
+        low = 0
+        high = len(names)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._loss(names[:middle], frames) < limit_db else (low, middle - 1)
+            low, high = (
+                (middle, high)
+                if self._loss(names[:middle], frames) < limit_db
+                else (low, middle - 1)
+            )
         # A few frames may flatter: what counts is all of them.
         while (loss := self._loss(names[:low], range(len(self._source)))) >= limit_db and low:
             low -= 1
@@ -98,7 +111,10 @@ class Int8Calibrator:
                 op_types_to_quantize=["Conv"],
                 nodes_to_quantize=list(convolutions),
                 calibration_cache_path=self._cache,
-                extra_options={"ActivationSymmetric": self._symmetric, "QuantizeBias": not self._symmetric},
+                extra_options={
+                    "ActivationSymmetric": self._symmetric,
+                    "QuantizeBias": not self._symmetric,
+                },
             )
             made = onnx.load(path)
             del made.metadata_props[:]
@@ -114,7 +130,10 @@ class Int8Calibrator:
         for start in range(0, len(frames), BATCH):
             part = frames[start : start + BATCH]
             decoded = session.run({TIME: np.array(part, np.float32)})
-            found |= {frame: psnr_db(picture, self._source[frame]) for frame, picture in zip(part, decoded, strict=True)}
+            found |= {
+                frame: psnr_db(picture, self._source[frame])
+                for frame, picture in zip(part, decoded, strict=True)
+            }
         return found
 
 
@@ -148,4 +167,8 @@ def _products(model: onnx.ModelProto) -> dict[str, int]:
     """Return the multiplications of each convolution for one frame, by what it makes."""
     shapes = {name: (1, *shape[1:]) for name, shape in shapes_of(model).items()}
     shapes |= {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
-    return {node.output[0]: multiplications(node, shapes) for node in model.graph.node if node.op_type == "Conv"}
+    return {
+        node.output[0]: multiplications(node, shapes)
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }

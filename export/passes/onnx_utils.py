@@ -34,7 +34,8 @@ def add_constant(graph: onnx.GraphProto, name: str, value: Any) -> str:
 
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
     """Make nodes those of a graph, without those that nothing needs."""
-    needed, kept = {x.name for x in graph.output}, list[onnx.NodeProto]()
+    needed = {x.name for x in graph.output}
+    kept = list[onnx.NodeProto]()
     for node in reversed(nodes):
         if not needed.isdisjoint(node.output):
             needed.update(node.input)

@@ -7,7 +7,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.passes.onnx_utils import PICTURE_RANK, add_constant, attributes, drop_unused, set_nodes, shapes_of
+from export.passes.onnx_utils import (
+    PICTURE_RANK,
+    add_constant,
+    attributes,
+    drop_unused,
+    set_nodes,
+    shapes_of,
+)
 
 ACTIVATIONS = frozenset({"Gelu", "Relu", "Sigmoid", "Sin", "Tanh"})
 """What is done with each number by itself."""
@@ -31,10 +38,14 @@ def shuffle_last(model: onnx.ModelProto) -> None:
         if not activation:
             nodes.append(node)
             continue
-        before, after = node.output[0], activation[-1].output[0]
-        names = {before: node.input[0]} | {part.output[0]: f"{part.output[0]}_unshuffled" for part in activation}
+        before = node.output[0]
+        after = activation[-1].output[0]
+        names = {before: node.input[0]} | {
+            part.output[0]: f"{part.output[0]}_unshuffled" for part in activation
+        }
         for part in activation:
-            inputs, output = [names[name] for name in part.input], names[part.output[0]]
+            inputs = [names[name] for name in part.input]
+            output = names[part.output[0]]
             nodes.append(helper.make_node(part.op_type, inputs, [output], **attributes(part)))
         nodes.append(helper.make_node("DepthToSpace", [names[after]], [after], **attributes(node)))
         moved.update(part.output[0] for part in activation)
@@ -47,7 +58,8 @@ def _activation(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> lis
     if len(users[name]) == 1 and kinds.keys() <= ACTIVATIONS:
         return [*kinds.values()]
     if len(users[name]) == len(kinds) and kinds.keys() == {"Mul", "Sigmoid"}:
-        gate, product = kinds["Sigmoid"], kinds["Mul"]
+        gate = kinds["Sigmoid"]
+        product = kinds["Mul"]
         if set(product.input) == {name, gate.output[0]} and len(users[gate.output[0]]) == 1:
             return [gate, product]
     return []
@@ -75,8 +87,14 @@ def whole_pixels(model: onnx.ModelProto) -> None:
         for index in range(1, len(conv.input)):
             values = numpy_helper.to_array(constants[conv.input[index]])
             order = np.arange(len(values)).reshape(-1, parts).T.ravel()
-            conv.input[index] = add_constant(graph, f"{node.output[0]}_ordered{index}", values[order])
-        node.CopyFrom(helper.make_node("DepthToSpace", node.input, node.output, **attributes(node) | {"mode": "DCR"}))
+            conv.input[index] = add_constant(
+                graph, f"{node.output[0]}_ordered{index}", values[order]
+            )
+        node.CopyFrom(
+            helper.make_node(
+                "DepthToSpace", node.input, node.output, **attributes(node) | {"mode": "DCR"}
+            )
+        )
     drop_unused(graph)
 
 
@@ -90,8 +108,19 @@ def _convolution(
     if node.op_type in ACTIVATIONS:
         return _convolution(node.input[0], makers, uses)
     if node.op_type == "Mul":
-        gate = next((makers[part] for part in node.input if part in makers and makers[part].op_type == "Sigmoid"), None)
-        if gate is not None and set(node.input) == {*gate.input, *gate.output} and uses[gate.output[0]] == 1:
+        gate = next(
+            (
+                makers[part]
+                for part in node.input
+                if part in makers and makers[part].op_type == "Sigmoid"
+            ),
+            None,
+        )
+        if (
+            gate is not None
+            and set(node.input) == {*gate.input, *gate.output}
+            and uses[gate.output[0]] == 1
+        ):
             return _convolution(gate.input[0], makers, uses, users=2)
     return node if node.op_type == "Conv" and attributes(node).get("group", 1) == 1 else None
 
@@ -101,8 +130,14 @@ def single_planes(model: onnx.ModelProto) -> None:
     shapes = shapes_of(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        name, before, after = node.output[0], shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-        is_picture = len(before) == len(after) == PICTURE_RANK and before[1] == after[1] and 0 not in after[1:]
+        name = node.output[0]
+        before = shapes.get(node.input[0], ())
+        after = shapes.get(node.output[0], ())
+        is_picture = (
+            len(before) == len(after) == PICTURE_RANK
+            and before[1] == after[1]
+            and 0 not in after[1:]
+        )
         if node.op_type != "Resize" or not is_picture or not 1 < before[1] <= FEW_CHANNELS:
             nodes.append(node)
             continue
@@ -110,7 +145,12 @@ def single_planes(model: onnx.ModelProto) -> None:
         together = add_constant(model.graph, f"{name}_together", np.array([-1, *after[1:]]))
         nodes += [
             helper.make_node("Reshape", [node.input[0], apart], [f"{name}_planes"]),
-            helper.make_node("Resize", [f"{name}_planes", *node.input[1:]], [f"{name}_enlarged"], **attributes(node)),
+            helper.make_node(
+                "Resize",
+                [f"{name}_planes", *node.input[1:]],
+                [f"{name}_enlarged"],
+                **attributes(node),
+            ),
             helper.make_node("Reshape", [f"{name}_enlarged", together], [name]),
         ]
     set_nodes(model.graph, nodes)

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from encoder.codec.tensor_header import Shape
-from export.passes.onnx_utils import PICTURE_RANK, add_constant, attributes, drop_unused, set_nodes, shapes_of
+from export.passes.onnx_utils import (
+    PICTURE_RANK,
+    add_constant,
+    attributes,
+    drop_unused,
+    set_nodes,
+    shapes_of,
+)
 
 
 def distribute_heads(model: onnx.ModelProto) -> None:
@@ -38,7 +45,10 @@ class _Finder:
 
     def is_narrow(self, node: onnx.NodeProto) -> bool:
         """Tell whether a node is a 1x1 convolution that leaves at most half of the channels."""
-        return self._is_pointwise(node) and 2 * self.matrix(node).shape[0] <= self.matrix(node).shape[1]
+        return (
+            self._is_pointwise(node)
+            and 2 * self.matrix(node).shape[0] <= self.matrix(node).shape[1]
+        )
 
     def matrix(self, node: onnx.NodeProto) -> NDArray[np.float64]:
         """Return the weights of a 1x1 convolution, (outputs, inputs)."""
@@ -52,10 +62,13 @@ class _Finder:
 
     def terms(self, name: str) -> list[str]:
         """Return the values whose sum a value is: itself, if it is no sum or used more than once."""
-        node, shape = self.own(name), self._shape(name)
+        node = self.own(name)
+        shape = self._shape(name)
         if node is None or node.op_type != "Add" or len(shape) != PICTURE_RANK or 0 in shape[1:]:
             return [name]
-        if any(self._shape(part) != shape for part in node.input):  # one of them is repeated along an axis
+        if any(
+            self._shape(part) != shape for part in node.input
+        ):  # one of them is repeated along an axis
             return [name]
         return [term for part in node.input for term in self.terms(part)]
 
@@ -75,7 +88,11 @@ class _Finder:
             return None
         if self._shape(node.input[0])[:2] != self._shape(name)[:2]:
             return None
-        return node if attributes(node).get("coordinate_transformation_mode") != b"tf_crop_and_resize" else None
+        return (
+            node
+            if attributes(node).get("coordinate_transformation_mode") != b"tf_crop_and_resize"
+            else None
+        )
 
     def _shape(self, name: str) -> Shape:
         return self._shapes.get(name, ())
@@ -93,21 +110,30 @@ def _distributed(
     graph: onnx.GraphProto, finder: _Finder, node: onnx.NodeProto, terms: Sequence[str]
 ) -> Iterator[onnx.NodeProto]:
     """Yield a convolution for each term of a sum, of which the first has the bias of all, and additions."""
-    name, weights = node.output[0], finder.matrix(node)
+    name = node.output[0]
+    weights = finder.matrix(node)
     inner = [finder.own_pointwise(term) for term in terms]
-    bias = finder.bias(node) + sum(weights @ finder.bias(conv) for conv in inner if conv is not None)
+    bias = finder.bias(node) + sum(
+        weights @ finder.bias(conv) for conv in inner if conv is not None
+    )
     total = ""
     for index, (term, conv) in enumerate(zip(terms, inner, strict=True)):
-        part, resize = f"{name}_term{index}", finder.own_resize(term)
+        part = f"{name}_term{index}"
+        resize = finder.own_resize(term)
         source = resize.input[0] if resize is not None else term if conv is None else conv.input[0]
         made = part if resize is None else f"{part}_small"
         matrix = weights if conv is None else weights @ finder.matrix(conv)
-        inputs = [source, add_constant(graph, f"{part}_weights", matrix[:, :, None, None].astype(np.float32))]
+        inputs = [
+            source,
+            add_constant(graph, f"{part}_weights", matrix[:, :, None, None].astype(np.float32)),
+        ]
         if index == 0:
             inputs.append(add_constant(graph, f"{part}_bias", bias.astype(np.float32)))
         yield helper.make_node("Conv", inputs, [made])
         if resize is not None:
-            yield helper.make_node("Resize", [made, *resize.input[1:]], [part], **attributes(resize))
+            yield helper.make_node(
+                "Resize", [made, *resize.input[1:]], [part], **attributes(resize)
+            )
         if index:
             added = name if index + 1 == len(terms) else f"{name}_sum{index}"
             yield helper.make_node("Add", [total, part], [added])
@@ -118,7 +144,8 @@ def _distributed(
 def sigmoid_colours(model: onnx.ModelProto) -> None:
     """Replace (tanh(x) + 1) / 2 by the sigmoid of 2x, which is the same, and known to be in 0..1."""
     graph = model.graph
-    makers, constants = {name: node for node in graph.node for name in node.output}, {x.name: x for x in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {x.name: x for x in graph.initializer}
 
     def before(node: onnx.NodeProto | None, kind: str, value: float) -> onnx.NodeProto | None:
         """Return what makes the first input of a node of a kind whose second input is a number."""

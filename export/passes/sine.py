@@ -27,15 +27,22 @@ def polynomial_sines(model: onnx.ModelProto) -> None:
             nodes.append(node)
             continue
         if not constants:
-            values = {"turn": 1 / (2 * pi)} | {f"term{index}": term for index, term in enumerate(_sine_terms())}
-            constants = {key: add_constant(model.graph, f"sine_{key}", np.float32(value)) for key, value in values.items()}
+            values = {"turn": 1 / (2 * pi)} | {
+                f"term{index}": term for index, term in enumerate(_sine_terms())
+            }
+            constants = {
+                key: add_constant(model.graph, f"sine_{key}", np.float32(value))
+                for key, value in values.items()
+            }
         nodes += _sine(node.input[0], node.output[0], constants)
     set_nodes(model.graph, nodes)
 
 
 def _sine_terms() -> list[float]:
     """Return the factors of x, x^3, ... whose sum is closest to the sine of x turns, for x in -1/2..1/2."""
-    x = np.cos(pi * (np.arange(SINE_NODES) + 0.5) / SINE_NODES) / 2  # the nodes of Chebyshev's polynomials
+    x = (
+        np.cos(pi * (np.arange(SINE_NODES) + 0.5) / SINE_NODES) / 2
+    )  # the nodes of Chebyshev's polynomials
     powers = x[:, None] ** np.arange(1, 2 * SINE_TERMS, 2)
     return np.linalg.lstsq(powers, np.sin(2 * pi * x), rcond=None)[0].tolist()
 
@@ -50,5 +57,7 @@ def _sine(x: str, name: str, constants: Mapping[str, str]) -> Iterator[onnx.Node
     for index in reversed(range(SINE_TERMS - 1)):
         yield helper.make_node("Mul", [total, f"{name}_square"], [f"{name}_product{index}"])
         total = f"{name}_sum{index}"
-        yield helper.make_node("Add", [f"{name}_product{index}", constants[f"term{index}"]], [total])
+        yield helper.make_node(
+            "Add", [f"{name}_product{index}", constants[f"term{index}"]], [total]
+        )
     yield helper.make_node("Mul", [total, f"{name}_part"], [name])

@@ -26,11 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     decode.add_argument("clip", type=Path, help="a .nerv file")
     decode.add_argument(
-        "output", help="OUT.mp4, OUT.mkv, OUT.webm or OUT.y4m, a pipe or - for Y4M, or a new FOLDER/ for PNG images"
+        "output",
+        help="OUT.mp4, OUT.mkv, OUT.webm or OUT.y4m, a pipe or - for Y4M, or a new FOLDER/ for PNG images",
     )
-    decode.add_argument("--frames", metavar="A:B", help="part of the clip, from frame A to before frame B (default: all)")
-    decode.add_argument("--resize", metavar="WxH", help="size of the pictures, shown in the clip's shape (default: the clip's)")
-    decode.add_argument("--fps", type=_rate, help="frames per second; other than the clip's, times in between are decoded")
+    decode.add_argument(
+        "--frames",
+        metavar="A:B",
+        help="part of the clip, from frame A to before frame B (default: all)",
+    )
+    decode.add_argument(
+        "--resize",
+        metavar="WxH",
+        help="size of the pictures, shown in the clip's shape (default: the clip's)",
+    )
+    decode.add_argument(
+        "--fps",
+        type=_rate,
+        help="frames per second; other than the clip's, times in between are decoded",
+    )
     for command in (serve, publish, decode):
         command.add_argument(
             "--engine",
@@ -38,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             help=f"{', '.join(ENGINE_NAMES)}, or auto: the fastest here, which is measured once (default: auto)",
         )
         command.add_argument(
-            "--batch", type=int, default=DEFAULT_BATCH, metavar="N", help=f"frames per call (default: {DEFAULT_BATCH})"
+            "--batch",
+            type=int,
+            default=DEFAULT_BATCH,
+            metavar="N",
+            help=f"frames per call (default: {DEFAULT_BATCH})",
         )
     return commands.main(argv)
 
@@ -56,14 +73,22 @@ def _decode(args: argparse.Namespace) -> None:
     from encoder.media.video import parse_size
     from export.engines.registry import open_engine
     from player.playback.catalog import read
-    from player.playback.frame_writers import frame_range, frame_times, pick_writer, resized, shape_of
+    from player.playback.frame_writers import (
+        frame_range,
+        frame_times,
+        pick_writer,
+        resized,
+        shape_of,
+    )
 
     clip = read(args.clip)
     times = frame_times(clip.header, args.fps, frame_range(args.frames, clip.header.frames))
     writer = pick_writer(args.output)
     size = parse_size(args.resize) if args.resize else None
     shape = shape_of(clip.header, args.fps or clip.header.rate, size, even=writer.pixels == "i420")
-    engine = open_engine(clip, args.engine, batch=args.batch, pixels="rgb" if size else writer.pixels)
+    engine = open_engine(
+        clip, args.engine, batch=args.batch, pixels="rgb" if size else writer.pixels
+    )
     scaler = VideoReformatter()
     with (
         contextlib.closing(engine),

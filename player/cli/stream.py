@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from player.server.auth import Access
 
 MAX_PORT = 65535
-MIN_BITRATE, MAX_BITRATE = 50_000, 100_000_000
-TOKEN, WATCH_TOKEN = "NERVCAST_TOKEN", "NERVCAST_WATCH_TOKEN"
+MIN_BITRATE = 50_000
+MAX_BITRATE = 100_000_000
+TOKEN = "NERVCAST_TOKEN"
+WATCH_TOKEN = "NERVCAST_WATCH_TOKEN"
 """Environment variables for what other users of the machine could see among a command's arguments."""
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,10 @@ logger = logging.getLogger(__name__)
 def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """Add the commands; return their parsers."""
     serve = commands.add(
-        "serve", _serve, summary="stream clips to browsers over WebRTC", example="python -m player serve --port 8080"
+        "serve",
+        _serve,
+        summary="stream clips to browsers over WebRTC",
+        example="python -m player serve --port 8080",
     )
     serve.add_argument(
         "clips",
@@ -44,15 +49,32 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
         metavar="CLIP",
         help=".nerv files or http(s) addresses (default: all files of the current folder, or else a bundled sample)",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
-    serve.add_argument("--port", type=int, default=8080, help="port to listen on; 0 takes a free one (default: 8080)")
-    access = serve.add_argument_group("access")
-    access.add_argument("--token", help=f"what viewers must know, as in http://…/?token=…; also ${TOKEN}")
-    access.add_argument(
-        "--watch-token", metavar="TOKEN", help=f"lets one watch, but not control what others watch; also ${WATCH_TOKEN}"
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine alone)",
     )
-    access.add_argument("--insecure", action="store_true", help="let everybody in who reaches the address")
-    access.add_argument("--cert", type=Path, metavar="FILE", help="TLS certificate (PEM), with --key")
+    serve.add_argument(
+        "--port",
+        type=int,
+        default=8080,
+        help="port to listen on; 0 takes a free one (default: 8080)",
+    )
+    access = serve.add_argument_group("access")
+    access.add_argument(
+        "--token", help=f"what viewers must know, as in http://…/?token=…; also ${TOKEN}"
+    )
+    access.add_argument(
+        "--watch-token",
+        metavar="TOKEN",
+        help=f"lets one watch, but not control what others watch; also ${WATCH_TOKEN}",
+    )
+    access.add_argument(
+        "--insecure", action="store_true", help="let everybody in who reaches the address"
+    )
+    access.add_argument(
+        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM), with --key"
+    )
     access.add_argument("--key", type=Path, metavar="FILE", help="TLS private key (PEM)")
     access.add_argument(
         "--allow-origin",
@@ -62,21 +84,51 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
         help="site whose pages may use this server, like https://example.org; may be given several times",
     )
     limits = serve.add_argument_group("limits")
-    limits.add_argument("--max-viewers", type=_count, default=32, metavar="N", help="viewers in all (default: 32)")
-    limits.add_argument("--max-per-address", type=_count, default=8, metavar="N", help="viewers of an address (default: 8)")
-    limits.add_argument("--max-private", type=_count, default=2, metavar="N", help="timelines of one viewer alone (default: 2)")
     limits.add_argument(
-        "--idle-seconds", type=_seconds, default=60.0, metavar="S", help="when an unheard viewer counts as gone (default: 60)"
+        "--max-viewers", type=_count, default=32, metavar="N", help="viewers in all (default: 32)"
     )
     limits.add_argument(
-        "--drain-seconds", type=_seconds, default=5.0, metavar="S", help="how long SIGTERM lets viewers go on (default: 5)"
+        "--max-per-address",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="viewers of an address (default: 8)",
+    )
+    limits.add_argument(
+        "--max-private",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="timelines of one viewer alone (default: 2)",
+    )
+    limits.add_argument(
+        "--idle-seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="when an unheard viewer counts as gone (default: 60)",
+    )
+    limits.add_argument(
+        "--drain-seconds",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="how long SIGTERM lets viewers go on (default: 5)",
     )
     _add_common(serve)
     serve.add_argument(
-        "--media-host", metavar="ADDRESS", help="address for the media, if a proxy stands before --host (default: as --host)"
+        "--media-host",
+        metavar="ADDRESS",
+        help="address for the media, if a proxy stands before --host (default: as --host)",
     )
-    serve.add_argument("--public-ip", metavar="ADDRESS", help="IPv4 address that leads to this machine, port by port")
-    serve.add_argument("--stamp", action="store_true", help="draw the time into the pictures, to measure latency")
+    serve.add_argument(
+        "--public-ip",
+        metavar="ADDRESS",
+        help="IPv4 address that leads to this machine, port by port",
+    )
+    serve.add_argument(
+        "--stamp", action="store_true", help="draw the time into the pictures, to measure latency"
+    )
     publish = commands.add(
         "publish",
         _publish,
@@ -84,11 +136,17 @@ def add(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentP
         example="python -m player publish bunny.nerv http://localhost:8889/bunny/whip",
     )
     publish.add_argument("clip", metavar="CLIP", help="a .nerv file or its http(s) address")
-    publish.add_argument("url", metavar="WHIP_URL", help="the media server's address for publishers")
-    publish.add_argument("--token", help=f"sent as a Bearer token; also ${TOKEN}")
-    publish.add_argument("--codec", choices=("H264", "VP8"), default="H264", help="video codec (default: H264)")
     publish.add_argument(
-        "--redirect-token", action="store_true", help="also send the token to where another site redirects to (RFC 9725, 4.5)"
+        "url", metavar="WHIP_URL", help="the media server's address for publishers"
+    )
+    publish.add_argument("--token", help=f"sent as a Bearer token; also ${TOKEN}")
+    publish.add_argument(
+        "--codec", choices=("H264", "VP8"), default="H264", help="video codec (default: H264)"
+    )
+    publish.add_argument(
+        "--redirect-token",
+        action="store_true",
+        help="also send the token to where another site redirects to (RFC 9725, 4.5)",
     )
     _add_common(publish)
     return serve, publish
@@ -101,8 +159,14 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="bits per second of each encode, like 800k or 2.5M (default: by size and rate, 1M for 640x360 at 30 fps)",
     )
-    command.add_argument("--stun", metavar="URL", help="STUN server, for who is behind NAT, like stun:example.org:3478")
-    command.add_argument("--turn", metavar="URL", help="TURN server, like turn:USER:PASSWORD@example.org:3478")
+    command.add_argument(
+        "--stun",
+        metavar="URL",
+        help="STUN server, for who is behind NAT, like stun:example.org:3478",
+    )
+    command.add_argument(
+        "--turn", metavar="URL", help="TURN server, like turn:USER:PASSWORD@example.org:3478"
+    )
     command.add_argument("--log-json", action="store_true", help="log JSON, an object a line")
 
 
@@ -140,18 +204,21 @@ def _serve(args: argparse.Namespace) -> None:
     from player.server.sessions import Limits, Sessions
     from player.server.status_line import describe, showing
 
-    ice, host = _common(args), _address(args.host)
+    ice = _common(args)
+    host = _address(args.host)
     media_host = _address(args.media_host) if args.media_host else None
     if not 0 <= args.port <= MAX_PORT:
         raise SettingsError(f"port must be in 0..{MAX_PORT}, got {args.port}")
-    access, tls = _access(args, host), _tls(args.cert, args.key)
+    access = _access(args, host)
+    tls = _tls(args.cert, args.key)
     limits = Limits(args.max_viewers, args.max_per_address, args.max_private, args.idle_seconds)
     with contextlib.ExitStack() as downloads:
         items = find_items(args.clips, _opener(args), downloads)
         # An engine that is not there is an error now, not when somebody watches.
         engine = items[0].open_engine(())
         engine.close()
-        metrics, sessions = Metrics(), Sessions(limits, ice)
+        metrics = Metrics()
+        sessions = Sessions(limits, ice)
         channels = make_channels(items, metrics, bitrate=args.bitrate, stamp=args.stamp)
 
         def announce(url: str) -> None:
@@ -165,9 +232,18 @@ def _serve(args: argparse.Namespace) -> None:
             return describe(streams, [dict(session.report) for session in sessions.all])
 
         async def run() -> None:
-            app = make_app(channels, sessions, metrics, host=host, media_host=media_host, access=access)
+            app = make_app(
+                channels, sessions, metrics, host=host, media_host=media_host, access=access
+            )
             async with showing(sys.stderr, line):
-                await serve(app, host, args.port, tls=tls, drain_seconds=args.drain_seconds, announce=announce)
+                await serve(
+                    app,
+                    host,
+                    args.port,
+                    tls=tls,
+                    drain_seconds=args.drain_seconds,
+                    announce=announce,
+                )
 
         asyncio.run(run())
 
@@ -183,17 +259,23 @@ def _publish(args: argparse.Namespace) -> None:
     from player.server.status_line import describe, showing
     from player.whip_client import publish
 
-    ice, url = _common(args), _endpoint(args.url)
+    ice = _common(args)
+    url = _endpoint(args.url)
     with contextlib.ExitStack() as downloads:
         items = find_items([args.clip], _opener(args), downloads)
         stream = Playout(items, Metrics().of(items[0].name), bitrate=args.bitrate)
 
         async def run() -> None:
-            this, events = asyncio.current_task(), asyncio.get_running_loop()
+            this = asyncio.current_task()
+            events = asyncio.get_running_loop()
             assert this is not None  # it runs
-            events.add_signal_handler(signal.SIGTERM, this.cancel)  # the media server is told, as at Ctrl-C
+            events.add_signal_handler(
+                signal.SIGTERM, this.cancel
+            )  # the media server is told, as at Ctrl-C
             # Of a media server on this machine nothing comes from another one.
-            offer_addresses("127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0")  # noqa: S104
+            offer_addresses(
+                "127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0"
+            )  # noqa: S104
             await self_test()
             await ice.ask()
             following = asyncio.gather(items[0].keep_following(), ice.keep_asking())
@@ -225,7 +307,9 @@ def _endpoint(text: str) -> "URL":
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError(f"a WHIP endpoint has an address like https://example.org/whip, got {text!r}")
+        raise SettingsError(
+            f"a WHIP endpoint has an address like https://example.org/whip, got {text!r}"
+        )
     if url.user is not None:
         raise SettingsError("a WHIP endpoint takes a --token, no user")
     return url
@@ -284,5 +368,7 @@ def _tls(cert: Path | None, key: Path | None) -> "ssl.SSLContext | None":
     try:
         context.load_cert_chain(cert, key)
     except ssl.SSLError as error:
-        raise SettingsError(f"{cert} and {key} are no certificate and its key: {error.reason or error}") from None
+        raise SettingsError(
+            f"{cert} and {key} are no certificate and its key: {error.reason or error}"
+        ) from None
     return context

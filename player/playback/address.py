@@ -35,14 +35,20 @@ class Address:
             parts = urlsplit(urljoin(base, url))
             host = (parts.hostname or "").encode("idna").decode().lower()
             port = "" if parts.port is None else f":{parts.port}"
-            path, query = (quote(part, safe=string.punctuation) for part in (parts.path or "/", parts.query))
+            path, query = (
+                quote(part, safe=string.punctuation) for part in (parts.path or "/", parts.query)
+            )
             authorization = _basic(parts.netloc.rpartition("@")[0])
         except ValueError:
-            raise SettingsError("a URL must be like https://host/clip.nerv, got a malformed one") from None
+            raise SettingsError(
+                "a URL must be like https://host/clip.nerv, got a malformed one"
+            ) from None
         if parts.scheme not in CONNECTIONS:
             raise SettingsError(f"a URL must start with http:// or https://, got {parts.scheme}:")
         if not HOST.fullmatch(host):
-            raise SettingsError("a URL must be like https://host/clip.nerv, got one without a valid host")
+            raise SettingsError(
+                "a URL must be like https://host/clip.nerv, got one without a valid host"
+            )
         netloc = (f"[{host}]" if ":" in host else host) + port
         return cls(SplitResult(parts.scheme, netloc, path, query, ""), authorization)
 
@@ -70,7 +76,9 @@ class Address:
         """Return an open connection, which may be silent for a time."""
         parts = self.parts
         kind = CONNECTIONS[parts.scheme]
-        connection = kind(parts.hostname or "", parts.port or kind.default_port, timeout=timeout_seconds)
+        connection = kind(
+            parts.hostname or "", parts.port or kind.default_port, timeout=timeout_seconds
+        )
         try:
             connection.connect()
         except BaseException:

@@ -28,13 +28,18 @@ Open = Callable[[Clip, Collection[str]], Engine]
 logger = logging.getLogger(__name__)
 
 
-def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack) -> list[ClipSource]:
+def find_items(
+    names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack
+) -> list[ClipSource]:
     """Return the clips named, or else the readable ones of the current folder, or else the sample, with unique names.
 
     Downloads end with the stack. Raises BitstreamError and SourceError for a clip that was named and cannot be read.
     """
     items = [
-        _fetch(name, open_engine, downloads) if name.startswith(SCHEMES) else _find(Path(name), open_engine) for name in names
+        _fetch(name, open_engine, downloads)
+        if name.startswith(SCHEMES)
+        else _find(Path(name), open_engine)
+        for name in names
     ]
     if not names:
         for path in clips_here():
@@ -46,9 +51,11 @@ def find_items(names: Sequence[str], open_engine: Open, downloads: contextlib.Ex
         items.append(_find(SAMPLE, open_engine))
     taken: set[str] = set()
     for item in items:
-        name, number = item.name, 2
+        name = item.name
+        number = 2
         while item.name in taken:
-            item.name, number = f"{name}-{number}", number + 1
+            item.name = f"{name}-{number}"
+            number = number + 1
         taken.add(item.name)
     return items
 
@@ -59,7 +66,12 @@ def _find(path: Path, open_engine: Open) -> ClipSource:
     if not follower.is_whole:
         clip = follower.clip
         warn(str(path), follower.damage)
-        logger.info("%s is being written, or was cut off: %d of %d frames are there", path, clip.end, clip.header.frames)
+        logger.info(
+            "%s is being written, or was cut off: %d of %d frames are there",
+            path,
+            clip.end,
+            clip.header.frames,
+        )
         return _item(path.stem, clip, open_engine, follower.file_bytes, follower)
     follower.close()
     return _item(path.stem, read(path), open_engine, path.stat().st_size)
@@ -80,8 +92,12 @@ def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Clip
     return item
 
 
-def _item(name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: GrowingFile | None = None) -> ClipSource:
-    return ClipSource(printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower)
+def _item(
+    name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: GrowingFile | None = None
+) -> ClipSource:
+    return ClipSource(
+        printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower
+    )
 
 
 def read(path: Path) -> Clip:

@@ -33,7 +33,8 @@ class Channel:
         keep: bool = False,
     ) -> None:
         """Take options of the streams: see `Stream`."""
-        self.name, self.items = name, items
+        self.name = name
+        self.items = items
         self.counts = metrics.of(name)
         self._open = partial(Playout, items, self.counts, bitrate=bitrate, stamp=stamp)
         self.shared = self._open(keep=keep)
@@ -58,7 +59,8 @@ class Channel:
         if stream.item is not self.shared.item:
             stream.play_item(self.shared.items.index(self.shared.item))
         stream.seek(self.shared.frame)
-        stream.playing, stream.loop = self.shared.playing, self.shared.loop
+        stream.playing = self.shared.playing
+        stream.loop = self.shared.loop
         stream.set_speed(self.shared.speed)
         self.private.add(stream)
         return stream
@@ -72,7 +74,9 @@ class Channel:
         except CodecError as error:
             logger.warning("no small picture of %s: %s", self.name, error)
         except Exception:
-            logger.exception("no small picture of %s", self.name)  # those of the others come all the same
+            logger.exception(
+                "no small picture of %s", self.name
+            )  # those of the others come all the same
 
     def close(self) -> None:
         """End all threads, and wait for them."""
@@ -83,11 +87,17 @@ class Channel:
 
 
 def make_channels(
-    items: Sequence[ClipSource], metrics: Metrics, *, bitrate: int | None = None, stamp: bool = False
+    items: Sequence[ClipSource],
+    metrics: Metrics,
+    *,
+    bitrate: int | None = None,
+    stamp: bool = False,
 ) -> dict[str, Channel]:
     """Return a channel for each clip, and one that plays all if there are several; the first keeps its engine."""
     make = partial(Channel, metrics=metrics, bitrate=bitrate, stamp=stamp)
-    channels = {item.name: make(item.name, [item], keep=index == 0) for index, item in enumerate(items)}
+    channels = {
+        item.name: make(item.name, [item], keep=index == 0) for index, item in enumerate(items)
+    }
     if len(items) > 1:
         name = ALL_CLIPS
         while name in channels:

@@ -69,6 +69,7 @@ class ClipSource:
 
     def close(self) -> None:
         """Read no further."""
-        follower, self.follower = self.follower, None
+        follower = self.follower
+        self.follower = None
         if follower is not None:
             follower.close()

@@ -50,11 +50,14 @@ class DecodeThread:
         self.meter = Meter(observe=counts.decode_seconds.observe)
         self.engine_name: str | None = None
         self._counts = counts
-        self._clip, self._open = clip, open_engine
+        self._clip = clip
+        self._open = open_engine
         self._ready: deque[Picture] = deque()
         self._changed = threading.Condition()
-        self._next, self._step = Fraction(start), speed
-        self._generation, self._closed = 0, False
+        self._next = Fraction(start)
+        self._step = speed
+        self._generation = 0
+        self._closed = False
         self._batch = 1
         """Frames to decode next: few where somebody waits for the first."""
         self._latest: Picture | None = None
@@ -67,7 +70,9 @@ class DecodeThread:
     def read(self, timeout_seconds: float = 0.0) -> Picture | None:
         """Return the next picture, or None if it is not decoded in time; raises what ended the thread."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._error or self._closed, timeout_seconds)
+            self._changed.wait_for(
+                lambda: self._ready or self._error or self._closed, timeout_seconds
+            )
             if self._error is not None:
                 raise self._error
             self._changed.notify_all()
@@ -87,7 +92,9 @@ class DecodeThread:
         with self._changed:
             self._step = speed
             if self._latest is not None:
-                self._restart(Fraction(0) if self._latest.is_last else Fraction(self._latest.time) + speed)
+                self._restart(
+                    Fraction(0) if self._latest.is_last else Fraction(self._latest.time) + speed
+                )
             else:
                 self._restart(Fraction(self._ready[0].time) if self._ready else self._next)
 
@@ -109,7 +116,8 @@ class DecodeThread:
 
     def _restart(self, time: Fraction) -> None:
         self._ready.clear()
-        self._next, self._batch = time, 1
+        self._next = time
+        self._batch = 1
         self._generation += 1
         self._changed.notify_all()
 
@@ -155,7 +163,8 @@ class DecodeThread:
                 self._changed.notify_all()
 
     def _decode(self, engine: Engine) -> None:
-        self.engine_name, self._engine = engine.name, engine
+        self.engine_name = engine.name
+        self._engine = engine
         # The first run of a network also allocates; it says nothing about its speed.
         engine.frames(np.zeros(1))
         while not self._closed:
@@ -163,8 +172,12 @@ class DecodeThread:
 
     def _decode_batch(self, engine: Engine) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._ready) <= (READ_AHEAD_BATCHES - 1) * engine.batch)
-            generation, step, count = self._generation, self._step, self._batch
+            self._changed.wait_for(
+                lambda: self._closed or len(self._ready) <= (READ_AHEAD_BATCHES - 1) * engine.batch
+            )
+            generation = self._generation
+            step = self._step
+            count = self._batch
             end = self._clip.end  # by now the clip may have become longer
             positions = [self._next + index * step for index in range(count)]
         if self._closed:

@@ -27,7 +27,8 @@ from player.playback.retry import retry_after_seconds
 
 STALL_SECONDS = 10.0
 """Time without a byte after which a connection counts as broken."""
-RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 30.0
+RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 30.0
 """Time before the first new try, which doubles with each failure, and the longest."""
 MAX_RETRY_AFTER_SECONDS = 60.0
 """Longest time that a server may ask for before a new try."""
@@ -47,7 +48,9 @@ HOPELESS = (socket.gaierror, ConnectionRefusedError, ssl.SSLError)
 """What ends a download before a server has answered at all: then the address is wrong, rather than the connection."""
 VALIDATORS = {"ETag": re.compile(r'"[!#-~]*"'), "Last-Modified": re.compile("[ -~]+")}
 """Headers that tell a file from a changed one, the better first: weak ETags do not."""
-CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/(?:([0-9]{1,18})|\*)", re.IGNORECASE)
+CONTENT_RANGE = re.compile(
+    r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/(?:([0-9]{1,18})|\*)", re.IGNORECASE
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +78,17 @@ class _Body:
 class Download:
     """Fetches a URL into a file of its own, and goes on where it was when a connection breaks."""
 
-    def __init__(self, url: str, *, stall_seconds: float = STALL_SECONDS, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         """Start the thread; raises SettingsError for what is no http or https URL."""
         self._address = Address.parse(url)
-        self._stall_seconds, self._retry_seconds = stall_seconds, retry_seconds
+        self._stall_seconds = stall_seconds
+        self._retry_seconds = retry_seconds
         self.name = self._address.name
         """Name of the clip, for people to read: that of the file, without its suffix."""
         self.received_bytes = 0
@@ -100,7 +110,9 @@ class Download:
         self.path = Path(self._folder.name) / "clip.nerv"
         """The file."""
         file = self.path.open("w+b", buffering=0)
-        self._thread = threading.Thread(target=self._run, args=(file,), name="download", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(file,), name="download", daemon=True
+        )
         self._thread.start()
 
     def first_segment(self, timeout_seconds: float | None = None) -> GrowingFile:
@@ -108,7 +120,8 @@ class Download:
 
         Raises BitstreamError for a file that is no clip, SourceError for one that cannot be fetched, or not in time.
         """
-        reader, deadline = ClipReader(), time.monotonic() + (timeout_seconds or 0.0)
+        reader = ClipReader()
+        deadline = time.monotonic() + (timeout_seconds or 0.0)
         with self._open() as file:
             while not reader.segments:
                 has_ended = self._has_ended
@@ -143,7 +156,9 @@ class Download:
 
     def _wait_beyond(self, size: int, seconds: float | None) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._has_ended or self.received_bytes > size, seconds)
+            return self._changed.wait_for(
+                lambda: self._has_ended or self.received_bytes > size, seconds
+            )
 
     def _failed(self, reason: str) -> SourceError:
         return SourceError(f"cannot fetch {self._address}: {reason}")
@@ -250,9 +265,12 @@ class Download:
 
     def _check(self, response: HTTPResponse) -> _Body | None:
         """Return what an answer brings, None if nothing is missing; raises as `_try` does."""
-        status, headers = response.status, response.headers
+        status = response.status
+        headers = response.headers
         if status in PASSING:
-            after = retry_after_seconds(headers.get("Retry-After", ""), most=MAX_RETRY_AFTER_SECONDS)
+            after = retry_after_seconds(
+                headers.get("Retry-After", ""), most=MAX_RETRY_AFTER_SECONDS
+            )
             raise _RetryError(_phrase(status), after_seconds=after)
         start, total = _content_range(headers)
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total is not None:
@@ -262,7 +280,9 @@ class Download:
             raise self._failed(_phrase(status))
         encoding = headers.get("Content-Encoding", "identity")
         if encoding.strip().lower() != "identity":
-            raise self._failed(f"the server sends it in the encoding {printable(encoding)[:MAX_SHOWN]!r}")
+            raise self._failed(
+                f"the server sends it in the encoding {printable(encoding)[:MAX_SHOWN]!r}"
+            )
         # Whether a file that is sent from its start is still the same, its bytes tell.
         whole = _Body(0, response.length, _validator(headers))
         body = whole if status == HTTPStatus.OK else self._check_part(headers, start, total)
@@ -273,7 +293,9 @@ class Download:
 
     def _check_part(self, headers: Message, start: int | None, total: int | None) -> _Body:
         if start is None or start != self.received_bytes:
-            raise self._failed(f"the server sends another part of it than that from byte {self.received_bytes}")
+            raise self._failed(
+                f"the server sends another part of it than that from byte {self.received_bytes}"
+            )
         self._agree(is_same=None in (total, self.total_bytes) or total == self.total_bytes)
         if self._validator is not None:
             name, value = self._validator

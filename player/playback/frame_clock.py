@@ -20,7 +20,9 @@ class FrameClock:
 
     def restart(self, rate: Fraction) -> None:
         """Tick now, and go on from there."""
-        self._rate, self._start, self._tick = rate, self._clock(), 0
+        self._rate = rate
+        self._start = self._clock()
+        self._tick = 0
 
     def wait_seconds(self) -> float:
         """Return the time until the next tick; 0 if it is due."""
@@ -32,5 +34,7 @@ class FrameClock:
         left_out = due - self._tick
         self._tick = due + 1
         # Encoders want timestamps that only ever rise, also where two ticks are one after a restart.
-        self._latest = max(round((self._start + float(due / self._rate)) * CLOCK_RATE), self._latest + 1)
+        self._latest = max(
+            round((self._start + float(due / self._rate)) * CLOCK_RATE), self._latest + 1
+        )
         return self._latest, left_out

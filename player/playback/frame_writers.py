@@ -18,7 +18,14 @@ from typing import IO, cast
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -70,7 +77,9 @@ def frame_range(text: str | None, frames: int) -> range:
     return found
 
 
-def frame_times(header: Header, rate: Fraction | None, frames: range | None = None) -> NDArray[np.float64]:
+def frame_times(
+    header: Header, rate: Fraction | None, frames: range | None = None
+) -> NDArray[np.float64]:
     """Return the times to decode for a number of frames per second (None: the clip's), in frames since the start.
 
     Raises SettingsError for a rate out of range, one that makes too many frames, and one that the clip has no pictures for.
@@ -85,7 +94,9 @@ def frame_times(header: Header, rate: Fraction | None, frames: range | None = No
     step = header.rate / rate
     count = max(round(len(frames) / step), 1)
     if count > MAX_FRAMES:
-        raise SettingsError(f"fps of {float(rate):g} make {count} frames of this clip, over {MAX_FRAMES}")
+        raise SettingsError(
+            f"fps of {float(rate):g} make {count} frames of this clip, over {MAX_FRAMES}"
+        )
     return frames.start + float(step) * np.arange(count, dtype=np.float64)
 
 
@@ -108,13 +119,17 @@ def pick_writer(output: str) -> Writer:
             raise SettingsError(f"folder {path} is not empty")
         return Writer("rgb", _pngs)
     if kind not in VIDEOS:
-        raise SettingsError(f"output must be {', '.join(f'OUT{name}' for name in VIDEOS)}, FOLDER/ or -, got {output}")
+        raise SettingsError(
+            f"output must be {', '.join(f'OUT{name}' for name in VIDEOS)}, FOLDER/ or -, got {output}"
+        )
     return VIDEOS[kind]
 
 
 def is_pipe(path: Path) -> bool:
     """Tell whether something is written to in place: a pipe or a device."""
-    return path.exists() and any(test(path.stat().st_mode) for test in (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK))
+    return path.exists() and any(
+        test(path.stat().st_mode) for test in (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK)
+    )
 
 
 def shape_of(header: Header, rate: Fraction, size: Size | None, *, even: bool) -> Shape:
@@ -137,9 +152,13 @@ def resized(frames: Frames, size: Size, pixels: PixelFormat, scaler: VideoReform
     return np.stack(made)
 
 
-def _resized(picture: NDArray[np.uint8], size: Size, pixels: PixelFormat, scaler: VideoReformatter) -> NDArray[np.uint8]:
+def _resized(
+    picture: NDArray[np.uint8], size: Size, pixels: PixelFormat, scaler: VideoReformatter
+) -> NDArray[np.uint8]:
     width, height = size
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+    frame = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24"
+    )
     made = scaler.reformat(
         frame,
         width=width,
@@ -154,7 +173,9 @@ def _resized(picture: NDArray[np.uint8], size: Size, pixels: PixelFormat, scaler
 
 
 @contextmanager
-def _video(form: str, codec: str, options: Mapping[str, str], path: Path, shape: Shape) -> Generator[Write]:
+def _video(
+    form: str, codec: str, options: Mapping[str, str], path: Path, shape: Shape
+) -> Generator[Write]:
     try:
         with replacing(path) as part, av.open(part, "w", format=form) as container:
             settings = {**options, "chroma_sample_location": "center"}
@@ -163,8 +184,10 @@ def _video(form: str, codec: str, options: Mapping[str, str], path: Path, shape:
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
             context.sample_aspect_ratio = shape.pixel_aspect
-            context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
-            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            context.colorspace = Colorspace.ITU601
+            context.color_range = ColorRange.MPEG
+            context.color_primaries = ColorPrimaries.BT709
+            context.color_trc = ColorTrc.BT709
 
             def write(frames: Frames) -> None:
                 for picture in frames:
@@ -179,9 +202,12 @@ def _video(form: str, codec: str, options: Mapping[str, str], path: Path, shape:
 @contextmanager
 def _y4m(path: Path, shape: Shape) -> Generator[Write]:
     width, height = shape.size
-    rate, aspect = shape.rate, shape.pixel_aspect
+    rate = shape.rate
+    aspect = shape.pixel_aspect
     if height >= HD_HEIGHT or width >= HD_WIDTH:
-        logger.info("Y4M cannot tell that its colours are BT.601, which players take for BT.709 in HD: prefer OUT.mkv")
+        logger.info(
+            "Y4M cannot tell that its colours are BT.601, which players take for BT.709 in HD: prefer OUT.mkv"
+        )
     with _opened(path) as file:
         file.write(
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip "
@@ -251,11 +277,17 @@ def _pngs(path: Path, _shape: Shape) -> Generator[Write]:
 
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture (3, H, W)."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+    frame = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24"
+    )
     context = av.CodecContext.create("png", "w")
-    context.width, context.height, context.pix_fmt = frame.width, frame.height, "rgb24"
+    context.width = frame.width
+    context.height = frame.height
+    context.pix_fmt = "rgb24"
     context.time_base = Fraction(1)
-    path.write_bytes(b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None))))
+    path.write_bytes(
+        b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None)))
+    )
 
 
 X264 = {"crf": "12"}

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from export.engines.base import Frames
 
 BLOCKS = 32
-MAX_SIDE, MIN_SIDE = 16, 2
-BLACK, WHITE, GREY = 16, 235, 128
+MAX_SIDE = 16
+MIN_SIDE = 2
+BLACK = 16
+WHITE = 235
+GREY = 128
 """Of limited range."""
 SALT = 0x5A
 """A black picture is no stamp."""
@@ -19,7 +22,8 @@ SALT = 0x5A
 
 def stamped(picture: Frames, unix_seconds: float) -> Frames:
     """Return a copy of an I420 picture (H * 3 / 2, W) with a time drawn into it; one too small stays as it is."""
-    height, width = picture.shape[0] * 2 // 3, picture.shape[1]
+    height = picture.shape[0] * 2 // 3
+    width = picture.shape[1]
     side = min(width // BLOCKS // 2 * 2, MAX_SIDE)
     copy = picture.copy()
     if side < MIN_SIDE or height < side:
@@ -37,7 +41,9 @@ def _code(milliseconds: int) -> bytes:
     return bytes([*time, (sum(time) + SALT) % 256])
 
 
-def _colours(picture: Frames, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _colours(
+    picture: Frames, height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return views of the two colour planes (H / 2, W / 2)."""
     flat = picture.reshape(-1)
     size = height * width

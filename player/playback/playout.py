@@ -17,7 +17,8 @@ from player.playback.latency_stamp import stamped
 from player.rtc.fanout import Broadcast, ViewerTrack
 from player.rtc.video_encoder import CODECS, CodecName
 
-MIN_SPEED, MAX_SPEED = Fraction(1, 10), Fraction(8)
+MIN_SPEED = Fraction(1, 10)
+MAX_SPEED = Fraction(8)
 IDLE_SECONDS = 60.0
 """Time without viewers after which the engine is given back."""
 FIRST_SECONDS = 0.05
@@ -56,7 +57,8 @@ class Playout:
         self.loop = True
         self.speed = Fraction(1)
         """Frames of the clip from one picture to the next."""
-        self._counts, self._keep = counts, keep
+        self._counts = counts
+        self._keep = keep
         self._index = 0
         self._waits = False
         """Whether playing has ended with the clip's file, of which there may be more."""
@@ -65,7 +67,9 @@ class Playout:
         self._failures = 0
         """Clips of the playlist in a row that could not be played."""
         self._has_decoded = False
-        self._broadcasts: Mapping[CodecName, Broadcast] = {codec: Broadcast(codec, counts, bitrate=bitrate) for codec in CODECS}
+        self._broadcasts: Mapping[CodecName, Broadcast] = {
+            codec: Broadcast(codec, counts, bitrate=bitrate) for codec in CODECS
+        }
         # One for good: encoders want timestamps that only ever rise.
         self._pacer = FrameClock(items[0].clip.header.rate)
         self._missed = 0
@@ -109,7 +113,9 @@ class Playout:
     @property
     def figures(self) -> StreamStats:
         """How fast it goes now."""
-        reader, broadcasts, viewers = self._reader, self._broadcasts.values(), self.viewers
+        reader = self._reader
+        broadcasts = self._broadcasts.values()
+        viewers = self.viewers
         encode_fps = max(broadcast.meter.per_busy_second for broadcast in broadcasts)
         return StreamStats(
             engine=reader.engine_name if reader else None,
@@ -136,10 +142,14 @@ class Playout:
         with self._lock:
             if self._thread is None and not self._closed:
                 self._failures = 0
-                self.error, self._picture, self._switch = None, None, True
+                self.error = None
+                self._picture = None
+                self._switch = True
                 if self._target is None:
                     self._target = self.frame
-                self._thread = threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="encoder")
+                self._thread = threading.Thread(
+                    target=self._run, args=(asyncio.get_running_loop(),), name="encoder"
+                )
                 self._thread.start()
         self._wake.set()
 
@@ -151,7 +161,8 @@ class Playout:
         """Show a frame, and go on from it if the clip is playing."""
         with self._lock:
             self._target = self.frame = float(frame)
-            self._waits, self._following = False, None
+            self._waits = False
+            self._following = None
         if self.error is not None and self.viewers:
             self.start()  # of those who still watch somebody tries again
         self._wake.set()
@@ -167,12 +178,14 @@ class Playout:
     def set_speed(self, speed: Fraction) -> None:
         """Go on with so many frames of the clip from one picture to the next."""
         with self._lock:
-            self.speed, self._speed_changed = speed, True
+            self.speed = speed
+            self._speed_changed = True
 
     def play_item(self, index: int) -> None:
         """Play a clip of the playlist from its start."""
         with self._lock:
-            self._index, self._switch = index, True
+            self._index = index
+            self._switch = True
             self.seek(0)
 
     def close(self) -> None:
@@ -248,14 +261,17 @@ class Playout:
             if self.item.clip.end != self._end:  # the clip has become longer
                 self._end = self.item.clip.end
                 reader.go_on()
-                self.playing, self._waits = self.playing or self._waits, False
+                self.playing = self.playing or self._waits
+                self._waits = False
             return reader
 
     def _open(self, present: DecodeThread | None) -> DecodeThread:
         """Read another clip instead of the present one: what was opened early, or else anew."""
-        upcoming, self._upcoming = self._upcoming, None
+        upcoming = self._upcoming
+        self._upcoming = None
         self._stop(present)
-        self._picture, self._end = None, self.item.clip.end
+        self._picture = None
+        self._end = self.item.clip.end
         if upcoming is not None and upcoming[0] == self._index and not self._target:
             upcoming[1].set_speed(self.speed)
             return upcoming[1]
@@ -264,21 +280,29 @@ class Playout:
 
     def _read(self, index: int, start: float) -> DecodeThread:
         item = self.items[index]
-        return DecodeThread(item.clip, item.open_engine, start=start, speed=self.speed, counts=self._counts)
+        return DecodeThread(
+            item.clip, item.open_engine, start=start, speed=self.speed, counts=self._counts
+        )
 
     def _show(self, picture: Picture) -> bool:
         """Make a picture the present one, unless something else is wished for by now."""
         with self._lock:
             if self._target is not None or self._switch:
                 return False
-            self._picture, self.frame = picture, picture.time
-            self._has_decoded, self._failures = True, 0
+            self._picture = picture
+            self.frame = picture.time
+            self._has_decoded = True
+            self._failures = 0
             return True
 
     def _go_to(self, index: int) -> None:
         """Play a clip of the playlist next."""
         with self._lock:
-            self._index, self._switch, self._target, self.frame, self._following = index, True, 0.0, 0.0, None
+            self._index = index
+            self._switch = True
+            self._target = 0.0
+            self.frame = 0.0
+            self._following = None
 
     def _idle(self) -> bool:
         """Wait for a viewer; return whether one came in time."""
@@ -310,7 +334,8 @@ class Playout:
 
     def _look_ahead(self) -> None:
         """Open the next clip early, and go on to it, or stop, at the end of this one."""
-        picture, count = self._picture, len(self.items)
+        picture = self._picture
+        count = len(self.items)
         assert picture is not None  # it was sent
         following = (self._index + 1) % count
         goes_on = self.loop or following > 0
@@ -320,9 +345,12 @@ class Playout:
         if not picture.is_last or (goes_on and count == 1):
             return
         if not goes_on:
-            self.playing, self._waits = False, self.item.follows
+            self.playing = False
+            self._waits = self.item.follows
         else:
-            self._following = following  # at the next tick: the last picture is shown as long as any other
+            self._following = (
+                following  # at the next tick: the last picture is shown as long as any other
+            )
 
     def _miss(self, ticks: int) -> None:
         self._missed += ticks

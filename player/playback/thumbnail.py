@@ -16,9 +16,14 @@ def jpeg(picture: Frames) -> bytes:
     frame = i420_frame(picture)
     width = min(frame.width, MAX_WIDTH)
     height = max(round(frame.height * width / frame.width), 1)
-    small = frame.reformat(width, height, "yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG)
+    small = frame.reformat(
+        width, height, "yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG
+    )
     context = av.CodecContext.create("mjpeg", "w")
-    context.width, context.height, context.pix_fmt = width, height, "yuvj420p"
-    context.time_base, context.color_range = Fraction(1), ColorRange.JPEG
+    context.width = width
+    context.height = height
+    context.pix_fmt = "yuvj420p"
+    context.time_base = Fraction(1)
+    context.color_range = ColorRange.JPEG
     context.options = {"qmin": "3", "qmax": "5"}
     return b"".join(bytes(packet) for packet in (*context.encode(small), *context.encode(None)))

@@ -40,7 +40,9 @@ CIPHERS = ":".join(
 UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
 
 
-def add_viewer(connection: RTCPeerConnection, viewer: ViewerTrack, *, any_codec: bool = False) -> RTCRtpTransceiver:
+def add_viewer(
+    connection: RTCPeerConnection, viewer: ViewerTrack, *, any_codec: bool = False
+) -> RTCRtpTransceiver:
     """Send a viewer's track over a connection, in its codec alone, or in any of ours that is agreed on."""
     hidden: Any = connection
     for certificate in hidden._RTCPeerConnection__certificates:  # noqa: SLF001
@@ -49,7 +51,9 @@ def add_viewer(connection: RTCPeerConnection, viewer: ViewerTrack, *, any_codec:
     known = RTCRtpSender.getCapabilities("video").codecs
     wanted = [f"video/{codec}" for codec in (CODECS if any_codec else [viewer.codec])]
     preferred = [codec for name in wanted for codec in known if codec.mimeType == name]
-    transceiver.setCodecPreferences([*preferred, *(codec for codec in known if codec.mimeType == "video/rtx")])
+    transceiver.setCodecPreferences(
+        [*preferred, *(codec for codec in known if codec.mimeType == "video/rtx")]
+    )
     sender = transceiver.sender
     # aiortc forgets a receiver's request for a key frame where packets come encoded already.
     sender._send_keyframe = viewer.picture_lost  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

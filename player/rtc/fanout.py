@@ -91,7 +91,9 @@ class ViewerTrack(MediaStreamTrack):
 class Broadcast:
     """The viewers of a codec, and the encoder that works for them while there are any."""
 
-    def __init__(self, codec: CodecName, counts: ClipMetrics, *, bitrate: int | None = None) -> None:
+    def __init__(
+        self, codec: CodecName, counts: ClipMetrics, *, bitrate: int | None = None
+    ) -> None:
         """Take bits per second, or leave them to the encoder."""
         self.viewers: set[ViewerTrack] = set()
         self.counts = counts
@@ -99,7 +101,8 @@ class Broadcast:
         """Frames that were encoded."""
         self.bits = Meter()
         """Bits that came out."""
-        self._encoded, self._keyframes = counts.encoded(codec), counts.keyframes(codec)
+        self._encoded = counts.encoded(codec)
+        self._keyframes = counts.keyframes(codec)
         self._codec: CodecName = codec
         self._bitrate = bitrate
         self._cutter = Packetizer(codec)
@@ -126,11 +129,19 @@ class Broadcast:
         """Make one of the next frames a key frame; may be called from any thread."""
         self._lost = True
 
-    def send(self, picture: Frames, pts: int, rate: Fraction, events: asyncio.AbstractEventLoop) -> None:
+    def send(
+        self, picture: Frames, pts: int, rate: Fraction, events: asyncio.AbstractEventLoop
+    ) -> None:
         """Encode a picture, shown at a time in ticks of CLOCK_RATE, and let the event loop hand it to the viewers."""
         if self._encoder is None or self._makes != (picture.shape, rate):
             self._makes = picture.shape, rate
-            self._encoder = VideoEncoder(self._codec, picture.shape[1], picture.shape[0] * 2 // 3, rate, bitrate=self._bitrate)
+            self._encoder = VideoEncoder(
+                self._codec,
+                picture.shape[1],
+                picture.shape[0] * 2 // 3,
+                rate,
+                bitrate=self._bitrate,
+            )
             self._last_keyframe = None
         keyframe = self._is_keyframe_due(pts)
         if keyframe:

@@ -15,15 +15,19 @@ def i420_frame(picture: Frames) -> VideoFrame:
 
     Plane by plane: PyAV's `from_numpy_buffer` puts the planes of chroma in the wrong place if H leaves 2 when divided by 4.
     """
-    height, width = picture.shape[0] * 2 // 3, picture.shape[1]
+    height = picture.shape[0] * 2 // 3
+    width = picture.shape[1]
     frame = av.VideoFrame(width, height, "yuv420p")
     start = 0
     samples = np.ascontiguousarray(picture).reshape(-1)
     for plane in frame.planes:
         end = start + plane.width * plane.height
-        rows = np.frombuffer(cast("bytearray", plane), np.uint8).reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(cast("bytearray", plane), np.uint8).reshape(
+            plane.height, plane.line_size
+        )
         rows[:, : plane.width] = samples[start:end].reshape(plane.height, plane.width)
         start = end
     assert start == picture.size  # or the sizes are odd
-    frame.colorspace, frame.color_range = Colorspace.ITU601, ColorRange.MPEG
+    frame.colorspace = Colorspace.ITU601
+    frame.color_range = ColorRange.MPEG
     return frame

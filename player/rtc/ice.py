@@ -25,7 +25,9 @@ MAX_DATAGRAM_BYTES = 1500
 """No larger one is taken: those of WebRTC fit into a packet of Ethernet, and libsrtp raises for 2,000 bytes and more."""
 MAX_WAITING = 512
 """Datagrams that may wait for a connection; what comes on top is lost, as it may be on the way."""
-STUN_BYTES, DTLS_BYTES, RTP_BYTES = range(4), range(20, 64), range(128, 192)
+STUN_BYTES = range(4)
+DTLS_BYTES = range(20, 64)
+RTP_BYTES = range(128, 192)
 """First bytes of what comes over one port (RFC 7983)."""
 PROBE_SECONDS = 60.0
 """Time between two looks at whether the STUN server answers."""
@@ -51,7 +53,9 @@ class Ice:
     """Whether the STUN server has answered lately: a silent one would hold up each offer by five seconds."""
 
     @classmethod
-    def parse(cls, stun: str | None = None, turn: str | None = None, public_ip: str | None = None) -> "Ice":
+    def parse(
+        cls, stun: str | None = None, turn: str | None = None, public_ip: str | None = None
+    ) -> "Ice":
         """Take stun:HOST[:PORT], turn:USER:PASSWORD@HOST[:PORT] and an IP address; raises SettingsError."""
         servers: list[RTCIceServer] = []
         if stun is not None:
@@ -60,7 +64,9 @@ class Ice:
         if turn is not None:
             found = re.fullmatch(r"(turns?):([^:@]+):([^@]+)@(.+)", turn)
             if found is None:
-                raise SettingsError("a TURN server is named like turn:USER:PASSWORD@example.org:3478")
+                raise SettingsError(
+                    "a TURN server is named like turn:USER:PASSWORD@example.org:3478"
+                )
             scheme, user, password, address = found.groups()
             _check_server(f"{scheme}:{address}", scheme, f"{scheme}:USER:PASSWORD@example.org:3478")
             servers.append(RTCIceServer(f"{scheme}:{address}", username=user, credential=password))
@@ -71,22 +77,32 @@ class Ice:
     @property
     def configuration(self) -> RTCConfiguration:
         """The configuration of a peer connection; without servers none is contacted, aiortc's default neither."""
-        return RTCConfiguration([each for each in self.servers if self.stun_answers or not _is_stun(each)])
+        return RTCConfiguration(
+            [each for each in self.servers if self.stun_answers or not _is_stun(each)]
+        )
 
     async def ask(self) -> None:
         """Ask the STUN server, if there is one, whether it answers; takes five seconds if it does not."""
         for server in filter(_is_stun, self.servers):
             parsed = parse_stun_turn_uri(str(server.urls))
-            connection = aioice.Connection(ice_controlling=True, stun_server=(parsed["host"], parsed["port"]))
+            connection = aioice.Connection(
+                ice_controlling=True, stun_server=(parsed["host"], parsed["port"])
+            )
             try:
                 await connection.gather_candidates()
-                answers = any(candidate.type == "srflx" for candidate in connection.local_candidates)
+                answers = any(
+                    candidate.type == "srflx" for candidate in connection.local_candidates
+                )
             except OSError:  # a name that is not known
                 answers = False
             finally:
                 await connection.close()
             if answers != self.stun_answers:
-                logger.info("%s %s", server.urls, "answers" if answers else "does not answer, and is left out")
+                logger.info(
+                    "%s %s",
+                    server.urls,
+                    "answers" if answers else "does not answer, and is left out",
+                )
             self.stun_answers = answers
 
     async def keep_asking(self) -> None:
@@ -122,20 +138,24 @@ def offer_addresses(host: str) -> None:
     address = ipaddress.ip_address(host)
     several = address.is_unspecified or address.is_loopback
     loopback = host if address.is_loopback else "127.0.0.1"
-    own, looked = set[str](), -LOOK_SECONDS
+    own = set[str]()
+    looked = -LOOK_SECONDS
 
     def is_own(sender: str) -> bool:
         nonlocal own, looked
         # Interfaces come and go; a stranger's datagrams must not make one look at them all the time.
         if sender not in own and time.monotonic() - looked >= LOOK_SECONDS:
-            own, looked = {loopback, "127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4=True, use_ipv6=True)}, time.monotonic()
+            own = {loopback, "127.0.0.1", *INTERFACE_ADDRESSES(use_ipv4=True, use_ipv6=True)}
+            looked = time.monotonic()
         return sender in own
 
     def addresses(**families: bool) -> Sequence[str]:
         return [loopback, *INTERFACE_ADDRESSES(**families)] if several else [host]
 
     def received(self: StunProtocol, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        if (not address.is_loopback or is_own(addr[0])) and is_wanted(self, cast("bytes", data), addr):
+        if (not address.is_loopback or is_own(addr[0])) and is_wanted(
+            self, cast("bytes", data), addr
+        ):
             try:
                 RECEIVED(self, data, addr)
             except Exception:
@@ -162,7 +182,9 @@ def is_wanted(protocol: StunProtocol, data: bytes, addr: tuple[Any, ...]) -> boo
         return False
     checked = (CandidatePair.State.SUCCEEDED, CandidatePair.State.IN_PROGRESS)
     return any(
-        pair.protocol is protocol and pair.state in checked and tuple(pair.remote_addr[:2]) == tuple(addr[:2])
+        pair.protocol is protocol
+        and pair.state in checked
+        and tuple(pair.remote_addr[:2]) == tuple(addr[:2])
         for pair in connection._check_list  # noqa: SLF001
     )
 
@@ -179,7 +201,9 @@ async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: 
         told = {line.split(":", 1)[1].strip() for line in lines if line.startswith(f"a={name}:")}
         if told - set(re.findall(rf"(?m)^a={name}:(\S+)", connection.remoteDescription.sdp)):
             raise RestartError
-    candidates = usable_candidates(line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:"))
+    candidates = usable_candidates(
+        line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:")
+    )
     for text in candidates[:most]:
         candidate = candidate_from_sdp(text)
         candidate.sdpMLineIndex = 0
@@ -195,7 +219,10 @@ def _link(server: RTCIceServer) -> str:
     link = f'<{server.urls}>; rel="ice-server"'
     if server.username is None:
         return link
-    user, password = (str(text).replace("\\", "\\\\").replace('"', '\\"') for text in (server.username, server.credential))
+    user, password = (
+        str(text).replace("\\", "\\\\").replace('"', '\\"')
+        for text in (server.username, server.credential)
+    )
     return f'{link}; username="{user}"; credential="{password}"; credential-type="password"'
 
 

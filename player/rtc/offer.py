@@ -32,7 +32,12 @@ FINGERPRINTS = frozenset({"sha-256", "sha-384", "sha-512"})
 """Hashes by which a certificate may be named."""
 FEEDBACK = frozenset({"nack", "nack pli", "goog-remb"})
 """What aiortc does with RTCP."""
-EXTENSIONS = frozenset({"urn:ietf:params:rtp-hdrext:sdes:mid", "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"})
+EXTENSIONS = frozenset(
+    {
+        "urn:ietf:params:rtp-hdrext:sdes:mid",
+        "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+    }
+)
 """Header extensions of packets that aiortc sends."""
 SOUND = frozenset({"opus", "pcmu", "pcma", "g722"})
 """Codecs of a section of sound that may stay in the answer, inactive, if others are bundled with it."""
@@ -40,7 +45,8 @@ RECEIVING = frozenset({"sendrecv", "recvonly"})
 """Directions of who wants to receive."""
 ROLES = {"actpass": "passive", "active": "passive", "passive": "active"}
 """Our role in the handshake by theirs (RFC 8842)."""
-NO_PROFILE, OUR_PROFILE = "42000a", "42e01f"
+NO_PROFILE = "42000a"
+OUR_PROFILE = "42e01f"
 """Profile and level of H.264 where none are told (RFC 6184, section 8.1), and those that are sent."""
 DECODE_BASELINE = frozenset({0x42, 0x4D, 0x58, 0x64})
 """Profiles whose decoders take constrained baseline: baseline, main, extended and high."""
@@ -64,7 +70,9 @@ class Choice:
         """Number of the codec's packets as aiortc is told it: the offer's, if aiortc takes that one."""
         taken = self.retransmission.number if self.retransmission else None
         own = self.format.number
-        return own if own in DYNAMIC_TYPES else next(each for each in DYNAMIC_TYPES if each != taken)
+        return (
+            own if own in DYNAMIC_TYPES else next(each for each in DYNAMIC_TYPES if each != taken)
+        )
 
     @property
     def parameters(self) -> str:
@@ -103,13 +111,23 @@ class Offer:
             raise DescriptionError("the offer lacks a=rtcp-mux")
         for name, fewest in (("ice-ufrag", 4), ("ice-pwd", 22)):
             value = self._transport(name)
-            if not value or not fewest <= len(value[0]) <= 256 or not re.fullmatch(r"[A-Za-z0-9+/=_-]+", value[0]):  # noqa: PLR2004
-                raise DescriptionError(f"a={name} is malformed" if value else f"the offer lacks a={name}")
+            if (
+                not value
+                or not fewest <= len(value[0]) <= 256
+                or not re.fullmatch(r"[A-Za-z0-9+/=_-]+", value[0])
+            ):  # noqa: PLR2004
+                raise DescriptionError(
+                    f"a={name} is malformed" if value else f"the offer lacks a={name}"
+                )
         if not self._fingerprints:
-            raise DescriptionError(f"the offer lacks an a=fingerprint of {' or '.join(sorted(FINGERPRINTS))}")
+            raise DescriptionError(
+                f"the offer lacks an a=fingerprint of {' or '.join(sorted(FINGERPRINTS))}"
+            )
         if self._setup not in ROLES:
             raise DescriptionError(
-                f"a=setup must be {', '.join(ROLES)}, got {self._setup!r}" if self._setup else "the offer lacks a=setup"
+                f"a=setup must be {', '.join(ROLES)}, got {self._setup!r}"
+                if self._setup
+                else "the offer lacks a=setup"
             )
         if section.mid is not None and not re.fullmatch(r"[!-~]{1,32}", section.mid):
             raise DescriptionError("a=mid is malformed")
@@ -119,7 +137,11 @@ class Offer:
     def choices(self) -> list[Choice]:
         """Return the codecs that both have, ours in their order; raises UnacceptableError, which tells what is missing."""
         formats = self.sections[self.video].formats
-        again = {each.parameters.get("apt"): each for each in formats if each.name == "rtx" and each.number not in REPORT_TYPES}
+        again = {
+            each.parameters.get("apt"): each
+            for each in formats
+            if each.name == "rtx" and each.number not in REPORT_TYPES
+        }
         found: list[tuple[int, int, Choice]] = []
         reasons: list[str] = []
         for each in formats:
@@ -135,7 +157,13 @@ class Offer:
                     continue
                 # A decoder of another profile takes ours, but one of the same is the better bet.
                 others = codec == "H264" and not _is_baseline(each)
-                found.append((len(CODECS) if others else order, len(found), Choice(codec, each, again.get(str(each.number)))))
+                found.append(
+                    (
+                        len(CODECS) if others else order,
+                        len(found),
+                        Choice(codec, each, again.get(str(each.number))),
+                    )
+                )
         if not found:
             why = f": {'; '.join(dict.fromkeys(reasons))}" if reasons else ""
             raise UnacceptableError(f"offer has none of the codecs {', '.join(CODECS)}{why}")
@@ -162,8 +190,12 @@ class Offer:
         ]
         lines.append(f"a=rtpmap:{number} {choice.codec}/90000")
         if choice.codec == "H264":
-            lines.append(f"a=fmtp:{number} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={OUR_PROFILE}")
-        lines += [f"a=rtcp-fb:{number} {each}" for each in choice.format.feedback if each in FEEDBACK]
+            lines.append(
+                f"a=fmtp:{number} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id={OUR_PROFILE}"
+            )
+        lines += [
+            f"a=rtcp-fb:{number} {each}" for each in choice.format.feedback if each in FEEDBACK
+        ]
         if again:
             lines += [f"a=rtpmap:{again.number} rtx/90000", f"a=fmtp:{again.number} apt={number}"]
         for value in section.all("extmap"):
@@ -171,7 +203,10 @@ class Offer:
             is_needed = uri in EXTENSIONS and (section.mid is not None or "sdes:mid" not in uri)
             if is_needed and re.fullmatch(r"([1-9]|1[0-4])(/\w+)?", place):
                 lines.append(f"a=extmap:{place.partition('/')[0]} {uri}")
-        lines += [f"a=ice-ufrag:{self._transport('ice-ufrag')[0]}", f"a=ice-pwd:{self._transport('ice-pwd')[0]}"]
+        lines += [
+            f"a=ice-ufrag:{self._transport('ice-ufrag')[0]}",
+            f"a=ice-pwd:{self._transport('ice-pwd')[0]}",
+        ]
         lines += [f"a=fingerprint:{each}" for each in self._fingerprints]
         # aiortc takes the role that this one leaves.
         lines.append(f"a=setup:{'active' if ROLES[self._setup or ''] == 'passive' else 'passive'}")
@@ -185,7 +220,11 @@ class Offer:
         found = [line for line in lines[:start] if not line.startswith("a=group:")]
         taken = [self.video] if self._companion is None else sorted((self._companion, self.video))
         if self._bundle:
-            names = [self.sections[index].mid or "" for index in taken if self.sections[index].mid in self._bundle]
+            names = [
+                self.sections[index].mid or ""
+                for index in taken
+                if self.sections[index].mid in self._bundle
+            ]
             found += [f"a=group:BUNDLE {' '.join(names)}"] if names else []
         for index, section in enumerate(self.sections):
             if index == self.video:
@@ -226,7 +265,9 @@ class Offer:
         """Return a section of sound that stays, without sound, since the transport that video uses is its own."""
         shared = ("a=ice-", "a=candidate:", "a=end-of-candidates", "a=fingerprint:", "a=setup:")
         kept = next(each for each in section.formats if each.name in SOUND)
-        text = next(value for number, value in numbered(section.all("rtpmap")) if number == kept.number)
+        text = next(
+            value for number, value in numbered(section.all("rtpmap")) if number == kept.number
+        )
         found = [f"m={section.kind} {lines[0].split()[1]} {section.protocol} {kept.number}"]
         found += [*(line for line in lines if line.startswith("c=")), "a=inactive"]
         found += [f"a=mid:{section.mid}", "a=rtcp-mux", f"a=rtpmap:{kept.number} {text}"]
@@ -235,7 +276,10 @@ class Offer:
     @cached_property
     def _bundle(self) -> tuple[str, ...]:
         groups = (value.split() for value in self.session.all("group"))
-        return next((tuple(names) for semantics, *names in filter(None, groups) if semantics == "BUNDLE"), ())
+        return next(
+            (tuple(names) for semantics, *names in filter(None, groups) if semantics == "BUNDLE"),
+            (),
+        )
 
     @cached_property
     def _companion(self) -> int | None:
@@ -252,18 +296,24 @@ class Offer:
         """The section whose transport is used: the first in the bundle of those that stay (RFC 9143, section 7.3)."""
         stay = [index for index in (self._companion, self.video) if index is not None]
         names = {self.sections[index].mid: self.sections[index] for index in stay}
-        return next((names[name] for name in self._bundle if name in names), self.sections[self.video])
+        return next(
+            (names[name] for name in self._bundle if name in names), self.sections[self.video]
+        )
 
     def _transport(self, name: str) -> list[str]:
         """Return the values of an attribute of the transport: of its section, or else of the video's, or of the session."""
-        return self._owner.all(name) or self.sections[self.video].all(name) or self.session.all(name)
+        return (
+            self._owner.all(name) or self.sections[self.video].all(name) or self.session.all(name)
+        )
 
     @cached_property
     def _fingerprints(self) -> list[str]:
         known: list[str] = []
         for value in self._transport("fingerprint"):
             algorithm, _, digest = value.partition(" ")
-            if algorithm.lower() in FINGERPRINTS and re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31,63}", digest.strip()):
+            if algorithm.lower() in FINGERPRINTS and re.fullmatch(
+                r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){31,63}", digest.strip()
+            ):
                 known.append(f"{algorithm.lower()} {digest.strip().upper()}")
         return known[:4]
 
@@ -278,7 +328,11 @@ class Offer:
 
 def _video(sections: Sequence[Section]) -> int:
     """Return the index of the section of video that is asked for; raises DescriptionError for none, or more than one."""
-    live = [index for index, section in enumerate(sections) if section.kind == "video" and section.is_live]
+    live = [
+        index
+        for index, section in enumerate(sections)
+        if section.kind == "video" and section.is_live
+    ]
     if not live:
         raise DescriptionError("offer asks for no video")
     if len(live) > 1:
@@ -288,7 +342,11 @@ def _video(sections: Sequence[Section]) -> int:
 
 def _refused(section: Section) -> list[str]:
     """Return a section that is turned down (RFC 8829, section 5.3.1)."""
-    found = [f"m={section.kind} 0 {section.protocol} {' '.join(section.names[:MAX_FORMATS])}", "c=IN IP4 0.0.0.0", "a=inactive"]
+    found = [
+        f"m={section.kind} 0 {section.protocol} {' '.join(section.names[:MAX_FORMATS])}",
+        "c=IN IP4 0.0.0.0",
+        "a=inactive",
+    ]
     return found + ([f"a=mid:{section.mid}"] if section.mid is not None else [])
 
 
@@ -304,4 +362,6 @@ def _obstacle(each: Format) -> str | None:
 
 
 def _is_baseline(each: Format) -> bool:
-    return int(each.parameters.get("profile-level-id", NO_PROFILE)[:2], 16) == int(OUR_PROFILE[:2], 16)
+    return int(each.parameters.get("profile-level-id", NO_PROFILE)[:2], 16) == int(
+        OUR_PROFILE[:2], 16
+    )

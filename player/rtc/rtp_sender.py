@@ -22,10 +22,14 @@ from aiortc.rtp import RTP_HISTORY_SIZE, HeaderExtensions, RtpPacket
 
 from player.rtc.video_encoder import CLOCK_RATE, CodecName, Packet
 
-HEADER, EXTENSION = Struct("!BBHLL"), Struct("!HH")
+HEADER = Struct("!BBHLL")
+EXTENSION = Struct("!HH")
 """A packet's header and that of its extensions (RFC 3550, section 5)."""
-VERSION, EXTENDED, MARKER = 0x80, 0x10, 0x80
-MAX_SEQUENCE, MAX_TIMESTAMP = 0xFFFF, 0xFFFFFFFF
+VERSION = 0x80
+EXTENDED = 0x10
+MARKER = 0x80
+MAX_SEQUENCE = 0xFFFF
+MAX_TIMESTAMP = 0xFFFFFFFF
 NTP_EPOCH_SECONDS = 2_208_988_800
 """From 1900, where NTP's time begins, to 1970."""
 PRIVATE = ("rtp_started", "rtp_exited", "rtp_history", "rtp_header_extensions_map", "mid", "track")
@@ -41,7 +45,9 @@ class EncodedFrame:
 
     def __init__(self, packet: Packet, payloads: list[bytes]) -> None:
         assert packet.pts is not None  # our encoder sets it
-        self.is_keyframe, self.size, self.pts = packet.is_keyframe, packet.size, packet.pts
+        self.is_keyframe = packet.is_keyframe
+        self.size = packet.size
+        self.pts = packet.pts
         self.payloads = payloads
 
 
@@ -49,7 +55,9 @@ class Packetizer:
     """Cuts a codec's frames into payloads (RFC 6184, RFC 7741); the frames are of one encoder after another."""
 
     def __init__(self, codec: CodecName) -> None:
-        parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=CLOCK_RATE, payloadType=0)
+        parameters = RTCRtpCodecParameters(
+            mimeType=f"video/{codec}", clockRate=CLOCK_RATE, payloadType=0
+        )
         self._encoder: Encoder = get_encoder(parameters)
 
     def cut(self, packet: Packet) -> EncodedFrame:
@@ -62,7 +70,9 @@ def is_supported(sender: RTCRtpSender) -> bool:
     transport: Any = sender.transport
     with contextlib.suppress(ConnectionError):
         _way(transport)
-    named = all(hasattr(sender, _own(name)) for name in (*PRIVATE, *COUNTED)) and hasattr(sender, "_run_rtp")
+    named = all(hasattr(sender, _own(name)) for name in (*PRIVATE, *COUNTED)) and hasattr(
+        sender, "_run_rtp"
+    )
     return named and hasattr(transport, "_tx_srtp") and hasattr(StunProtocol, "send_data")
 
 
@@ -89,12 +99,15 @@ class _Loop:
 
     def __init__(self, sender: Any, codec: RTCRtpCodecParameters) -> None:
         assert codec.payloadType is not None  # it was agreed on
-        self._sender, self._ssrc = sender, sender._ssrc  # noqa: SLF001
+        self._sender = sender  # noqa: SLF001
+        self._ssrc = sender._ssrc
         self._payload_type = sender.track.payload_type or codec.payloadType
-        self._history, self._map = getattr(sender, _own("rtp_history")), getattr(sender, _own("rtp_header_extensions_map"))
+        self._history = getattr(sender, _own("rtp_history"))
+        self._map = getattr(sender, _own("rtp_header_extensions_map"))
         self._extensions = HeaderExtensions(mid=getattr(sender, _own("mid")))
         # The first half, so that encryption does not meet a wrap-around before it has seen much.
-        self._sequence, self._origin = getrandbits(15), getrandbits(32)
+        self._sequence = getrandbits(15)
+        self._origin = getrandbits(32)
         self._packets = self._octets = 0
 
     async def send(self, coded: EncodedFrame) -> None:
@@ -114,11 +127,16 @@ class _Loop:
 
     def _head(self, payload: bytes, timestamp: int, flags: int, *, is_last: bool) -> bytes:
         """Return the next packet's header, and keep the packet in case that it is lost."""
-        sequence, self._sequence = self._sequence, self._sequence + 1 & MAX_SEQUENCE
-        packet = RtpPacket(self._payload_type, int(is_last), sequence, timestamp, self._ssrc, payload)
+        sequence = self._sequence
+        self._sequence = self._sequence + 1 & MAX_SEQUENCE
+        packet = RtpPacket(
+            self._payload_type, int(is_last), sequence, timestamp, self._ssrc, payload
+        )
         packet.extensions = self._extensions
         self._history[sequence % RTP_HISTORY_SIZE] = packet
-        return HEADER.pack(VERSION | flags, MARKER * is_last | self._payload_type, sequence, timestamp, self._ssrc)
+        return HEADER.pack(
+            VERSION | flags, MARKER * is_last | self._payload_type, sequence, timestamp, self._ssrc
+        )
 
     def _count(self, coded: EncodedFrame, ntp: int, timestamp: int) -> None:
         self._packets += len(coded.payloads)

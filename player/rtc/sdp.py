@@ -8,7 +8,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
-MAX_LINES, MAX_SECTIONS, MAX_FORMATS = 2000, 64, 128
+MAX_LINES = 2000
+MAX_SECTIONS = 64
+MAX_FORMATS = 128
 """Lines of an offer, its sections, and the formats of each that are looked at."""
 MAX_CANDIDATES = 32
 """Of a stranger's candidates so many are used, in the offer and as many later: each is paired with each of ours."""
@@ -21,7 +23,9 @@ CANDIDATE = re.compile(
 PAYLOAD_TYPES = range(128)
 """Numbers that packets may have."""
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
-DIRECTIONS: dict[str, Direction] = {each: each for each in ("sendrecv", "sendonly", "recvonly", "inactive")}
+DIRECTIONS: dict[str, Direction] = {
+    each: each for each in ("sendrecv", "sendonly", "recvonly", "inactive")
+}
 
 
 class DescriptionError(ValueError):
@@ -79,9 +83,13 @@ class Section:
             number = _number(name, "format", PAYLOAD_TYPES)
             codec, _, clock = maps.get(number, "").partition("/")
             rate = clock.partition("/")[0]
-            feedback = tuple(text for each, text in numbered(self.all("rtcp-fb")) if each in (number, None))
+            feedback = tuple(
+                text for each, text in numbered(self.all("rtcp-fb")) if each in (number, None)
+            )
             given = _parameters(parameters.get(number, ""))
-            found.append(Format(number, codec.lower(), int(rate) if rate.isdecimal() else 0, given, feedback))
+            found.append(
+                Format(number, codec.lower(), int(rate) if rate.isdecimal() else 0, given, feedback)
+            )
         return found
 
 
@@ -92,13 +100,17 @@ def take_apart(text: str) -> tuple[Section, tuple[Section, ...]]:
         raise DescriptionError("an offer begins with v=0")
     if len(lines) > MAX_LINES:
         raise DescriptionError(f"an offer has at most {MAX_LINES} lines, got {len(lines)}")
-    if wrong := next((line for line in lines if line.strip() and not re.match("[a-z]=", line)), None):
+    if wrong := next(
+        (line for line in lines if line.strip() and not re.match("[a-z]=", line)), None
+    ):
         raise DescriptionError(f"not a line of SDP: {wrong[:40]!r}")
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if len(starts) > MAX_SECTIONS:
         raise DescriptionError(f"an offer has at most {MAX_SECTIONS} sections, got {len(starts)}")
     session = Section("session", 0, "", (), _attributes(lines[: starts[0] if starts else None]))
-    return session, tuple(_section(lines[start:stop]) for start, stop in pairwise([*starts, len(lines)]))
+    return session, tuple(
+        _section(lines[start:stop]) for start, stop in pairwise([*starts, len(lines)])
+    )
 
 
 def direction_of(section: Section, session: Section) -> Direction:
@@ -172,7 +184,9 @@ def numbered(values: Iterable[str]) -> list[tuple[int | None, str]]:
 
 def _number(text: str, what: str, numbers: range) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) not in numbers:  # noqa: PLR2004
-        raise DescriptionError(f"a {what} is a number in {numbers.start}..{numbers.stop - 1}, got {text[:20]!r}")
+        raise DescriptionError(
+            f"a {what} is a number in {numbers.start}..{numbers.stop - 1}, got {text[:20]!r}"
+        )
     return int(text)
 
 

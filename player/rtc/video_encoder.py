@@ -23,10 +23,13 @@ CLOCK_RATE = 90_000
 """Ticks per second of a presentation timestamp, RTP's for video."""
 GROUP_FRAMES = 3000
 """Frames from one key frame to the next while no viewer asks for one."""
-BITRATE, BITRATE_PIXELS, BITRATE_POWER = 1_000_000, 640 * 360 * 30, 0.75
+BITRATE = 1_000_000
+BITRATE_PIXELS = 640 * 360 * 30
+BITRATE_POWER = 0.75
 """Bits per second for so many pixels per second; for others as their number to this power, since larger pictures have more
 that is alike."""
-MIN_BITRATE, MAX_BITRATE = 600_000, 12_000_000
+MIN_BITRATE = 600_000
+MAX_BITRATE = 12_000_000
 """Bits per second, where none are asked for."""
 BUFFER_SECONDS = Fraction(1, 4)
 """A key frame may take this much of the bitrate at once: larger ones overflow receivers' buffers."""
@@ -51,13 +54,30 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
     "H264": (
         _Way(
             "h264_nvenc",
-            {"preset": "p1", "tune": "ull", "zerolatency": "1", "delay": "0", "rc": "cbr", "forced-idr": "1"},
+            {
+                "preset": "p1",
+                "tune": "ull",
+                "zerolatency": "1",
+                "delay": "0",
+                "rc": "cbr",
+                "forced-idr": "1",
+            },
             "Baseline",
             needs_trial=True,
         ),
         _Way("libx264", {"preset": "superfast", "tune": "zerolatency", "aq-mode": "0"}, "Baseline"),
     ),
-    "VP8": (_Way("libvpx", {"deadline": "realtime", "cpu-used": "12", "noise-sensitivity": "0", "lag-in-frames": "0"}),),
+    "VP8": (
+        _Way(
+            "libvpx",
+            {
+                "deadline": "realtime",
+                "cpu-used": "12",
+                "noise-sensitivity": "0",
+                "lag-in-frames": "0",
+            },
+        ),
+    ),
 }
 """Codecs, the preferred first, each with its encoders, the fastest first."""
 
@@ -65,14 +85,24 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
 class VideoEncoder:
     """An encoder that delays nothing; used by one thread."""
 
-    def __init__(self, codec: CodecName, width: int, height: int, rate: Fraction, *, bitrate: int | None = None) -> None:
+    def __init__(
+        self,
+        codec: CodecName,
+        width: int,
+        height: int,
+        rate: Fraction,
+        *,
+        bitrate: int | None = None,
+    ) -> None:
         """Take the bits per second that are asked for, or else some that fit the picture."""
         self._ways = list(CODECS[codec][CODECS[codec].index(_way(codec)) :])
         bits = bitrate or pick_bitrate(width, height, rate)
         self._open = lambda: _open(self._ways.pop(0), width, height, rate, bits)
         self._context = self._open()
 
-    def encode(self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[Packet]:
+    def encode(
+        self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False
+    ) -> list[Packet]:
         """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks.
 
         An encoder that fails, as hardware does with too many sessions, gives way to the next one.
@@ -83,8 +113,11 @@ class VideoEncoder:
             except FFmpegError as error:
                 if not self._ways:
                     raise
-                logger.warning("%s failed, trying another encoder: %s", self._context.codec.name, error)
-            self._context, keyframe = self._open(), True
+                logger.warning(
+                    "%s failed, trying another encoder: %s", self._context.codec.name, error
+                )
+            self._context = self._open()
+            keyframe = True
 
 
 def pick_bitrate(width: int, height: int, rate: Fraction) -> int:
@@ -95,10 +128,16 @@ def pick_bitrate(width: int, height: int, rate: Fraction) -> int:
 
 def _open(way: _Way, width: int, height: int, rate: Fraction, bitrate: int) -> VideoCodecContext:
     context = cast("VideoCodecContext", av.CodecContext.create(way.encoder, "w"))
-    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-    context.time_base, context.framerate = Fraction(1, CLOCK_RATE), rate
-    context.bit_rate, context.gop_size, context.thread_count = bitrate, GROUP_FRAMES, 1
-    context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
+    context.width = width
+    context.height = height
+    context.pix_fmt = "yuv420p"
+    context.time_base = Fraction(1, CLOCK_RATE)
+    context.framerate = rate
+    context.bit_rate = bitrate
+    context.gop_size = GROUP_FRAMES
+    context.thread_count = 1
+    context.colorspace = Colorspace.ITU601
+    context.color_range = ColorRange.MPEG
     if way.profile is not None:
         context.profile = way.profile
     buffer = int(bitrate * BUFFER_SECONDS)
@@ -106,11 +145,16 @@ def _open(way: _Way, width: int, height: int, rate: Fraction, bitrate: int) -> V
     return context
 
 
-def _encode(context: VideoCodecContext, picture: NDArray[np.uint8], pts: int, *, keyframe: bool) -> list[Packet]:
+def _encode(
+    context: VideoCodecContext, picture: NDArray[np.uint8], pts: int, *, keyframe: bool
+) -> list[Packet]:
     frame = i420_frame(picture)
     if (frame.width, frame.height) != (context.width, context.height):
-        raise ValueError(f"picture of {frame.width}x{frame.height}, the encoder is for {context.width}x{context.height}")
-    frame.pts, frame.time_base = pts, Fraction(1, CLOCK_RATE)
+        raise ValueError(
+            f"picture of {frame.width}x{frame.height}, the encoder is for {context.width}x{context.height}"
+        )
+    frame.pts = pts
+    frame.time_base = Fraction(1, CLOCK_RATE)
     frame.pict_type = PictureType.I if keyframe else PictureType.NONE
     packets = context.encode(frame)
     for packet in packets:
@@ -128,7 +172,9 @@ def _works(way: _Way) -> bool:
     """Encode a picture: FFmpeg has NVIDIA's encoder by name everywhere, some of NVIDIA's GPUs have none."""
     picture = np.full((TRIAL_SIDE * 3 // 2, TRIAL_SIDE), 128, np.uint8)
     try:
-        packets = _encode(_open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30), MIN_BITRATE), picture, 0, keyframe=True)
+        packets = _encode(
+            _open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30), MIN_BITRATE), picture, 0, keyframe=True
+        )
     except (FFmpegError, ValueError) as error:
         logger.debug("%s does not run here: %s", way.encoder, error)
         return False

@@ -54,9 +54,13 @@ def make_app(
     """Return the application that serves channels by name on an address, and their media on the same or another one."""
     loopback = ipaddress.ip_address(host).is_loopback
     app = web.Application(
-        client_max_size=MAX_BODY_BYTES, middlewares=[_count, guard(access or Access(), loopback=loopback), _json_errors]
+        client_max_size=MAX_BODY_BYTES,
+        middlewares=[_count, guard(access or Access(), loopback=loopback), _json_errors],
     )
-    app[CHANNELS], app[SESSIONS], app[METRICS], app[CONNECTIONS] = channels, sessions, metrics, Connections(HEADERS)
+    app[CHANNELS] = channels
+    app[SESSIONS] = sessions
+    app[METRICS] = metrics
+    app[CONNECTIONS] = Connections(HEADERS)
     offer_addresses(media_host or host)
     for each in (routes, routes_api.routes, routes_whep.routes):
         app.add_routes(each)
@@ -78,11 +82,14 @@ async def serve(
 
     Raises SettingsError for a busy port.
     """
-    stop, leave = asyncio.Event(), asyncio.Event()
+    stop = asyncio.Event()
+    leave = asyncio.Event()
 
     def interrupt() -> None:
         if stop.is_set():
-            os._exit(1)  # the second time: an engine that takes minutes to build need not be waited for
+            os._exit(
+                1
+            )  # the second time: an engine that takes minutes to build need not be waited for
         stop.set()
         leave.set()
 
@@ -118,10 +125,16 @@ async def serve(
 async def _drain(sessions: Sessions, stop: asyncio.Event, seconds: float) -> None:
     """Wait until nobody watches any more, but not for long."""
     if len(sessions) and not stop.is_set():
-        logger.info("stopping once %d viewers have left, in %g seconds at the latest", len(sessions), seconds)
+        logger.info(
+            "stopping once %d viewers have left, in %g seconds at the latest",
+            len(sessions),
+            seconds,
+        )
     emptied = asyncio.create_task(sessions.emptied.wait())
     stopped = asyncio.create_task(stop.wait())
-    _, waiting = await asyncio.wait({emptied, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    _, waiting = await asyncio.wait(
+        {emptied, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+    )
     for task in waiting:
         task.cancel()
 
@@ -139,7 +152,10 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
     channels = app[CHANNELS].values()
     items = {id(item): item for channel in channels for item in channel.items}
     tasks = [asyncio.create_task(item.keep_following()) for item in items.values() if item.follows]
-    tasks += [asyncio.create_task(_prepare(app)), asyncio.create_task(app[SESSIONS].ice.keep_asking())]
+    tasks += [
+        asyncio.create_task(_prepare(app)),
+        asyncio.create_task(app[SESSIONS].ice.keep_asking()),
+    ]
     yield
     for task in tasks:
         task.cancel()
@@ -152,7 +168,9 @@ async def _lifetime(app: web.Application) -> AsyncIterator[None]:
 
 async def _prepare(app: web.Application) -> None:
     """Decode a first frame, so that the first viewer need not wait, and a small picture of each clip, one after another."""
-    for index, channel in enumerate(channel for channel in app[CHANNELS].values() if not channel.is_playlist):
+    for index, channel in enumerate(
+        channel for channel in app[CHANNELS].values() if not channel.is_playlist
+    ):
         await asyncio.to_thread(channel.draw_thumbnail)
         if index == 0:
             channel.shared.start()

@@ -17,7 +17,8 @@ from encoder.common.errors import SettingsError
 from player.server.app_keys import failure
 
 MIN_TOKEN_LENGTH = 8
-GUESSES, GUESS_SECONDS = 10, 60.0
+GUESSES = 10
+GUESS_SECONDS = 60.0
 """Wrong tokens that an address may send in a time."""
 MAX_GUESSERS = 4096
 """Most addresses that are remembered."""
@@ -68,8 +69,12 @@ class Access:
     ) -> "Access":
         """Check what was given; raises SettingsError, also for an address that others reach and no token."""
         for each in (token, watch_token):
-            if each is not None and (len(each) < MIN_TOKEN_LENGTH or not each.isascii() or not each.isprintable()):
-                raise SettingsError(f"a token needs {MIN_TOKEN_LENGTH} or more printable ASCII characters")
+            if each is not None and (
+                len(each) < MIN_TOKEN_LENGTH or not each.isascii() or not each.isprintable()
+            ):
+                raise SettingsError(
+                    f"a token needs {MIN_TOKEN_LENGTH} or more printable ASCII characters"
+                )
         if watch_token is not None and token is None:
             raise SettingsError("--watch-token needs --token, for those who may control")
         if token is not None and token == watch_token:
@@ -87,7 +92,9 @@ class Access:
         """Return whether a token lets one control, or None if it lets one do nothing; takes the same time for any."""
         said = given.encode(errors="surrogateescape")  # a header may hold any bytes
         controls = self.token is not None and hmac.compare_digest(said, self.token.encode())
-        watches = self.watch_token is not None and hmac.compare_digest(said, self.watch_token.encode())
+        watches = self.watch_token is not None and hmac.compare_digest(
+            said, self.watch_token.encode()
+        )
         return True if controls else False if watches else None
 
     def allows_origin(self, origin: str) -> bool:
@@ -98,7 +105,9 @@ class Access:
 def _is_origin(text: str) -> bool:
     try:
         url = URL(text)
-        return url.scheme in ("http", "https") and url.host is not None and str(url.origin()) == text
+        return (
+            url.scheme in ("http", "https") and url.host is not None and str(url.origin()) == text
+        )
     except ValueError:
         return False
 
@@ -114,7 +123,8 @@ class _Guesses:
         """Count a wrong token; return whether there were too many."""
         began, count = self._found.pop(address, (self._clock(), 0))
         if self._clock() - began > GUESS_SECONDS:
-            began, count = self._clock(), 0
+            began = self._clock()
+            count = 0
         self._found[address] = began, count + 1
         if len(self._found) > MAX_GUESSERS:
             self._found.popitem(last=False)
@@ -138,7 +148,9 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
         except Exception:
             # Our bug or a library's: the log gets all of it, and the client an answer like any other.
             logger.exception("%s %s failed", request.method, request.path)
-            response = failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log")
+            response = failure(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log"
+            )
         response.headers.update(HEADERS)
         response.headers["Vary"] = "Origin"
         # After an upgrade, a browser must not mix modules of two versions.
@@ -161,12 +173,18 @@ def _compressed(request: web.Request) -> web.Response | None:
     """Return why a request is not handled whose body is compressed: a small one may be inflated to gigabytes."""
     if request.headers.get("Content-Encoding", "identity").lower() == "identity":
         return None
-    response = failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a body must not be compressed", {"Accept-Encoding": "identity"})
+    response = failure(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "a body must not be compressed",
+        {"Accept-Encoding": "identity"},
+    )
     response.force_close()
     return response
 
 
-def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopback: bool) -> web.Response | None:
+def _refusal(
+    request: web.Request, access: Access, guesses: _Guesses, *, loopback: bool
+) -> web.Response | None:
     """Return why a request is not handled, if it is not."""
     request[MAY_CONTROL] = True
     if access.token is None:
@@ -182,7 +200,11 @@ def _refusal(request: web.Request, access: Access, guesses: _Guesses, *, loopbac
         request[MAY_CONTROL] = may_control
         return None
     if given and guesses.note(request.remote or ""):
-        return failure(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens", {"Retry-After": str(int(GUESS_SECONDS))})
+        return failure(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too many wrong tokens",
+            {"Retry-After": str(int(GUESS_SECONDS))},
+        )
     return failure(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
 
 
@@ -195,7 +217,9 @@ def _names_us(header: str, access: Access) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost" or any(URL(origin).host == host for origin in access.origins - {"*"})
+        return host == "localhost" or any(
+            URL(origin).host == host for origin in access.origins - {"*"}
+        )
 
 
 def _token(request: web.Request) -> str:

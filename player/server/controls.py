@@ -83,7 +83,9 @@ def _number(body: Mapping[str, object], key: str, least: float, most: float) -> 
     if key not in body:
         return None
     value = body[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:  # NaN is nowhere
+    if (
+        isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
+    ):  # NaN is nowhere
         raise ControlError(f"{key} must be a number in {least:g}..{most:g}")
     return value
 

@@ -17,7 +17,8 @@ from aiohttp.web_request import BaseRequest
 from encoder.common.errors import SettingsError
 from player.server.app_keys import failure
 
-MAX_CONNECTIONS, MAX_PER_ADDRESS = 512, 128
+MAX_CONNECTIONS = 512
+MAX_PER_ADDRESS = 128
 """Connections that are open at once, from their first packet on, in all and of one address."""
 ASK_SECONDS = 10.0
 """Time from a connection's beginning to the end of its first request's headers, the handshake of TLS included."""
@@ -48,13 +49,17 @@ class Connections:
         """Return the number of connections, those included whose handshake is under way."""
         return len(self._open)
 
-    async def listen(self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
+    async def listen(
+        self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> tuple[str, int]:
         """Accept connections for a runner that is set up; return address and port. Raises SettingsError for a busy port."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+            raise SettingsError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            ) from None
         self._socket.setblocking(False)  # noqa: FBT003 (as the library has it)
         self._accepting = asyncio.create_task(self._accept(self._socket, runner, tls))
         address, taken = self._socket.getsockname()[:2]
@@ -65,12 +70,14 @@ class Connections:
         """Keep a request's connection while it is answered."""
         connection = self._of.get(request.protocol)
         if connection is not None:
-            connection.has_asked, connection.is_busy = True, True
+            connection.has_asked = True
+            connection.is_busy = True
         try:
             yield
         finally:
             if connection is not None:
-                connection.is_busy, connection.since = False, time.monotonic()
+                connection.is_busy = False
+                connection.since = time.monotonic()
 
     def close(self) -> None:
         """Accept no more."""
@@ -79,21 +86,30 @@ class Connections:
         if self._socket is not None:
             self._socket.close()
 
-    def complain(self, request: BaseRequest, status: int, error: BaseException | None) -> web.StreamResponse:
+    def complain(
+        self, request: BaseRequest, status: int, error: BaseException | None
+    ) -> web.StreamResponse:
         """Answer a request that is none; one line of the log is for all that come within a while."""
         self._unlogged += 1
         if time.monotonic() - self._logged >= LOG_SECONDS:
             logger.info(
-                "%d requests that are not HTTP, the last of %s: %s", self._unlogged, request.remote, type(error).__name__
+                "%d requests that are not HTTP, the last of %s: %s",
+                self._unlogged,
+                request.remote,
+                type(error).__name__,
             )
-            self._logged, self._unlogged = time.monotonic(), 0
+            self._logged = time.monotonic()
+            self._unlogged = 0
         code = HTTPStatus.BAD_REQUEST if status == HTTPStatus.INTERNAL_SERVER_ERROR else status
         response = failure(code, "the request is not HTTP", self._headers)
         response.force_close()
         return response
 
-    async def _accept(self, listener: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None) -> None:
-        events, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    async def _accept(
+        self, listener: socket.socket, runner: web.AppRunner, tls: ssl.SSLContext | None
+    ) -> None:
+        events = asyncio.get_running_loop()
+        tasks = set[asyncio.Task[None]]()
         try:
             while True:
                 try:
@@ -114,9 +130,12 @@ class Connections:
             for task in tasks:
                 task.cancel()
 
-    async def _begin(self, connection: "_Connection", runner: web.AppRunner, tls: ssl.SSLContext | None) -> None:
+    async def _begin(
+        self, connection: "_Connection", runner: web.AppRunner, tls: ssl.SSLContext | None
+    ) -> None:
         """Hand a connection to the application, after the handshake of TLS if there is one."""
-        events, server = asyncio.get_running_loop(), runner.server
+        events = asyncio.get_running_loop()
+        server = runner.server
         assert server is not None  # it is set up
         silence = events.call_later(ASK_SECONDS, connection.end_silence)
 
@@ -136,7 +155,9 @@ class Connections:
 
         try:
             seconds = ASK_SECONDS if tls else None
-            await events.connect_accepted_socket(make, connection.socket, ssl=tls, ssl_handshake_timeout=seconds)
+            await events.connect_accepted_socket(
+                make, connection.socket, ssl=tls, ssl_handshake_timeout=seconds
+            )
         except (OSError, asyncio.CancelledError):  # among them what goes wrong in a handshake
             end()
             connection.socket.close()
@@ -150,7 +171,11 @@ class Connections:
             greedy = max(counts, key=counts.__getitem__, default=None)
         else:
             return True
-        theirs = [connection for connection in self._open if connection.address == greedy and not connection.is_busy]
+        theirs = [
+            connection
+            for connection in self._open
+            if connection.address == greedy and not connection.is_busy
+        ]
         if not theirs:
             return False
         oldest = min(theirs, key=lambda connection: connection.since)
@@ -163,7 +188,8 @@ class _Connection:
     """A connection, from the time at which it is accepted."""
 
     def __init__(self, address: str, accepted: socket.socket) -> None:
-        self.address, self.socket = address, accepted
+        self.address = address
+        self.socket = accepted
         self.since = time.monotonic()
         """When it began to be at rest."""
         self.has_asked = self.is_busy = False
@@ -196,7 +222,8 @@ class _Handler(RequestHandler):
         **options: object,
     ) -> None:
         super().__init__(server, **options)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        self._complain, self._end = complain, end
+        self._complain = complain
+        self._end = end
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take note of the end."""
@@ -204,7 +231,11 @@ class _Handler(RequestHandler):
         super().connection_lost(exc)
 
     def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that cannot be read."""
         del message  # it may quote the request

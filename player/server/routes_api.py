@@ -12,7 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from player.playback.channel import Channel
 from player.playback.playout import Playout
-from player.server.app_keys import CHANNELS, CLIP, METRICS, SESSIONS, channel_of, failure, session_of
+from player.server.app_keys import (
+    CHANNELS,
+    CLIP,
+    METRICS,
+    SESSIONS,
+    channel_of,
+    failure,
+    session_of,
+)
 from player.server.auth import MAY_CONTROL
 from player.server.controls import REPORTED, ControlError, Controls, object_of, report_of
 from player.server.routes_whep import body_of, refusal
@@ -54,7 +62,9 @@ async def thumbnail(request: web.Request) -> web.Response:
     found = channel_of(request, channel_of(request).items[0].name).thumbnail
     if found is None:
         return failure(HTTPStatus.SERVICE_UNAVAILABLE, "not decoded yet", {"Retry-After": "1"})
-    return web.Response(body=found, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"})
+    return web.Response(
+        body=found, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"}
+    )
 
 
 @routes.get("/api/sessions/{session}")
@@ -68,7 +78,8 @@ async def control_session(request: web.Request) -> web.Response:
     """Carry out a viewer's wishes: what to watch, and what to do with its timeline."""
     body = await _json(request)
     session = session_of(request)  # he may have left while the body came
-    clip, private = body.pop("clip", session.channel.name), body.pop("private", session.is_private)
+    clip = body.pop("clip", session.channel.name)
+    private = body.pop("private", session.is_private)
     if not isinstance(clip, str) or not isinstance(private, bool):
         raise ControlError("clip must be a name, private true or false")
     channel = channel_of(request, clip)
@@ -106,7 +117,9 @@ async def readyz(request: web.Request) -> web.Response:
     if request.app[SESSIONS].draining:
         return failure(HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to stop")
     if not any(channel.shared.is_ready for channel in request.app[CHANNELS].values()):
-        return failure(HTTPStatus.SERVICE_UNAVAILABLE, "no frame has been decoded yet", {"Retry-After": "1"})
+        return failure(
+            HTTPStatus.SERVICE_UNAVAILABLE, "no frame has been decoded yet", {"Retry-After": "1"}
+        )
     return web.json_response({"status": "ready"})
 
 
@@ -116,22 +129,30 @@ async def metrics(request: web.Request) -> web.Response:
     await asyncio.gather(*(session.poll_stats() for session in request.app[SESSIONS].all))
     for channel in request.app[CHANNELS].values():
         _gauge(channel, request.app[SESSIONS].all)
-    return web.Response(body=request.app[METRICS].text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(
+        body=request.app[METRICS].text(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
 
 
 def _gauge(channel: Channel, sessions: Iterable[Session]) -> None:
     """Measure what is not counted as it happens."""
-    counts, figures = channel.counts, [stream.figures for stream in channel.streams]
+    counts = channel.counts
+    figures = [stream.figures for stream in channel.streams]
     watching = [session for session in sessions if session.channel is channel]
     counts.viewers.set(sum(each.viewers for each in figures))
     counts.ahead.set(sum(each.ahead for each in figures))
     counts.damaged.set(max(each.damaged for each in figures))
-    told = {key: [value for s in watching if (value := s.report.get(key)) is not None] for key in REPORTED}
+    told = {
+        key: [value for s in watching if (value := s.report.get(key)) is not None]
+        for key in REPORTED
+    }
     counts.received_fps.set(min(told["received_fps"], default=0))
     counts.presented_fps.set(min(told["presented_fps"], default=0))
     counts.freezes.set(sum(told["freezes"]))
     counts.latency_seconds.set(max(told["latency_ms"], default=0) / 1000)
-    counts.rtt_seconds.set(mean([s.rtt_seconds for s in watching if s.rtt_seconds is not None] or [0]))
+    counts.rtt_seconds.set(
+        mean([s.rtt_seconds for s in watching if s.rtt_seconds is not None] or [0])
+    )
     counts.loss.set(mean([s.loss for s in watching if s.loss is not None] or [0]))
 
 
@@ -146,7 +167,10 @@ async def _json(request: web.Request) -> dict[str, object]:
 
 
 def _watch_only() -> web.Response:
-    return failure(HTTPStatus.FORBIDDEN, "this token lets one watch; what others watch too is not yours to control")
+    return failure(
+        HTTPStatus.FORBIDDEN,
+        "this token lets one watch; what others watch too is not yours to control",
+    )
 
 
 def _describe(channel: Channel) -> Mapping[str, object]:
@@ -169,7 +193,8 @@ def _describe(channel: Channel) -> Mapping[str, object]:
 
 async def _state_of(request: web.Request, session: Session) -> web.Response:
     await session.poll_stats()
-    viewer, sessions = session.viewer, request.app[SESSIONS]
+    viewer = session.viewer
+    sessions = request.app[SESSIONS]
     return web.json_response(
         {
             **_state(session.channel, session.stream),

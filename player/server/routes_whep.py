@@ -14,7 +14,8 @@ from player.server.app_keys import CLIP, METRICS, SESSIONS, channel_of, failure,
 from player.server.auth import MAY_CONTROL
 from player.server.sessions import CounterOfferError, RefusedError
 
-SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
+SDP = "application/sdp"
+FRAGMENT = "application/trickle-ice-sdpfrag"
 BODY_SECONDS = 10.0
 """Time for a body to arrive."""
 NOT_TEXT = (LookupError, UnicodeDecodeError)
@@ -51,7 +52,9 @@ async def watch(request: web.Request) -> web.Response:
     """Answer a viewer's offer; with `?private=1` he gets a timeline of his own."""
     channel = channel_of(request)
     if request.content_type != SDP:
-        return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the offer must be {SDP}", {"Accept-Post": SDP})
+        return failure(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the offer must be {SDP}", {"Accept-Post": SDP}
+        )
     outcomes = request.app[METRICS].sessions
     try:
         name, answer = await request.app[SESSIONS].open(
@@ -65,14 +68,18 @@ async def watch(request: web.Request) -> web.Response:
         outcomes.labels(str(error.status.value)).inc()
         return refusal(error)
     except CounterOfferError as error:
-        status, name, answer = HTTPStatus.NOT_ACCEPTABLE, error.name, error.offer
+        status = HTTPStatus.NOT_ACCEPTABLE
+        name = error.name
+        answer = error.offer
     else:
         status = HTTPStatus.CREATED
     outcomes.labels(str(status.value)).inc()
     # A player that knows the address alone has its token there.
     query = f"?token={quote(token, safe='')}" if (token := request.query.get("token")) else ""
     location = f"{request.rel_url.raw_path}/{name}{query}"
-    headers = _with_links(request, [("Content-Type", SDP), ("Location", location), ("Accept-Patch", FRAGMENT)])
+    headers = _with_links(
+        request, [("Content-Type", SDP), ("Location", location), ("Accept-Patch", FRAGMENT)]
+    )
     return web.Response(status=status, body=answer.encode(), headers=headers)
 
 
@@ -87,13 +94,21 @@ async def trickle(request: web.Request) -> web.Response:
             return refusal(error)
         return web.Response(status=HTTPStatus.NO_CONTENT)
     if request.content_type != FRAGMENT:
-        return failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the fragment must be {FRAGMENT}", {"Accept-Patch": FRAGMENT})
+        return failure(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the fragment must be {FRAGMENT}",
+            {"Accept-Patch": FRAGMENT},
+        )
     fragment = await body_of(request)
     session = session_of(request)
     try:
-        session.candidates += await add_candidates(session.connection, fragment, most=MAX_CANDIDATES - session.candidates)
+        session.candidates += await add_candidates(
+            session.connection, fragment, most=MAX_CANDIDATES - session.candidates
+        )
     except RestartError:
-        return failure(HTTPStatus.UNPROCESSABLE_ENTITY, "ICE cannot be restarted: make a new session")
+        return failure(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "ICE cannot be restarted: make a new session"
+        )
     except ValueError as error:
         return failure(HTTPStatus.BAD_REQUEST, str(error))
     return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -117,7 +132,9 @@ async def body_of(request: web.Request) -> str:
     except NOT_TEXT:
         raise web.HTTPBadRequest(reason="the body is not text") from None
     except (web.RequestPayloadError, ClientError, ConnectionError):
-        raise web.HTTPBadRequest(reason="the body is not what its headers say, or breaks off") from None
+        raise web.HTTPBadRequest(
+            reason="the body is not what its headers say, or breaks off"
+        ) from None
 
 
 def refusal(error: RefusedError) -> web.Response:

@@ -30,7 +30,8 @@ LOOK_SECONDS = 5.0
 """Time between two looks at whether a viewer is still there."""
 RETRY_SECONDS = 10
 """When to try again where there is no room."""
-MAX_MOVES, MOVES_SECONDS = 8, 10.0
+MAX_MOVES = 8
+MOVES_SECONDS = 10.0
 """Changes to another timeline that a viewer may make in a time."""
 LOSS_UNIT = 256
 """What RTCP counts a loss in (RFC 3550, section 6.4.1)."""
@@ -45,15 +46,20 @@ class CounterOfferError(Exception):
 
     def __init__(self, name: str, offer: str) -> None:
         super().__init__("the offer has no codec in common with ours")
-        self.name, self.offer = name, offer
+        self.name = name
+        self.offer = offer
 
 
 class RefusedError(Exception):
     """An offer or a wish is not taken."""
 
-    def __init__(self, status: HTTPStatus, reason: str, *, retry_seconds: int | None = None) -> None:
+    def __init__(
+        self, status: HTTPStatus, reason: str, *, retry_seconds: int | None = None
+    ) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.retry_seconds = status, reason, retry_seconds
+        self.status = status
+        self.reason = reason
+        self.retry_seconds = retry_seconds
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,19 @@ class Session:
             return
         for entry in (await self.sender.getStats()).values():
             if entry.type == "remote-inbound-rtp":
-                self.rtt_seconds, self.loss = entry.roundTripTime, entry.fractionLost / LOSS_UNIT
+                self.rtt_seconds = entry.roundTripTime
+                self.loss = entry.fractionLost / LOSS_UNIT
                 if entry.timestamp != self.reported:
-                    self.reported, self.heard = entry.timestamp, time.monotonic()
+                    self.reported = entry.timestamp
+                    self.heard = time.monotonic()
 
 
 class Sessions:
     """All viewers of a server."""
 
     def __init__(self, limits: Limits | None = None, ice: Ice | None = None) -> None:
-        self.limits, self.ice = limits or Limits(), ice or Ice()
+        self.limits = limits or Limits()
+        self.ice = ice or Ice()
         self.draining = False
         """Whether no new viewer is let in."""
         self.emptied = asyncio.Event()
@@ -145,10 +154,20 @@ class Sessions:
     @property
     def private_left(self) -> int:
         """Number of private timelines that are still to be had."""
-        return self.limits.private - sum(session.is_private for session in self._sessions.values()) - len(self._closing)
+        return (
+            self.limits.private
+            - sum(session.is_private for session in self._sessions.values())
+            - len(self._closing)
+        )
 
     async def open(
-        self, offer: str, channel: Channel, *, address: str, may_control: bool = True, private: bool = False
+        self,
+        offer: str,
+        channel: Channel,
+        *,
+        address: str,
+        may_control: bool = True,
+        private: bool = False,
     ) -> tuple[str, str]:
         """Return the session's name and the answer to an offer (SDP).
 
@@ -159,18 +178,24 @@ class Sessions:
             parsed = Offer.parse(offer)
         except DescriptionError as error:
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
-        open_session = partial(self._open, channel, address=address, may_control=may_control, private=private)
+        open_session = partial(
+            self._open, channel, address=address, may_control=may_control, private=private
+        )
         try:
             choice = parsed.choices()[0]
         except UnacceptableError as error:
-            name, counter = await self._guarded(open_session(viewer=ViewerTrack("H264"), negotiate=_offer_all))
+            name, counter = await self._guarded(
+                open_session(viewer=ViewerTrack("H264"), negotiate=_offer_all)
+            )
             raise CounterOfferError(name, with_information(counter, str(error))) from None
         viewer = ViewerTrack(choice.codec)
         viewer.payload_type = choice.format.number
 
         async def negotiate(session: Session) -> str:
             session.sender = add_viewer(session.connection, viewer).sender
-            return parsed.answer(await _answer(session.connection, parsed.for_aiortc(choice)), choice)
+            return parsed.answer(
+                await _answer(session.connection, parsed.for_aiortc(choice)), choice
+            )
 
         return await self._guarded(open_session(viewer=viewer, negotiate=negotiate))
 
@@ -182,8 +207,11 @@ class Sessions:
             parsed = Offer.parse(answer)
             choice = parsed.choices()[0]
         except DescriptionError as error:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, str(error).replace("offer", "answer")) from None
-        session.viewer.codec, session.viewer.payload_type = choice.codec, choice.format.number
+            raise RefusedError(
+                HTTPStatus.BAD_REQUEST, str(error).replace("offer", "answer")
+            ) from None
+        session.viewer.codec = choice.codec
+        session.viewer.payload_type = choice.format.number
         description = RTCSessionDescription(parsed.for_aiortc(choice), "answer")
         await self._guarded(session.connection.setRemoteDescription(description))
 
@@ -202,8 +230,15 @@ class Sessions:
             raise _full("the server is about to stop")
         if len(self._sessions) >= self.limits.viewers:
             raise _full("too many viewers")
-        if Counter(session.address for session in self._sessions.values())[address] >= self.limits.per_address:
-            raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too many viewers from this address", retry_seconds=RETRY_SECONDS)
+        if (
+            Counter(session.address for session in self._sessions.values())[address]
+            >= self.limits.per_address
+        ):
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too many viewers from this address",
+                retry_seconds=RETRY_SECONDS,
+            )
         if private and self.private_left <= 0:
             raise _full("no private timeline is left")
 
@@ -234,14 +269,22 @@ class Sessions:
         connection = RTCPeerConnection(self.ice.configuration)
         stream = self._take_private(channel) if private else channel.shared
         name = secrets.token_urlsafe(16)
-        session = self._sessions[name] = Session(connection, viewer, channel, stream, address, may_control)
+        session = self._sessions[name] = Session(
+            connection, viewer, channel, stream, address, may_control
+        )
         self.emptied.clear()
 
         @connection.on("connectionstatechange")
         async def _changed() -> None:
             # He may have left between the change and this call.
             if connection.connectionState == "connected" and name in self._sessions:
-                logger.info("viewer %s of %s joined (%s, %d in all)", address, session.channel.name, viewer.codec, len(self))
+                logger.info(
+                    "viewer %s of %s joined (%s, %d in all)",
+                    address,
+                    session.channel.name,
+                    viewer.codec,
+                    len(self),
+                )
                 session.stream.join(viewer)
             elif connection.connectionState in ("failed", "closed"):
                 await self.close(name)
@@ -261,16 +304,21 @@ class Sessions:
             return
         now = time.monotonic()
         if len(session.moves) == MAX_MOVES and now - session.moves[0] < MOVES_SECONDS:
-            raise RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS))
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS)
+            )
         if private and not session.is_private and self.private_left <= 0:
             raise _full("no private timeline is left")
-        before, before_channel, was_private = session.stream, session.channel, session.is_private
+        before = session.stream
+        before_channel = session.channel
+        was_private = session.is_private
         if was_private:
             self._discard(before_channel, before)  # first, so that what it takes can be used again
         stream = self._take_private(channel) if private else channel.shared
         session.moves.append(now)
         before.leave(session.viewer)
-        session.channel, session.stream = channel, stream
+        session.channel = channel
+        session.stream = stream
         if session.connection.connectionState == "connected":
             session.stream.join(session.viewer)
 
@@ -281,7 +329,9 @@ class Sessions:
             return False
         if not self._sessions:
             self.emptied.set()
-        logger.info("viewer %s of %s left (%d remain)", session.address, session.channel.name, len(self))
+        logger.info(
+            "viewer %s of %s left (%d remain)", session.address, session.channel.name, len(self)
+        )
         if session.attendant is not None and session.attendant is not asyncio.current_task():
             session.attendant.cancel()
         session.stream.leave(session.viewer)
@@ -293,7 +343,9 @@ class Sessions:
 
     async def close_all(self) -> None:
         """End all sessions."""
-        await asyncio.gather(*(self.close(name) for name in list(self._sessions)), return_exceptions=True)
+        await asyncio.gather(
+            *(self.close(name) for name in list(self._sessions)), return_exceptions=True
+        )
         for _, stream in self._spare:
             self._end(stream)
         self._spare.clear()

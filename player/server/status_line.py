@@ -18,14 +18,19 @@ def describe(streams: Iterable[Playout], reports: Sequence[dict[str, float | Non
     watched = [(stream, stream.figures) for stream in streams if stream.viewers]
     if not watched:
         return "no viewers"
-    slowest, decode = min(watched, key=lambda pair: pair[1].decode_fps / pair[0].item.clip.header.rate)
+    slowest, decode = min(
+        watched, key=lambda pair: pair[1].decode_fps / pair[0].item.clip.header.rate
+    )
     multiple = decode.decode_fps / float(slowest.item.clip.header.rate)
     encode = min((figures for _, figures in watched), key=lambda figures: figures.encode_fps)
     parts = [
         f"decode {decode.decode_fps:.1f} fps ({multiple:.1f}x)",
         f"encode {encode.encode_fps:.1f} fps {encode.encode_ms:.1f} ms",
         f"sent {min(figures.sent_fps for _, figures in watched):.1f}",
-        *(_worst(name, key, reports) for name, key in (("received", "received_fps"), ("presented", "presented_fps"))),
+        *(
+            _worst(name, key, reports)
+            for name, key in (("received", "received_fps"), ("presented", "presented_fps"))
+        ),
         f"{sum(figures.bitrate for _, figures in watched) / 1e6:.1f} Mb/s",
         f"viewers {sum(figures.viewers for _, figures in watched)}",
     ]

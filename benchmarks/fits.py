@@ -18,15 +18,31 @@ from encoder.segmentation.plan import Plan, make_plan
 
 
 def encoder(
-    video: Frames, preset: Preset, compression: Compression, *, plan: Plan | None = None, **options: Any
+    video: Frames,
+    preset: Preset,
+    compression: Compression,
+    *,
+    plan: Plan | None = None,
+    **options: Any,
 ) -> SegmentEncoder:
     """Return an encoder of one segment, unless there is a plan."""
     plan = plan or make_plan(video, preset, segment_frames=SEGMENT_FRAMES, key_interval=1)
     device = torch.device("cpu")
-    return SegmentEncoder(video, preset, compression, plan=plan, device=device, settings="", keep_states=True, **options)
+    return SegmentEncoder(
+        video,
+        preset,
+        compression,
+        plan=plan,
+        device=device,
+        settings="",
+        keep_states=True,
+        **options,
+    )
 
 
-def fit(video: Video, preset: Preset, limit: Budget, compression: Compression, seed: int = 0) -> tuple[SegmentEncoder, Point]:
+def fit(
+    video: Video, preset: Preset, limit: Budget, compression: Compression, seed: int = 0
+) -> tuple[SegmentEncoder, Point]:
     """Fit and write a clip; return the encoder and what was measured of the file."""
     made = encoder(video, preset, compression, seed=seed)
     for _ in made.run(limit):

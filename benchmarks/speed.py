@@ -66,7 +66,11 @@ def speed(video: Video, _: int) -> Iterator[Point]:
         seconds = EPOCHS * _epoch_seconds(video, preset, size)
         made = {"against": preset, "against_size": size}
         yield made | {"preset": preset, "fit_seconds": seconds} | measure(Clip.parse(data), video)
-        wish = Compression(file_bytes=round(MARGIN * len(data))) if len(data) < SMALL_BYTES else Compression()
+        wish = (
+            Compression(file_bytes=round(MARGIN * len(data)))
+            if len(data) < SMALL_BYTES
+            else Compression()
+        )
         for speedup in speedups:
             segment_encoder._topology.cache_clear()  # noqa: SLF001 (each traces its network, as a new process would)
             began = time.perf_counter()
@@ -79,7 +83,10 @@ def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
     """Return the clip of a paper's recipe, which is fitted if it has not been."""
     path = FOLDER / f"{preset}-{size}-{video.size[0]}x{video.size[1]}.nerv"
     if not path.exists():
-        data = _fitted(encoder(video, PRESETS[preset], Compression(bits=BITS), size=size), Budget(epochs=EPOCHS))
+        data = _fitted(
+            encoder(video, PRESETS[preset], Compression(bits=BITS), size=size),
+            Budget(epochs=EPOCHS),
+        )
         FOLDER.mkdir(exist_ok=True)
         path.write_bytes(data)
     return path.read_bytes()
@@ -87,8 +94,14 @@ def _baseline(video: Video, preset: str, size: SizeName) -> bytes:
 
 def _epoch_seconds(video: Video, preset: str, size: SizeName) -> float:
     made = encoder(video, PRESETS[preset], Compression(bits=BITS), size=size)
-    with patch("encoder.training.trainer.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
-        times = [time.perf_counter() for step in made.run(Budget(epochs=TIMED_EPOCHS)) if step.finished is None]
+    with patch(
+        "encoder.training.trainer.QUIET_SECONDS", inf
+    ):  # it would also tell how far it is within an epoch
+        times = [
+            time.perf_counter()
+            for step in made.run(Budget(epochs=TIMED_EPOCHS))
+            if step.finished is None
+        ]
     return median(np.diff(times).tolist())
 
 
@@ -102,7 +115,11 @@ def lengths(video: Video, _: int) -> Iterator[Point]:
     """Yield the time that a frame takes in the fit of videos of several lengths, which repeat one, and the memory."""
     for frames in LENGTHS:
         ran = _run(video, frames, LENGTH_EPOCHS)
-        made = {"frames": frames, "prepared_seconds": ran.seconds - ran.fit_seconds, "peak_megabytes": ran.megabytes}
+        made = {
+            "frames": frames,
+            "prepared_seconds": ran.seconds - ran.fit_seconds,
+            "peak_megabytes": ran.megabytes,
+        }
         yield made | {"milliseconds_per_frame": 1000 * ran.fit_seconds / frames}
 
 
@@ -110,7 +127,11 @@ def workers(video: Video, _: int) -> Iterator[Point]:
     """Yield the time of one worker and of two, of a thread each."""
     for count in (1, 2):
         ran = _run(video, WORKERS_FRAMES, WORKERS_EPOCHS, "--workers", str(count), "--threads", "1")
-        yield {"workers": count, "fit_seconds": ran.fit_seconds, "prepared_seconds": ran.seconds - ran.fit_seconds}
+        yield {
+            "workers": count,
+            "fit_seconds": ran.fit_seconds,
+            "prepared_seconds": ran.seconds - ran.fit_seconds,
+        }
 
 
 def large(_: Video, __: int) -> Iterator[Point]:
@@ -130,7 +151,11 @@ def film(_: Video, __: int) -> Iterator[Point]:
         runs = tuple(range(index, index + 1) for index in range(segments))
         plan = Plan(runs=runs, keys=keys, hardness=(1.0,) * segments)
         shares = [sum(plan.shares[number] for number in group) for group in plan.groups]
-        yield {"key_interval": interval, "workers": count, "segment_times": segments * makespan(shares, count)}
+        yield {
+            "key_interval": interval,
+            "workers": count,
+            "segment_times": segments * makespan(shares, count),
+        }
 
 
 @dataclass
@@ -149,12 +174,32 @@ def _run(video: Video, frames: int, epochs: int, *options: str) -> _Ran:
     """Fit a file that repeats a video."""
     codec = find_codec("x264")
     repeated = replace(video, frames=video.frames[np.arange(frames) % video.count])
-    lengths = ["--segment-frames", str(SEGMENT_FRAMES), "--key-interval", "1", "--epochs", str(epochs)]
+    lengths = [
+        "--segment-frames",
+        str(SEGMENT_FRAMES),
+        "--key-interval",
+        "1",
+        "--epochs",
+        str(epochs),
+    ]
     with TemporaryDirectory() as folder:
         path, log = Path(folder, f"video.{codec.form}"), Path(folder, "log")
         path.write_bytes(anchors.encode(repeated, codec, SOURCE_FACTOR))
-        command = [sys.executable, "-m", "encoder", "fit", str(path), "--resize", "source", *lengths, *options]
-        with log.open("w") as stderr, subprocess.Popen([*command, "-o", f"{folder}/clip.nerv"], stderr=stderr) as process:  # noqa: S603 (our own command)
+        command = [
+            sys.executable,
+            "-m",
+            "encoder",
+            "fit",
+            str(path),
+            "--resize",
+            "source",
+            *lengths,
+            *options,
+        ]
+        with (
+            log.open("w") as stderr,
+            subprocess.Popen([*command, "-o", f"{folder}/clip.nerv"], stderr=stderr) as process,
+        ):  # noqa: S603 (our own command)
             return _watched(process, log)
 
 
@@ -164,7 +209,12 @@ def _watched(process: subprocess.Popen[bytes], log: Path) -> _Ran:
     while process.poll() is None:
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{process.pid}/status").read_text()
-            ran.megabytes = max([ran.megabytes, *(int(found) / 1024 for found in re.findall(r"VmHWM:\s+(\d+)", status))])
+            ran.megabytes = max(
+                [
+                    ran.megabytes,
+                    *(int(found) / 1024 for found in re.findall(r"VmHWM:\s+(\d+)", status)),
+                ]
+            )
         text = log.read_text()
         if not began and "frames of" in text:
             began = time.perf_counter()

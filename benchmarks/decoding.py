@@ -63,11 +63,19 @@ def decoding(_: Video, __: int) -> Iterator[Point]:
             pass
         clip = Clip.parse(bytes(made.clip()))
         with contextlib.ExitStack() as stack:
-            engines = {engine: stack.enter_context(contextlib.closing(_engine(clip, engine))) for engine in ENGINES}
+            engines = {
+                engine: stack.enter_context(contextlib.closing(_engine(clip, engine)))
+                for engine in ENGINES
+            }
             decoders = {"PyTorch": _eager(made, clip), "ONNX Runtime": _plain(clip)}
             decoders |= {engine: _batch(opened) for engine, opened in engines.items()}
             for decoder, fps in _race(decoders).items():
-                yield {"preset": name, "size": size, "frame": "x".join(map(str, frame_size)), "decoder": decoder} | fps
+                yield {
+                    "preset": name,
+                    "size": size,
+                    "frame": "x".join(map(str, frame_size)),
+                    "decoder": decoder,
+                } | fps
 
 
 def integers(video: Video, seconds: int) -> Iterator[Point]:
@@ -77,16 +85,25 @@ def integers(video: Video, seconds: int) -> Iterator[Point]:
         pass
     clip = Clip.parse(bytes(made.clip()))
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        quantiser = Int8Calibrator(build_graph(SegmentModels(clip), 0, pixels="rgb"), video.frames, Path(folder))
+        quantiser = Int8Calibrator(
+            build_graph(SegmentModels(clip), 0, pixels="rgb"), video.frames, Path(folder)
+        )
         found = quantiser.choose()
         decoders: dict[str, Decode] = {}
         for name in ENGINES:
             decoders[name] = _batch(stack.enter_context(contextlib.closing(_engine(clip, name))))
             with patch(
-                "export.engines.base.build_graph", lambda *a, **k: quantiser.apply(build_graph(*a, **k), found.convolutions)
+                "export.engines.base.build_graph",
+                lambda *a, **k: quantiser.apply(build_graph(*a, **k), found.convolutions),
             ):
-                decoders[f"{name}, integers"] = _batch(stack.enter_context(contextlib.closing(_engine(clip, name))))
-        lost = {"loss_db": found.loss_db, "share": found.share, "loss_of_all_db": found.loss_of_all_db}
+                decoders[f"{name}, integers"] = _batch(
+                    stack.enter_context(contextlib.closing(_engine(clip, name)))
+                )
+        lost = {
+            "loss_db": found.loss_db,
+            "share": found.share,
+            "loss_of_all_db": found.loss_of_all_db,
+        }
         for decoder, fps in _race(decoders).items():
             yield {"decoder": decoder} | fps | lost
 
@@ -117,7 +134,9 @@ def _eager(made: SegmentEncoder, clip: Clip) -> Decode:
     network = made.network(0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = SegmentModels(clip).weights(0).values()
     names = [name for name, _ in network.named_parameters()]
-    network.load_state_dict({name: torch.from_numpy(x) for name, x in zip(names, weights, strict=True)}, strict=False)
+    network.load_state_dict(
+        {name: torch.from_numpy(x) for name, x in zip(names, weights, strict=True)}, strict=False
+    )
     network.eval()
     height, width = clip.header.even_size
     luma, chroma = (torch.tensor(rows)[:, :, None, None] for rows in ([LUMA], CHROMA))
@@ -125,12 +144,22 @@ def _eager(made: SegmentEncoder, clip: Clip) -> Decode:
 
     def planes(rgb: Tensor) -> Tensor:
         y = torch.nn.functional.conv2d(rgb, luma) + LUMA_OFFSET
-        uv = torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(rgb, 2), chroma) + CHROMA_OFFSET
-        return torch.cat([y.reshape(BATCH, height, width), uv.reshape(BATCH, height // 2, width)], 1)
+        uv = (
+            torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(rgb, 2), chroma)
+            + CHROMA_OFFSET
+        )
+        return torch.cat(
+            [y.reshape(BATCH, height, width), uv.reshape(BATCH, height // 2, width)], 1
+        )
 
     def decode() -> object:
         with torch.inference_mode():
-            return planes(network(times)[:, :, :height, :width].clamp(0, 1)).round().to(torch.uint8).numpy()
+            return (
+                planes(network(times)[:, :, :height, :width].clamp(0, 1))
+                .round()
+                .to(torch.uint8)
+                .numpy()
+            )
 
     return decode
 
@@ -148,4 +177,7 @@ def _race(decoders: Mapping[str, Decode]) -> dict[str, Point]:
                 decode()
                 batches += 1
             found[name].append(batches * BATCH / seconds)
-    return {name: {"fps": median(fps), "slowest": min(fps), "fastest": max(fps)} for name, fps in found.items()}
+    return {
+        name: {"fps": median(fps), "slowest": min(fps), "fastest": max(fps)}
+        for name, fps in found.items()
+    }

@@ -1,10 +1,10 @@
-"""Measure what docs/ablations.md shows.
+"""Measure what docs/explanation/ablations.md shows.
 
-`python docs/ablations.py pace CLIP` times epochs of each choice, in turns with the preset's; then
-`python docs/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as one core has time for. So
+`python benchmarks/ablations.py pace CLIP` times epochs of each choice, in turns with the preset's; then
+`python benchmarks/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as one core has time for. So
 fits may run beside other work, and the machine's noise cannot be taken for a choice's gain. A choice that has lost much in a
 shorter fit is left out of longer ones, and more seeds than the first are for those that are close. What
-docs/ablations-CLIP.json has is not measured again; `python docs/ablations.py table` prints the table made of it.
+docs/ablations-CLIP.json has is not measured again; `python benchmarks/ablations.py table` prints the table made of it.
 """
 
 import argparse
@@ -73,11 +73,16 @@ class Measured:
             if name in self.paces:
                 continue
             seconds: list[list[float]] = []
-            with patch("encoder.training.trainer.QUIET_SECONDS", inf):  # it would also tell how far it is within an epoch
+            with patch(
+                "encoder.training.trainer.QUIET_SECONDS", inf
+            ):  # it would also tell how far it is within an epoch
                 own = encoder(video, FAST, wish)
                 with choice.made():
                     other = encoder(video, choice.preset, wish)
-                turns = (Choice(), own.run(Budget(epochs=PAIRS))), (choice, other.run(Budget(epochs=PAIRS)))
+                turns = (
+                    (Choice(), own.run(Budget(epochs=PAIRS))),
+                    (choice, other.run(Budget(epochs=PAIRS))),
+                )
                 for _ in range(PAIRS):
                     pair: list[float] = []
                     for each, steps in turns:
@@ -102,7 +107,9 @@ class Measured:
             if only and name not in (OWN, *only):
                 continue
             key = {"choice": name, "seconds": seconds, "seed": seed}
-            if any(key.items() <= point.items() for point in self.points) or not self._is_open(name, seconds, seed):
+            if any(key.items() <= point.items() for point in self.points) or not self._is_open(
+                name, seconds, seed
+            ):
                 continue
             before, epoch = self.preset_seconds
             left = seconds - before - self.starts[name]
@@ -110,13 +117,21 @@ class Measured:
             if epochs < 1:
                 continue
             with choice.made():
-                self.points.append(key | {"epochs": epochs} | fit(video, choice.preset, Budget(epochs=epochs), wish, seed)[1])
+                self.points.append(
+                    key
+                    | {"epochs": epochs}
+                    | fit(video, choice.preset, Budget(epochs=epochs), wish, seed)[1]
+                )
             print(self.points[-1], flush=True)
             self.save()
 
     def _is_open(self, name: str, seconds: int, seed: int) -> bool:
         """Whether it is still to be seen what a choice is worth."""
-        first = {(point["choice"], point["seconds"]): point["psnr_db"] for point in self.points if point["seed"] == 0}
+        first = {
+            (point["choice"], point["seconds"]): point["psnr_db"]
+            for point in self.points
+            if point["seed"] == 0
+        }
         if name == OWN:
             return True
         if seed:
@@ -127,14 +142,21 @@ class Measured:
 
 def table() -> str:
     """Return, in Markdown, the PSNR of the preset and by how much it changes with each other choice."""
-    found: dict[tuple[str, int], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    found: dict[tuple[str, int], dict[str, dict[int, float]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     for clip in CLIPS:
         for point in Measured.load(clip).points:
             found[clip, point["seconds"]][point["choice"]][point["seed"]] = point["psnr_db"]
     columns = sorted(found)
-    lines = ["| | " + " | ".join(f"{clip}, {seconds} s" for clip, seconds in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = [
+        "| | " + " | ".join(f"{clip}, {seconds} s" for clip, seconds in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for name, _ in choices():
-        cells = [_cell(found[column][OWN], found[column][name], is_own=name == OWN) for column in columns]
+        cells = [
+            _cell(found[column][OWN], found[column][name], is_own=name == OWN) for column in columns
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -155,11 +177,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("pace", "fit", "table"))
     parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
-    parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
+    parser.add_argument(
+        "--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)"
+    )
     parser.add_argument("--seconds", type=int, default=60, help="time for each fit (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
     names = [name for name, _ in choices()]
-    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="CHOICE", help="choices to fit (default: all)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=names,
+        metavar="CHOICE",
+        help="choices to fit (default: all)",
+    )
     args = parser.parse_args()
     if args.what == "table":
         print(table())

@@ -38,7 +38,9 @@ def interpolation(video: Video, seconds: int) -> Iterator[Point]:
     for preset in SHOWN_PRESETS:
         clip = _fit(even, preset, seconds)
         decoder = ReferenceDecoder(clip)
-        between = [psnr_db(decoder.frame(index + 0.5), frame) for index, frame in enumerate(odd.frames)]
+        between = [
+            psnr_db(decoder.frame(index + 0.5), frame) for index, frame in enumerate(odd.frames)
+        ]
         fitted = [quality.psnr_db for quality in qualities(clip, even)]
         made = {"preset": preset, "bytes": len(bytes(clip)), "psnr_db": float(np.mean(fitted))}
         yield made | {"psnr_unseen_db": float(np.mean(between))}
@@ -55,7 +57,9 @@ def inpainting(video: Video, seconds: int) -> Iterator[Point]:
         for preset in ("fast", "hnerv"):
             clip = _fit(masked, preset, seconds)
             found = list(qualities(clip, video, masked))
-            whole, filled = np.mean([(each.psnr_db, each.psnr_masked_db) for each in found], axis=0).tolist()
+            whole, filled = np.mean(
+                [(each.psnr_db, each.psnr_masked_db) for each in found], axis=0
+            ).tolist()
             made = {"mask": name, "preset": preset, "bytes": len(bytes(clip)), "psnr_db": whole}
             yield made | {"psnr_unseen_db": filled}
             shown[f"{name}: {preset}, {filled:.2f} dB"] = ReferenceDecoder(clip).frame(SHOWN_FRAME)
@@ -75,7 +79,9 @@ def _boxes(video: Video) -> Masked:
     width, height = video.size
     side = height // BOX
     picture = np.zeros((1, 3, height, width), np.uint8)
-    for row, column in np.random.default_rng(0).integers((height - side, width - side), size=(BOXES, 2)):
+    for row, column in np.random.default_rng(0).integers(
+        (height - side, width - side), size=(BOXES, 2)
+    ):
         picture[..., row : row + side, column : column + side] = 255
     return Masked(video, Video(picture, video.rate))
 

@@ -1,4 +1,4 @@
-"""Print what NeRV++'s paper says of Bunny beside what was measured: `python docs/reproduction.py REPORT_FOLDER`.
+"""Print what NeRV++'s paper says of Bunny beside what was measured: `python benchmarks/reproduction.py REPORT_FOLDER`.
 
 The paper's HNeRV is of frames of 1280x640, ours of 1280x720.
 """
@@ -21,7 +21,9 @@ def main() -> None:
     settings, points = read_results(folder)
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items()))
     columns = ("system", "rate", "bits_per_pixel", "psnr_db", "ms_ssim", "encode_seconds")
-    show_table([{name: getattr(point, name) for name in columns} for point in points], as_json=False)
+    show_table(
+        [{name: getattr(point, name) for name in columns} for point in points], as_json=False
+    )
     rates = json.loads((folder / RESULTS).read_text())["bd_rate"]
     rows: list[dict[str, object]] = []
     for quality in ("psnr_db", "ms_ssim"):
@@ -29,7 +31,14 @@ def main() -> None:
             if system != ANCHOR:
                 paper, rate = PUBLISHED.get((system, quality), ""), row.get(ANCHOR)
                 here = "under three points, or too little overlap" if rate is None else rate
-                rows.append({"BD-rate against NeRV": system, "at equal": quality, "paper in %": paper, "here in %": here})
+                rows.append(
+                    {
+                        "BD-rate against NeRV": system,
+                        "at equal": quality,
+                        "paper in %": paper,
+                        "here in %": here,
+                    }
+                )
     show_table(rows, as_json=False)
 
 

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results.md, made of the points that results.py measured: `python docs/tables.py`."""
+"""Print the tables of docs/explanation/results.md, made of the points that results.py measured: `python benchmarks/tables.py`."""
 
 import json
 from pathlib import Path
@@ -21,24 +21,47 @@ def tables() -> str:
     lines: list[str] = []
     for clip in CLIPS:
         curves = curves_of([point for point in points if point["clip"] == clip])
-        lines += [f"## {clip.capitalize()}", "", "| | bytes: PSNR in dB | bits per weight |", "|---|---|---|"]
+        lines += [
+            f"## {clip.capitalize()}",
+            "",
+            "| | bytes: PSNR in dB | bits per weight |",
+            "|---|---|---|",
+        ]
         for name, curve in curves.items():
             lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
         anchors = [name for name in curves if not name.startswith("nervcast")]
-        lines += ["", f"| BD-rate against | {' | '.join(anchors)} |", f"|---|{'---|' * len(anchors)}"]
+        lines += [
+            "",
+            f"| BD-rate against | {' | '.join(anchors)} |",
+            f"|---|{'---|' * len(anchors)}",
+        ]
         for name in (name for name in curves if name.startswith("nervcast")):
-            rates = [f"{bd_rate(points_of(curves[anchor]), points_of(curves[name])):+.1f} %" for anchor in anchors]
+            rates = [
+                f"{bd_rate(points_of(curves[anchor]), points_of(curves[name])):+.1f} %"
+                for anchor in anchors
+            ]
             lines.append(f"| {name} | {' | '.join(rates)} |")
         lines.append("")
     kinds = ("ladder", "ablations", "targets", "overhead", "interpolation", "inpainting")
-    rungs, ablated, steered, timed, *unseen = ([point for point in points if point["measurement"] == kind] for kind in kinds)
-    tables = [ladder_table(rungs, points), ablation_table(ablated), target_table(steered), [*map(str, timed)]]
+    rungs, ablated, steered, timed, *unseen = (
+        [point for point in points if point["measurement"] == kind] for kind in kinds
+    )
+    tables = [
+        ladder_table(rungs, points),
+        ablation_table(ablated),
+        target_table(steered),
+        [*map(str, timed)],
+    ]
     tables += map(unseen_table, unseen)
     tables.append(speed_table([point for point in points if point["measurement"] == "speed"]))
     tables.append(length_table([point for point in points if point["measurement"] == "lengths"]))
-    tables.append(evenness_table([point for point in points if point["measurement"] in ("keys", "scenes")]))
+    tables.append(
+        evenness_table([point for point in points if point["measurement"] in ("keys", "scenes")])
+    )
     tables.append(decoding_table([point for point in points if point["measurement"] == "decoding"]))
-    tables.append([str(point) for point in points if point["measurement"] in ("workers", "film", "integers")])
+    tables.append(
+        [str(point) for point in points if point["measurement"] in ("workers", "film", "integers")]
+    )
     return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
 
 
@@ -54,7 +77,9 @@ def listed(curve: list[Point]) -> str:
 
 def bits_of(curve: list[Point]) -> str:
     """Return the bits per weight of a curve's points as text."""
-    return ", ".join(f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point)
+    return ", ".join(
+        f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point
+    )
 
 
 def ordered(curve: list[Point]) -> list[Point]:
@@ -64,11 +89,17 @@ def ordered(curve: list[Point]) -> list[Point]:
 
 def curves_of(points: list[Point]) -> dict[str, list[Point]]:
     """Return the points of each curve by its name."""
-    names = {"ours": "nervcast, {} s", "ladder": "nervcast, ladder, {0} s + {1} s", "paper": "papers' pipeline, {} s"}
+    names = {
+        "ours": "nervcast, {} s",
+        "ladder": "nervcast, ladder, {0} s + {1} s",
+        "paper": "papers' pipeline, {} s",
+    }
     curves: dict[str, list[Point]] = {}
     for point in points:
         if point["measurement"] in (*names, "codecs"):
-            name = point.get("codec") or names[point["measurement"]].format(point["seconds"], point["seconds"] // 2)
+            name = point.get("codec") or names[point["measurement"]].format(
+                point["seconds"], point["seconds"] // 2
+            )
             curves.setdefault(name, []).append(point)
     return curves
 
@@ -83,7 +114,10 @@ def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
         same = {"measurement": "ours", "clip": rung["clip"], "seconds": rung["seconds"]}
         own = ordered([point for point in points if same.items() <= point.items()])
         if own:
-            sizes, qualities = np.log([point["bytes"] for point in own]), [point["psnr_db"] for point in own]
+            sizes, qualities = (
+                np.log([point["bytes"] for point in own]),
+                [point["psnr_db"] for point in own],
+            )
             gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
             cells = f"{rung['target']} | {rung['bytes']:,} | {rung['psnr_db']:.2f} | {gain:+.2f} |"
             lines.append(f"| {rung['clip']}, {rung['seconds']} s | {cells}")
@@ -92,7 +126,10 @@ def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
 
 def ablation_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of what each technique contributes."""
-    lines = ["| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |", "|---|---|---|---|"]
+    lines = [
+        "| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |",
+        "|---|---|---|---|",
+    ]
     whole = [point for point in points if point["without"] == "nothing"]
     for name in dict.fromkeys(point["without"] for point in points):
         curve = [point for point in points if point["without"] == name]
@@ -116,7 +153,9 @@ def unseen_table(points: list[Point]) -> list[str]:
     lines = ["| | bytes | PSNR in dB | of what was not fitted to |", "|---|---|---|---|"]
     for point in points:
         name = f"{point['preset']}, {point['mask']}" if "mask" in point else point["preset"]
-        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f} |")
+        lines.append(
+            f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f} |"
+        )
     return lines
 
 
@@ -128,8 +167,14 @@ def speed_table(points: list[Point]) -> list[str]:
     ]
     for point in points:
         times = f"{point['speedup']}" if "speedup" in point else "1"
-        name = point["preset"] if "speedup" not in point else f"{point['preset']}, against {point['against']}"
-        cells = f"{point['fit_seconds']:,.1f} | {point['bytes']:,} | {point['psnr_db']:.2f} | {times}"
+        name = (
+            point["preset"]
+            if "speedup" not in point
+            else f"{point['preset']}, against {point['against']}"
+        )
+        cells = (
+            f"{point['fit_seconds']:,.1f} | {point['bytes']:,} | {point['psnr_db']:.2f} | {times}"
+        )
         lines.append(f"| {point['clip']} | {name} | {cells} |")
     return lines
 
@@ -149,24 +194,36 @@ def length_table(points: list[Point]) -> list[str]:
 
 def evenness_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of the quality of each segment."""
-    lines = ["| | bytes | PSNR in dB | of each segment | standard deviation |", "|---|---|---|---|---|"]
+    lines = [
+        "| | bytes | PSNR in dB | of each segment | standard deviation |",
+        "|---|---|---|---|---|",
+    ]
     for point in points:
         name = point.get("shares") or f"a key's share times {point['key_share']}"
         qualities = point["segments_psnr_db"]
         segments = ", ".join(f"{quality:.1f}" for quality in qualities)
-        lines.append(f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |")
+        lines.append(
+            f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |"
+        )
     return lines
 
 
 def decoding_table(points: list[Point]) -> list[str]:
     """Return the lines of the table of how fast networks are decoded."""
-    lines = ["| network | frames | PyTorch | ONNX Runtime | onnxruntime-cpu | openvino |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| network | frames | PyTorch | ONNX Runtime | onnxruntime-cpu | openvino |",
+        "|---|---|---|---|---|---|",
+    ]
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for point in points:
-        rows.setdefault((f"{point['preset']} {point['size']}", point["frame"]), {})[point["decoder"]] = point["fps"]
+        rows.setdefault((f"{point['preset']} {point['size']}", point["frame"]), {})[
+            point["decoder"]
+        ] = point["fps"]
     for (network, frame), fps in rows.items():
         plain = fps["ONNX Runtime"]
-        cells = (f"{fps[name]:.1f} ({fps[name] / plain:.1f})" for name in ("onnxruntime-cpu", "openvino"))
+        cells = (
+            f"{fps[name]:.1f} ({fps[name] / plain:.1f})" for name in ("onnxruntime-cpu", "openvino")
+        )
         lines.append(
             f"| {network} | {frame} | {fps['PyTorch']:.1f} ({fps['PyTorch'] / plain:.1f}) | {plain:.1f} | {' | '.join(cells)} |"
         )
@@ -176,8 +233,13 @@ def decoding_table(points: list[Point]) -> list[str]:
 def excess(whole: list[Point], other: list[Point]) -> float:
     """Return the ratio of two curves' bytes at the PSNR in their middle, each taken as a line of the bytes' logarithm."""
     middle = np.mean([point["psnr_db"] for point in (*whole, *other)])
-    slope, _ = np.polyfit([point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1)
-    at = [np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve]) for curve in (other, whole)]
+    slope, _ = np.polyfit(
+        [point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1
+    )
+    at = [
+        np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve])
+        for curve in (other, whole)
+    ]
     return float(np.exp(at[0] - at[1]))
 
 

@@ -33,9 +33,13 @@ BYTES_PER_PIXEL = 0.0105
 
 def keys(video: Video, seconds: int) -> Iterator[Point]:
     """Yield the quality of the segments of one scene, of which the first is a key."""
-    plan = make_plan(video, FAST, segment_frames=-(-video.count // PARTS), key_interval=KEY_INTERVAL)
+    plan = make_plan(
+        video, FAST, segment_frames=-(-video.count // PARTS), key_interval=KEY_INTERVAL
+    )
     for share in KEY_SHARES:
-        yield {"key_share": share} | _qualities(video, replace(plan, key_share=share), seconds, _wish(video))
+        yield {"key_share": share} | _qualities(
+            video, replace(plan, key_share=share), seconds, _wish(video)
+        )
 
 
 def scenes(video: Video, seconds: int) -> Iterator[Point]:
@@ -47,9 +51,13 @@ def scenes(video: Video, seconds: int) -> Iterator[Point]:
     for size, wish in (("", _wish(joined)), (", at the preset's rate", Compression())):
         # Each in a plan of its own, which keeps the shares that it is asked for once.
         yield {"shares": f"as planned{size}"} | _qualities(joined, replace(plan), seconds, wish)
-        yield {"shares": f"as if all frames were as hard{size}"} | _qualities(joined, replace(alike), seconds, wish)
+        yield {"shares": f"as if all frames were as hard{size}"} | _qualities(
+            joined, replace(alike), seconds, wish
+        )
         with patch("encoder.segmentation.plan.STILL_FRAMES", 0):
-            yield {"shares": f"by frames alone{size}"} | _qualities(joined, replace(alike), seconds, wish)
+            yield {"shares": f"by frames alone{size}"} | _qualities(
+                joined, replace(alike), seconds, wish
+            )
 
 
 def _six_scenes(video: Video) -> Video:

@@ -1,6 +1,6 @@
-"""Measure what docs/results.md shows: `python docs/results.py MEASUREMENT CLIP`, on a machine that does nothing else.
+"""Measure what docs/explanation/results.md shows: `python benchmarks/results.py MEASUREMENT CLIP`, on a machine that does nothing else.
 
-Each measurement appends its points to docs/results.json; `python docs/tables.py` prints the tables made of them.
+Each measurement appends its points to benchmarks/data/results.json; `python benchmarks/tables.py` prints the tables made of them.
 """
 
 import argparse
@@ -59,14 +59,21 @@ CODEC_RATES = 5
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
     for weight in RATE_WEIGHTS:
-        yield {"rate_weight": weight} | fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression(rate_weight=weight))[1]
+        yield {"rate_weight": weight} | fit(
+            video, PRESETS["fast"], Budget(seconds=seconds), Compression(rate_weight=weight)
+        )[1]
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each of which goes on from one fit for half of that fit's time."""
     base, _ = fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression())
     for bits in LADDER_BITS_PER_PIXEL:
-        rung = encoder(video, PRESETS["fast"], Compression(file_bytes=bits_per_pixel(bits)(video)), states=base.states)
+        rung = encoder(
+            video,
+            PRESETS["fast"],
+            Compression(file_bytes=bits_per_pixel(bits)(video)),
+            states=base.states,
+        )
         for _ in rung.run(Budget(seconds=seconds / 2), start=RUNG_START):
             pass
         yield {"target": bits} | measure(rung.clip(), video)
@@ -80,21 +87,31 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
     network = made.network(0)
     network.load_state_dict(made.states[0])
     for bits in PAPER_BITS[1:]:
-        tensors = quantize(dict(network.named_parameters()), None, bits, given=made.given, huffman=True).values()
+        tensors = quantize(
+            dict(network.named_parameters()), None, bits, given=made.given, huffman=True
+        ).values()
         names = dict(zip(made.topology.tensors, tensors, strict=True))
-        segment = Segment.encode(0, len(video.frames), names, made.topology.tensors, coder="huffman")
+        segment = Segment.encode(
+            0, len(video.frames), names, made.topology.tensors, coder="huffman"
+        )
         yield {"bits": bits} | measure(replace(made.clip(), segments=(segment,)), video)
 
 
 def targets(video: Video, seconds: int) -> Iterator[Point]:
     """Yield points of fits that are steered to a size, and of a rung that goes on from the last of them."""
     for size in TARGET_BYTES:
-        made, point = fit(video, PRESETS["fast"], Budget(seconds=seconds), Compression(file_bytes=size))
+        made, point = fit(
+            video, PRESETS["fast"], Budget(seconds=seconds), Compression(file_bytes=size)
+        )
         yield {"target_bytes": size} | point
-    rung = encoder(video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), states=made.states)
+    rung = encoder(
+        video, PRESETS["fast"], Compression(file_bytes=TARGET_BYTES[0]), states=made.states
+    )
     for _ in rung.run(Budget(seconds=seconds / 2), start=RUNG_START):
         pass
-    yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(rung.clip(), video)
+    yield {"target_bytes": TARGET_BYTES[0], "after_bytes": TARGET_BYTES[-1]} | measure(
+        rung.clip(), video
+    )
 
 
 def overhead(video: Video, _: int) -> Iterator[Point]:
@@ -105,7 +122,9 @@ def overhead(video: Video, _: int) -> Iterator[Point]:
         for bits in (QatQuantizer.bits, lambda *_: torch.zeros((), requires_grad=True)):
             with patch.object(QatQuantizer, "bits", bits):
                 began = time.perf_counter()
-                epochs = encoder(video, PRESETS["fast"], Compression()).run(Budget(epochs=2), start=0.5)
+                epochs = encoder(video, PRESETS["fast"], Compression()).run(
+                    Budget(epochs=2), start=0.5
+                )
                 seconds += [time.perf_counter() - began for step in epochs if step.finished is None]
         ratios.append((seconds[1] - seconds[0]) / (seconds[3] - seconds[2]))
     yield {"rate_term_share": float(np.median(ratios)) - 1}
@@ -115,18 +134,33 @@ def techniques() -> dict[str, tuple[Preset, dict[tuple[Any, str], Any]]]:
     """Return what can be left out: the preset to fit then, and the values that modules' constants take."""
     preset = PRESETS["fast"]
     unpredicted = [way for way in tensor_coder.MODES if not way & tensor_coder.PREDICTED]
-    one_scale = {(tensor_coder, "WAYS"): (0, tensor_coder.PREDICTED), (quantizing, "PLANE_AXES"): (0, 1, 2, 3)}
+    one_scale = {
+        (tensor_coder, "WAYS"): (0, tensor_coder.PREDICTED),
+        (quantizing, "PLANE_AXES"): (0, 1, 2, 3),
+    }
     return {
         "nothing": (preset, {}),
         "the camera": (replace(preset, camera=False), {}),
-        "the matrix optimiser": (replace(preset, recipe=replace(preset.recipe, optimizer="adam")), {}),
-        "rate and noise before half of the time": (preset, {(step, "RATE_FROM"): 0.5, (step, "NOISE_FROM"): 0.5}),
+        "the matrix optimiser": (
+            replace(preset, recipe=replace(preset.recipe, optimizer="adam")),
+            {},
+        ),
+        "rate and noise before half of the time": (
+            preset,
+            {(step, "RATE_FROM"): 0.5, (step, "NOISE_FROM"): 0.5},
+        ),
         "noise": (preset, {(step, "NOISE_FROM"): step.ROUND_FROM}),
         "learned steps": (preset, {(step, "STEP_LEARNING_RATES"): (0.0, 0.0)}),
-        "steps of channels": (preset, {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim}),
+        "steps of channels": (
+            preset,
+            {(quantizing, "_channel_shape"): lambda _, tensor: [1] * tensor.ndim},
+        ),
         "latents fitted to the rounded network": (preset, {(step, "FREEZE_FROM"): 2.0}),
         "scales of rows and columns": (preset, one_scale),
-        "prediction of latents": (preset, {(tensor_coder, "WAYS"): unpredicted, (quantizing, "PREDICT"): False}),
+        "prediction of latents": (
+            preset,
+            {(tensor_coder, "WAYS"): unpredicted, (quantizing, "PREDICT"): False},
+        ),
     }
 
 
@@ -137,7 +171,9 @@ def ablations(video: Video, _: int) -> Iterator[Point]:
         with ExitStack() as stack:
             for (module, constant), value in values.items():
                 stack.enter_context(patch.object(module, constant, value))
-            for weight, seed in product(ABLATION_WEIGHTS if name == "nothing" else ABLATION_WEIGHTS[:1], ABLATION_SEEDS):
+            for weight, seed in product(
+                ABLATION_WEIGHTS if name == "nothing" else ABLATION_WEIGHTS[:1], ABLATION_SEEDS
+            ):
                 made = {"without": name, "rate_weight": weight, "seed": seed}
                 yield made | fit(video, preset, limit, Compression(rate_weight=weight), seed)[1]
 
@@ -148,7 +184,9 @@ def codecs(video: Video, _: int) -> Iterator[Point]:
     for codec in CODECS.values():
         for factor in codec.rates(CODEC_RATES):
             data = anchors.encode(video, codec, factor)
-            pairs = zip(anchors.decode(data, codec, height=height, width=width), video.frames, strict=True)
+            pairs = zip(
+                anchors.decode(data, codec, height=height, width=width), video.frames, strict=True
+            )
             quality = float(np.mean([psnr_db(decoded, original) for decoded, original in pairs]))
             yield {"codec": codec.title, "crf": factor, "bytes": len(data), "psnr_db": quality}
 
@@ -180,7 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurement", choices=MEASUREMENTS)
     parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
-    parser.add_argument("--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)")
+    parser.add_argument(
+        "--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)"
+    )
     parser.add_argument("--seconds", type=int, default=120, help="time for each fit (default: 120)")
     args = parser.parse_args()
     made = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}

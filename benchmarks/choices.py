@@ -1,4 +1,4 @@
-"""Other choices than those of the preset `fast`, one at a time: what docs/ablations.md compares.
+"""Other choices than those of the preset `fast`, one at a time: what docs/explanation/ablations.md compares.
 
 They are changes of the preset as it was before its head changed, which is one of them. Those that did not earn their place in
 the encoder live here.
@@ -94,7 +94,10 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "half the resolution first", Choice(values={(segment_encoder, "TrainStep"): Coarse})
     banded = _network(Banded, values={(segment_encoder, "TrainStep"): Bands})
     yield "bands of half the height", banded
-    yield "bands, batch: 8", replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8)))
+    yield (
+        "bands, batch: 8",
+        replace(banded, preset=replace(banded.preset, recipe=replace(FAST.recipe, batch=8))),
+    )
     yield "bf16", Choice(values={(segment_encoder, "TrainStep"): HalfPrecision})
     yield "torch.compile", Choice(values={(segment_encoder, "TrainStep"): Compiled})
     yield "activation: GELU", _network(values={(torch, "sin"): F.gelu})
@@ -104,8 +107,14 @@ def choices() -> Iterator[tuple[str, Choice]]:
     yield "latents: no still scene", _network(Sceneless)
     yield "times scale and shift channels", _network(TimeAffine)
     yield "trunk: one block less", _network(Shallow)
-    yield "trunk: at half the frame's resolution", _network(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)})
-    yield "trunk: at an eighth of it", _network(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)})
+    yield (
+        "trunk: at half the frame's resolution",
+        _network(values={(fast, "SHUFFLE"): 2, (fast, "STRIDES"): (10, 8, 12)}),
+    )
+    yield (
+        "trunk: at an eighth of it",
+        _network(values={(fast, "SHUFFLE"): 8, (fast, "STRIDES"): (3, 2, 4)}),
+    )
     yield "head: 1x1", _network(PointHead)
     yield "head: 1x1, a block more", _network(Fast)
     yield "head: 1x1, 40 channels", _network(PointHead, trunk_channels=40)
@@ -121,7 +130,10 @@ def _recipe(**changes: Any) -> Choice:
 
 
 def _network(
-    kind: Callable[[FastConfig], nn.Module] = Before, *, values: Mapping[tuple[Any, str], Any] | None = None, **changes: Any
+    kind: Callable[[FastConfig], nn.Module] = Before,
+    *,
+    values: Mapping[tuple[Any, str], Any] | None = None,
+    **changes: Any,
 ) -> Choice:
     return Choice(_preset(kind, **changes), values or {})
 
@@ -135,7 +147,9 @@ class Averaged(TrainStep):
 
     _mean: dict[str, Tensor] | None = None
 
-    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
         """Take a step."""
         learned = {name: x for name, x in self.network.named_parameters() if x.requires_grad}
         with torch.no_grad():
@@ -153,7 +167,9 @@ class Averaged(TrainStep):
 class Coarse(TrainStep):
     """Looks at half of the resolution at first."""
 
-    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
         """Take a step."""
         self.recipe = replace(self.recipe, loss=_halved if progress < COARSE_UNTIL else squared)
         return super().step(batch, target, mask, progress, gain=gain)
@@ -166,7 +182,9 @@ def _halved(output: Tensor, target: Tensor) -> Tensor:
 class HalfPrecision(TrainStep):
     """Computes with 16 bits where torch holds that for safe."""
 
-    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
         """Take a step."""
         with torch.autocast("cpu", torch.bfloat16):
             return super().step(batch, target, mask, progress, gain=gain)
@@ -183,13 +201,19 @@ class Compiled(TrainStep):
 class Bands(TrainStep):
     """Looks at a band of each picture, another one at each step; the network is a `Banded`."""
 
-    def step(self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float) -> Tensor:
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
         """Take a step."""
         assert isinstance(self.network, Banded)
         hidden = self.network.choose_band(*target.shape[2:]).expand(len(target), -1, -1)
         seen = target.shape[2] / max(target.shape[2] - int(hidden[0, :, 0].sum()), 1)
-        self.recipe = replace(self.recipe, loss=lambda output, target: seen * squared(output, target))
-        return super().step(batch, target, hidden if mask is None else mask | hidden, progress, gain=gain)
+        self.recipe = replace(
+            self.recipe, loss=lambda output, target: seen * squared(output, target)
+        )
+        return super().step(
+            batch, target, hidden if mask is None else mask | hidden, progress, gain=gain
+        )
 
 
 class Banded(Before):
@@ -212,18 +236,27 @@ class Banded(Before):
         start = int(torch.randint(self._rows - count + 1, ()))
         self._band = range(start, start + count)
         cell, row = self.stride * fast.SHUFFLE, torch.arange(height)
-        hidden = (row + self._above < start * cell) | (row + self._below > self._band.stop * cell - 1)
+        hidden = (row + self._above < start * cell) | (
+            row + self._below > self._band.stop * cell - 1
+        )
         return hidden[None, :, None].expand(1, height, width)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W)."""
         *temporal, scene = self.latents
-        coarse = self.project(torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1))))
+        coarse = self.project(
+            torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1)))
+        )
         gathered = self.gather(self.before(coarse))
         # A cell more on each side is what the convolutions of the band look at.
         halo = range(max(self._band.start - 1, 0), min(self._band.stop + 1, self._rows))
-        cells, fine = slice(halo.start, halo.stop), slice(halo.start * self.stride, halo.stop * self.stride)
-        x = F.pixel_shuffle(self.expand(gathered[:, :, cells]), self.stride) + self.detail(scene(t)[:, :, fine])
+        cells, fine = (
+            slice(halo.start, halo.stop),
+            slice(halo.start * self.stride, halo.stop * self.stride),
+        )
+        x = F.pixel_shuffle(self.expand(gathered[:, :, cells]), self.stride) + self.detail(
+            scene(t)[:, :, fine]
+        )
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")[:, :, fine]
         made = torch.sigmoid(planes(self.head(self.after(torch.sin(x)) + skip), fast.SHUFFLE))
         cell = self.stride * fast.SHUFFLE
@@ -247,7 +280,9 @@ class TimeAffine(Before):
 
     def __init__(self, config: FastConfig) -> None:
         super().__init__(config)
-        self.affine = TemporalGrid(frames=config.frames, period=1, shape=(2 * config.trunk_channels, 1, 1))
+        self.affine = TemporalGrid(
+            frames=config.frames, period=1, shape=(2 * config.trunk_channels, 1, 1)
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W)."""
@@ -255,7 +290,9 @@ class TimeAffine(Before):
         x = torch.sin(self.mix(torch.cat([latent(t) for latent in temporal], dim=1)))
         coarse = self.project(x)
         scale, shift = self.affine(t).chunk(2, dim=1)
-        fine = F.pixel_shuffle(self.expand(self.gather(self.before(coarse))), self.stride) + self.detail(scene(t))
+        fine = F.pixel_shuffle(
+            self.expand(self.gather(self.before(coarse))), self.stride
+        ) + self.detail(scene(t))
         fine = (1 + scale) * fine + shift
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
         canvas = torch.sigmoid(planes(self.head(self.after(torch.sin(fine)) + skip), fast.SHUFFLE))
@@ -297,9 +334,16 @@ class Soap(optimizers.Muon):
         turned = left.T @ gradient @ right
         square.lerp_(turned.square(), 1 - second)
         correction = (1 - first ** state["steps"]), (1 - second ** state["steps"])
-        update = (left.T @ mean @ right / correction[0]) / ((square / correction[1]).sqrt() + optimizers.EPSILON)
+        update = (left.T @ mean @ right / correction[0]) / (
+            (square / correction[1]).sqrt() + optimizers.EPSILON
+        )
         parameter.add_((left @ update @ right.T).view(parameter.shape), alpha=-learning_rate)
-        for side, new in zip(state["sides"], (gradient @ gradient.T, gradient.T @ gradient), strict=True):
+        for side, new in zip(
+            state["sides"], (gradient @ gradient.T, gradient.T @ gradient), strict=True
+        ):
             side.lerp_(new, 1 - second)
         if state["steps"] % ROTATE_EVERY == 0:
-            state["axes"] = [torch.linalg.qr(side @ axes).Q for side, axes in zip(state["sides"], state["axes"], strict=True)]
+            state["axes"] = [
+                torch.linalg.qr(side @ axes).Q
+                for side, axes in zip(state["sides"], state["axes"], strict=True)
+            ]
