@@ -1,4 +1,4 @@
-"""How fast engines decode a clip, and how far that is from what the machine allows."""
+"""Speed of engines that decode a clip, compared with the limits of the machine."""
 
 import time
 from collections.abc import Callable
@@ -19,50 +19,52 @@ MEGA = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast an engine decodes batches."""
+    """Speed of an engine that decodes batches."""
 
     engine: str
     precision: str
     batch: int
     decode_fps: float
-    """Frames per second of the graph alone, whose pictures stay where the engine has them; the median over batches."""
+    """Frames per second of the graph alone, median over batches. The pictures stay where the engine
+    has them."""
     fps: float
-    """Frames per second to I420 in an array of the host; the median over batches."""
+    """Frames per second as I420 in an array of the host, median over batches."""
     realtime: float
-    """The latter over the clip's own frames per second."""
+    """`fps` divided by the clip's own frames per second."""
     p50_ms: float
-    """Time from asking for a batch to having it, median."""
+    """Median time from the request of a batch to its delivery."""
     p95_ms: float
+    """95th percentile of the same time."""
     gflop: float
     """Arithmetic of a frame: convolutions and matrix products."""
     megabytes: float
-    """What a frame reads and writes, with every operator computed on the way that can be."""
+    """Memory traffic of a frame, with all operators fused that can be."""
     peak_gflops: float
-    """Of this engine's library, measured by a product of matrices."""
+    """Peak arithmetic per second of this engine's library, measured with a product of matrices."""
     peak_gbytes: float
-    """Per second, measured by the product of a matrix and a vector."""
+    """Peak memory traffic per second, measured with the product of a matrix and a vector."""
     arithmetic_ms: float
-    """Time of a frame's arithmetic at that peak."""
+    """Time of a frame's arithmetic at the peak."""
     memory_ms: float
-    """Time of its bytes at that peak."""
+    """Time of a frame's memory traffic at the peak."""
     launches_ms: float
-    """Time that its operators take beside what they compute."""
+    """Time that the launches of a frame's operators take, without their computation."""
     copy_ms: float
-    """Time of its way into an array of the host, where nothing else is done meanwhile."""
+    """Time to copy a frame into an array of the host while nothing else runs."""
 
     @property
     def floor_ms(self) -> float:
-        """Time that a frame takes at least: its arithmetic or its bytes at the peak."""
+        """Minimum time of a frame at the peaks: the longer of arithmetic and memory traffic."""
         return max(self.arithmetic_ms, self.memory_ms)
 
     @property
     def share(self) -> float:
-        """Of the floor's speed that decoding reaches."""
+        """Share of the speed at `floor_ms` that decoding reaches."""
         return self.floor_ms * MILLI * self.decode_fps
 
     @property
     def bound(self) -> str:
-        """What takes longest: arithmetic, memory, launches or copy."""
+        """Part that takes the longest: arithmetic, memory, launches or copy."""
         parts = {
             name: getattr(self, f"{name}_ms")
             for name in ("arithmetic", "memory", "launches", "copy")
@@ -77,7 +79,11 @@ def measure_speed(
     report: Callable[[float], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
-    """Decode full batches, through the clip and round again, for MEASURE_SECONDS in each way; report the share that is done."""
+    """Measure an engine with full batches that cycle through the clip.
+
+    The graph alone, the copy, and the whole decoding are measured for MEASURE_SECONDS each.
+    `report` gets the share of the measurement that is done.
+    """
     header = engine.clip.header
     numbers = np.arange(engine.batch)
 
@@ -146,9 +152,12 @@ def _timed(
     *,
     ready: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Return how long each of many runs takes; what makes ready for one counts for the time of all."""
+    """Return the duration of each of many runs, in seconds.
+
+    `ready` prepares a run. Its time counts towards MEASURE_SECONDS, but not towards the run.
+    """
     ready()
-    run()  # the first also allocates
+    run()  # the first run also allocates
     seconds: list[float] = []
     began = clock()
     while (passed := clock() - began) < MEASURE_SECONDS or len(seconds) < MIN_BATCHES:

@@ -1,4 +1,4 @@
-"""ONNX graphs of a clip's segments: the network with its weights, and a tail that makes 8-bit pictures of its output."""
+"""ONNX graphs of a clip's segments: networks with weights, and a tail that makes 8-bit pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -25,19 +25,22 @@ from export.passes.sine import polynomial_sines
 Picture = NDArray[np.uint8]
 PixelFormat = Literal["i420", "rgb"]
 Precision = Literal["fp32", "bf16", "fp16"]
-"""Of a network's feature maps; bf16 is a matter of the engine, whose graph is in fp32."""
+"""Precision of a network's feature maps. With bf16, the graph is in fp32, and the engine computes
+in bfloat16."""
 TOLERANCE_STEPS: Mapping[Precision, int] = {"fp32": 1, "bf16": 4, "fp16": 4}
-"""Largest difference from the reference decoder, in 8-bit steps, that is taken for rounding."""
+"""Largest difference from the reference decoder, in 8-bit steps, that counts as rounding."""
 OUTPUT = "frames"
 """Name of the output of an exported graph."""
 
-# BT.601, limited range, for RGB in 0..1: what FFmpeg and browsers assume of video that does not say, VP8 among it.
+# BT.601, limited range, for RGB in 0..1. FFmpeg and browsers assume it for video that declares no
+# colours, such as VP8.
 LUMA = (65.481, 128.553, 24.966)
 CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 LUMA_OFFSET = 16.0
 CHROMA_OFFSET = 128.0
 AVERAGING = (b"linear", b"bilinear")
-"""Ways to sample a picture that stay between its pixels' values, by the names that versions of GridSample have for one."""
+"""Modes of GridSample that stay between the values of pixels. Versions of the operator name one
+mode differently."""
 
 
 def build_graph(
@@ -50,8 +53,9 @@ def build_graph(
 ) -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
-    Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the planes Y, U and V one after
-    the other, H and W rounded up to even numbers; as RGB they are (N, 3, H, W). Sines may be polynomials. Raises BitstreamError
+    Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the
+    planes Y, U and V one after the other. H and W are rounded up to even numbers. As RGB, frames
+    are (N, 3, H, W). With `polynomials`, sines are computed as polynomials. Raises BitstreamError
     for damaged weights, EngineError for a network that cannot be rewritten.
     """
     model = models.model(segment)
@@ -87,7 +91,7 @@ def _finished(
 
 
 def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
-    """Return a black picture (1, ...), of the shape and colours of the graphs' frames."""
+    """Return a black picture (1, ...) with the shape and colours of the graphs' frames."""
     if pixels == "rgb":
         return np.zeros((1, 3, header.height, header.width), np.uint8)
     height, width = header.even_size
@@ -97,7 +101,10 @@ def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
 
 
 def planes_of(picture: Picture) -> tuple[Picture, Picture, Picture]:
-    """Return Y (H, W), U and V (H / 2, W / 2) of an RGB picture (3, H, W) of even size: the tail in numpy, to compare with."""
+    """Convert an RGB picture (3, H, W) of even size to Y (H, W), U and V (H / 2, W / 2).
+
+    This is the tail in numpy, for comparisons.
+    """
     _, height, width = picture.shape
     halves = picture.reshape(3, height // 2, 2, width // 2, 2).mean((2, 4))
     sources = (
@@ -113,14 +120,15 @@ def planes_of(picture: Picture) -> tuple[Picture, Picture, Picture]:
 
 
 class _Tail:
-    """Appends nodes to a graph, and replaces its output by the last."""
+    """Builder that appends nodes to a graph and makes the last one its output."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
 
     def i420(self, height: int, width: int) -> None:
         x = self._picture(height, width)
-        # Halfway between pixels, this is the mean of four; engines pool only what lies in memory pixel by pixel.
+        # At half the size, each sample lies between four pixels and is their mean. Engines pool
+        # only pictures that are stored pixel by pixel.
         scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
         halves = self._node("Resize", "halves", [x, "", scales], mode="linear")  # (N, 3, H/2, W/2)
         y = self._convert("luma", x, [LUMA], LUMA_OFFSET, (height, width))
@@ -137,7 +145,7 @@ class _Tail:
         self._finish(scaled, (3, height, width))
 
     def _picture(self, height: int, width: int) -> str:
-        """Return the network's output without what pads it, and in 0..1."""
+        """Return the network's output in 0..1, without its padding."""
         size = self._graph.output[0].type.tensor_type.shape.dim[2:]
         x = FRAMES
         if [dim.dim_value for dim in size] != [height, width]:
@@ -168,7 +176,8 @@ class _Tail:
     ) -> str:
         """Return weighted sums of the channels, one above the other, (N, *plane).
 
-        By a product of matrices, not a convolution, for which engines would rearrange pixels in memory.
+        Engines would rearrange pixels in memory for a convolution, so this is a product of
+        matrices.
         """
         flat = self._node(
             "Reshape",
@@ -185,7 +194,7 @@ class _Tail:
         )
 
     def _finish(self, x: str, shape: Sequence[int]) -> None:
-        # TensorRT has uint8 at its borders only: the cast comes last.
+        # TensorRT supports uint8 only at its inputs and outputs: the cast comes last.
         rounded = self._node("Round", "rounded", [x])
         self._graph.node.append(
             helper.make_node("Cast", [rounded], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.UINT8)
@@ -205,7 +214,10 @@ class _Tail:
 
 
 def _is_colour(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
-    """Tell whether a value is known to be in 0..1: a sigmoid, what is rearranged of one, and what lies between its pixels."""
+    """Tell whether a value is known to be in 0..1.
+
+    Such a value is a sigmoid, possibly rearranged or interpolated between its pixels.
+    """
     while (node := makers.get(name)) is not None and node.op_type != "Sigmoid":
         if (
             node.op_type == "GridSample"

@@ -1,4 +1,4 @@
-"""What this machine is: what its processors and libraries are called."""
+"""Names of this machine's processors and libraries."""
 
 import ctypes
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 LIBRARIES = ("onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt")
 CPU_INFO = Path("/proc/cpuinfo")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
-"""Instructions that networks gain by."""
+"""Instruction sets that speed up networks."""
 
 
 def describe() -> str:
-    """Return the names of the processors and libraries, in one line: what speeds depend on."""
+    """Return the names of the processors and libraries, which determine speeds, in one line."""
     devices = [f"{core_count()} cores of {_cpu_name()}", *gpu_names()]
     return ", ".join(
         [*devices, *(f"{name} {found}" for name in LIBRARIES if (found := _version(name)))]
@@ -28,7 +28,10 @@ def core_count() -> int:
 
 
 def _cpu_name() -> str:
-    """Return the processor's name with what it can compute with: virtual machines of one name differ in that."""
+    """Return the processor's name and its relevant instruction sets.
+
+    Virtual machines of the same name differ in their instruction sets.
+    """
     found: dict[str, str] = {}
     if CPU_INFO.exists():
         for line in CPU_INFO.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Arithmetic, memory traffic and launches: what a graph asks for, and what a machine can do at most."""
+"""Roofline: the arithmetic, memory traffic and launches of a graph, and the machine's ceilings."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,14 +19,18 @@ from export.graph import OUTPUT
 from export.passes.fp16 import half_precision
 
 SIDE = 512
+"""Initial rows and columns of the matrices that are multiplied."""
 MAX_SIDE = 8192
+"""Maximum number of rows and columns."""
 LONG_SECONDS = 0.02
-"""Rows and columns of the matrices that are multiplied: twice as many as long as that takes less time than this."""
+"""Time of a product below which rows and columns are doubled."""
 MEMORY_MATRIX = (4096, 8192)
 """Rows and columns of a matrix that no cache holds."""
 CHAIN = 65
+"""Number of products in a chain."""
 SMALL = 8
-"""Products in a row, and rows and columns of each, that take hardly longer than to launch them."""
+"""Rows and columns of the matrices of the chain. Their product takes hardly longer than its
+launch."""
 RUNS = 9
 OPSET = 20
 IR_VERSION = 10
@@ -34,18 +38,19 @@ IR_VERSION = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The best of an engine on this machine."""
+    """Limits of an engine on this machine."""
 
     flop_per_second: float
-    """Of a product of large matrices."""
+    """Arithmetic operations per second in a product of large matrices."""
     bytes_per_second: float
-    """Read for the product of a large matrix and a vector: a mere copy is what engines leave out."""
+    """Bytes read per second for the product of a large matrix and a vector. Engines would leave out
+    a mere copy."""
     launch_seconds: float
-    """Time that an operator takes which has nothing to do."""
+    """Time of an operator that has nothing to compute."""
 
 
 def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_counter) -> Ceilings:
-    """Measure an engine whose batch is a single frame; raises EngineError."""
+    """Measure the ceilings of an engine whose batch is a single frame; raises EngineError."""
     engine.wait_idle()
     engine.keeps_builds = False
 
@@ -57,7 +62,8 @@ def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_c
         finally:
             network.close()
 
-    # What a run takes that computes hardly anything: its launch, and the way of the time to the device.
+    # Time of a run that computes hardly anything: its launch, and the copy of the time to the
+    # device.
     least = seconds(SMALL, SMALL, SMALL)
     side = SIDE
     while (product := seconds(side, side, side)) < LONG_SECONDS and side < MAX_SIDE:
@@ -73,7 +79,10 @@ def measure_ceilings(engine: Engine, *, clock: Callable[[], float] = time.perf_c
 
 
 def _beyond(least: float, seconds: float) -> float:
-    """Return what a run takes beyond the least, of which noise must not leave nothing."""
+    """Return the time of a run beyond the least.
+
+    It is at least half of the run, since noise must not reduce it to nothing.
+    """
     return max(seconds - least, seconds / 2)
 
 
@@ -85,9 +94,10 @@ def _timed(network: Network, clock: Callable[[], float]) -> float:
 
 
 def _products(rows: int, inner: int, columns: int, chain: int) -> onnx.ModelProto:
-    """Return a graph like that of a clip which multiplies a matrix (rows, inner) by others, (inner, columns) the first.
+    """Return a graph that multiplies a matrix (rows, inner) by one of (inner, columns), repeatedly.
 
-    They have four axes, as pictures have, so that they are of the precision that those are.
+    Its input and output are those of a clip's graph. The matrices have four axes, as pictures have,
+    so that they get the same precision.
     """
     constants = {
         "one": np.array([0, 1, 1, 1]),
@@ -139,25 +149,26 @@ ELEMENTWISE = frozenset(
         *("Mul", "Neg", "Pow", "Relu", "Round", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh"),
     }
 )
-"""Operators that engines compute on the way, with the operator before."""
+"""Operators that engines fuse with the operator before."""
 FREE = frozenset(["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"])
-"""Operators that move nothing."""
+"""Operators that move no data."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a call of a graph takes."""
+    """Work of one call of a graph."""
 
     flop: int
     """Multiplications and additions of convolutions and matrix products."""
     bytes: int
-    """Read and written where all is computed on the way that can be: each operator that is left reads and writes once."""
+    """Bytes read and written if all operators are fused that can be. Each remaining operator reads
+    and writes once."""
     launches: int
-    """Operators that are left."""
+    """Number of the remaining operators."""
 
 
 def count_work(model: onnx.ModelProto, times: int) -> Work:
-    """Return what a graph takes for a number of times."""
+    """Count the work of a graph for a number of times."""
     values = _values(model, times)
     sizes = {name: prod(shape) for name, (shape, _) in values.items()}
     shapes = {name: shape for name, (shape, _) in values.items()}
@@ -182,7 +193,7 @@ def count_work(model: onnx.ModelProto, times: int) -> Work:
 
 
 def _values(model: onnx.ModelProto, times: int) -> Mapping[str, tuple[Shape, int]]:
-    """Return the shape of every value for a number of times, and the bytes of its elements."""
+    """Return the shape of each value, for a number of times, and the bytes of one element."""
     graph = infer_shapes(with_times(model, times), strict_mode=True).graph
     found = {x.name: (tuple(x.dims), x.data_type) for x in graph.initializer}
     for x in (*graph.input, *graph.value_info, *graph.output):

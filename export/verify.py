@@ -1,4 +1,4 @@
-"""Compare what engines decode with the reference decoder, frame by frame, and both with the source."""
+"""Comparison of engines with the reference decoder, frame by frame, and of both with the source."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,32 +14,34 @@ from export.engines.base import Engine
 from export.graph import TOLERANCE_STEPS, planes_of
 
 Picture = NDArray[np.uint8]
-"""(3, H, W)."""
+"""RGB picture (3, H, W), or I420 picture (H * 3 / 2, W)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How an engine's frames differ from those of the reference decoder."""
+    """Differences of an engine's frames from those of the reference decoder."""
 
     engine: str
     precision: str
     frames: int
     largest_difference: int
-    """Of a colour of a pixel, in 8-bit steps."""
+    """Largest difference of a pixel's colour component, in 8-bit steps."""
     tolerance: int
     """Largest difference that is allowed."""
     largest_difference_i420: int
-    """The same of what is played, against the reference's RGB frames converted: another step is lost to rounding twice."""
+    """Largest difference of the I420 frames, which are played, from the converted RGB frames of the
+    reference. Rounding twice costs another step."""
     psnr_between_db: float
-    """Of the engine's RGB frames against the reference's, mean over frames; 100 where they are the same."""
+    """PSNR of the engine's RGB frames against the reference's, mean over frames; 100 if they are
+    the same."""
     psnr_db: float | None
-    """Of the engine's frames against the source; None without one."""
+    """PSNR of the engine's frames against the source; None without a source."""
     reference_psnr_db: float | None
-    """Of the reference's frames against the source; None without one."""
+    """PSNR of the reference's frames against the source; None without a source."""
 
     @property
     def holds(self) -> bool:
-        """Whether the engine decodes what it should."""
+        """Whether all differences are within the tolerance."""
         return (
             self.largest_difference <= self.tolerance
             and self.largest_difference_i420 <= self.tolerance + 1
@@ -47,7 +49,7 @@ class Verdict:
 
 
 class _Tally:
-    """Differences of an engine so far."""
+    """Differences of an engine's frames so far."""
 
     def __init__(self, engine: Engine, played: Engine) -> None:
         self.engine = engine
@@ -97,10 +99,11 @@ def verify(
     tolerance: int | None = None,
     report: Callable[[float], None],
 ) -> list[Verdict]:
-    """Decode all coded frames with the reference decoder and with engines; report the frames that are done.
+    """Compare all coded frames of the reference decoder with those of engines.
 
-    Of each engine there is one of RGB pictures and one of I420. Raises SettingsError if the source does not have as many frames
-    as the clip, BitstreamError for a damaged clip.
+    Each engine is a pair: one for RGB pictures, one for I420. `report` gets the number of frames
+    that are done. Raises SettingsError if the source and the clip differ in their number of frames.
+    Raises BitstreamError for a damaged clip.
     """
     count = clip.header.frames
     if source is not None:
@@ -124,7 +127,10 @@ def verify(
 
 
 def _largest(planes: Picture, reference: Picture) -> int:
-    """Return the largest difference of an I420 picture from an RGB picture, where both have whole pixels of colour."""
+    """Return the largest difference of an I420 picture from an RGB picture.
+
+    It covers the area in which both have whole pixels of colour.
+    """
     height, width = (side // 2 * 2 for side in reference.shape[1:])
     rows = planes.shape[0] * 2 // 3
     columns = planes.shape[1]

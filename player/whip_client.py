@@ -200,7 +200,7 @@ class _Publication:
                 ) as response:
                     location = response.headers.get("Location")
                     if response.status in REDIRECTS and location:
-                        url = url.join(URL(location, encoded=True))
+                        url = _redirected(url, location)
                         continue
                     body = await _text(response)
                     if location and response.status in range(200, 300):
@@ -216,10 +216,11 @@ class _Publication:
         raise PublishError(f"{_shown(self._url)} redirects more than {MAX_REDIRECTS} times")
 
     def _headers_for(self, url: URL) -> dict[str, str]:
-        """Return what shows the token, but to other sites only if told so."""
-        return (
-            self._headers if self._follow_with_token or url.origin() == self._url.origin() else {}
-        )
+        """Return the header with the token: to another site only if told so, and never without TLS after TLS."""
+        if url.origin() == self._url.origin():
+            return self._headers
+        is_weaker = self._url.scheme == "https" and url.scheme != "https"
+        return self._headers if self._follow_with_token and not is_weaker else {}
 
     async def _close(self) -> None:
         self._stream.leave(self._viewer)
@@ -240,6 +241,14 @@ class _Publication:
                 ValueError,
             ) as error:  # among them an address without a host
                 logger.debug("the media server was not told: %s", error)
+
+
+def _redirected(url: URL, location: str) -> URL:
+    """Return the address that a server redirects to; raises PublishError for one that is not of HTTP."""
+    target = url.join(URL(location, encoded=True))
+    if target.scheme not in ("http", "https") or not target.host:
+        raise PublishError(f"{_shown(url)} redirects to an address that is not of HTTP")
+    return target
 
 
 def _refuses_video(answer: str) -> bool:

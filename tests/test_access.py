@@ -245,6 +245,13 @@ async def test_name_that_leads_here_is_not_ours(connect):
     assert (await proxied.get("/api/clips", headers={"Host": "video.example.org"})).status == 200
 
 
+async def test_metrics_are_for_those_who_control(connect):
+    client = await connect(token=TOKEN, watch_token=WATCH)
+    for token, status in ((TOKEN, 200), (WATCH, 403)):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/metrics", headers=headers)).status == status
+
+
 async def test_body_that_does_not_come(connect, monkeypatch):
     monkeypatch.setattr(whep_module, "BODY_SECONDS", 0.2)
     client = await connect()

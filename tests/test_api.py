@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import sys
 from urllib.parse import quote
 
@@ -157,6 +158,33 @@ async def test_private_timeline_is_ones_own(client):
         assert (await other.wish(private=True))[0] == 200
 
 
+@pytest.mark.parametrize("private", [1, 2])
+async def test_private_viewer_goes_to_another_clip(aiohttp_client, tiny_clip, private):
+    items = [make_item(tiny_clip, "one"), make_item(tiny_clip, "two")]
+    client = await aiohttp_client(make_server(items, limits=Limits(private=private)))
+    async with Watcher(client, "/whep/one?private=1") as watcher:
+        for clip in ("two", "one", "two"):
+            for _ in range(50):  # until the timeline that was left has ended
+                status, state = await watcher.wish(clip=clip)
+                if status == 200:
+                    break
+                assert (status, state["error"]) == (503, "no private timeline is left")
+                await watcher.frames(3)  # the viewer watches on meanwhile
+            assert (state["clip"], state["private"]) == (clip, True)
+            await watcher.frames(3)
+        assert not (await watcher.state())["error"]
+
+
+async def test_spare_timeline_of_another_clip_is_in_nobodys_way(aiohttp_client, tiny_clip):
+    items = [make_item(tiny_clip, "one"), make_item(tiny_clip, "two")]
+    client = await aiohttp_client(make_server(items, limits=Limits(private=1)))
+    async with Watcher(client, "/whep/one?private=1") as watcher:
+        await watcher.frames(3)
+    async with Watcher(client, "/whep/two?private=1") as watcher:
+        await watcher.frames(3)
+        assert (await watcher.state())["private"] is True
+
+
 async def test_private_timeline_is_offered_at_once_and_ends_with_its_viewer(client):
     async with Watcher(client, "/whep/one?private=1") as watcher:
         await watcher.frames(3)
@@ -298,6 +326,28 @@ async def test_candidates_that_come_later_are_few(client, monkeypatch):
             )
             assert response.status == 204
         assert len(added) == MAX_CANDIDATES
+
+
+async def test_fragments_are_read_by_section(client, monkeypatch):
+    added = []
+
+    async def add(_, candidate):
+        added.append(candidate.ip)
+
+    monkeypatch.setattr("player.rtc.ice.RTCPeerConnection.addIceCandidate", add)
+    async with Watcher(client) as watcher:
+        (ufrag,) = re.findall("a=ice-ufrag:.*", watcher.peer.localDescription.sdp)
+        (mid,) = re.findall("a=mid:.*", watcher.peer.localDescription.sdp)
+        parts = [
+            "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:other\r\na=ice-ufrag:another",
+            "a=candidate:1 1 udp 1 192.0.2.1 5000 typ host",
+            f"m=video 9 UDP/TLS/RTP/SAVPF 0\r\n{mid.strip()}\r\n{ufrag.strip()}",
+            "a=candidate:1 1 udp 1 192.0.2.2 5000 typ host",
+        ]
+        fragment = "\r\n".join(parts)
+        response = await client.patch(watcher.location, data=fragment, headers=FRAGMENT)
+        assert response.status == 204
+        assert added == ["192.0.2.2"]
 
 
 @pytest.mark.parametrize(

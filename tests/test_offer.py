@@ -1,6 +1,7 @@
 """Offers of strangers and of all kinds of stacks, and what is answered."""
 
 import re
+import time
 
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -347,3 +348,74 @@ def test_any_text_is_an_offer_or_none(text):
     for whole in (text, f"v=0\r\n{text}", f"v=0\r\nm=video 9 A 97\r\na={text}"):
         with pytest.raises(DescriptionError):  # a fingerprint is not guessed
             Offer.parse(whole).choices()
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        ("m=x-foo 9 a/b 1", "mid:x"),
+        ("m=message 9 TCP/MSRP.x *", "mid:x"),
+        ("m=audio 9 UDP/TLS/RTP/SAVPF abc", "mid:x", *TRANSPORT, "recvonly"),
+        ("m=audio 9 UDP/BFCP 111", "mid:x", *TRANSPORT, "rtpmap:111 opus/48000/2"),
+        ("m=application 9 DTLS/SCTP 5000", "mid:x"),
+    ],
+)
+async def test_foreign_sections_are_turned_down_alone(foreign):
+    text = offer(foreign, video("97 VP8", mid="v"), session=["group:BUNDLE x v"])
+    first, second = sections_of(await answered(text))
+    assert first.split()[1] == "0"
+    assert second.split()[1] != "0"
+
+
+async def test_bundle_keeps_the_order_of_the_offer():
+    """Its first name tells whose transport is used (RFC 9143, section 7.3)."""
+    sound = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "mid:a", *TRANSPORT, "rtpmap:111 opus/48000/2")
+    text = offer(sound, video("97 VP8", mid="v"), session=["group:BUNDLE v a"])
+    assert "a=group:BUNDLE v a\r\n" in await answered(text)
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\x0b", "\x0c", "\x1c"])
+def test_lines_end_as_sdp_has_it(separator):
+    text = offer(video("97 VP8")).replace("s=-", f"s=a{separator}b")
+    assert chosen(text) == [("VP8", 97)]
+    assert chosen(text.replace("\r\n", "\n")) == [("VP8", 97)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            offer(video("97 VP8", mid="v"), ("m=audio 0 RTP/AVP 0", "mid:v")),
+            "two sections have the same a=mid",
+        ),
+        (
+            offer(video("97 VP8")).replace("UDP/TLS/RTP/SAVPF", "UDP/DTLS/SCTP"),
+            "video is sent by UDP/TLS/RTP/SAVPF, got UDP/DTLS/SCTP",
+        ),
+        (offer(video("97 VP8")).replace("/90000", "/" + "9" * 5000), "none of the codecs"),
+        (offer(video("97 VP8")).replace("/90000", "/\u0669"), "none of the codecs"),
+        (offer(video("97 VP8")).replace("m=video 9", "m=video \u0669"), "not the start of a"),
+    ],
+)
+def test_numbers_and_names_that_are_none(text, reason):
+    with pytest.raises(DescriptionError, match=reason):
+        Offer.parse(text).choices()
+
+
+def test_many_lines_of_feedback_take_no_time():
+    numbers = " ".join(map(str, range(128)))
+    section = (f"m=video 9 UDP/TLS/RTP/SAVPF {numbers}", "recvonly", *TRANSPORT)
+    text = offer((*section, "rtpmap:97 VP8/90000", *["rtcp-fb:* x"] * 950, *["rtcp-fb:97 y"] * 900))
+    began = time.perf_counter()
+    (choice,) = Offer.parse(text).choices()
+    assert time.perf_counter() - began < 0.05
+    assert choice.format.feedback == ("y", "x")
+
+
+@pytest.mark.parametrize(
+    ("session", "expected"), [([], {"v"}), (["group:BUNDLE a v"], {"a", "v"}), (["x"], {"v"})]
+)
+def test_sections_that_share_the_transport(session, expected):
+    sound = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "mid:a", *TRANSPORT, "rtpmap:111 opus/48000/2")
+    parsed = Offer.parse(offer(sound, video("97 VP8", mid="v"), session=session))
+    assert parsed.transport_mids == expected

@@ -15,6 +15,7 @@ from encoder.common.errors import EngineError
 from encoder.media.metrics import psnr_db
 from export.engines.registry import open_engine
 from player import whip_client as publish_module
+from player.cli.stream import _endpoint
 from player.metrics import Metrics
 from player.playback.playout import Playout
 from player.rtc.i420 import i420_frame
@@ -364,3 +365,41 @@ async def test_token_is_not_sent_to_whom_a_location_leads(server, begin):
         ("POST", "Bearer a secret", "application/sdp"),
         ("DELETE", None, "1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("location", "to_other_sites", "shown"),
+    [
+        ("https://other.example/whip", True, True),
+        ("https://other.example/whip", False, False),
+        ("http://media.example/whip", True, False),  # without TLS
+        ("/elsewhere", False, True),
+    ],
+)
+def test_token_is_never_sent_in_the_clear_after_tls(location, to_other_sites, shown):
+    publication = object.__new__(publish_module._Publication)
+    publication._url = URL("https://media.example/whip")
+    publication._headers = {"Authorization": "Bearer a secret"}
+    publication._follow_with_token = to_other_sites
+    assert bool(publication._headers_for(publication._url.join(URL(location)))) == shown
+
+
+@pytest.mark.parametrize("location", ["ftp://b.example/x?sig=SECRET", "data:,x", "file:///etc"])
+async def test_redirection_to_another_protocol_ends_it(server, begin, location):
+    server.answers = [web.Response(status=307, headers={"Location": location})]
+    with pytest.raises(PublishError, match="redirects to an address that is not of HTTP") as caught:
+        await asyncio.wait_for(begin(), 10)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("http://localhost/whip?sig=x%2Fy%2B", "/whip?sig=x%2Fy%2B"),
+        ("http://localhost/a%20b", "/a%20b"),
+        ("http://localhost/a b", "/a%20b"),
+        ("http://localhost/ä", "/%C3%A4"),
+    ],
+)
+def test_endpoint_is_asked_as_it_was_given(text, asked):
+    assert _endpoint(text).raw_path_qs == asked

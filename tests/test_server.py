@@ -162,6 +162,22 @@ async def test_offer_that_is_too_long(client):
     assert response.status == 413
 
 
+async def test_counter_offer_is_open_for_longer_than_a_connection(client, monkeypatch):
+    """30 seconds (draft-ietf-wish-whep, section 4.2); then the viewer has as long to connect as any other."""
+    assert sessions_module.COUNTER_OFFER_SECONDS == 30
+    monkeypatch.setattr(sessions_module, "COUNTER_OFFER_SECONDS", 0.5)
+    monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.1)
+    peer, offer = await offer_for()
+    await peer.close()
+    text = offer.replace("H264/90000", "AV1/90000").replace("VP8/90000", "VP9/90000")
+    response = await client.post("/whep/tiny", data=text, headers=SDP)
+    assert response.status == 406
+    await asyncio.sleep(0.3)
+    assert len(client.app[SESSIONS]) == 1
+    await asyncio.sleep(0.5)
+    assert len(client.app[SESSIONS]) == 0
+
+
 async def test_offer_without_a_codec_of_ours(client):
     peer, offer = await offer_for()
     await peer.close()
@@ -180,6 +196,9 @@ async def test_offer_without_a_codec_of_ours(client):
     await answering.setLocalDescription(await answering.createAnswer())
     location = response.headers["Location"]
     answer = answering.localDescription.sdp
+    fragment = {"Content-Type": "application/trickle-ice-sdpfrag"}
+    candidate = "a=candidate:1 1 udp 1 192.0.2.1 5000 typ host"
+    assert (await client.patch(location, data=candidate, headers=fragment)).status == 409
     assert (await client.patch(location, data="v=0", headers=SDP)).status == 400
     assert (await client.patch(location, data=answer, headers=SDP)).status == 204
     frame = await asyncio.wait_for(tracks[0].recv(), 20)
@@ -428,23 +447,30 @@ async def test_no_stun_server_unless_told(monkeypatch):
     await peer.close()
     told = Ice.parse(stun="stun:localhost:3478", turn="turn:me:secret@localhost")
     for ice, answers in ((Ice.parse(), False), (told, False), (told, True)):
-        ice.stun_answers = answers
+        ice.answers = dict.fromkeys(("stun:localhost:3478", "turn:localhost"), answers)
         with pytest.raises(ZeroDivisionError):
             await Sessions(ice=ice).open(offer, AsyncMock(), address="")
     # One that is silent would hold up each answer.
-    assert seen == [[], ["turn:localhost"], ["stun:localhost:3478", "turn:localhost"]]
+    assert seen == [[], [], ["stun:localhost:3478", "turn:localhost"]]
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_stun_server_is_asked_in_the_background(monkeypatch, answers):
+@pytest.mark.parametrize(
+    ("server", "kind"),
+    [
+        ({"stun": "stun:localhost:3478"}, "srflx"),
+        ({"turn": "turn:me:secret@localhost:3478"}, "relay"),
+    ],
+)
+async def test_servers_are_asked_in_the_background(monkeypatch, answers, server, kind):
     class Asking(AsyncMock):
-        def __init__(self, *, stun_server, **_):
+        def __init__(self, *, stun_server=None, turn_server=None, **_):
             super().__init__()
-            assert stun_server == ("localhost", 3478)
-            self.local_candidates = [SimpleNamespace(type="srflx")] if answers else []
+            assert (stun_server or turn_server) == ("localhost", 3478)
+            self.local_candidates = [SimpleNamespace(type=kind)] if answers else []
 
     monkeypatch.setattr(ice_module.aioice, "Connection", Asking)
-    ice = Ice.parse(stun="stun:localhost:3478")
+    ice = Ice.parse(**server)
     assert ice.configuration.iceServers == []
     asking = asyncio.create_task(ice.keep_asking())
     await asyncio.sleep(0.05)

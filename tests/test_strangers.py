@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import sys
 import time
 import zlib
 
@@ -227,3 +228,121 @@ async def test_an_engine_is_used_again_by_the_next_private_timeline(aiohttp_clie
     await asyncio.sleep(0.5)
     assert len(opened) <= 3  # for the small picture, the shared timeline and the private one
     await peer.close()
+
+
+@contextlib.asynccontextmanager
+async def late_loop():
+    """Give a list of one number: the longest time for which the event loop was held."""
+    late = [0.0]
+
+    async def watch():
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            late[0] = max(late[0], time.perf_counter() - began)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    yield late
+    watching.cancel()
+
+
+FLOOD = """
+import socket, sys, time
+end = time.monotonic() + 2
+count = 0
+while time.monotonic() < end:
+    with socket.socket() as stranger:
+        stranger.connect(("127.0.0.1", int(sys.argv[1])))
+    count += 1
+print(count)
+"""
+
+
+async def test_flood_of_connections_holds_up_nobody(serve, http):
+    _, url = await serve()
+    async with late_loop() as late:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FLOOD, str(url.port), stdout=asyncio.subprocess.PIPE
+        )
+        while process.returncode is None:
+            async with http.get(url / "healthz") as response:
+                assert response.status == 200
+            await asyncio.sleep(0.1)
+    assert int(await process.stdout.read()) > 100
+    assert late[0] < 0.15
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "utf-7", "utf-16", "rot13"])
+@pytest.mark.parametrize("letters", ["a-" + "b" * 65_000, "a" * 65_000])
+async def test_charsets_of_strangers_are_not_decoded(serve, http, charset, letters):
+    _, url = await serve()
+    async with late_loop() as late:
+        for path, kind in (
+            ("whep/tiny", "application/sdp"),
+            ("api/clips/tiny", "application/json"),
+        ):
+            headers = {"Content-Type": f"{kind}; charset={charset}"}
+            async with http.post(url / path, data=letters, headers=headers) as response:
+                assert response.status == 400
+                assert "UTF-8" in (await response.json())["error"]
+    assert late[0] < 0.15
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "%0AINFO%20forged", "..%2fapp.py", "%00"])
+async def test_files_that_are_not_there(serve, http, name, caplog):
+    _, url = await serve()
+    path = URL(f"{url.origin()}/static/{name}", encoded=True)
+    async with http.get(path) as response:
+        assert response.status == 404
+        assert response.headers["Server"] == "nervcast"
+    assert not [record for record in caplog.records if record.name.startswith("player")]
+
+
+async def test_faults_of_ours_fill_no_log(serve, http, caplog, monkeypatch):
+    monkeypatch.setattr("player.server.routes_api._describe", lambda _: 1 / 0)
+    _, url = await serve()
+    path = URL(f"{url.origin()}/api/clips?{'%0AINFO%20forged' * 100}", encoded=True)
+    for _ in range(5):
+        async with http.get(path) as response:
+            assert response.status == 500
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 200
+
+
+@pytest.mark.parametrize("path", ["whep/tiny", "api/clips", "static/app.js", "nope"])
+async def test_expectations_are_answered_as_everything_else(serve, path):
+    _, url = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
+    writer.write(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\nExpect: a miracle\r\n\r\n".encode())
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
+    assert head.startswith("HTTP/1.1 417 ")
+    assert "Server: nervcast\r\n" in head
+    assert "Content-Security-Policy" in head
+    writer.close()
+
+
+async def test_bodies_are_asked_for(serve):
+    _, url = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
+    head = f"POST /whep/tiny HTTP/1.1\r\nHost: localhost\r\nContent-Type: {SDP['Content-Type']}\r\n"
+    writer.write(f"{head}Content-Length: 3\r\nExpect: 100-continue\r\n\r\n".encode())
+    assert await asyncio.wait_for(reader.readline(), 5) == b"HTTP/1.1 100 Continue\r\n"
+    await reader.readline()
+    writer.write(b"v=0")
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+async def test_offers_that_nobody_goes_on_with_leave_no_lines(serve, http, caplog):
+    caplog.set_level("INFO")
+    _, url = await serve()
+    peer, offer = await offer_for("H264")
+    for _ in range(3):
+        async with http.post(url / "whep/tiny", data=offer, headers=SDP) as response:
+            assert response.status == 201
+        async with http.delete(url.join(URL(response.headers["Location"]))) as response:
+            assert response.status == 200
+    await peer.close()
+    assert not [each for each in caplog.messages if "left" in each or "joined" in each]

@@ -1,6 +1,9 @@
-"""What an encoder and a decoder must agree on: container, entropy coding, quantisation, topology. Imports no torch."""
+"""The `.nerv` format: container, entropy coding, quantization and topology.
+
+Encoders and decoders must agree on it. The package imports no torch.
+"""
 
 import os
 
-# ONNX Runtime reports to its maker unless this is set before it is imported.
+# ONNX Runtime sends telemetry to its maker unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

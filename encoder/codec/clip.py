@@ -1,4 +1,7 @@
-"""A clip: header, topology and segments, as a value that can be read from bytes and become the same bytes."""
+"""A clip: header, topology and segments.
+
+`Clip.parse` reads a clip from bytes, and `bytes(clip)` gives the same bytes back.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -27,31 +30,35 @@ from encoder.codec.writer import ClipBytes
 from encoder.common.errors import BitstreamError
 
 BLOCK_BYTES = 1 << 20
-"""Piece in which a file is read, so that little of it is held twice."""
+"""Bytes of a file that are read at once, so that few bytes are held twice."""
 MAX_NOTES = 100
-"""Most notes about a file's damage that are kept."""
+"""Largest number of notes about a file's damage."""
 MAX_RECORDS = 1 << 20
-"""Largest number of coded tensors of all segments."""
+"""Largest number of coded tensors in all segments together."""
 MAX_CHAIN_WEIGHTS = 1 << 27
-"""Largest number of weights of a key segment and the delta segments up to the next: what a seek may have to decode."""
+"""Largest number of weights of a key segment and its delta segments together.
+
+A seek may have to decode all of them.
+"""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A file's content."""
+    """The content of a file."""
 
     header: Header
     topology: Topology
     segments: Sequence[Segment]
-    """In the order of their frames, at least one. Where one was damaged, frames are missing between two."""
+    """Segments in the order of their frames, at least one. A damaged one leaves a gap of frames."""
     damage: tuple[str, ...] = ()
-    """What was wrong with the file, for people to read."""
+    """Faults of the file, described for people."""
 
     @classmethod
     def parse(cls, data: bytes, *, strict: bool = True) -> Self:
-        """Read a whole file; raises BitstreamError.
+        """Read a whole file.
 
-        If not strict, damaged segments are left out, and those that depend on them: `damage` names them.
+        If not strict, leave out damaged segments and the segments that depend on them.
+        The clip's `damage` then names them. Raises BitstreamError if the file cannot be used.
         """
         return cls._read(
             (data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)),
@@ -70,7 +77,10 @@ class Clip:
 
     @classmethod
     def read(cls, path: Path, *, strict: bool = True) -> Self:
-        """Read a file from disk; raises BitstreamError, also where there is no such file."""
+        """Read a file from disk.
+
+        Raises BitstreamError as `parse` does, and if there is no such file.
+        """
         try:
             with path.open("rb") as file:
                 return cls._read(iter(partial(file.read, BLOCK_BYTES), b""), strict=strict)
@@ -84,7 +94,7 @@ class Clip:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of all segments, records and code, for each of their weights."""
+        """Bits per weight over all segments, with their records and code."""
         return (
             8
             * sum(len(bytes(segment)) for segment in self.segments)
@@ -93,14 +103,15 @@ class Clip:
 
     @property
     def end(self) -> int:
-        """Number of the frame that comes after the last segment: as many as the header says, if the clip is whole."""
+        """Number of the frame after the last segment: the header's `frames` in a whole clip."""
         last = self.segments[-1]
         return last.start + last.frames
 
     def locate(self, time: float) -> tuple[int, float]:
-        """Return the segment that shows a time (in frames since the clip's start), and the time since that segment's start.
+        """Return the index of the segment that shows a time, and the time since its start.
 
-        Between the last frame of a segment and the first of the next the former stays, also where frames are missing.
+        Both times are in frames; the given one counts from the clip's start.
+        A segment's last frame lasts until the next segment starts, even if frames are missing.
         """
         time = min(max(time, 0.0), self.header.frames - 1)
         index = max(bisect_right(self.segments, time, key=lambda segment: segment.start) - 1, 0)
@@ -109,7 +120,7 @@ class Clip:
 
 
 class ClipReader:
-    """Takes a file in pieces as they arrive; what is complete can be used while the rest is still on its way."""
+    """Reader of a file that arrives in pieces: complete segments are usable at once."""
 
     def __init__(self) -> None:
         self._chunks = ChunkReader()
@@ -131,11 +142,14 @@ class ClipReader:
 
     @property
     def file_bytes(self) -> int:
-        """Size of what has been read."""
+        """Number of bytes read so far."""
         return self._size
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises BitstreamError for a file that cannot be used at all, or grows too large."""
+        """Take the next bytes.
+
+        Raises BitstreamError if the file cannot be used at all or becomes too large.
+        """
         self._size += len(data)
         if self._size > MAX_FILE_BYTES:
             raise BitstreamError(f"clip is larger than {MAX_FILE_BYTES} bytes")
@@ -149,12 +163,15 @@ class ClipReader:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What was wrong with the chunks so far, for people to read."""
+        """Faults of the chunks so far, described for people."""
         more = self._notes - MAX_NOTES
         return (*self._damage, *([f"{more} more chunks are damaged"] if more > 0 else []))
 
     def finish(self) -> tuple[Header, Topology, tuple[Segment, ...], tuple[str, ...]]:
-        """Return what the whole file held, and what was wrong with it; raises BitstreamError if no frame can be shown."""
+        """Return the header, topology, segments and faults of the whole file.
+
+        Raises BitstreamError if no frame can be shown.
+        """
         if self.header is None or self.topology is None:
             raise BitstreamError("clip ends before its first segment")
         damage = list(self.damage)
@@ -176,7 +193,7 @@ class ClipReader:
 
     @property
     def _position(self) -> int:
-        """Number of the frame that comes after the last segment."""
+        """Number of the frame after the last segment."""
         return self.segments[-1].start + self.segments[-1].frames if self.segments else 0
 
     def _take(self, part: Chunk, header: Header, topology: Topology) -> None:
@@ -186,7 +203,7 @@ class ClipReader:
             return
         try:
             if self._index is not None or part.kind in (HEAD, TOPOLOGY):
-                raise BitstreamError("it is out of order")  # noqa: TRY301 (as from the calls below)
+                raise BitstreamError("it is out of order")  # noqa: TRY301 (as the calls below do)
             if part.kind == SEGMENT:
                 segment = Segment.parse(part.payload, len(topology.tensors))
                 self._take_segment(segment, part.offset, header, topology)
@@ -222,7 +239,10 @@ class ClipReader:
 
 
 def check_lengths(topology: Topology, segments: int, chain: int) -> None:
-    """Raise BitstreamError for more segments than a clip may have, in all or from one key to the next."""
+    """Raise BitstreamError if a clip has too many segments, in total or between two keys.
+
+    `chain` is the number of segments from one key up to the next.
+    """
     _check_lengths(segments * len(topology.tensors), chain * topology.weights)
 
 
@@ -234,7 +254,10 @@ def _check_lengths(records: int, weights: int) -> None:
 
 
 class SegmentModels:
-    """The ONNX models of a clip's segments, of which the latest weights are kept for the delta segment that may follow."""
+    """ONNX models of a clip's segments.
+
+    The latest weights are kept, because a delta segment that needs them may follow.
+    """
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
@@ -242,7 +265,7 @@ class SegmentModels:
         self._latest: tuple[int, Weights] = (-1, {})
 
     def weights(self, index: int) -> Weights:
-        """Return the weights of a segment; raises BitstreamError."""
+        """Return the weights of a segment. Raises BitstreamError if they are damaged."""
         latest, weights = self._latest
         first = index
         while not self._clip.segments[first].is_key and first - 1 != latest and first != latest:
@@ -255,12 +278,12 @@ class SegmentModels:
         return before
 
     def model(self, index: int) -> onnx.ModelProto:
-        """Return the model of a segment, weights and all; raises BitstreamError."""
+        """Return the model of a segment with its weights. Raises the errors of `weights`."""
         return self._clip.topology.bind(self.weights(index))
 
 
 def _essential(part: Chunk, kind: bytes) -> bytes:
-    """Return the payload of a chunk without which nothing can be shown."""
+    """Return the payload of an indispensable chunk: header or topology."""
     if part.kind != kind or not part.intact:
         raise BitstreamError(f"chunk {kind.decode()} is missing or damaged")
     return part.payload

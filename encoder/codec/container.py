@@ -1,6 +1,8 @@
-"""The container: a signature, then chunks, each with a type, a length and checksums. docs/reference/bitstream.md has the bytes.
+"""The container: a signature, then chunks, each with a type, a length and checksums.
 
-The reader takes bytes as they arrive and gives what is complete, so that the first segment plays while the second travels.
+The reader takes bytes as they arrive and yields each chunk that is complete.
+So the first segment plays while the second is still on its way.
+docs/reference/bitstream.md defines the bytes.
 """
 
 import re
@@ -17,52 +19,59 @@ MAGIC = b"NERV"
 VERSION = 1
 SIGNATURE = struct.Struct("<4sHxx")  # magic, version
 CHUNK = struct.Struct("<4sI")  # type, payload length
-CHECKSUM = struct.Struct("<I")  # CRC-32, once of type and length, once of the payload
+CHECKSUM = struct.Struct("<I")  # CRC-32: one of type and length, a chained one of the payload
 HEADER = struct.Struct("<HHIIIBx")  # width, height, frames, rate numerator and denominator, flags
 HEAD = b"HEAD"
+"""Type of a file's first chunk, the header."""
 TOPOLOGY = b"TOPO"
+"""Type of a file's second chunk, the topology."""
 SEGMENT = b"SEGM"
+"""Type of the chunks that follow, one for each segment."""
 INDEX = b"INDX"
-"""Types of the chunks, in the order in which they stand in a file; there may be many segments."""
+"""Type of a file's last chunk, the index of its segments."""
 CHUNK_BYTES = CHUNK.size + 2 * CHECKSUM.size
-"""Bytes that a chunk has beside its payload."""
+"""Bytes of a chunk in addition to its payload."""
 KIND_AT = 10
+"""Offset of the byte in a segment's payload that tells its kind."""
 DELTA_SEGMENT = 1
-"""Byte of a segment's payload that tells its kind, and its value for one that is coded on top of the segment before."""
+"""Kind of a segment that is coded on top of the segment before."""
 ESSENTIALS = 2
-"""Chunks at the start of a file that say what it is: header and topology."""
+"""Number of indispensable chunks at the start of a file: header and topology."""
 RESUME = re.compile(b"|".join((SEGMENT, INDEX)))
-"""What reading goes on with after damage: the other types must be whole anyway."""
+"""Chunk types at which reading resumes after damage; the others must be intact anyway."""
 
 MAX_SIDE = 8192
 """Largest width and height, in pixels."""
 MAX_FRAMES = 1 << 24
 MAX_RATE = 1000
-"""Largest number of frames per second."""
+"""Largest frame rate, in frames per second."""
 MAX_TERM = 100_000_000
-"""Largest numerator and denominator of a frame rate: FFmpeg's have 31 bits."""
+"""Largest numerator and denominator of a frame rate; FFmpeg's have 31 bits."""
 MAX_DENOMINATOR = 100_000
-"""Denominator that a measured or wanted rate is rounded to."""
+"""Largest denominator after rounding a measured or requested frame rate."""
 MAX_SETTINGS_BYTES = 1024
 MAX_CHUNK_BYTES = 1 << 28
 MAX_FILE_BYTES = 1 << 30
 CONTINUOUS = 1
-"""Header flag: times between whole numbers decode to pictures in between."""
+"""Header flag: times between two frames decode to pictures in between."""
 
 
 def signature() -> bytes:
-    """Return what a file starts with."""
+    """Return the first bytes of every file."""
     return SIGNATURE.pack(MAGIC, VERSION)
 
 
 def file_bytes(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return a file of chunks, each a four-letter type and a payload."""
+    """Return a file of chunks, each given as a four-letter type and a payload."""
     checksums = Checksums()
     return signature() + b"".join(checksums.chunk(*part) for part in chunks)
 
 
 class Checksums:
-    """Checksums of the payloads of a file, each going on from one before, so that a chunk of another file does not fit."""
+    """Chained checksums of a file's payloads.
+
+    Each continues an earlier one, so that a chunk of another file does not fit.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -79,14 +88,14 @@ class Checksums:
     def of(self, kind: bytes, payload: bytes) -> int:
         """Return the checksum of the next payload.
 
-        It goes on from that of the topology, whose own goes on from that of the header; but that of a delta segment goes on
-        from the segment before.
+        The topology's checksum continues the header's.
+        A delta segment's checksum continues that of the segment before, all others the topology's.
         """
         is_delta = kind == SEGMENT and payload[KIND_AT : KIND_AT + 1] == bytes([DELTA_SEGMENT])
         return zlib.crc32(payload, self._segment if is_delta else self._clip)
 
     def take(self, kind: bytes, checksum: int) -> None:
-        """Go on behind a payload."""
+        """Record a payload's checksum, which later checksums continue."""
         if self._count < ESSENTIALS:
             self._clip = checksum
             self._count = self._count + 1
@@ -105,16 +114,17 @@ class Chunk:
     kind: bytes
     payload: bytes
     offset: int
-    """Bytes of the file before the chunk."""
+    """Number of bytes of the file before the chunk."""
     intact: bool = True
-    """Whether the payload's checksum fits, and what it goes on from."""
+    """Whether the checksum fits the payload and the earlier checksum that it continues."""
 
 
 class ChunkReader:
-    """Cuts a file into chunks, in pieces of any size as they arrive.
+    """Reader that cuts a file into chunks as its bytes arrive, in pieces of any size.
 
-    A damaged payload is handed out as such. Damage between two chunks is passed over: reading goes on at the next place that
-    is the start of a chunk by its checksum.
+    A chunk with a damaged payload is yielded, marked as not intact.
+    Damage between two chunks is skipped. Reading resumes at the next chunk start with a fitting
+    checksum.
     """
 
     def __init__(self) -> None:
@@ -123,12 +133,13 @@ class ChunkReader:
         self._signed = False
         self._checksums = Checksums()
         self.skipped_bytes = 0
-        """Bytes that belong to no chunk."""
+        """Number of bytes that belong to no chunk."""
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """Take the next bytes of the file and yield the chunks that they complete.
 
-        Raises BitstreamError for a file that is no clip, UnsupportedVersionError for one of another version.
+        Raises BitstreamError if the file is not a clip.
+        Raises UnsupportedVersionError if the clip is of another version.
         """
         self._buffer += data
         if not self._signed and not self._read_signature():
@@ -138,7 +149,7 @@ class ChunkReader:
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes that wait for more: none once a file has ended where it should."""
+        """Number of bytes of an incomplete chunk: 0 at the end of a complete file."""
         return len(self._buffer)
 
     def _read_signature(self) -> bool:
@@ -177,9 +188,9 @@ class ChunkReader:
         return None
 
     def _resynchronise(self) -> None:
-        """Go on at the next byte that may start a chunk worth finding."""
+        """Drop all bytes before the next possible start of a segment or index chunk."""
         found = RESUME.search(self._buffer, 1)
-        # The last bytes may be the start of a type whose end has not arrived.
+        # The last bytes may be the beginning of a type; its end has not arrived yet.
         step = found.start() if found else max(len(self._buffer) - len(SEGMENT) + 1, 1)
         self.skipped_bytes += step
         self._drop(step)
@@ -191,7 +202,7 @@ class ChunkReader:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a clip shows."""
+    """Frame size, length and frame rate of a clip."""
 
     width: int
     """Width of a frame, in pixels."""
@@ -201,27 +212,27 @@ class Header:
     rate: Fraction
     """Frames per second."""
     continuous: bool
-    """Whether times between frames decode to pictures in between."""
+    """Whether times between two frames decode to pictures in between."""
     settings: str
-    """What the encoder was told, for people to read."""
+    """Settings of the encoder, for people to read."""
 
     @property
     def even_size(self) -> tuple[int, int]:
-        """Height and width rounded up to even numbers, which 4:2:0 pictures have."""
+        """Height and width rounded up to even numbers, as 4:2:0 pictures need."""
         return self.height + self.height % 2, self.width + self.width % 2
 
     @property
     def duration_seconds(self) -> float:
-        """Time from the first frame to the end of the last."""
+        """Time from the start of the first frame to the end of the last, in seconds."""
         return float(self.frames / self.rate)
 
     @property
     def pixels(self) -> int:
-        """Pixels of all frames, what bits per pixel are counted over."""
+        """Number of pixels of all frames: the divisor of bits per pixel."""
         return self.width * self.height * self.frames
 
     def __bytes__(self) -> bytes:
-        """Return the payload of the header chunk; settings too long for the format are cut."""
+        """Return the payload of the header chunk. Settings too long for the format are cut."""
         flags = CONTINUOUS if self.continuous else 0
         numerator, denominator = self.rate.as_integer_ratio()
         settings = self.settings.encode()[:MAX_SETTINGS_BYTES].decode(errors="ignore").encode()
@@ -232,10 +243,11 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the payload of a header chunk; raises BitstreamError."""
+        """Read the payload of a header chunk. Raises BitstreamError if it is invalid."""
         if not HEADER.size <= len(data) <= HEADER.size + MAX_SETTINGS_BYTES:
             raise BitstreamError(
-                f"header has {len(data)} bytes, needs {HEADER.size} and at most {MAX_SETTINGS_BYTES} more"
+                f"header has {len(data)} bytes, "
+                f"needs {HEADER.size} and at most {MAX_SETTINGS_BYTES} more"
             )
         width, height, frames, numerator, denominator, flags = HEADER.unpack_from(data)
         if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
@@ -269,19 +281,22 @@ COUNT = struct.Struct("<I")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A segment of the file."""
+    """A segment's entry in the index."""
 
     offset: int
-    """Bytes of the file before the segment's chunk."""
+    """Number of bytes of the file before the segment's chunk."""
     start: int
     """Number of the first frame."""
     frames: int
     is_key: bool
-    """Whether decoding may start here."""
+    """Whether decoding can start at this segment."""
 
 
 def index_bytes(entries: Sequence[Entry]) -> bytes:
-    """Return the payload of the index's chunk: the entries, then their number, so that it can be found from the file's end."""
+    """Return the payload of the index chunk: the entries, then their number.
+
+    With the number last, a reader finds the index from the end of the file.
+    """
     packed = (
         ENTRY.pack(entry.offset, entry.start, entry.frames, entry.is_key) for entry in entries
     )

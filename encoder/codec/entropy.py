@@ -1,6 +1,8 @@
-"""Entropy coding of integers: a range coder (constriction) under Laplace models of 64 widths, called levels.
+"""Entropy coding of integers: a range coder (constriction) with Laplace models of 64 scales.
 
-The models are made of integers alone, so that every machine decodes the same numbers. docs/reference/bitstream.md has the arithmetic.
+A model's *level* is its index; the scale grows with the level.
+The models use integer arithmetic alone, so that every machine decodes the same numbers.
+docs/reference/bitstream.md defines the arithmetic.
 """
 
 from collections.abc import Iterator
@@ -15,22 +17,23 @@ from numpy.typing import NDArray
 from encoder.common.errors import BitstreamError
 
 LEVELS = 64
-"""Number of models. A level's scale is 2**0.25 times that of the level before."""
+"""Number of models. Each level's scale is 2**0.25 times the scale of the level below."""
 LEVELS_PER_OCTAVE = 4
+"""Number of levels over which the scale doubles."""
 UNIT_LEVEL = 20
-"""Level whose Laplace distribution has the scale 1."""
+"""Level whose Laplace distribution has scale 1."""
 MAX_BOUND = 4095
 """Largest magnitude of a coded integer."""
 PRECISION = 24
-"""Frequencies of a model add up to 2**PRECISION."""
+"""Bits of a model's precision: its frequencies add up to 2**PRECISION."""
 WORD_BYTES = 4
 MAX_SYMBOLS = 1 << 26
-"""Largest number of symbols of all models of one code, which take time to be made."""
+"""Largest number of symbols of all models of one code. Models take time to build."""
 
 Integers = NDArray[np.int32]
 
-# exp(-1 / (2 * scale)) of each level in units of 2**-32. The format lists these numbers, since exp may differ in its last bit
-# from one machine to another.
+# exp(-1 / (2 * scale)) of each level in units of 2**-32.
+# The format lists these numbers because the last bit of exp may differ between machines.
 # fmt: off
 DECAYS = (
     483, 6163, 52418, 317125, 1440801, 5145013, 15004422, 36905875,
@@ -47,7 +50,10 @@ DECAYS = (
 
 @cache
 def _beyond(level: int) -> NDArray[np.int64]:
-    """Return the mass of the bins from k on, of both sides, for k = 1 .. MAX_BOUND, in units of 2**-PRECISION / 2."""
+    """Return the mass (MAX_BOUND,) of the bins from k on, on one side, for k = 1 .. MAX_BOUND.
+
+    The unit is 2**-PRECISION.
+    """
     q = DECAYS[level]
     square = q * q >> 32
     beyond = [q]
@@ -57,9 +63,10 @@ def _beyond(level: int) -> NDArray[np.int64]:
 
 
 def frequencies(level: int, bound: int) -> NDArray[np.int64]:
-    """Return how often each of -bound .. bound comes in 2**PRECISION draws, never less than once.
+    """Return the frequencies (2 * bound + 1,) of -bound .. bound, which add up to 2**PRECISION.
 
-    A Laplace distribution cut into bins at the integers: with q = DECAYS[level], the bins from k on hold q**(2k-1) / 2.
+    They follow a Laplace distribution in bins around the integers; each is at least 1.
+    With q = DECAYS[level] * 2**-32, the bins from k on have the mass q**(2k-1) / 2.
     """
     side = np.maximum(-np.diff(_beyond(level)[:bound], append=0), 1)
     return np.concatenate([side[::-1], [(1 << PRECISION) - 2 * side.sum()], side])
@@ -68,7 +75,7 @@ def frequencies(level: int, bound: int) -> NDArray[np.int64]:
 def _groups(
     levels: Integers | int, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
-    """Yield each level and where it applies, from the lowest on."""
+    """Yield each level, from the lowest, with the flat indices of its integers."""
     if np.size(levels) == 1:
         yield int(np.max(levels)), slice(None)
         return
@@ -82,37 +89,39 @@ def _groups(
 
 @lru_cache(maxsize=256)
 def _model(level: int, bound: int) -> Any:
-    # constriction adds one to each frequency, so that none is zero, and scales the rest to what is left: here by one.
+    # constriction adds 1 to each frequency, so that none is 0.
+    # It scales the given frequencies to the rest of the sum: here by 1.
     return stream.model.Categorical(
         (frequencies(level, bound) - 1).astype(np.float64), perfect=False
     )
 
 
 class RangeEncoder:
-    """Codes arrays of integers one after the other."""
+    """Range coder of arrays of integers, one after the other."""
 
     def __init__(self) -> None:
         self._coder = stream.queue.RangeEncoder()
 
     def encode(self, values: Integers, levels: Integers | int, bound: int) -> None:
-        """Code integers of -bound .. bound: first those of the lowest level, in order, then the next.
+        """Code integers in -bound .. bound, level by level from the lowest.
 
-        The levels have the shape of the integers, or one that is broadcast to it.
+        Integers of the same level keep their order.
+        `levels` has the shape of `values`, or a shape that is broadcast to it.
         """
         symbols = values.ravel().astype(np.int32) + np.int32(bound)
         for level, places in _groups(levels, values.shape):
             self._coder.encode(symbols[places], _model(level, bound))
 
     def bytes(self) -> bytes:
-        """Return the code, little-endian 32-bit words."""
+        """Return the code as little-endian 32-bit words."""
         return self._coder.get_compressed().astype("<u4").tobytes()
 
 
 class RangeDecoder:
-    """Decodes what an `Encoder` coded."""
+    """Decoder of the code of a `RangeEncoder`."""
 
     def __init__(self, data: bytes) -> None:
-        """Raise BitstreamError for a code that is no whole number of words."""
+        """Take a code. Raises BitstreamError if it is not a whole number of words."""
         if len(data) % WORD_BYTES:
             raise BitstreamError(
                 f"code must consist of {WORD_BYTES}-byte words, got {len(data)} bytes"
@@ -121,7 +130,10 @@ class RangeDecoder:
         self._symbols = 0
 
     def decode(self, shape: tuple[int, ...], levels: Integers | int, bound: int) -> Integers:
-        """Return integers of -bound .. bound in a shape, as `Encoder.encode` coded them; raises BitstreamError."""
+        """Return integers in -bound .. bound of a shape, in the order of `RangeEncoder.encode`.
+
+        Raises BitstreamError if the code is invalid or its models have too many symbols.
+        """
         symbols = np.empty(prod(shape), np.int32)
         try:
             for level, places in _groups(levels, shape):

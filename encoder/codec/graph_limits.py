@@ -1,4 +1,7 @@
-"""What a frame of a graph takes: the size of every value, the memory and the multiplications, known before anything is run."""
+"""Limits on a graph: the size of every value, and a frame's memory and multiplications.
+
+All are computed without running the graph. A value's size is its number of elements.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,33 +14,44 @@ from encoder.codec.tensor_header import Shape
 from encoder.common.errors import BitstreamError, first_line
 
 RGB = 3
-"""Channels of a frame."""
+"""Number of channels of a frame."""
 KINDS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 1,
     onnx.TensorProto.INT32: 1,
     onnx.TensorProto.INT64: 2,
 }
-"""Types that values may have, and as how many elements each of theirs counts."""
+"""Allowed types of values, and the number that one element counts as: 2 for 64-bit types."""
 MAX_VALUES_PER_PIXEL = 512
+"""Elements that a frame may need at once for each of its pixels."""
 FREE_VALUES = 1 << 22
+"""Elements that a frame of any size may need in addition."""
 MAX_VALUES = 1 << 30
-"""Largest number of elements that are needed at once for a frame: for each of its pixels, beside that, and weights and all."""
+"""Largest number of elements needed at once for a frame, weights included."""
 MAX_ARITHMETIC_PER_PIXEL = 1 << 19
+"""Multiplications that a frame may need for each of its pixels."""
 FREE_ARITHMETIC = 1 << 32
+"""Multiplications that a frame of any size may need in addition."""
 MAX_ARITHMETIC = 1 << 40
-"""Largest number of multiplications for a frame: for each of its pixels, beside that, and in all."""
+"""Largest number of multiplications for a frame."""
 TOUCHED = 16
-"""Multiplications that an element counts which is read or written by an operator that is no product: a sine takes as many."""
+"""Multiplications counted for each element that an operator other than a product reads or writes.
+
+A sine takes as many.
+"""
 BATCHES = (1, 2, 256)
-"""Numbers of times for which the sizes are looked at: if they grow in proportion from one to all of them, they always do, since
-without an operator that tells a size they are polynomials without negative coefficients."""
+"""Numbers of times for which sizes are inferred.
+
+If the sizes grow in proportion over these numbers, they do so over all numbers.
+No allowed operator returns a size, so sizes are polynomials without negative coefficients.
+"""
 
 
 def check_values(model: onnx.ModelProto, frames: str) -> int:
-    """Check that a graph holds together, and what its output `frames` takes; raises BitstreamError.
+    """Check a graph and return the number of elements needed at once for one frame.
 
+    That number includes the weights. `frames` is the name of the output.
     The first input and the output have the number of times as their first axis.
-    Returns the number of elements that are needed at once for one frame, weights and all.
+    Raises BitstreamError if the graph is invalid or exceeds a limit.
     """
     try:
         onnx.checker.check_model(model)
@@ -48,7 +62,7 @@ def check_values(model: onnx.ModelProto, frames: str) -> int:
     shapes, *more = (_shapes(graph) for graph in graphs)
     for batch, grown in zip(BATCHES, (shapes, *more), strict=True):
         for name, shape in grown.items():
-            first = shapes.get(name)  # it may have fewer axes, or none
+            first = shapes.get(name)  # may have fewer axes, or be absent
             if shape != first and (not first or shape != (batch * first[0], *first[1:])):
                 raise BitstreamError(
                     f"value {name!r} must grow with the number of times, along its first axis"
@@ -63,7 +77,7 @@ def check_values(model: onnx.ModelProto, frames: str) -> int:
 
 
 def with_times(model: onnx.ModelProto, times: int) -> onnx.ModelProto:
-    """Return a copy of a graph for a fixed number of times, whose sizes are still to be inferred."""
+    """Return a copy of a graph for a fixed number of times. Its sizes are still to be inferred."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = times
@@ -72,9 +86,9 @@ def with_times(model: onnx.ModelProto, times: int) -> onnx.ModelProto:
 
 
 def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
-    """Return the graph with the size of every value for a number of times."""
+    """Return the graph with the shape of every value for a number of times."""
     try:
-        # Without following data through operators: that may take any amount of memory, and does not see numbers overflow.
+        # Data propagation is off: it may take any amount of memory, and misses integer overflow.
         return infer_shapes(
             with_times(model, batch), check_type=True, strict_mode=True, data_prop=False
         ).graph
@@ -83,7 +97,10 @@ def _inferred(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Return the shape of every value of a graph; raises BitstreamError for one that is not known, or empty."""
+    """Return the shape of every value of a graph.
+
+    Raises BitstreamError if a shape is unknown or empty.
+    """
     shapes: dict[str, Shape] = {x.name: tuple(x.dims) for x in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shape = _static_shape(value)
@@ -96,7 +113,7 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
 
 
 def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Return the type of every value of a graph; raises BitstreamError for one that is not allowed."""
+    """Return the type of every value of a graph. Raises BitstreamError if one is not allowed."""
     kinds = {
         x.name: x.type.tensor_type.elem_type
         for x in (*graph.input, *graph.value_info, *graph.output)
@@ -105,7 +122,8 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
     for name, kind in kinds.items():
         if kind not in KINDS:
             raise BitstreamError(
-                f"value {name!r} must be float32, int32 or int64, got {onnx.TensorProto.DataType.Name(kind)}"
+                f"value {name!r} must be float32, int32 or int64, "
+                f"got {onnx.TensorProto.DataType.Name(kind)}"
             )
     return kinds
 
@@ -113,9 +131,11 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
 def _check_cost(
     graph: onnx.GraphProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape], frames: str
 ) -> int:
-    """Check what is held at once, which is returned, and the number of multiplications.
+    """Check a frame's memory and multiplications; return the elements held at once.
 
-    A value is dropped after its last use, but what does not depend on the time is kept: runtimes compute it once.
+    A value is dropped after its last use.
+    Values that do not depend on the time are kept, because runtimes compute them once.
+    Raises BitstreamError if the graph exceeds a limit.
     """
     last_use = {
         name: index for index, node in enumerate(graph.node) for name in (*node.output, *node.input)
@@ -146,7 +166,7 @@ def _check_cost(
 
 
 def multiplications(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Return the multiplications of a convolution or a product of matrices, 0 for any other operator."""
+    """Return the multiplications of a convolution or matrix product; 0 for any other operator."""
     made = prod(shapes[node.output[0]])
     match node.op_type:
         case "Conv":
@@ -163,7 +183,7 @@ def multiplications(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
 
 
 def _arithmetic(node: onnx.NodeProto, sizes: Mapping[str, int], shapes: Mapping[str, Shape]) -> int:
-    """Return how many multiplications a node counts as."""
+    """Return the number of multiplications that a node counts as."""
     if products := multiplications(node, shapes):
         return products
     made = sum(sizes[name] for name in node.output if name)

@@ -1,6 +1,6 @@
-"""Names of values in a stored graph: places relative to where they are used, so that stages that repeat are the same bytes.
+"""Names of values in a stored graph: references relative to the place of use.
 
-docs/reference/bitstream.md has the rules.
+Repeated stages of a network then become the same bytes. docs/reference/bitstream.md has the rules.
 """
 
 import re
@@ -10,21 +10,31 @@ import onnx
 from encoder.common.errors import BitstreamError
 
 TIME = "t"
+"""Name of a graph's input."""
 FRAMES = "rgb"
-"""Names of a graph's input and output."""
+"""Name of a graph's output."""
 BEFORE = "-"
+"""Start of a reference to an earlier value, counted back from the latest."""
 NEXT = "+"
+"""Start of a reference to a coded tensor.
+
+Its number counts from the tensor after the last one that was referred to.
+"""
 CONSTANT = "c"
+"""Start of a reference to a constant."""
 MADE = "_"
-"""Start of a reference to a value made before, to the next coded tensor, and to a constant; and what stands for an output."""
+"""Stored name of a node's output, unless it is the graph's output."""
 
 NUMBER = re.compile("-?[0-9]{1,5}")
 MAX_SHOWN = 20
-"""Characters of a wrong reference that are shown."""
+"""Number of characters of an invalid reference in a message."""
 
 
 def to_refs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph whose names are places; raises BitstreamError for a name that stands for nothing, or two things."""
+    """Return a graph whose names are references.
+
+    Raises BitstreamError if a name is undefined or defined twice.
+    """
     packed = onnx.ModelProto()
     packed.CopyFrom(model)
     graph = packed.graph
@@ -48,7 +58,7 @@ def to_refs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Writer:
-    """Finds the places that names stand for, node by node."""
+    """Writer of references in place of names, node by node."""
 
     def __init__(self, tensors: list[str], constants: list[str]) -> None:
         self._tensors = {name: index for index, name in enumerate(tensors)}
@@ -57,7 +67,7 @@ class _Writer:
         self._next = 0
 
     def place(self, name: str) -> str:
-        """Return the place of an input."""
+        """Return the reference to a node's input."""
         if name in self._tensors:
             ahead = self._tensors[name] - self._next
             self._next = self._tensors[name] + 1
@@ -69,13 +79,16 @@ class _Writer:
         raise BitstreamError(f"topology is no valid graph: nothing is called {name!r}")
 
     def make(self, name: str) -> str:
-        """Return what stands for an output."""
+        """Register a node's output and return its stored name."""
         self._made[name] = len(self._made)
         return FRAMES if name == FRAMES else MADE
 
 
 def from_refs(packed: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph whose values have names of their own; raises BitstreamError for a place that is none."""
+    """Return a graph whose values have unique names.
+
+    Raises BitstreamError if a reference is invalid.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(packed)
     graph = model.graph
@@ -87,14 +100,14 @@ def from_refs(packed: onnx.ModelProto) -> onnx.ModelProto:
         [value.name for value in graph.input[1:]], [constant.name for constant in graph.initializer]
     )
     for node in graph.node:
-        # Where a text is no UTF-8, protobuf gives bytes.
+        # protobuf returns bytes if a text is not UTF-8.
         node.input[:] = [reader.find(str(place)) if place else "" for place in node.input]
         node.output[:] = [reader.make(name) if name else "" for name in node.output]
     return model
 
 
 class _Reader:
-    """Finds the names that places stand for, node by node."""
+    """Reader of names from references, node by node."""
 
     def __init__(self, tensors: list[str], constants: list[str]) -> None:
         self._tensors = tensors
@@ -103,7 +116,7 @@ class _Reader:
         self._next = 0
 
     def find(self, place: str) -> str:
-        """Return the name of an input."""
+        """Return the name of a node's input."""
         if place.startswith(NEXT):
             index = self._next + _number(place[1:] or "0")
             self._next = index + 1
@@ -113,7 +126,10 @@ class _Reader:
         return _item(self._made, len(self._made) + _number(place), place)
 
     def make(self, name: str) -> str:
-        """Return the name of an output."""
+        """Register a node's output and return its new name.
+
+        Raises BitstreamError if its stored name is invalid.
+        """
         if name not in (MADE, FRAMES):
             raise BitstreamError(
                 f"topology has an output {name[:MAX_SHOWN]!r}, which must be {MADE!r} or {FRAMES!r}"

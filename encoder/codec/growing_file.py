@@ -1,4 +1,4 @@
-"""A clip whose file is still being written: each time one looks, it may have more segments."""
+"""A clip whose file is still being written, and gains segments over time."""
 
 import os
 import threading
@@ -12,10 +12,10 @@ from encoder.common.errors import BitstreamError
 
 
 class GrowingFile:
-    """Reads a file as it grows."""
+    """Reader of a file that grows."""
 
     def __init__(self, path: Path) -> None:
-        """Read what there is; raises BitstreamError, also where not even a segment is there."""
+        """Read the existing part. Raises BitstreamError if it is unusable or has no segment."""
         self._reader = ClipReader()
         self._path = path
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class GrowingFile:
         try:
             self.read_on()
             self.clip = self._begun()
-            """The clip, whose segments become more."""
+            """The clip; new segments are appended to its `segments`."""
         except BitstreamError:
             self.close()
             raise
@@ -40,7 +40,7 @@ class GrowingFile:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What was wrong with the file so far, for people to read."""
+        """Faults of the file so far, described for people."""
         return self._reader.damage
 
     @property
@@ -50,15 +50,16 @@ class GrowingFile:
 
     @property
     def file_bytes(self) -> int:
-        """Size of what has been read."""
+        """Number of bytes read so far."""
         return self._reader.file_bytes
 
     def read_on(self) -> None:
-        """Read what has come since, also of a file that goes on in this one's place, as that of a resumed fit does.
+        """Read the bytes that were added since the last call.
 
-        That of an interrupted fit ends there.
-
-        Raises BitstreamError for another file in its place, and for one that grows too large or cannot be read.
+        A new file may have taken the old one's place. A resumed fit continues in a new file.
+        An interrupted fit ends with a new file of the finished segments.
+        Raises BitstreamError if the new file is of another clip.
+        Raises BitstreamError if the file grows too large or cannot be read.
         """
         with self._lock:
             try:
@@ -68,16 +69,16 @@ class GrowingFile:
                     self._reader = ClipReader()
                 for block in iter(partial(self._file.read, BLOCK_BYTES), b""):
                     self._reader.feed(block)
-            except (OSError, ValueError) as error:  # it may have been closed
+            except (OSError, ValueError) as error:  # ValueError: the file is closed
                 raise BitstreamError(f"cannot read on: {error}") from None
             if self._reader.segments is not self._segments:
                 self._take_over()
 
     def _take_over(self) -> None:
-        """Take the segments that a file in place of the first has beyond those that are known."""
+        """Append the segments of a new file in the old one's place, beyond those already known."""
         reader = self._reader
         known = len(self._segments)
-        # A fit that is interrupted leaves a whole clip of fewer frames.
+        # An interrupted fit leaves a whole clip of fewer frames.
         header = reader.header and replace(reader.header, frames=self.clip.header.frames)
         heads = (header, reader.topology and reader.topology.packed)
         common = min(known, len(reader.segments))
@@ -89,6 +90,6 @@ class GrowingFile:
         self._segments += reader.segments[known:]
 
     def close(self) -> None:
-        """Close the file, once nothing reads it."""
+        """Close the file, after any running `read_on`."""
         with self._lock:
             self._file.close()

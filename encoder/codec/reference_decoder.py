@@ -1,4 +1,7 @@
-"""The reference decoder: file -> ONNX -> ONNX Runtime on the CPU -> frames. Slow and obvious; engines are tested against it."""
+"""The reference decoder: file -> ONNX -> ONNX Runtime on the CPU -> frames.
+
+It is slow and simple; engines are tested against it.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -13,12 +16,13 @@ from encoder.codec.graph_names import TIME
 from encoder.common.onnx_runtime import Session
 
 BATCH = 8
+"""Largest number of frames that `ReferenceDecoder.frames` decodes at once."""
 BATCH_PIXELS = 1 << 22
-"""Frames that are decoded at once where all are asked for: at most this many, and of this many pixels."""
+"""Largest number of pixels that it decodes at once, unless a single frame has more."""
 
 
 class ReferenceDecoder:
-    """Decode frames of a clip, at any time of it."""
+    """Decoder of a clip's frames, at any time."""
 
     def __init__(self, clip: Clip) -> None:
         self._clip = clip
@@ -29,13 +33,13 @@ class ReferenceDecoder:
     def frame(self, time: float) -> NDArray[np.uint8]:
         """Return the RGB picture (3, H, W) at a time in frames since the clip's start.
 
-        Raises BitstreamError for damaged weights, EngineError if the network cannot be run.
+        Raises BitstreamError if weights are damaged, EngineError if the network cannot be run.
         """
         segment, local = self._clip.locate(time)
         return self._pictures(segment, [local])[0]
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield every coded frame in order, (3, H, W); raises as `frame` does."""
+        """Yield every coded frame (3, H, W) in order. Raises the same errors as `frame`."""
         located = [self._clip.locate(time) for time in range(self._clip.header.frames)]
         batch = max(min(BATCH, BATCH_PIXELS // prod(self._clip.header.even_size)), 1)
         for segment, group in groupby(located, key=itemgetter(0)):
@@ -51,6 +55,6 @@ class ReferenceDecoder:
         height = self._clip.header.height
         width = self._clip.header.width
         rgb = self._session.run({TIME: np.array(times, np.float32)})[:, :, :height, :width]
-        assert rgb.shape == (len(times), 3, height, width)  # what the topology's check promises
-        # A network of a stranger may make what is no number.
+        assert rgb.shape == (len(times), 3, height, width)  # guaranteed by the topology's check
+        # An untrusted network may return NaN.
         return np.rint(np.nan_to_num(rgb).clip(0, 1) * 255).astype(np.uint8)

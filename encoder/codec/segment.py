@@ -1,4 +1,7 @@
-"""A segment: a run of frames with weights of their own, coded alone (key) or on top of those of the segment before (delta)."""
+"""A segment: a run of frames with its own weights.
+
+A key segment is coded alone; a delta segment adds to the weights of the segment before.
+"""
 
 import struct
 import zlib
@@ -21,7 +24,7 @@ KEY_SEGMENT = 0
 RANGE = 0
 HUFFMAN = 1
 HUFFMAN_BOUND = 127
-"""Largest magnitude of an integer that Huffman's code takes: a byte."""
+"""Largest magnitude of an integer in Huffman's code, where it takes a byte."""
 CoderName = Literal["range", "huffman"]
 NUMBERS: dict[CoderName, int] = {"range": RANGE, "huffman": HUFFMAN}
 
@@ -34,9 +37,9 @@ class Quantized:
 
     integers: Integers
     step: float
-    """Distance of two neighbouring weights, as float32 holds it, before a channel's offset."""
+    """Quantization step as float32 holds it, before a channel's offset."""
     channels: Integers = field(default_factory=NOTHING.copy)
-    """Offsets of the channels' steps, in halves of an octave, or nothing."""
+    """Offsets of the channels' steps in half octaves, or an empty array."""
     channel_axis: int = 0
     """Axis of the channels: 0 or 1."""
     delta: bool = False
@@ -45,15 +48,15 @@ class Quantized:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A run of frames with weights of its own."""
+    """A run of frames with its own weights."""
 
     start: int
     """Number of the first frame."""
     frames: int
     tensors: tuple[CodedTensor, ...]
-    """One for each coded tensor of the topology."""
+    """Record of each coded tensor of the topology, in its order."""
     coder: int
-    """RANGE or HUFFMAN."""
+    """Number of the coder: RANGE or HUFFMAN."""
     code: bytes
     """The coder's output for all tensors."""
 
@@ -67,7 +70,10 @@ class Segment:
         *,
         coder: CoderName = "range",
     ) -> Self:
-        """Code the tensors of a topology; raises ValueError for shapes that are not its own, and integers too large."""
+        """Code the tensors of a topology.
+
+        Raises ValueError if a shape is not the topology's or an integer is too large.
+        """
         for name, shape in shapes.items():
             if tensors[name].integers.shape != shape:
                 raise ValueError(
@@ -83,9 +89,10 @@ class Segment:
         return not any(tensor.flags & DELTA for tensor in self.tensors)
 
     def weights(self, shapes: Mapping[str, Shape], before: Weights | None = None) -> Weights:
-        """Decode and dequantise the tensors, on top of the weights of the segment before if this is no key segment.
+        """Decode and dequantize the tensors.
 
-        Raises BitstreamError.
+        A delta segment adds to `before`, the weights of the segment before.
+        Raises BitstreamError if the code is invalid or a delta segment gets no `before`.
         """
         if before is None and not self.is_key:
             raise BitstreamError(f"segment at frame {self.start} needs the one before")
@@ -103,9 +110,9 @@ class Segment:
 
     @classmethod
     def parse(cls, data: bytes, tensors: int) -> Self:
-        """Read the payload of a segment's chunk of a number of tensors; raises BitstreamError.
+        """Read the payload of a segment's chunk with a number of tensors.
 
-        The weights are decoded when asked for.
+        The weights are not decoded yet. Raises BitstreamError if the payload is invalid.
         """
         if len(data) < PREFIX.size:
             raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
@@ -157,12 +164,13 @@ def _encode_huffman(tensors: list[Quantized]) -> Coded:
     largest = max(int(np.abs(t.integers).max()) for t in tensors)
     if largest > HUFFMAN_BOUND:
         raise ValueError(
-            f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, got {largest}"
+            f"integers must be in -{HUFFMAN_BOUND}..{HUFFMAN_BOUND} for Huffman's code, "
+            f"got {largest}"
         )
     if any(t.channels.size for t in tensors):
         raise ValueError("Huffman's code has one step for each tensor")
     symbols = np.concatenate([t.integers.ravel() for t in tensors]).astype(np.int8)
-    # DEFLATE without its search for repetitions is Huffman's code and nothing more.
+    # DEFLATE without its search for repetitions is Huffman's code alone.
     packer = zlib.compressobj(9, wbits=-15, strategy=zlib.Z_HUFFMAN_ONLY)
     records = [
         CodedTensor(step=t.step, bound=HUFFMAN_BOUND, level=0, flags=DELTA * t.delta)

@@ -1,4 +1,4 @@
-"""The encoder's side of `tensor`: find the shortest way to code the integers of a tensor."""
+"""Search for the shortest way to code a tensor's integers; `tensor_header` decodes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,15 +29,15 @@ from encoder.codec.tensor_header import (
 
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
 MODES = (*SCALES, *(PREDICTED | scales for scales in SCALES))
-"""Flags that are tried, each where a tensor's shape allows it."""
+"""Combinations of flags to try, where a tensor's shape allows them."""
 FLOOR = 1e-3
-"""Added to the scale of a row or column, which may be all zeros."""
+"""Value added to the scale of a row or column, which may be all zeros."""
 PAIR_AXES = 3
-"""Fewest axes of a tensor whose first two may make its rows."""
+"""Smallest number of axes of a tensor whose first two axes can make its rows."""
 
 Values = NDArray[np.float64]
 _DECAY = np.array(DECAYS) / 2.0**32
-# Bits of zero, and of k != 0: FIRST + abs(k) * EACH.
+# Bits of 0 are _ZERO; bits of k != 0 are _FIRST + abs(k) * _EACH.
 _ZERO = -np.log2(1 - _DECAY)
 _FIRST = 1 - np.log2(1 / _DECAY - _DECAY)
 _EACH = -2 * np.log2(_DECAY)
@@ -45,17 +45,17 @@ _EACH = -2 * np.log2(_DECAY)
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """A way to code a tensor, and what it codes."""
+    """A way to code a tensor, with the values to code."""
 
     tensor: CodedTensor
     integers: Integers
-    """After prediction, (rows, columns)."""
+    """Integers after prediction, (rows, columns)."""
     rows: Integers
-    """Offsets of the rows' levels, or nothing."""
+    """Offsets of the rows' levels, or an empty array."""
     columns: Integers
-    """Offsets of the columns' levels, or nothing."""
+    """Offsets of the columns' levels, or an empty array."""
     channels: Integers
-    """Offsets of the channels' steps, or nothing."""
+    """Offsets of the channels' steps, or an empty array."""
 
     @property
     def _levels(self) -> Integers:
@@ -70,7 +70,7 @@ class Coding:
 
     @property
     def bits(self) -> float:
-        """Length of the code, but for the offsets of steps, which are the same in all ways."""
+        """Length of the code in bits, except for the offsets of steps, which all ways share."""
         offsets = _bits(self.rows, self.tensor.row_level) + _bits(
             self.columns, self.tensor.column_level
         )
@@ -80,10 +80,10 @@ class Coding:
 def best_mode(
     integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING
 ) -> Coding:
-    """Return the shortest of the ways to code the integers of a tensor, with its step and the flags that it has anyway.
+    """Return the shortest way to code a tensor's integers.
 
-    If there are offsets of the channels' steps, the flags say along which axis.
-    Raises ValueError for integers that are too large for the format.
+    `flags` are set in any case. If `channels` has offsets of steps, they tell the channels' axis.
+    Raises ValueError if the integers are too large for the format.
     """
     found = [
         coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND
@@ -117,7 +117,7 @@ def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]
 
 
 def _fit(tensor: CodedTensor, integers: Integers) -> Coding:
-    """Give the models of a tensor the levels that suit its integers (rows, columns)."""
+    """Choose the levels of a tensor's models for its integers (rows, columns)."""
     sizes = np.abs(integers).astype(np.float32)
     mean = sizes.mean(dtype=np.float64)
     by_row = np.ones(1)
@@ -147,7 +147,10 @@ def _side_level(offsets: Integers) -> int:
 
 
 def _level(mean: Values | np.floating) -> Values:
-    """Return the level that suits integers of a mean magnitude: q / (1 - q**2) under the model of decay q."""
+    """Return the level that suits integers of a mean magnitude.
+
+    The model of decay q has the mean magnitude q / (1 - q**2).
+    """
     mean = np.maximum(mean, FLOOR)
     decay = (np.sqrt(1 + 4 * mean**2) - 1) / (2 * mean)
     scale = -0.5 / np.log(decay)
@@ -155,11 +158,11 @@ def _level(mean: Values | np.floating) -> Values:
 
 
 def _bits(integers: Integers, at: Integers | int) -> float:
-    """Return the bits of integers at levels of a shape that is broadcast to theirs."""
+    """Return the bits of integers, at levels whose shape is broadcast to that of the integers."""
     at = np.asarray(at).reshape((1,) * (integers.ndim - np.ndim(at)) + np.shape(at))
     if not integers.size:
         return 0.0
-    # Where levels are shared, it takes the sums alone.
+    # Along axes that share a level, the sums are enough.
     shared = tuple(axis for axis, length in enumerate(at.shape) if length == 1)
     sizes = np.abs(integers)
     total = sizes.sum(shared, keepdims=True, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How one tensor is coded: the steps of its channels, which model codes which integer, and whether they are differences."""
+"""The record of a coded tensor: channel steps, models of the integers, and prediction."""
 
 import struct
 from dataclasses import dataclass
@@ -17,50 +17,59 @@ RECORD = struct.Struct(
     "<fHBBBBB"
 )  # step, bound, level, flags, levels of the offsets of rows, columns and channels
 DELTA = 1
+"""Flag: the weights are added to those of the segment before."""
 PREDICTED = 2
+"""Flag: the integers are differences along the first axis."""
 ROWS = 4
+"""Flag: each row has an offset of its level."""
 COLUMNS = 8
+"""Flag: each column has an offset of its level."""
 PAIRS = 16
+"""Flag: the first two axes make the rows, instead of the first alone."""
 CHANNELS = 32
+"""Flag: each channel has an offset of its step."""
 SECOND = 64
-"""Flags of a tensor."""
+"""Flag: the second axis is the channels, instead of the first."""
 FLAGS = DELTA | PREDICTED | ROWS | COLUMNS | PAIRS | CHANNELS | SECOND
+"""All flags of a tensor together."""
 MAX_OFFSET = LEVELS - 1
 """Largest magnitude of the offset of a level, or of a channel's step."""
 ROOT = np.float32(2**0.5)
-"""What an odd offset of a step multiplies it by, beside a power of two."""
+"""Factor of a step with an odd offset, in addition to a power of 2."""
 MIN_STEP = 2.0**-64
+"""Smallest step: no weight is so small that some machines treat it as zero."""
 MAX_STEP = 2.0**64
-"""Range of steps: no weight is too large for float32, and none so small that some machines take it for zero."""
+"""Largest step: no weight is too large for float32."""
 MAX_INTEGER = 1 << 24
-"""Largest magnitude of an integer after prediction: float32 holds all up to here."""
+"""Largest magnitude of an integer after prediction; float32 holds all integers up to it."""
 NOTHING = np.empty(0, np.int32)
 ZERO = np.zeros(1, np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodedTensor:
-    """How a tensor is coded: weight = integer * step, integers by Laplace models of rows and columns."""
+    """Parameters of a coded tensor: weight = integer * step.
+
+    The integers are coded with Laplace models of their rows and columns.
+    """
 
     step: float
-    """Distance of two neighbouring weights, before a channel's offset."""
+    """Quantization step, before a channel's offset."""
     bound: int
     """Largest magnitude of a coded integer."""
     level: int
-    """Level of the model, to which a row's and a column's offset are added."""
+    """Level of the model, to which the offsets of a row and a column are added."""
     flags: int = 0
-    """DELTA: added to the weights of the segment before. PREDICTED: differences along the first axis. ROWS, COLUMNS: with
-    offsets. PAIRS: the first two axes make the rows, not the first alone. CHANNELS: the steps of the channels have offsets;
-    channels are the first axis, or with SECOND the second."""
+    """Sum of the flags DELTA, PREDICTED, ROWS, COLUMNS, PAIRS, CHANNELS and SECOND that apply."""
     row_level: int = 0
-    """Level at which the offsets of the rows are coded."""
+    """Level of the model that codes the rows' offsets."""
     column_level: int = 0
-    """Level at which the offsets of the columns are coded."""
+    """Level of the model that codes the columns' offsets."""
     channel_level: int = 0
-    """Level at which the offsets of the channels' steps are coded."""
+    """Level of the model that codes the offsets of the channels' steps."""
 
     def grid(self, shape: Shape) -> tuple[int, int]:
-        """Return the number of rows and of columns that a shape is seen as."""
+        """Return the numbers of rows and columns of a tensor of a shape."""
         axes = 2 if self.flags & PAIRS else 1
         rows = prod(shape[:axes])
         return rows, prod(shape) // rows
@@ -79,7 +88,7 @@ class CodedTensor:
 
     @classmethod
     def parse(cls, data: bytes, offset: int) -> Self:
-        """Read a record; raises BitstreamError."""
+        """Read a record. Raises BitstreamError if a parameter is out of range."""
         step, bound, level, flags, *side = RECORD.unpack_from(data, offset)
         row_level, column_level, channel_level = side
         tensor = cls(
@@ -97,7 +106,10 @@ class CodedTensor:
         return tensor
 
     def decode(self, coder: RangeDecoder, shape: Shape) -> NDArray[np.float32]:
-        """Return the weights of a tensor of a shape; raises BitstreamError."""
+        """Return the weights of a tensor with a shape.
+
+        Raises BitstreamError if the code is invalid.
+        """
         axis = 1 if self.flags & SECOND else 0
         if axis >= len(shape):
             raise BitstreamError("tensor of one axis has no second")
@@ -123,9 +135,9 @@ class CodedTensor:
 
 
 def channel_steps(step: float, offsets: Integers, axis: int, axes: int) -> NDArray[np.float32]:
-    """Return the steps of channels, step * 2**(offset / 2), in a shape of as many axes as the tensor's.
+    """Return the steps of channels, step * 2**(offset / 2), with as many axes as the tensor.
 
-    Of one offset is made one step, for all.
+    A single offset gives a single step for all channels.
     """
     halves, odd = np.divmod(offsets, 2)
     steps = np.ldexp(np.where(odd, np.float32(step) * ROOT, np.float32(step)), halves)
@@ -133,7 +145,10 @@ def channel_steps(step: float, offsets: Integers, axis: int, axes: int) -> NDArr
 
 
 def levels(level: int, rows: Integers, columns: Integers) -> Integers:
-    """Return the levels of integers whose rows' and columns' offsets are given or empty: (rows or 1, columns or 1)."""
+    """Return the levels of a tensor's integers, (rows or 1, columns or 1).
+
+    `rows` and `columns` are offsets of the level, or empty.
+    """
     sums = level + (rows if rows.size else ZERO)[:, None] + (columns if columns.size else ZERO)
     return sums.clip(0, LEVELS - 1)
 

@@ -1,7 +1,8 @@
-"""The topology of a clip: the ONNX graph of its network, whose coded tensors are inputs beside the time.
+"""The topology of a clip: the ONNX graph of its network.
 
-Input `t`: float32 (N,), the time in frames since the segment's start. Output `rgb`: float32 (N, 3, H, W) in 0..1, H and W at
-least the frame's. Each further input is a coded tensor, float32 and of fixed shape.
+Input `t` is float32 (N,): the time in frames since the segment's start.
+Each further input is a coded tensor, float32 of fixed shape.
+Output `rgb` is float32 (N, 3, H, W) in 0..1. H and W are at least the frame's.
 """
 
 import zlib
@@ -24,8 +25,9 @@ from encoder.codec.tensor_header import Shape
 from encoder.common.errors import BitstreamError
 
 MAX_BYTES = 1 << 20
-"""Largest unpacked topology."""
+"""Largest size of an unpacked topology, in bytes."""
 MAX_NODES = 4096
+"""Largest number of nodes."""
 MAX_TENSORS = 1024
 """Largest number of coded tensors."""
 MAX_WEIGHTS = 1 << 25
@@ -82,7 +84,7 @@ OPERATORS = frozenset(
         "Unsqueeze",
     }
 )
-"""What a graph may do. None of them has a subgraph, reads a file or keeps state."""
+"""Operators that a graph may have. None has a subgraph, reads a file or keeps state."""
 ATTRIBUTES = frozenset(
     {
         onnx.AttributeProto.FLOAT,
@@ -93,14 +95,14 @@ ATTRIBUTES = frozenset(
         onnx.AttributeProto.TENSOR,
     }
 )
-"""Kinds of attributes that a node may have: no graphs among them."""
+"""Kinds of attributes that a node may have. None of them is a graph."""
 OPSETS = range(18, 24)
 IR_VERSIONS = range(8, 13)
 
 
 @cache
 def dictionary() -> bytes:
-    """Return what DEFLATE may refer to before the first byte of a topology: part of the format."""
+    """Return the preset dictionary of a topology's DEFLATE stream, a part of the format."""
     return files("encoder.codec").joinpath("dictionary.bin").read_bytes()
 
 
@@ -112,13 +114,19 @@ class Topology:
     tensors: Mapping[str, Shape]
     """Name and shape of each coded tensor, in the order of the bitstream."""
     peak_values: int
-    """Elements that are needed at once for one frame, at most, weights and all."""
+    """Largest number of elements needed at once for one frame, weights included."""
     packed: bytes
-    """Payload of the topology chunk: as it was read, since another DEFLATE may pack the same graph otherwise."""
+    """Payload of the topology chunk.
+
+    It is kept as read, because another DEFLATE may pack the same graph differently.
+    """
 
     @classmethod
     def check(cls, model: onnx.ModelProto) -> Self:
-        """Take a graph that keeps the rules; raises BitstreamError for one that does not. Its values get other names."""
+        """Check a graph and return its topology, in which its values have other names.
+
+        Raises BitstreamError if the graph breaks a rule.
+        """
         packer = zlib.compressobj(9, wbits=-15, memLevel=9, zdict=dictionary())
         return cls.parse(
             packer.compress(to_refs(model).SerializeToString(deterministic=True)) + packer.flush()
@@ -126,7 +134,7 @@ class Topology:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the payload of a topology chunk; raises BitstreamError."""
+        """Read the payload of a topology chunk. Raises BitstreamError if it is invalid."""
         unpacker = zlib.decompressobj(wbits=-15, zdict=dictionary())
         try:
             unpacked = unpacker.decompress(data, MAX_BYTES + 1)
@@ -154,12 +162,12 @@ class Topology:
 
     @property
     def frame_shape(self) -> tuple[int, int]:
-        """Height and width of the frames that the graph declares, at least those of the clip."""
+        """Height and width of the frames that the graph declares: at least the clip's."""
         *_, height, width = self.model.graph.output[0].type.tensor_type.shape.dim
         return height.dim_value, width.dim_value
 
     def bind(self, weights: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
-        """Return the model with the coded tensors as initialisers and `t` as its only input."""
+        """Return the model with the coded tensors as initializers and `t` as its only input."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         del model.graph.input[1:]
@@ -181,7 +189,8 @@ def _check_model(model: onnx.ModelProto) -> None:
         )
     if model.ir_version not in IR_VERSIONS:
         raise BitstreamError(
-            f"topology must be of ONNX's format {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}, got {model.ir_version}"
+            f"topology must be of ONNX's format {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}, "
+            f"got {model.ir_version}"
         )
     if model.functions or model.training_info or graph.sparse_initializer or graph.value_info:
         raise BitstreamError(
@@ -213,7 +222,7 @@ def _check_node(node: onnx.NodeProto) -> None:
             f"operator {node.domain}{'.' * bool(node.domain)}{node.op_type} is not allowed"
         )
     if not all(node.output):
-        # ONNX Runtime crashes on some.
+        # ONNX Runtime crashes on some operators with an output left out.
         raise BitstreamError(f"operator {node.op_type} leaves an output out")
     for attribute in node.attribute:
         if attribute.type not in ATTRIBUTES:

@@ -1,4 +1,4 @@
-"""A clip's bytes, chunk by chunk as they come to be: what is written can be read and played while the rest is still fitted."""
+"""Writing of a clip, chunk by chunk: its first segments play while the rest is still fitted."""
 
 import os
 from pathlib import Path
@@ -22,20 +22,20 @@ from encoder.common.atomic_file import temporary
 from encoder.common.errors import BitstreamError
 
 END_BYTES = 1 << 24
-"""Left for the index, which grows with the segments."""
+"""Bytes reserved for the index, which grows with the number of segments."""
 
 
 class ClipBytes:
-    """Makes the chunks of a clip in their order."""
+    """Maker of a clip's chunks, in their order."""
 
     def __init__(self, header: Header, topology: Topology) -> None:
         self._checksums = Checksums()
         self._entries: list[Entry] = []
         essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
         self.start = signature() + b"".join(self._checksums.chunk(*part) for part in essentials)
-        """What stands before the segments."""
+        """Bytes of the file before the first segment."""
         self.size = len(self.start)
-        """Bytes of all chunks so far."""
+        """Number of bytes of the file so far."""
 
     def segment(self, segment: Segment) -> bytes:
         """Return the chunk of the next segment."""
@@ -50,22 +50,28 @@ class ClipBytes:
 
     @property
     def end(self) -> bytes:
-        """What stands after the last segment."""
+        """Bytes of the file after the last segment."""
         return self._checksums.chunk(INDEX, index_bytes(self._entries))
 
 
 class ClipWriter:
-    """Writes a clip to a file that grows: it appears with its first segment, and each later one is on the disk once added."""
+    """Writer of a clip to a file that grows.
+
+    The file appears with its first segment. Each later segment is on disk once it is added.
+    """
 
     def __init__(self, path: Path, header: Header, topology: Topology) -> None:
-        """Take the file that is to be made, or replaced by the first segment."""
+        """Take the path of the file. The first segment creates or replaces it."""
         self.path = path
         self._bytes = ClipBytes(header, topology)
         self._file: BinaryIO | None = None
         self._start = self._bytes.start
 
     def add(self, segment: Segment) -> None:
-        """Append a segment; raises BitstreamError for a clip that would become too large, OSError."""
+        """Append a segment.
+
+        Raises BitstreamError if the clip would become too large, OSError if writing fails.
+        """
         if self._bytes.size + len(bytes(segment)) + END_BYTES > MAX_FILE_BYTES:
             raise BitstreamError(
                 f"a clip has at most {MAX_FILE_BYTES} bytes: it ends before frame {segment.start}"
@@ -73,7 +79,7 @@ class ClipWriter:
         self._append(self._bytes.segment(segment))
 
     def finish(self) -> None:
-        """Append the index, and close the file."""
+        """Append the index and close the file. Raises OSError if writing fails."""
         self._append(self._bytes.end)
         self.close()
 
@@ -87,7 +93,7 @@ class ClipWriter:
         if self._file is not None:
             self._write(data)
             return
-        # A file that there may be is replaced at once, by one that can be played.
+        # A playable file replaces any existing one in a single step.
         part = temporary(self.path)
         try:
             self._file = part.open("wb")
@@ -97,7 +103,7 @@ class ClipWriter:
             part.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
-        assert self._file is not None  # the caller looked
+        assert self._file is not None  # ensured by the caller
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -1,1 +1,1 @@
-"""Errors, console, files and caches that all three packages share. Knows nothing of video."""
+"""Errors, console, files and caches that all three packages share; independent of video."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the clips of the current folder."""
+"""Files that are written completely or not at all, and the clips of the current folder."""
 
 import contextlib
 import os
@@ -10,7 +10,10 @@ from encoder.common.errors import SettingsError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """Give a temporary name beside a file to write to; it takes the file's place at the end, or vanishes on an error."""
+    """Yield a temporary path beside a file; at the end it replaces the file.
+
+    On an error it is deleted instead. Raises the errors of `writable`.
+    """
     writable(path)
     part = temporary(path)
     try:
@@ -21,7 +24,10 @@ def replacing(path: Path) -> Generator[Path]:
 
 
 def writable(path: Path, *others: Path | None) -> None:
-    """Raise SettingsError or OSError for a file that cannot be written, or is one of some others: now, not at the end."""
+    """Raise SettingsError or OSError if a file cannot be written, or is one of `others`.
+
+    With this check, a long job fails at its start instead of its end.
+    """
     if any(other is not None and other.resolve() == path.resolve() for other in others):
         raise SettingsError(
             f"output {path} would take the place of what is read or written besides"
@@ -36,12 +42,15 @@ def writable(path: Path, *others: Path | None) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """Return a name beside a file to write to, before it takes the file's place."""
+    """Return a temporary path beside a file, whose finished version replaces it."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 def newest_clip() -> Path:
-    """Return the `.nerv` file of the current folder that was written last; raises SettingsError if there is none."""
+    """Return the `.nerv` file of the current folder that was written last.
+
+    Raises SettingsError if there is none.
+    """
     clips = clips_here()
     if not clips:
         raise SettingsError(
@@ -51,5 +60,5 @@ def newest_clip() -> Path:
 
 
 def clips_here() -> list[Path]:
-    """Return the `.nerv` files of the current folder by name, without those that are being written."""
+    """Return the `.nerv` files of the current folder by name, without temporary ones."""
     return sorted(path for path in Path().glob("*.nerv") if not path.name.startswith("."))

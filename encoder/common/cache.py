@@ -1,4 +1,4 @@
-"""What this machine keeps because it took time to measure or to build, and can be again."""
+"""Cache of results that take this machine time to measure or build, and can be made again."""
 
 import contextlib
 import logging
@@ -13,36 +13,36 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return the folder of such files, which may not exist."""
+    """Return the folder of cached files, which may not exist."""
     folder = os.environ.get("XDG_CACHE_HOME")
     if folder:
         return Path(folder) / "nervcast"
     try:
         return Path.home() / ".cache" / "nervcast"
-    except RuntimeError:  # a user without a home, as in containers
+    except RuntimeError:  # the user has no home folder, as in containers
         return Path(gettempdir()) / "nervcast"
 
 
 def kept(path: Path) -> bytes | None:
-    """Return such a file, None if it is not there or cannot be read."""
+    """Return the bytes of a cached file; None if it is missing or unreadable."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
     with contextlib.suppress(OSError):
-        path.touch()  # those that were not used for the longest time go first
+        path.touch()  # `evict` deletes the least recently used files
     return data
 
 
 def evict(folder: Path, pattern: str, most: int) -> None:
-    """Delete those of such files that were not used for the longest time, so that no more are left than there may be."""
+    """Delete the least recently used files that match a pattern, so that `most` are left."""
     with contextlib.suppress(OSError):  # another process may do the same
         for old in sorted(folder.glob(pattern), key=lambda found: found.stat().st_mtime)[:-most]:
             old.unlink(missing_ok=True)
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Write such a file if that can be; it is only time that is lost otherwise."""
+    """Write a cached file. Log a failure as a warning, because it costs only time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:

@@ -1,7 +1,4 @@
-"""What the three command lines share: one-line errors with exit code 2, progress, JSON, files written whole or not at all.
-
-It stands in `encoder.codec` since that is what all three packages may import.
-"""
+"""Shared parts of the three command lines: commands, one-line errors with exit code 2, and JSON."""
 
 import argparse
 import json
@@ -15,35 +12,36 @@ from typing import NoReturn
 from encoder.common.errors import CodecError
 
 BAD_INPUT = 2
+"""Exit code after an error of the user."""
 INTERRUPTED = 130
-"""Exit codes."""
+"""Exit code after Ctrl-C or SIGTERM."""
 OWN_PACKAGES = ("encoder", "export", "player")
 MAX_LINE = 1024
-"""Characters of a line that are printed: a stranger's file may put any text into a message."""
+"""Largest number of printed characters of a text; an untrusted file can put any text into one."""
 
 logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose commands are functions."""
+    """An argument parser whose errors are one line."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """End with one line and exit code 2."""
+        """Print one line and exit with code 2."""
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 Command = Callable[[argparse.Namespace], int | None]
-"""Returns its exit code where that is not 0."""
+"""Function that runs a command and returns its exit code, or None for 0."""
 
 
 class Commands:
     """A command line of several commands."""
 
     def __init__(self, package: str, description: str | None, *, install: str) -> None:
-        """Name the package that is run, and what pip installs for all of its commands."""
+        """Take the package to run, and the name that pip installs for all of its commands."""
         self._install = install
         self._parser = Parser(prog=f"python -m {package}", description=description)
         self._commands = self._parser.add_subparsers(
@@ -53,7 +51,7 @@ class Commands:
     def add(
         self, name: str, run: Command, *, summary: str, example: str
     ) -> argparse.ArgumentParser:
-        """Add a command and return its parser, for its arguments."""
+        """Add a command and return its parser, to which the caller adds arguments."""
         parser = self._commands.add_parser(
             name, help=summary, description=summary, epilog=f"example:\n  {example}"
         )
@@ -61,9 +59,9 @@ class Commands:
         return parser
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the command that the arguments name; return the exit code."""
+        """Run the command that the arguments name, and return the exit code."""
         arguments = self._parser.parse_args(argv)
-        # What ends a process ends it in order: temporary files are removed.
+        # SIGTERM acts as Ctrl-C, so that temporary files are removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(PrintableFormatter("%(message)s"))
@@ -75,7 +73,7 @@ class Commands:
         except CodecError as error:
             return _fail(str(error))
         except BrokenPipeError:
-            # Whoever read the output has enough; nothing is left to flush to.
+            # The reader closed the pipe. A null device lets the flush of stdout at exit succeed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
             return _fail(
@@ -97,15 +95,15 @@ def _fail(message: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal would obey, and of a length that can be read."""
+    """Return a text of readable length, without characters that control a terminal."""
     shown = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
     return "".join(letter if letter.isprintable() else "?" for letter in shown)
 
 
 class PrintableFormatter(logging.Formatter):
-    """Makes a line of what is printable."""
+    """Formatter of log records as printable lines."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its base's name)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the base class's name)
         """Return the line of a record."""
         return printable(super().formatMessage(record))
 
@@ -140,7 +138,7 @@ def show_table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
 def _cell(value: object) -> str:
     match value:
         case float():
-            return f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"  # noqa: PLR2004 (digits that say something)
+            return f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"  # noqa: PLR2004 (significant digits)
         case bool():
             return "yes" if value else "no"
         case int():

@@ -1,7 +1,7 @@
-"""The errors that a user can cause; a command line prints them as one line.
+"""Errors that a user can cause. A command line prints each as one line.
 
 CodecError
-├── BitstreamError            a file that is no clip, or a damaged one
+├── BitstreamError            a file that is not a clip, or is damaged
 │   └── UnsupportedVersionError
 ├── SourceError               a video that cannot be read (encoder)
 ├── SettingsError             arguments that do not go together
@@ -10,12 +10,12 @@ CodecError
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, which may be many or nothing."""
+    """Return the first line of an error's message, or the error's type if there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class CodecError(Exception):
-    """Something that the user gave cannot be used."""
+    """An input of the user cannot be used."""
 
 
 class BitstreamError(CodecError):
@@ -23,7 +23,7 @@ class BitstreamError(CodecError):
 
 
 class UnsupportedVersionError(BitstreamError):
-    """A bitstream is of a version that this decoder does not know."""
+    """A bitstream has a version that this decoder does not know."""
 
 
 class SourceError(CodecError):

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind one class, so that its errors and its untyped names stay here."""
+"""Wrapper of ONNX Runtime that keeps its errors and its untyped names in this module."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,9 +23,9 @@ ERRORS: tuple[type[Exception], ...] = (
     states.NotImplemented,
     states.RuntimeException,
 )
-"""What ONNX Runtime raises; the classes have no base of their own."""
+"""Exceptions of ONNX Runtime, which have no base class of their own."""
 FATAL_ONLY = 4
-"""Severity from which ONNX Runtime writes to stderr; lesser errors it raises as well."""
+"""Lowest severity that ONNX Runtime writes to stderr. It raises lesser errors anyway."""
 
 
 class Session:
@@ -39,9 +39,10 @@ class Session:
         *,
         threads: int = 0,
     ) -> None:
-        """Load a model for a provider, with settings of its own, to be run by as many threads as there are cores, or fewer.
+        """Load a model for an execution provider with the provider's settings.
 
-        Raises EngineError if it cannot be run.
+        `threads` is the number of threads; 0 stands for as many as there are cores.
+        Raises EngineError if the model or the provider cannot be loaded.
         """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
@@ -61,11 +62,11 @@ class Session:
             raise EngineError(f"ONNX Runtime cannot load the libraries of {provider}")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Return the first output; raises EngineError."""
+        """Return the first output. Raises EngineError if the network cannot be run."""
         return self.outputs(inputs)[0]
 
     def outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return all outputs; raises EngineError."""
+        """Return all outputs. Raises EngineError if the network cannot be run."""
         try:
             return [np.asarray(output) for output in self.session.run(None, dict(inputs))]
         except ERRORS as error:
@@ -77,7 +78,7 @@ Buffer = tuple[tuple[int, ...], type[np.generic]]
 
 
 class BoundSession:
-    """A session whose inputs and outputs stay where they are, on a device."""
+    """A session whose inputs and outputs stay in fixed memory on a device."""
 
     def __init__(
         self,
@@ -86,7 +87,10 @@ class BoundSession:
         inputs: Mapping[str, Buffer],
         outputs: Mapping[str, Buffer],
     ) -> None:
-        """Allocate memory on a device, "cpu" or "cuda"; raises EngineError if there is not enough."""
+        """Allocate memory on a device, "cpu" or "cuda".
+
+        Raises EngineError if there is not enough memory.
+        """
         self._session = session.session
         self._binding = self._session.io_binding()
         try:
@@ -103,7 +107,7 @@ class BoundSession:
             self._binding.bind_ortvalue_output(name, self._values[name])
 
     def put(self, name: str, values: NDArray[Any]) -> None:
-        """Copy values to the device; raises EngineError."""
+        """Copy values to the device. Raises EngineError if that fails."""
         try:
             self._values[name].update_inplace(np.ascontiguousarray(values))
         except ERRORS as error:
@@ -112,14 +116,14 @@ class BoundSession:
             ) from None
 
     def run(self) -> None:
-        """Compute the outputs; raises EngineError."""
+        """Compute the outputs. Raises EngineError if the network cannot be run."""
         try:
             self._session.run_with_iobinding(self._binding)
         except ERRORS as error:
             raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
 
     def get(self, name: str) -> NDArray[Any]:
-        """Return the values of an output, copied from the device; raises EngineError."""
+        """Return a copy of an output's values. Raises EngineError if they cannot be read."""
         try:
             return self._values[name].numpy()
         except ERRORS as error:

@@ -7,11 +7,11 @@ from collections.abc import Generator
 from typing import IO, Protocol
 
 PLAIN_SECONDS = 5.0
-"""Time between two lines of progress where there is no terminal."""
+"""Time between two lines of progress without a terminal."""
 
 
 class Update(Protocol):
-    """Takes how far a job has come."""
+    """Callback that takes the progress of a job."""
 
     def __call__(self, done: float, text: str = "") -> None:
         """Show the part of the total that is done, and a text."""

@@ -1,1 +1,1 @@
-"""How a source becomes frames, and how pictures are compared with them: numpy and PyAV, without torch."""
+"""Sources of frames, and metrics that compare pictures: numpy and PyAV, without torch."""

@@ -1,4 +1,4 @@
-"""What the numbers of a decoded picture mean as colours, and the 8-bit RGB pixels that they are."""
+"""Interpretation of the colours of decoded pictures, and their conversion to 8-bit RGB."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ from encoder.media.video import Size
 
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 HD_WIDTH = 1280
+"""Width from which a picture without a declared matrix counts as HD."""
 HD_HEIGHT = 720
-"""Pictures that do not say how their colours are coded are HD from either on."""
+"""Height from which a picture without a declared matrix counts as HD."""
 
 MATRICES: Mapping[Matrix, int] = {"bt601": 5, "bt709": 1, "bt2020": 9}
-"""Matrices between RGB and YUV that a user may name, by their codes."""
+"""Codes of the matrices between RGB and YUV that a user may name."""
 RGB = 0
 UNSPECIFIED = 2
 KNOWN: Mapping[int, str] = {
@@ -34,7 +35,8 @@ KNOWN: Mapping[int, str] = {
     9: "BT.2020",
     10: "BT.2020",
 }
-"""Codes of the matrices that can be read (ITU-T H.273, table 4). That of constant luminance is taken for the usual one."""
+"""Readable matrices by their codes (ITU-T H.273, table 4). BT.2020 with constant luminance is read
+as BT.2020 without it."""
 TRANSFERS: Mapping[int, str] = {
     ColorTrc.SMPTE2084: "PQ",
     ColorTrc.ARIB_STD_B67: "HLG",
@@ -47,17 +49,17 @@ GAMUTS: Mapping[int, str] = {
 }
 
 BACKGROUNDS: Mapping[Background, int] = {"black": 0, "white": 255}
-"""What stands behind a picture that is transparent, or smaller than its frame."""
+"""Value of the background behind pictures that are transparent or smaller than their frame."""
 
 
 @dataclass(frozen=True)
 class Colours:
-    """How the colours of a picture are coded."""
+    """Coding of a picture's colours."""
 
     matrix: int
     """Code of the matrix between RGB and YUV."""
     is_assumed: bool
-    """Whether the file does not say so."""
+    """Whether a part of the coding is assumed, because the file does not declare it."""
     transfer: int
     primaries: int
     transparent: bool
@@ -65,11 +67,11 @@ class Colours:
 
     @property
     def is_sdr(self) -> bool:
-        """Whether they are SDR of BT.709's primaries, or about."""
+        """Whether the picture is SDR with BT.709's primaries, or nearly so."""
         return hdr.is_sdr(self.transfer, self.primaries)
 
     def __str__(self) -> str:
-        """Return a line for people."""
+        """Return a readable description in one line."""
         text = KNOWN.get(self.matrix, f"matrix {self.matrix}") + (
             " (assumed: the file does not say)" if self.is_assumed else ""
         )
@@ -82,9 +84,9 @@ class Colours:
 def colours(frame: VideoFrame, matrix: Matrix | None = None, *, is_still: bool = False) -> Colours:
     """Return how a frame's colours are coded.
 
-    YUV that does not say is BT.2020 if it is PQ or HLG, else BT.709 for HD pictures and BT.601 for smaller ones, as players
-    assume, and BT.601 for images, as JPEG has it. A matrix that is named holds whatever a file says. Raises SourceError for a
-    matrix that cannot be read.
+    YUV without a matrix is BT.2020 if it is PQ or HLG. Otherwise it is BT.709 for HD pictures and
+    BT.601 for smaller ones, as players assume. Images without a matrix are BT.601, as JPEG defines
+    it. A `matrix` overrides the file. Raises SourceError if the matrix cannot be read.
     """
     code = int(frame.colorspace)
     primaries = int(frame.color_primaries)
@@ -103,7 +105,8 @@ def colours(frame: VideoFrame, matrix: Matrix | None = None, *, is_still: bool =
         assumed = True
     elif code not in KNOWN:
         raise SourceError(
-            f"colours of the matrix {code} (ITU-T H.273) cannot be read: name another one with --matrix"
+            f"colours of the matrix {code} (ITU-T H.273) cannot be read: "
+            "name another one with --matrix"
         )
     transparent = frame.format.has_palette or any(
         component.is_alpha for component in frame.format.components
@@ -116,7 +119,7 @@ def _is_grey(frame: VideoFrame) -> bool:
 
 
 class Converter:
-    """Makes 8-bit RGB pixels of decoded frames."""
+    """Converter of decoded frames to 8-bit RGB pixels."""
 
     def __init__(
         self,
@@ -126,9 +129,11 @@ class Converter:
         background: Background = "black",
         are_stills: bool = False,
     ) -> None:
-        """Take what measures the brightest light of the source, in cd/m2, once a frame is of high dynamic range.
+        """Set how frames are converted.
 
-        Take besides the matrix of the frames, or else go by what they say, and what stands behind transparent ones.
+        `peak_light` measures the brightest light of the source, in cd/m2. It is called once, for
+        the first frame of high dynamic range. Without `matrix`, the frames name their own.
+        `background` stands behind transparent frames.
         """
         self._peak_light = cache(peak_light)
         self._matrix: Matrix | None = matrix
@@ -142,14 +147,20 @@ class Converter:
         return colours(frame, self._matrix, is_still=self._are_stills)
 
     def light(self, frame: VideoFrame, size: Size) -> float:
-        """Return the light of a frame's brightest pixels, in cd/m2; that of white for one that is not of high dynamic range."""
+        """Return the light of a frame's brightest pixels, in cd/m2.
+
+        For a frame without high dynamic range, this is the light of white.
+        """
         found = self.colours(frame)
         if found.transfer not in hdr.HIGH_RANGE:
             return hdr.WHITE
         return hdr.peak(hdr.to_light(self._scaled(frame, found, size, deep=True), found.transfer))
 
     def convert(self, frame: VideoFrame, size: Size) -> NDArray[np.uint8]:
-        """Return the pixels (H, W, 3) of a progressive frame, scaled to a size, as it is stored; raises SourceError."""
+        """Return the pixels (H, W, 3) of a progressive frame, scaled to `size` but not turned.
+
+        Raises SourceError if the colours cannot be read.
+        """
         found = self.colours(frame)
         if found.transparent:
             frame = self._composed(frame, found)
@@ -161,11 +172,14 @@ class Converter:
         return hdr.to_sdr(hdr.to_light(code, found.transfer), found.primaries, peak)
 
     def _scaled(self, frame: VideoFrame, found: Colours, size: Size, *, deep: bool) -> NDArray[Any]:
-        """Return RGB codes (H, W, 3) of another size, of 8 or 16 bits."""
+        """Return the RGB codes (H, W, 3) of a scaled frame, with 8 bits or, if `deep`, with 16."""
         return _reformat(self._scaler, frame, found, size, "rgb48le" if deep else "rgb24")
 
     def _composed(self, frame: VideoFrame, found: Colours) -> VideoFrame:
-        """Return a frame upon the background, at its own size: scaled first, hidden colours would spread."""
+        """Return a frame blended with the background, at its own size.
+
+        Scaling first would spread the colours of transparent pixels.
+        """
         deep = not found.is_sdr or max(component.bits for component in frame.format.components) > 8  # noqa: PLR2004
         pixels = _reformat(
             self._opaque, frame, found, (frame.width, frame.height), "rgba64le" if deep else "rgba"

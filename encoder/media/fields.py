@@ -1,4 +1,4 @@
-"""Interlaced pictures: those whose two fields are of one time stay whole, those whose fields are of two are deinterlaced."""
+"""Deinterlacing of pictures whose two fields have different times; other pictures stay whole."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,25 +12,30 @@ from encoder.common.errors import SourceError
 from encoder.media.frame_data import filtered
 
 BITS = 8
+"""Bits of the samples that are analysed."""
 COLUMNS = 320
-"""Bits and columns of a picture that are looked at, about."""
+"""Approximate number of columns that are analysed."""
 MIN_ROWS = 8
-"""Rows of a picture that is looked at, at least."""
+"""Minimum number of rows of a picture that is analysed."""
 MOVING = 12
-"""Difference of two neighbouring pictures from which on a pixel moves, of 255."""
+"""Smallest difference, of 255, of a moving pixel from that of a neighbouring picture."""
 SMOOTH = 12
-"""Rows of the same field differ by less than this from their next ones where pixels are combed: five rows in turn are of the
-one field and the other, as edges in motion are, and details hardly ever."""
+"""Limit of the difference between adjacent rows of the same field at a combed pixel. Five adjacent
+rows then alternate between the fields. Moving edges look like this, details hardly ever."""
 COMBED = (10, 0.0005)
+"""Thresholds for pictures that the file marks as interlaced. A combed pixel differs by more than
+the first number from the rows above and below. In a woven picture, a larger share than the second
+number is combed."""
 COMBED_UNFLAGGED = (16, 0.002)
-"""By how much a combed pixel differs from the rows above and below, and the share of such pixels from which on fields are
-woven; both are larger where the file says that it is progressive."""
+"""The same thresholds for pictures that the file marks as progressive. Both are higher."""
 CUT = 0.5
-"""Share of the pixels of a picture by which more differ from one neighbour than from the other if there is a cut."""
+"""Difference between the shares of pixels that differ from each neighbour, above which there is a
+cut."""
 SURE = 0.9
-"""How much smoother pictures have to be with the bottom field first for it to be so: top first is usual."""
+"""Roughness with the bottom field first, relative to top first, below which the bottom field is
+first. Top first is the usual order."""
 LOOKS = 240
-"""Pictures at the start of a source, at most, that tell which field is the first."""
+"""Maximum number of pictures at the start of a source that decide the field order."""
 Order = Literal["tff", "bff"]
 Rows = NDArray[np.int16]
 
@@ -40,14 +45,15 @@ Shown = TypeVar("Shown")
 def deinterlaced(
     pictures: Iterable[tuple[VideoFrame, Shown]], order: Callable[[], Order]
 ) -> Iterator[tuple[VideoFrame, Shown]]:
-    """Yield pictures, each with something that is left as it is, as whole ones; `order` tells which field is the first.
+    """Yield whole progressive pictures, each with its unchanged companion value.
 
-    The picture decides, more than what the file tells of it: most broadcasts tell that they are interlaced whatever they show,
-    and FFmpeg's scaler would scale the fields of such pictures one by one. What comes before an error of the pictures is
-    yielded before it is raised.
+    `order` returns the field order. The picture decides more than the file's flag: most broadcasts
+    are flagged as interlaced whatever they show. FFmpeg's scaler would scale the two fields of a
+    flagged picture separately. If the input raises an error, all pictures before it are yielded
+    first.
     """
     window: list[VideoFrame] = []
-    """The picture before, the present one and the next, as far as there are any."""
+    """Previous, present and next picture, as far as they exist."""
     lumas: list[Rows | None] = []
     present: tuple[Shown] | None = None
     broken: SourceError | None = None
@@ -77,7 +83,7 @@ def _whole(
     index: int,
     order: Callable[[], Order],
 ) -> VideoFrame:
-    """Return a picture among its neighbours: deinterlaced, if it is woven of two fields, or else as it is, and progressive."""
+    """Return the picture at `index` as a progressive one; deinterlace it if it is woven."""
     frame = window[index]
     luma = lumas[index]
     if luma is not None:
@@ -96,10 +102,11 @@ def _whole(
 
 
 def field_order(frames: Iterable[VideoFrame]) -> Order:
-    """Return which field is the first in the woven ones of a source's first pictures, by their votes.
+    """Return the field order of a source, voted by the woven pictures among its first ones.
 
-    A picture of which a field is exchanged for that of a neighbour is smoother if the field lies half a picture away than if it
-    lies one and a half away (after FFmpeg's `idet`).
+    Each vote replaces one field of a picture by that of a neighbour. The result is smoother if the
+    field lies half a picture away than if it lies one and a half away. This follows FFmpeg's
+    `idet`.
     """
     lumas = [_luma(frame) for frame in islice(frames, LOOKS)]
     top_first = bottom_first = 0.0
@@ -114,9 +121,8 @@ def field_order(frames: Iterable[VideoFrame]) -> Order:
         moves = _moving(present, near)[1:-1]
         top = moves.copy()
         bottom = moves.copy()
-        top[::2] = bottom[1::2] = (
-            False  # the row of number 1, of the bottom field, is the first that has one on each side
-        )
+        # The inner rows begin with row 1, which belongs to the bottom field.
+        top[::2] = bottom[1::2] = False
         scores = [_roughness(present, near[0], bottom) + _roughness(present, near[1], top)]
         scores.append(_roughness(present, near[0], top) + _roughness(present, near[1], bottom))
         whole = sum(scores) or 1.0
@@ -126,7 +132,10 @@ def field_order(frames: Iterable[VideoFrame]) -> Order:
 
 
 def _luma(frame: VideoFrame) -> Rows | None:
-    """Return some columns of a frame's luma (H, w) as numbers of eight bits; None for pictures of RGB and small ones."""
+    """Return some columns of a frame's luma (H, w) with 8-bit values.
+
+    Returns None for RGB pictures and for small ones.
+    """
     if frame.format.is_rgb or frame.format.has_palette or frame.height < MIN_ROWS:
         return None
     if not frame.format.is_planar:
@@ -144,7 +153,7 @@ def _luma(frame: VideoFrame) -> Rows | None:
 
 
 def _moving(present: Rows, neighbours: Sequence[Rows]) -> NDArray[np.bool_]:
-    """Return which pixels (H, w) are not those of a neighbour, but for one beyond a cut."""
+    """Return which pixels (H, w) differ from a neighbour that is not beyond a cut."""
     moves = sorted((abs(neighbour - present) >= MOVING for neighbour in neighbours), key=np.mean)
     if len(moves) > 1 and moves[1].mean() > CUT + moves[0].mean():
         return moves[0]
@@ -152,7 +161,7 @@ def _moving(present: Rows, neighbours: Sequence[Rows]) -> NDArray[np.bool_]:
 
 
 def _is_woven(present: Rows, neighbours: Sequence[Rows], combing: tuple[int, float]) -> bool:
-    """Tell whether more than a share of the pixels is combed, and moves."""
+    """Tell whether a larger share of the pixels than that in `combing` is combed and moves."""
     comb, share = combing
     above = present[1:-3]
     row = present[2:-2]
@@ -175,5 +184,8 @@ def _is_woven(present: Rows, neighbours: Sequence[Rows], combing: tuple[int, flo
 
 
 def _roughness(present: Rows, rows: Rows, where: NDArray[np.bool_]) -> float:
-    """Return how much some places (H - 2, w) of the inner rows of one picture stand out between the rows of another."""
+    """Return how much the rows of one picture stand out between the rows of another.
+
+    `where` (H - 2, w) selects the pixels of the inner rows.
+    """
     return float(abs(present[:-2] - 2 * rows[1:-1] + present[2:])[where].sum())

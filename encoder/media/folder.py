@@ -1,4 +1,4 @@
-"""A folder of images as a source: which of its files are frames, in which order."""
+"""Folders of images as sources: selection and order of their frames."""
 
 import logging
 import re
@@ -31,13 +31,13 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 IMAGE_RATE = Fraction(25)
-"""Frames per second of a folder of images, which does not say."""
+"""Frames per second of a folder of images, which declares no rate."""
 
 logger = logging.getLogger(__name__)
 
 
 def open_folder(path: Path) -> Track:
-    """Look at the names in a folder; raises SourceError where none is an image's."""
+    """Return the images of a folder as a track; raises SourceError if there is none."""
     names = image_names(path)
     return Track(
         even_timeline(len(names), IMAGE_RATE),
@@ -48,10 +48,10 @@ def open_folder(path: Path) -> Track:
 
 
 def image_names(path: Path) -> list[Path]:
-    """Return the images of a folder in their order: by the numbers in their names, then by the names.
+    """Return the images of a folder, ordered by the numbers in their names, then by name.
 
-    Hidden files, which some systems put beside others, folders within the folder and broken links are no frames. Raises
-    SourceError where nothing is left.
+    Hidden files (which some systems put beside others), sub-folders and broken links are not
+    frames. Raises SourceError if no image is left.
     """
     known = [
         file
@@ -86,7 +86,7 @@ def _read(names: Sequence[Path], start: int) -> Pictures:
         picture = next(open_track(name).open(0), None)
         if picture is None:
             raise SourceError(f"cannot read image {name}")
-        # Many images tell a density that nobody meant.
+        # Many images declare a pixel density that nobody chose.
         size = display_size(
             (picture.frame.width, picture.frame.height), None, orientation(picture.frame)
         )

@@ -1,4 +1,4 @@
-"""What PyAV does not hand out of a decoded frame by itself: side data of new kinds, and frames through a filter of FFmpeg's."""
+"""Access to data of decoded frames that PyAV does not offer: new side data and FFmpeg's filters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -12,18 +12,19 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
 FIXED_POINT = 1 << 16
-"""One, in the numbers of a display matrix."""
+"""The number 1 in the fixed-point format of display matrices."""
 NEW_TYPES = 16
-"""Kinds of side data beyond those that PyAV knows, such as EXIF: with one of them a frame's side data cannot be read."""
+"""Number of kinds of side data beyond those that PyAV knows, such as EXIF. PyAV cannot read the
+side data of a frame that has one of them."""
 Filter = tuple[str, str]
-"""Name and arguments of one of FFmpeg's filters."""
+"""Name and arguments of an FFmpeg filter."""
 
 
 def display_matrix(frame: VideoFrame) -> list[float] | None:
     """Return the nine numbers of a frame's display matrix, row by row; None if it has none."""
     try:
         data = _side_data(frame, Type.DISPLAYMATRIX)
-    except ValueError:  # there is a kind that PyAV does not know
+    except ValueError:  # a kind that PyAV does not know
         first = max(kind.value for kind in Type) + 1
         chain = [
             ("sidedata", f"mode=delete:type={kind}") for kind in range(first, first + NEW_TYPES)
@@ -37,7 +38,10 @@ def _side_data(frame: VideoFrame, kind: Type) -> Any:
 
 
 def filtered(frames: Sequence[VideoFrame], chain: Sequence[Filter]) -> Iterator[VideoFrame]:
-    """Yield frames of the same size and format as they come out of a chain of FFmpeg's filters; raises av.FFmpegError."""
+    """Yield frames of one size and format, passed through a chain of FFmpeg filters.
+
+    Raises av.FFmpegError.
+    """
     graph = Graph()
     graph.threads = 1
     first = frames[0]

@@ -1,4 +1,4 @@
-"""The shape of a picture as it is shown: upright, of square pixels, and within a frame of another shape."""
+"""Geometry of displayed pictures: upright, with square pixels, and fitted into other frames."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,25 +14,27 @@ from encoder.media.frame_data import display_matrix
 from encoder.media.video import Size
 
 DEFAULT_PIXELS = 320 * 180
-"""Frames larger than this are made smaller unless the user names a size: two CPU cores fit them in minutes."""
+"""Largest default size of a frame in pixels. Two CPU cores fit such frames in minutes."""
 MAX_PIXEL_ASPECT = 8
-"""A pixel that is said to be wider or taller than this is taken for a square one: no format has such pixels."""
+"""Largest credible ratio of a pixel's sides. Other pixels count as square, since no format has
+them."""
 SAME_SHAPE = 0.01
-"""How much two aspect ratios may differ, as a share, and count as the same: sizes are whole numbers of pixels."""
+"""Largest relative difference of two aspect ratios that count as the same. Sizes are whole numbers
+of pixels."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored pixels are turned to be shown: first their axes are exchanged, then they are mirrored."""
+    """Transform from stored to displayed pixels: transpose first, then mirror."""
 
     transposed: bool = False
     mirrored: bool = False
-    """Left and right."""
+    """Whether left and right are exchanged."""
     flipped: bool = False
-    """Top and bottom."""
+    """Whether top and bottom are exchanged."""
 
     def __str__(self) -> str:
-        """Return what is done, for people."""
+        """Return a readable list of the steps."""
         return (
             " and ".join(
                 name for name in ("transposed", "mirrored", "flipped") if getattr(self, name)
@@ -41,11 +43,11 @@ class Orientation:
         )
 
     def size(self, size: Size) -> Size:
-        """Return the upright size of a stored one, and the stored size of an upright one."""
+        """Convert a stored size to the upright one, or an upright size to the stored one."""
         return (size[1], size[0]) if self.transposed else size
 
     def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return stored pixels (H, W, C) upright."""
+        """Return stored pixels (H, W, C) turned upright."""
         if self.transposed:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
@@ -55,9 +57,10 @@ ORIENTATIONS = tuple(Orientation(*each) for each in product((False, True), repea
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """Return how a frame is to be turned: of the eight ways the one that is the most like its display matrix.
+    """Return the orientation, out of eight, that is closest to a frame's display matrix.
 
-    The matrix has x' = a x + c y and y' = b x + d y (ISO/IEC 14496-12, 6.2.2); EXIF orientations come as one, too.
+    The matrix means x' = a x + c y and y' = b x + d y (ISO/IEC 14496-12, 6.2.2). FFmpeg also
+    provides EXIF orientations as display matrices.
     """
     matrix = display_matrix(frame)
     if matrix is None:
@@ -72,7 +75,10 @@ def orientation(frame: VideoFrame) -> Orientation:
 
 
 def display_size(stored: Size, pixel_aspect: Fraction | None, way: Orientation) -> Size:
-    """Return the upright size of a picture with square pixels, as high as it is stored: FFmpeg's `scale=iw*sar:ih`."""
+    """Return the upright size of a picture with square pixels and its stored height.
+
+    This is FFmpeg's `scale=iw*sar:ih`.
+    """
     width, height = stored
     if pixel_aspect and 1 / Fraction(MAX_PIXEL_ASPECT) <= pixel_aspect <= MAX_PIXEL_ASPECT:
         width = min(max(round(width * pixel_aspect), 1), MAX_SIDE)
@@ -80,7 +86,7 @@ def display_size(stored: Size, pixel_aspect: Fraction | None, way: Orientation) 
 
 
 def default_size(size: Size, *, keep_size: bool) -> Size:
-    """Return the size of frames for pictures of a size that is shown, unless the user names one."""
+    """Return the default size of frames for pictures of a displayed size."""
     width, height = size
     if keep_size or width * height <= DEFAULT_PIXELS:
         return size
@@ -89,13 +95,13 @@ def default_size(size: Size, *, keep_size: bool) -> Size:
 
 
 def same_shape(a: Size, b: Size) -> bool:
-    """Tell whether two sizes have the same aspect ratio, but for rounding to whole pixels."""
+    """Tell whether two sizes have the same aspect ratio, apart from rounding to whole pixels."""
     difference = abs(a[0] * b[1] - b[0] * a[1])
     return difference <= max(SAME_SHAPE * a[0] * b[1], *a, *b)
 
 
 def letterboxed(size: Size, frame: Size) -> tuple[slice, slice]:
-    """Return the rows and columns of a frame that a picture of another shape fills, in the middle."""
+    """Return the centred rows and columns of a frame that a picture of another shape fills."""
     scale = min(frame[0] / size[0], frame[1] / size[1])
     width, height = (
         min(max(round(side * scale), 1), room) for side, room in zip(size, frame, strict=True)

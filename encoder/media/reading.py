@@ -1,4 +1,4 @@
-"""How a source is read where it leaves a choice, and the options and paths that say so on the command line."""
+"""Choices that a source leaves to its reader, with their command-line options."""
 
 import argparse
 import contextlib
@@ -19,18 +19,19 @@ STANDARD_INPUT = Path("-")
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read; the defaults are what players do."""
+    """Settings for reading a source; the defaults follow players."""
 
     track: int | None = None
-    """Number of the video track, from 0; the default one, of several the largest, if none is named."""
+    """Number of the video track, from 0. None means the default track or, of several, the
+    largest."""
     matrix: Matrix | None = None
-    """Matrix between RGB and YUV, whatever the file says."""
+    """Matrix between RGB and YUV, which overrides the file."""
     background: Background = "black"
-    """What stands behind transparent pictures."""
+    """Colour behind transparent pictures."""
 
     @property
     def flags(self) -> str:
-        """What differs from the defaults, as the command line has it."""
+        """Options on the command line for all settings that differ from the defaults."""
         given = {"track": self.track, "matrix": self.matrix, "background": self.background}
         return "".join(
             f" --{name} {value}"
@@ -43,7 +44,7 @@ DEFAULT_READING = Reading()
 
 
 class Options(Protocol):
-    """Takes options: a parser, or a group of its options."""
+    """Receiver of options: a parser, or one of its groups."""
 
     def add_argument(self, *names: str, **how: Any) -> object:
         """Add an option."""
@@ -51,7 +52,7 @@ class Options(Protocol):
 
 
 def add_reading(command: Options) -> None:
-    """Add the options that say how a source is read."""
+    """Add the options for reading a source."""
     command.add_argument(
         "--track",
         type=int,
@@ -61,7 +62,8 @@ def add_reading(command: Options) -> None:
     command.add_argument(
         "--matrix",
         choices=get_args(Matrix),
-        help="matrix of the source's YUV (default: the file's, or else BT.709 for HD, BT.601 for less)",
+        help="matrix of the source's YUV "
+        "(default: the file's, or else BT.709 for HD, BT.601 for less)",
     )
     command.add_argument(
         "--background",
@@ -72,16 +74,17 @@ def add_reading(command: Options) -> None:
 
 
 def reading(args: argparse.Namespace) -> Reading:
-    """Return how a source is read by a command's options."""
+    """Return the settings for reading a source from a command's options."""
     return Reading(args.track, args.matrix, args.background)
 
 
 @contextlib.contextmanager
 def source_file(path: Path, *, copy: Path | None = None) -> Generator[Path]:
-    """Give the path of a source, which may be read several times: a pipe's, or standard input's (`-`), is that of a copy.
+    """Yield the path of a source that can be read several times.
 
-    The copy has the name that is given, or one in a folder for temporary files, and is deleted in the end. Raises
-    SettingsError where a terminal is standard input, SourceError for an empty pipe, OSError.
+    A pipe or standard input (`-`) is copied to a file: to `copy`, or to a temporary folder. The
+    copy is deleted at the end. Raises SettingsError if standard input is closed or a terminal,
+    SourceError for an empty pipe, and OSError.
     """
     if path != STANDARD_INPUT and not path.is_fifo():
         yield path
@@ -90,7 +93,8 @@ def source_file(path: Path, *, copy: Path | None = None) -> Generator[Path]:
         raise SettingsError("standard input is closed")
     if path == STANDARD_INPUT and sys.stdin.isatty():
         raise SettingsError(
-            "standard input is a terminal: pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -"
+            "standard input is a terminal: "
+            "pipe a video into it, like ffmpeg -i FILM -f yuv4mpegpipe -"
         )
     with contextlib.ExitStack() as stack:
         if copy is None:

@@ -1,4 +1,4 @@
-"""Read video files and folders of images run by run: upright, of square pixels, at a constant rate, as 8-bit RGB of BT.709."""
+"""Videos and folders of images, read as upright 8-bit RGB frames of BT.709 at a constant rate."""
 
 import logging
 from collections.abc import Iterator
@@ -20,12 +20,13 @@ from encoder.media.tracks import Picture, open_track
 from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 SEEK_FRAMES = 250
-"""Frames ahead that are not worth a seek."""
+"""Distance in frames up to which reading on is faster than seeking."""
 PEAK_LOOKS = 24
+"""Approximate number of pictures in which the brightest light of the source is measured."""
 PEAK_WIDTH = 480
+"""Long side of these pictures, in pixels."""
 PEAK_PICTURES = 3000
-"""Pictures of a source of high dynamic range whose brightest light is measured, about, how wide, and of how many at most that
-have to be decoded one after the other."""
+"""Maximum number of pictures that are decoded in a row for this measurement."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +38,20 @@ def read_video(
     keep_size: bool = False,
     reading: Reading = DEFAULT_READING,
 ) -> Video:
-    """Read all of a video file or of a folder of images, as `Source` has its frames; raises SourceError."""
+    """Read a whole video file or folder of images, with frames as in `Source`.
+
+    Raises SourceError if it cannot be read or does not fit into memory.
+    """
     source = Source(path, size=size, keep_size=keep_size, reading=reading)
     check_memory(source.count, source.size)
     return Video(source.read(range(source.count)), source.rate)
 
 
 class Source:
-    """A video file or a folder of images, read run by run, forwards at best.
+    """A video file or a folder of images, read in runs of frames, preferably forwards.
 
-    Frames have the given width and height, or the source's own if `keep_size`, or else at most DEFAULT_PIXELS.
-    docs/reference/sources.md says what is read, and how.
+    Frames have the given width and height, or the source's own if `keep_size`. Otherwise they have
+    at most DEFAULT_PIXELS. docs/reference/sources.md describes how sources are read.
     """
 
     def __init__(
@@ -58,15 +62,15 @@ class Source:
         keep_size: bool = False,
         reading: Reading = DEFAULT_READING,
     ) -> None:
-        """Look at the packets' times and at the first picture; raises SourceError."""
+        """Read the times of all packets and the first picture; raises SourceError."""
         if not path.exists():
             raise SourceError(f"no such file or folder: {path}")
         self.path = path
-        """Of the file or folder."""
+        """Path of the file or folder."""
         self._reading = reading
         self._track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
         self.timeline = self._track.timeline
-        """When its pictures are shown."""
+        """Times at which the pictures are shown."""
         self._converter = Converter(
             self._peak_light,
             matrix=reading.matrix,
@@ -75,15 +79,15 @@ class Source:
         )
         self._order: Order | None = None
         self._changed = False
-        """Whether a picture had another shape than the first, which was told."""
+        """Whether a picture of another shape than the first was reported."""
         self._seek(0)
         if self._next is None:
             raise SourceError(f"no frames in {path}")
         self._first = self._next
         self.colours = self._converter.colours(self._first.frame)
-        """How its first picture's colours are coded."""
+        """Coding of the first picture's colours."""
         self.shown_size = _shown_size(self._first)
-        """Width and height of its pictures, upright and of square pixels."""
+        """Width and height of the upright pictures with square pixels."""
         self.size: Size = size or default_size(self.shown_size, keep_size=keep_size)
         """Width and height of the frames."""
 
@@ -98,13 +102,13 @@ class Source:
         return self.timeline.count
 
     def thumbnails(self) -> "Source":
-        """Return the same frames, made small."""
+        """Return the same frames in thumbnail size."""
         scale = min(THUMBNAIL / max(self.size), 1.0)
         width, height = (max(round(side * scale), 2) for side in self.size)
         return Source(self.path, size=(width, height), reading=self._reading)
 
     def read(self, run: range) -> NDArray[np.uint8]:
-        """Return a run of frames (T, 3, H, W); raises SourceError where the source turns out to be damaged."""
+        """Return a run of frames (T, 3, H, W); raises SourceError if the source is damaged."""
         if not self._reached <= run.start < self._reached + SEEK_FRAMES:
             self._seek(run.start)
         width, height = self.size
@@ -112,7 +116,7 @@ class Source:
         filled = 0
         while filled < len(run):
             frames[filled] = self._convert(self._shown(run.start + filled))
-            # A gap shows the picture before it.
+            # In a gap, the previous picture stays.
             stop = min(self._stays, run.stop) - run.start
             frames[filled + 1 : stop] = frames[filled]
             filled = stop
@@ -120,11 +124,11 @@ class Source:
 
     @property
     def assumption(self) -> str:
-        """What a clip tells of the source's colours where the source does not."""
+        """Note for the clip's settings about colours that the source leaves open."""
         return f" ({KNOWN[self.colours.matrix]} assumed)" if self.colours.is_assumed else ""
 
     def facts(self) -> dict[str, object]:
-        """Return what is read, and how, by name."""
+        """Return the properties of the source, and how it is read, by name."""
         frame = self._first.frame
         timeline = self.timeline
         return {
@@ -145,7 +149,7 @@ class Source:
         }
 
     def notes(self) -> list[str]:
-        """Return what was picked, assumed or changed, a line each, for people."""
+        """Return readable lines about everything that was picked, assumed or changed."""
         timeline = self.timeline
         facts = self.facts()
         found = [
@@ -162,7 +166,8 @@ class Source:
             )
         if timeline.left_out:
             found.append(
-                f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: others come at their time"
+                f"{timeline.left_out} of {len(timeline.ticks)} pictures are left out: "
+                "others come at their time"
             )
         if timeline.repeated:
             found.append(f"{timeline.repeated} frames repeat the picture before them")
@@ -173,7 +178,10 @@ class Source:
         ]
 
     def _peak_light(self) -> float:
-        """Return the light of the brightest of some pictures, of which the same are looked at whoever reads."""
+        """Return the brightest light, in cd/m2, of some pictures.
+
+        Every reader of a source measures the same pictures.
+        """
         width, height = (
             max(round(side * min(PEAK_WIDTH / max(self.shown_size), 1)), 1)
             for side in self.shown_size
@@ -184,9 +192,9 @@ class Source:
         )
 
     def _looks(self) -> Iterator[Picture]:
-        """Yield pictures from all over the source: every few of a short one, key frames of a long one.
+        """Yield pictures from the whole source: every few of a short one, key frames of a long one.
 
-        Where there are no seeks, they are from its first pictures alone.
+        If the source cannot seek, only its first pictures are used.
         """
         step = max(self.count // PEAK_LOOKS, 1)
         if self.count <= SEEK_FRAMES or not self._track.seeks:
@@ -197,7 +205,7 @@ class Source:
             yield from islice(self._track.open(tick), 1)
 
     def _field_order(self) -> Order:
-        """Return which field of the pictures is the first; the same for all of them."""
+        """Return the field order, which is the same for all pictures."""
         if self._order is None:
             self._order = self._track.order or field_order(
                 picture.frame for picture in self._track.open(0)
@@ -205,7 +213,7 @@ class Source:
         return self._order
 
     def _seek(self, tick: int) -> None:
-        """Go on reading somewhere before a tick."""
+        """Restart decoding at or before a tick."""
         pictures = ((picture.frame, picture) for picture in self._track.open(tick))
         self._pictures: Iterator[tuple[VideoFrame, Picture]] = (
             pictures if self.path.is_dir() else deinterlaced(pictures, self._field_order)
@@ -215,10 +223,11 @@ class Source:
         """Tick of the current picture."""
         self._next = self._pull(-1)
         if tick and (self._next is None or self._next.tick > tick):
-            self._seek(0)  # a container of which only the start is found
+            # Some containers only find their start.
+            self._seek(0)
 
     def _shown(self, tick: int) -> Picture:
-        """Return the picture that is shown at a tick, which is not before the one that was asked for last."""
+        """Return the picture shown at a tick, which must not precede that of the last call."""
         while self._next is not None and self._next.tick <= tick:
             self._current = self._next
             self._reached = self._next.tick
@@ -228,28 +237,31 @@ class Source:
                 f"damaged video: {self.path} decodes to {self._reached + 1} of {self.count} frames"
             )
         if self._current is None:
-            # At the very start, where a decoder waits for a key frame, the first that there is.
-            assert self._next is not None  # or there would be no source
+            # At the very start, a decoder may wait for a key frame: show the first picture.
+            assert self._next is not None  # an empty source was refused
             return self._next
         return self._current
 
     @property
     def _stays(self) -> int:
-        """Tick up to which the current picture is shown."""
+        """Tick at which the current picture ends."""
         if self._next is not None:
             return self._next.tick
         whole = self._reached + 1 >= self.timeline.last_tick
         return self.count if whole else self._reached + 1
 
     def _pull(self, after: int) -> Picture | None:
-        """Return the next picture of a tick later than another."""
+        """Return the next picture whose tick is later than `after`."""
         for frame, picture in self._pictures:
             if after < picture.tick < self.count:
                 return picture._replace(frame=frame)
         return None
 
     def _convert(self, picture: Picture) -> NDArray[np.uint8]:
-        """Return the pixels (3, H, W) of a picture, upright; one of another shape than the first with bars beside it."""
+        """Return the upright pixels (3, H, W) of a picture.
+
+        A picture of another shape than the first gets bars.
+        """
         way = orientation(picture.frame)
         shown = _shown_size(picture)
         if same_shape(shown, self.shown_size):
@@ -265,7 +277,7 @@ class Source:
                 size_text(shown),
                 picture.tick,
             )
-        # The frame's pixels need not be square, if the user named another shape.
+        # The frame's pixels need not be square if the user named another shape.
         scale = self.size[0] / self.shown_size[0], self.size[1] / self.shown_size[1]
         rows, columns = letterboxed(
             (max(round(shown[0] * scale[0]), 1), max(round(shown[1] * scale[1]), 1)), self.size

@@ -1,4 +1,4 @@
-"""When the pictures of a video are shown: their times, joined where they jump, as ticks of a constant rate."""
+"""Times of a video's pictures, joined where they jump, as ticks of a constant rate."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,61 +11,73 @@ from encoder.codec.container import MAX_DENOMINATOR, MAX_RATE
 from encoder.common.errors import SourceError
 
 DEFAULT_RATE = Fraction(25)
-"""Frames per second of a source that does not say."""
+"""Frames per second of a source that declares no rate."""
 STANDARD_RATES = (
     *map(Fraction, (24, 25, 30, 50, 60)),
     *(Fraction(rate, 1001) for rate in (24_000, 30_000, 60_000)),
     *map(Fraction, (10, 12, "25/2", 15, 20, 48, 90, 100, 120, 144, 240)),
 )
-"""Rates at which cameras and screens record, the likelier ones of those that lie close together first."""
+"""Frame rates of cameras and screens. Of rates that lie close together, the likelier comes
+first."""
 STANDARD_TOLERANCE = 0.02
+"""Largest relative difference between the mean rate of a source and a rate that is tried."""
 SHORT_TOLERANCE = 0.05
-"""How far the mean rate of a source may be from a standard rate that is tried, as a share: of few pictures, of which a
-shifted one shifts the mean, farther."""
+"""Upper limit of that difference for few pictures, where one shifted picture changes the mean."""
 STEADY_TICKS = 0.9
+"""Limit, in ticks, of the span of offsets from an even grid, below which pictures are evenly
+spaced. With 50 pictures per second on a 60 Hz screen, the span is 0.83 ticks."""
 STEADY_SECONDS = 0.045
-"""Pictures that stray by less than this from even places, from the earliest to the latest, are evenly spaced: 50 pictures per
-second on a screen of 60 Hz stray by 0.83 ticks."""
+"""Limit of the same span in seconds, which must hold too."""
 STEADY_PARTS = 8
+"""Number of parts of a source whose mean offsets are compared to find a drift."""
 DRIFT_TICKS = 0.3
+"""Limit, in ticks, of the span of these means without a drift. After a missing picture, all later
+offsets change by one tick."""
 JITTER_TICKS = 3.0
+"""Limit, in ticks, of the span of offsets if there is no drift. It allows for cameras that stamp
+pictures with the time of sending."""
 JITTER_SECONDS = 0.12
-"""So are those that stray by less than JITTER_TICKS, as a camera's do that tells the time at which it sent them, if the means
-of so many parts differ by less than DRIFT_TICKS: where a picture is missing, all later ones stray by a tick."""
+"""Limit of the same span in seconds, which must hold too."""
 STRAYING_STEP = 0.05
-"""Rates at which pictures stray by as many steps suit them equally well."""
+"""Step, in ticks, to which spans of offsets are rounded when rates are compared."""
 GRID_TOLERANCE = 0.1
-"""How far from a tick a gap may end, in ticks: containers round times to milliseconds."""
+"""Largest distance of a gap's end from a tick, in ticks. Containers round times to milliseconds."""
 GRID_SHARE = 0.95
-"""Share of the gaps that have to end on ticks, and of the pictures that have to get one."""
+"""Smallest share of gaps that end on ticks, and of pictures that get a tick, on a grid."""
 LATE_TICKS = 1.01
-"""A picture that others keep from its tick may be shown this much later; it is left out rather than shown later still."""
+"""Largest delay, in ticks, of a picture whose tick is taken; a later picture is left out."""
 LOST_COST = 4
+"""Cost of leaving a picture out, in repetitions."""
 PAUSE_TICKS = 2
-"""Repetitions that leaving a picture out is as bad as, and the most that count in a gap, which may be a pause."""
+"""Maximum number of repetitions that count in a gap, which may be a pause."""
 MISS_COST = 4
-"""Repetitions that gaps are as bad as which miss the ticks of a grid by one tick together."""
+"""Cost of gaps that miss the ticks of a grid by one tick in total, in repetitions."""
 SHIFT_SECONDS = 0.02
+"""Shift of a picture that costs as much as one repetition; twice the shift costs as much as
+four."""
 ODD_COST = 1.5
-"""A picture that is shifted by this time is as bad as a repetition, and by twice as much as four. Other rates than the standard
-ones have to be this much better."""
+"""Factor on the cost of rates other than the standard ones."""
 JUMP_SECONDS = 10
-"""A larger step between two packets of a broadcast is a jump (FFmpeg's `-dts_delta_threshold`)."""
+"""Largest step between two packets of a broadcast that is not a jump (FFmpeg's
+`-dts_delta_threshold`)."""
 REORDER_SECONDS = 1
-"""A picture may come this much earlier than it is shown."""
+"""Largest step back between presentation times that reordered pictures explain, in seconds."""
 STAYING_PACKETS = 4
-"""Packets that have to be earlier than one before them for their times to have gone back."""
+"""Number of packets in a row with times before an earlier one, from which on times have gone
+back."""
 MPEG_UNIT = Fraction(1, 90_000)
+"""Seconds per tick of MPEG's clock."""
 MPEG_WRAP = 1 << 33
-"""Seconds per tick of MPEG's times, and the number of them at which they begin anew."""
+"""Number of ticks after which MPEG's clock restarts."""
 MIN_TICKS = 1000
+"""Number of frames that any source may have."""
 TICKS_PER_PICTURE = 250
-"""Frames that a source may have whatever it is, and besides for each of its pictures."""
+"""Number of frames that a source may have in addition for each picture."""
 
 
 @dataclass(frozen=True)
 class PacketTimes:
-    """What is kept of a packet."""
+    """Times of a packet."""
 
     pts: int | None
     dts: int | None
@@ -74,26 +86,30 @@ class PacketTimes:
 
 @dataclass(frozen=True)
 class Jump:
-    """Two neighbouring packets whose times do not follow one another, as in recordings that were put together."""
+    """Step between neighbouring packets whose times do not follow one another.
+
+    Recordings that were put together have such jumps.
+    """
 
     at_seconds: float
-    """When the picture behind the jump is shown, in seconds from the start."""
+    """Time of the picture after the jump, in seconds from the start."""
     seconds: float
     """Size of the jump; negative if the times go back."""
 
     def __str__(self) -> str:
-        """Return where and how far, for people."""
+        """Return a readable description of the size and the place."""
         return f"by {self.seconds:g} s at {self.at_seconds:.2f} s"
 
 
 def join(
     packets: Sequence[PacketTimes], unit: Fraction, *, may_jump: bool
 ) -> tuple[list[int | None], list[Jump]]:
-    """Return the presentation times of packets, in the order of the file, such that they go on where they jump; and the jumps.
+    """Return continuous presentation times of packets, in the order of the file, and the jumps.
 
-    `unit` are the seconds of a tick. Times jump where decoding times go back and stay there, or, in formats in which they may
-    jump (FFmpeg's AVFMT_TS_DISCONT), ahead by more than JUMP_SECONDS. Where there are no decoding times, pictures come in
-    another order than they are shown in, and only steps back by more than REORDER_SECONDS count.
+    `unit` is the duration of a tick in seconds. Times jump if decoding times go back and stay
+    there. In formats whose times may jump (FFmpeg's AVFMT_TS_DISCONT), they also jump if they step
+    ahead by more than JUMP_SECONDS. Without decoding times, pictures come in another order than
+    they are shown. Then only steps back by more than REORDER_SECONDS count.
     """
     decoded = [packet.dts for packet in packets]
     has_decoding_times = any(time is not None for time in decoded)
@@ -127,7 +143,8 @@ def join(
             last = clock
         pts = packet.pts
         if pts is not None and packet.dts is not None:
-            # At a joint, a packet may have the one time of the first recording and the other of the second.
+            # At a joint, a packet may have one time of the first recording and the other of the
+            # second.
             if may_jump and abs(pts - packet.dts) * unit > JUMP_SECONDS:
                 pts = packet.dts + delay
             delay = pts - packet.dts
@@ -136,7 +153,10 @@ def join(
 
 
 def _unwrapped(step: int, unit: Fraction) -> int:
-    """Return a step of times of 33 bits, as MPEG has them, without the wrap-around that FFmpeg takes a step back for."""
+    """Return a step of times without a false wrap-around of MPEG's 33-bit clock.
+
+    FFmpeg takes a step back for a wrap-around.
+    """
     if unit == MPEG_UNIT and step > MPEG_WRAP // 2:
         return step - MPEG_WRAP
     return step
@@ -144,34 +164,36 @@ def _unwrapped(step: int, unit: Fraction) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """At which tick each picture of a source appears."""
+    """Assignment of a source's pictures to ticks."""
 
     rate: Fraction
     """Ticks per second."""
     count: int
-    """Number of ticks, which is that of the frames that come out."""
+    """Number of ticks, which is the number of frames."""
     ticks: NDArray[np.int64]
-    """Tick of each picture in the order in which they are shown, rising; -1 for one that is left out."""
+    """Tick of each picture in the order of display, increasing; -1 for a picture that is left
+    out."""
     times: NDArray[np.int64] | None = None
-    """Presentation times of the pictures, rising; None if the file has none, and they just follow one another."""
+    """Presentation times of the pictures, increasing. None if the file has no times and pictures
+    just follow one another."""
     jumps: Sequence[Jump] = ()
-    """Where times were joined."""
+    """Jumps at which times were joined."""
     packet_times: Sequence[int | None] | None = None
     """Presentation time of each packet in the order of the file, if some were joined."""
 
     @property
     def left_out(self) -> int:
-        """Number of pictures that are left out, since others are shown at their time."""
+        """Number of pictures that are left out because others are shown at their time."""
         return int((self.ticks < 0).sum())
 
     @property
     def repeated(self) -> int:
-        """Number of ticks at which a picture is shown again, in a gap or after the last one."""
+        """Number of ticks that repeat a picture, in a gap or after the last picture."""
         return self.count - len(self.ticks) + self.left_out
 
     @property
     def last_tick(self) -> int:
-        """Tick at which the last picture appears; it may stay for longer than one."""
+        """Tick at which the last picture appears; the picture may stay for several ticks."""
         return int(self.ticks.max())
 
 
@@ -183,10 +205,11 @@ def even_timeline(count: int, rate: Fraction) -> Timeline:
 def make_timeline(
     times: Sequence[int], unit: Fraction, declared: Iterable[Fraction], *, last_duration: int
 ) -> Timeline:
-    """Return the timeline of pictures that are shown at some times, in ticks of `unit` seconds and in any order.
+    """Return the timeline of pictures with given times, in ticks of `unit` seconds, in any order.
 
-    `declared` are the rates that the file tells, the likelier ones first; `last_duration` is how long the last picture stays.
-    Raises SourceError where so few pictures make so many frames that the times must be wrong.
+    `declared` are the rates that the file declares, the likelier ones first. `last_duration` is the
+    duration of the last picture. Raises SourceError if few pictures make so many frames that the
+    times must be wrong.
     """
     shown = np.sort(np.array(times, np.int64))
     seconds = (shown - shown[0]) * float(unit)
@@ -208,7 +231,10 @@ def make_timeline(
 
 
 def _single_rate(stays: Fraction, declared: Iterable[Fraction]) -> Fraction:
-    """Return a rate at which a single picture is a frame, whatever the file tells: some tell their unit of time."""
+    """Return a plausible rate at which a single picture is one frame.
+
+    Declared rates may be implausible, because some files declare their unit of time.
+    """
     rates = [1 / stays] if stays else []
     return next(
         (rate for rate in (*rates, *declared) if 1 <= rate <= max(STANDARD_RATES)), DEFAULT_RATE
@@ -216,10 +242,11 @@ def _single_rate(stays: Fraction, declared: Iterable[Fraction]) -> Fraction:
 
 
 def pick_rate(seconds: NDArray[np.float64], declared: Sequence[Fraction]) -> Fraction:
-    """Return the constant rate that suits pictures best that are shown at some times (T,), rising.
+    """Return the constant rate that best suits pictures with given times (T,), increasing.
 
-    Pictures that are evenly spaced, but for the grid of a screen that they were taken from, get the rate that makes each a
-    frame. Others get one on whose ticks they lie, or else one that leaves few out, repeats few and shifts none by much.
+    Evenly spaced pictures get the rate that makes each one a frame, even if they lie on the grid of
+    a screen. Other pictures get a rate on whose ticks they lie. If there is none, they get the rate
+    that leaves out, repeats and shifts the least.
     """
     gaps = np.diff(seconds)
     gaps = gaps[gaps > 0]
@@ -249,8 +276,11 @@ def pick_rate(seconds: NDArray[np.float64], declared: Sequence[Fraction]) -> Fra
 def _candidates(
     known: Sequence[Fraction], declared: Sequence[Fraction], gaps: Sequence[float], mean: float
 ) -> list[Fraction]:
-    """Return rates that may suit pictures whose gaps, in seconds, and whose mean rate are given, the likelier ones first."""
-    # A rate that is told may be twice that of the pictures, or more.
+    """Return rates that may suit pictures, the likelier ones first.
+
+    `gaps` are in seconds, `mean` is the mean rate.
+    """
+    # A declared rate may be twice that of the pictures, or more.
     parts = [rate / max(round(gap * rate), 1) for gap in gaps for rate in declared]
     near = [
         rate
@@ -270,17 +300,20 @@ def _candidates(
 
 
 def _common(gaps: NDArray[np.float64]) -> float:
-    """Return the largest time of which all gaps are multiples, in hundredths of a second, as animations count; in seconds."""
+    """Return the largest time, in seconds, that divides all gaps.
+
+    Gaps are rounded to hundredths of a second, the unit of animations.
+    """
     return max(int(np.gcd.reduce(np.rint(gaps * 100).astype(np.int64))), 1) / 100
 
 
 def _strays(seconds: NDArray[np.float64], rate: Fraction) -> NDArray[np.float64]:
-    """Return how far pictures are from even places, in ticks."""
+    """Return the offsets of pictures from an even grid, in ticks."""
     return seconds * float(rate) - np.arange(len(seconds))
 
 
 def _is_steady(seconds: NDArray[np.float64], rate: Fraction) -> bool:
-    """Tell whether pictures are evenly spaced: none is far from its place, or those of any part are not on average."""
+    """Tell whether pictures are evenly spaced: the offsets are small, or jitter without drift."""
     strays = _strays(seconds, rate)
     straying = float(np.ptp(strays))
     if straying < STEADY_TICKS and straying < STEADY_SECONDS * rate:
@@ -294,7 +327,7 @@ def _is_steady(seconds: NDArray[np.float64], rate: Fraction) -> bool:
 
 
 def _is_grid(seconds: NDArray[np.float64], rate: Fraction) -> bool:
-    """Tell whether pictures lie on ticks, each on one of its own."""
+    """Tell whether pictures lie on ticks, each on its own one."""
     ticks = np.diff(seconds) * float(rate)
     ticks = ticks[ticks > 0]
     whole = np.rint(ticks)
@@ -304,7 +337,7 @@ def _is_grid(seconds: NDArray[np.float64], rate: Fraction) -> bool:
 
 
 def _grid_cost(seconds: NDArray[np.float64], rate: Fraction) -> float:
-    """Return what a rate on whose ticks pictures lie does to them, counted in repetitions."""
+    """Return the cost, in repetitions, of a rate on whose ticks the pictures lie."""
     ticks = np.diff(seconds) * float(rate)
     cost = _lost_and_repeated(assign_ticks(seconds * float(rate), rate)) + MISS_COST * float(
         abs(ticks - np.rint(ticks)).sum()
@@ -313,12 +346,12 @@ def _grid_cost(seconds: NDArray[np.float64], rate: Fraction) -> float:
 
 
 def _cost(seconds: NDArray[np.float64], rate: Fraction) -> float:
-    """Return what any rate does to pictures, counted in repetitions."""
+    """Return the cost of any rate, in repetitions."""
     places = seconds * float(rate)
     ticks = assign_ticks(places, rate)
     kept = ticks >= 0
     shifts = (ticks[kept] - places[kept]) / float(rate)
-    shifts -= np.median(shifts)  # all of them later is no harm
+    shifts -= np.median(shifts)  # a shift of all pictures costs nothing
     cost = _lost_and_repeated(ticks) + float(np.square(shifts / SHIFT_SECONDS).sum())
     return cost if rate in STANDARD_RATES else cost * ODD_COST
 
@@ -331,16 +364,16 @@ def _lost_and_repeated(ticks: NDArray[np.int64]) -> float:
 
 
 def assign_ticks(places: NDArray[np.float64], rate: Fraction) -> NDArray[np.int64]:
-    """Return the tick of each picture, given its place (T,) on the scale of ticks, rising; -1 for one that is left out.
+    """Map places (T,) of pictures, increasing, in ticks, to whole ticks.
 
-    Evenly spaced pictures get a tick each. Of others, one whose tick is taken goes to the next if it is late by no more than
-    LATE_TICKS then.
+    Returns -1 for pictures that are left out. Evenly spaced pictures get a tick each. Otherwise, a
+    picture whose tick is taken moves to the next free one, unless it is then later than LATE_TICKS.
     """
     order = np.arange(len(places))
     if _is_steady(places / float(rate), rate):
         return order
     nearest = np.floor(places + 0.5).astype(np.int64)
-    ticks = np.maximum.accumulate(nearest - order) + order  # each behind the one before
+    ticks = np.maximum.accumulate(nearest - order) + order  # each after the previous one
     if (ticks - places <= LATE_TICKS).all():
         return ticks
     last = -1

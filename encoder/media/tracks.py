@@ -1,4 +1,4 @@
-"""The video track of a file: which one it is, when its pictures are shown, and the pictures themselves."""
+"""Video tracks of files: their choice, their timelines and their decoded pictures."""
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping
@@ -34,59 +34,62 @@ from encoder.media.truncation import is_truncated
 from encoder.media.video import size_text
 
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Tracks that are covers or previews."""
+"""Flags of tracks that are covers or previews."""
 SEEK_SECONDS = 2
-"""How much earlier than need be a seek goes: the first frames after a key frame may refer to what is before it."""
+"""Time by which seeks start early. The first frames after a key frame may refer to earlier ones."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders of transparent WebM, by codec: FFmpeg's own leave the alpha channel out."""
+"""Decoders of transparent WebM, by codec. FFmpeg's own decoders drop the alpha channel."""
 WEBP_HEADER = 21
+"""Number of bytes of a WebP file up to its flags, which are the last of these bytes."""
 WEBP_ANIMATION = 0x02
-"""Bytes of a WebP file up to its flags, the last of them, and the flag of an animation."""
+"""Flag of an animated WebP file."""
 SHOWN_VP8 = 0x10
-"""Flag of the first byte of a VP8 frame that is shown; those without only serve others (RFC 6386, 9.1)."""
+"""Flag in the first byte of a VP8 frame that is shown. Frames without it only serve others (RFC
+6386, 9.1)."""
 FIELD_ORDERS: Mapping[int, Order] = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 """Field that is shown first, by FFmpeg's AVFieldOrder."""
 ALPHA_TITLE = "Alpha"
-"""What FFmpeg calls the second track of a transparent AVIF."""
+"""FFmpeg's title of the second track of a transparent AVIF."""
 SIGNATURE = slice(4, 12)
-"""Bytes by which the beginning of a file is found again: in MP4 what comes first is a length."""
+"""Bytes that identify the start of a file. In MP4, the bytes before them are a length."""
 
 
 class Picture(NamedTuple):
-    """A decoded picture and when it is shown."""
+    """A decoded picture with the time at which it is shown."""
 
     frame: VideoFrame
     tick: int
-    """-1 for one that is left out."""
+    """Tick at which the picture is shown; -1 for a picture that is left out."""
     pixel_aspect: Fraction | None
-    """Width of a pixel by its height, where the file tells."""
+    """Width of a pixel divided by its height, if the file declares it."""
 
 
 Pictures = Iterator[Picture]
 Open = Callable[[int], Pictures]
-"""Starts to decode a source from a picture on that is shown before a tick, if that can be found, or else from the first."""
+"""Function that starts to decode before a given tick. It starts at the first picture if it cannot
+seek."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """What can be read."""
+    """A source of pictures: a video track or a folder of images."""
 
     timeline: Timeline
     open: Open
     name: str
-    """What it is, for people."""
+    """Readable description."""
     seeks: bool
     """Whether decoding can start anywhere."""
     order: Order | None = None
-    """Which field is the first in interlaced pictures, if the file tells."""
+    """Order of the fields in interlaced pictures, if the file declares it."""
     notes: tuple[str, ...] = ()
-    """What is wrong with it, a line each."""
+    """Readable lines about faults of the file."""
 
 
 def open_track(path: Path, number: int | None = None) -> Track:
-    """Look at all packets of a file's video tracks, and take one: that of a number among them, from 0, or a picked one.
+    """Read all packets of a file's video tracks, and return one of the tracks.
 
-    Raises SourceError.
+    `number` selects the track, from 0; without it, one is picked. Raises SourceError.
     """
     try:
         _refuse_what_decodes_wrongly(path)
@@ -111,11 +114,12 @@ def open_track(path: Path, number: int | None = None) -> Track:
 
 
 def _opened(path: Path) -> InputContainer:
-    return av.open(path.resolve())  # a colon in a relative name would be a protocol
+    # In a relative name, text before a colon would be read as a protocol.
+    return av.open(path.resolve())
 
 
 def _refuse_what_decodes_wrongly(path: Path) -> None:
-    """Raise SourceError for a file that FFmpeg reads, but not as it is meant; raises OSError."""
+    """Raise SourceError for a file that FFmpeg reads wrongly, OSError for an unreadable one."""
     with path.open("rb") as file:
         start = file.read(WEBP_HEADER)
     if start.startswith(b"RIFF") and start[8:16] == b"WEBPVP8X" and start[-1] & WEBP_ANIMATION:
@@ -126,19 +130,19 @@ def _refuse_what_decodes_wrongly(path: Path) -> None:
 
 @dataclass
 class _Packets:
-    """What is kept of the packets of a track: those of a film are gigabytes."""
+    """Data of a track's packets without their content, which for a film takes gigabytes."""
 
     times: list[PacketTimes] = field(default_factory=list[PacketTimes])
-    """Of each, in the order of the file."""
+    """Times of each packet, in the order of the file."""
     hidden: set[int] = field(default_factory=set[int])
-    """Numbers of those that make no picture."""
+    """Numbers of the packets that yield no picture."""
     end: int = 0
-    """Byte of the file behind the last one, as far as it is known."""
+    """Position in the file after the last packet, as far as it is known."""
 
 
 def _read_packets(container: InputContainer, path: Path) -> dict[int, _Packets]:
-    """Return the packets of all video tracks, by the number of the track; raises SourceError."""
-    # FFmpeg takes any text file for the recording of a terminal.
+    """Return the packets of all video tracks by the tracks' numbers; raises SourceError."""
+    # FFmpeg takes any text file for a recording of a terminal.
     tracks = () if container.format.name == "tty" else container.streams.video
     if not tracks:
         raise SourceError(f"not a video: {path}")
@@ -191,7 +195,7 @@ def _name(stream: VideoStream) -> str:
 def _measure(
     container: InputContainer, stream: VideoStream, packets: _Packets, path: Path
 ) -> Timeline:
-    """Return when the pictures of a track are shown; raises SourceError."""
+    """Return the timeline of a track; raises SourceError."""
     unit = stream.time_base or Fraction(0)
     shown = [index for index in range(len(packets.times)) if index not in packets.hidden]
     if not shown:
@@ -216,15 +220,18 @@ def _measure(
 
 
 def _declared_rates(stream: VideoStream) -> list[Fraction]:
-    """Return the rates that a file tells; the mean rate is none of them, since FFmpeg computes it for some formats."""
+    """Return the rates that a file declares.
+
+    The mean rate is not among them, since FFmpeg computes it for some formats.
+    """
     told = [Fraction(rate) for rate in (stream.guessed_rate, stream.base_rate) if rate]
     return [rate for rate in told if rate <= MAX_RATE] or [DEFAULT_RATE]
 
 
 def _what_follows(path: Path, container: InputContainer, end: int) -> tuple[str, ...]:
-    """Return a note if a file goes on with another one, as what `cat` makes of two does.
+    """Return a note if a second file is appended to the first, as by `cat`.
 
-    FFmpeg reads the first alone of most formats.
+    In most formats, FFmpeg reads only the first one.
     """
     with path.open("rb") as file:
         start = file.read(SIGNATURE.stop)[SIGNATURE]
@@ -253,7 +260,7 @@ def _decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures
             if start and times is not None and timeline.packet_times is None and stream.time_base:
                 first = times[0] * stream.time_base
                 seconds = first + start / timeline.rate - SEEK_SECONDS
-                if seconds > first:  # others would be refused by some containers
+                if seconds > first:  # some containers refuse other times
                     container.seek(floor(seconds / stream.time_base), stream=stream)
             yield from _pictures(container, stream, timeline)
     except FFmpegError as error:
@@ -274,9 +281,9 @@ def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline
     for packet in container.demux(stream):
         if joined is not None and packet.size:
             packet.pts = next(joined, None)
-            packet.dts = None  # of the file's own times none is right any more
+            packet.dts = None  # after joining, none of the file's own times is right
         for frame in codec.decode(packet if packet.size else None):
-            # The file's word counts for the whole of it, unless pictures of another shape follow.
+            # The aspect ratio of the file holds, unless pictures with another one follow.
             present = codec.sample_aspect_ratio
             yield Picture(
                 frame,
@@ -286,7 +293,7 @@ def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline
 
 
 class _Clock:
-    """Tells the ticks of pictures as they are decoded, in the order in which they are shown."""
+    """Counter that maps decoded pictures, in the order of display, to their ticks."""
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
@@ -299,7 +306,7 @@ class _Clock:
         index = self._next
         if times is not None and time is not None:
             found = int(np.searchsorted(times, time))
-            # Of pictures of the same time each has its own place.
+            # Each of several pictures with the same time has its own tick.
             index = (
                 index
                 if found < index < len(times) and times[index] == time

@@ -1,6 +1,6 @@
-"""Tell whether a media file was cut off, by the lengths that it declares itself.
+"""Detection of truncated media files by the lengths that they declare.
 
-FFmpeg plays what is left of a truncated file and says nothing that could be relied on.
+FFmpeg plays the rest of a truncated file and gives no reliable sign of the damage.
 """
 
 import struct
@@ -10,14 +10,17 @@ from typing import BinaryIO
 BOX = struct.Struct(">I4s")  # MP4 and MOV (ISO/IEC 14496-12, 4.2): length with this header, type
 NEEDED_BOXES = (b"mdat", b"moof", b"moov")
 LONG_LENGTH = struct.Struct(">Q")
+# Identifiers of a Matroska file's two outermost elements (RFC 8794, RFC 9559).
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
-"""Identifiers of a Matroska file's two outermost elements (RFC 8794, RFC 9559)."""
 RIFF = struct.Struct("<4sI")  # AVI: type, length without this header
 
 
 def is_truncated(path: Path) -> bool:
-    """Tell whether an MP4, MOV, Matroska, WebM or AVI file ends before it says it does; False for other kinds."""
+    """Tell whether an MP4, MOV, Matroska, WebM or AVI file is shorter than it declares.
+
+    Returns False for other kinds of files.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(12)
@@ -31,7 +34,10 @@ def is_truncated(path: Path) -> bool:
 
 
 def _boxes_end(file: BinaryIO, size: int) -> int:
-    """Return where the last outermost box ends that a player needs; what follows may be anything."""
+    """Return the end of the first outermost box that a player needs and that exceeds the file.
+
+    Returns 0 if there is none. The bytes after the needed boxes may be anything.
+    """
     position = 0
     while position < size:
         file.seek(position)
@@ -50,7 +56,7 @@ def _boxes_end(file: BinaryIO, size: int) -> int:
 
 
 def _segment_end(file: BinaryIO) -> int:
-    """Return where the segment ends; 0 if it does not say, as in a live recording."""
+    """Return the end of the segment; 0 if its length is not declared, as in a live recording."""
     file.seek(len(EBML))
     header_length = _read_length(file)
     if header_length is None:
@@ -63,7 +69,10 @@ def _segment_end(file: BinaryIO) -> int:
 
 
 def _read_length(file: BinaryIO) -> int | None:
-    """Read an element's length: as many bytes as the first has leading zero bits, and one; None for an unknown length."""
+    """Read the length of an element; return None for an unknown length.
+
+    The field has one byte more than its first byte has leading zero bits.
+    """
     first = file.read(1)
     if not first or first == b"\0":
         return None

@@ -1,4 +1,4 @@
-"""Videos as everything else sees them: frames that are read run by run, and their size."""
+"""Interface of videos, which are read in runs of frames, and the sizes of frames."""
 
 import os
 import re
@@ -14,16 +14,16 @@ from encoder.codec.container import MAX_SIDE
 from encoder.common.errors import SettingsError, SourceError
 
 BLOCK_FRAMES = 32
-"""Frames that are read at once where all are needed one after the other."""
+"""Number of frames that are read at once where all are needed in order."""
 THUMBNAIL = 48
-"""Long side of thumbnails, about, in pixels."""
+"""Approximate long side of thumbnails, in pixels."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
 
 class Frames(Protocol):
-    """Frames that can be read run by run: of a clip in memory, or of a file."""
+    """Frames that can be read in runs, from a clip in memory or from a file."""
 
     @property
     def rate(self) -> Fraction:
@@ -45,7 +45,7 @@ class Frames(Protocol):
         ...
 
     def thumbnails(self) -> "Frames":
-        """Return the same frames, made small."""
+        """Return the same frames in thumbnail size."""
         ...
 
 
@@ -73,12 +73,12 @@ class Video:
         return self.frames[run.start : run.stop]
 
     def thumbnails(self) -> Frames:
-        """Return the same frames, made small."""
+        """Return the same frames in thumbnail size."""
         return Reduced(self)
 
 
 class Reduced:
-    """The frames of another video, made small by leaving pixels out."""
+    """Frames of another video, reduced by leaving pixels out."""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames
@@ -105,38 +105,42 @@ class Reduced:
         return self._frames.read(run)[:, :, :: self._step, :: self._step]
 
     def thumbnails(self) -> Frames:
-        """Return the same frames, which are small."""
+        """Return this video, which is small already."""
         return self
 
 
 def blocks(count: int, length: int = BLOCK_FRAMES) -> Iterator[range]:
-    """Yield runs of a length that cover a number of frames, and what is left."""
+    """Yield consecutive runs of `length` frames that cover `count`; the last may be shorter."""
     return (range(start, min(start + length, count)) for start in range(0, count, length))
 
 
 def frames_of(video: Frames) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames (3, H, W) of a video, of which some are in memory at once."""
+    """Yield the frames (3, H, W) of a video, with one block of them in memory at a time."""
     for run in blocks(video.count):
         yield from video.read(run)
 
 
 def check_count(source: Frames, frames: int) -> None:
-    """Raise SettingsError if a source does not have as many frames as a clip."""
+    """Raise SettingsError if a source and a clip differ in their number of frames."""
     if source.count != frames:
         raise SettingsError(f"the clip has {frames} frames, the source {source.count}")
 
 
 def check_memory(count: int, size: Size, *, shorter: str = "") -> None:
-    """Raise SourceError for frames that do not fit in half of the memory; say what makes fewer of them, if something does."""
+    """Raise SourceError if frames do not fit into half of the memory.
+
+    `shorter` extends the advice in the message by other ways to need less memory.
+    """
     half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     if 3 * size[0] * size[1] * count > half:
         raise SourceError(
-            f"{count} frames of {size_text(size)} do not fit in half of the memory: use --resize{shorter}"
+            f"{count} frames of {size_text(size)} do not fit in half of the memory: "
+            f"use --resize{shorter}"
         )
 
 
 def parse_size(text: str) -> Size:
-    """Return the width and height that a text like 640x360 names; raises SettingsError."""
+    """Return the width and height of a text like 640x360; raises SettingsError."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
@@ -145,5 +149,5 @@ def parse_size(text: str) -> Size:
 
 
 def size_text(size: Size) -> str:
-    """Return a size as people write it."""
+    """Return a size as text like 640x360."""
     return f"{size[0]}x{size[1]}"

@@ -1,1 +1,1 @@
-"""The networks that a clip can be fitted with, and the parts that they share."""
+"""Networks that a clip can be fitted with, and the parts that they share."""

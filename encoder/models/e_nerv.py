@@ -1,4 +1,7 @@
-"""E-NeRV (ECCV 2022): places and time are embedded apart, and the time scales and shifts the features of every stage."""
+"""E-NeRV (ECCV 2022): separate embeddings of place and time.
+
+The time scales and shifts the features of every stage.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,41 +16,45 @@ from encoder.models.nerv import CELLS, STRIDES
 from encoder.models.sizing import Layout, halved, largest, layout, narrowed, parameters, share
 
 LEVELS = 80
-"""Frequencies of the positional encodings."""
+"""Number of frequencies of each positional encoding."""
 EMBEDDING = 256
+"""Width of the embeddings of place and time."""
 HIDDEN = 512
+"""Width of the time's MLP."""
 AFFINE = 128
-"""Widths of the embeddings of place and time, of the time's MLP, and of the embedding that scales and shifts."""
+"""Width of the embedding that scales and shifts features."""
 HEAD = 64
+"""Width of an attention head."""
 HEADS = 8
-"""Width of an attention head, and heads of the second transformer block; the first has one."""
+"""Number of heads of the second transformer block; the first has one."""
 EXPANSION = 3
 """Ratio of the first stage's channels to the stem's."""
 FLOOR = 96
-"""Fewest channels of a stage."""
+"""Smallest number of channels of a stage."""
 SMALL = 2.5e6
+"""Largest number of weights of a network with the smaller floor."""
 SMALL_FLOOR = 48
-"""Number of weights below which networks have a smaller floor: with the paper's they could not be as small."""
+"""Floor of small networks. With the paper's floor they could not be as small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnervConfig:
-    """The network of a segment."""
+    """Configuration of a segment's network."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     parameters: float = 3.3e6
-    """Weights of a network for frames of 1280 pixels; the stem's channels follow from it."""
+    """Number of weights for frames of 1280 pixels, which determines the stem's channels."""
     stem_channels: int | None = None
-    """Channels of the stem's feature map; None takes the most that the number of parameters allows."""
+    """Channels of the stem's feature map; None for the most that `parameters` allows."""
 
     @property
     def layout(self) -> Layout:
-        """Strides and grid."""
+        """Strides of the stages, and the grid that they start from."""
         return layout(self.height, self.width, choices=STRIDES, cells=CELLS)
 
     @property
@@ -57,7 +64,7 @@ class EnervConfig:
 
 
 class Enerv(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: EnervConfig) -> None:
         super().__init__()
@@ -91,7 +98,7 @@ class Enerv(nn.Module):
         self.head = nn.Conv2d(channels[-1], 3, 1)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, H and W those of the layout's canvas."""
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1 of the layout's canvas size."""
         encoded = self.encoding(t)  # (B, 2 * LEVELS)
         time = F.gelu(self.time2(F.gelu(self.time1(encoded))))  # (B, E)
         tokens = self.before(F.gelu(self.place(self._places())))  # (1, h * w, E)
@@ -104,7 +111,7 @@ class Enerv(nn.Module):
         return torch.sigmoid(self.head(x))
 
     def _places(self) -> Tensor:
-        """Return the encoded column and row of each cell, (1, h * w, 4 * LEVELS)."""
+        """Return the encoded column and row of each grid cell, (1, h * w, 4 * LEVELS)."""
         rows, columns = self.grid
         down, across = (
             self.encoding.shares(steps(count, self.place.bias) / count) for count in (rows, columns)
@@ -115,7 +122,7 @@ class Enerv(nn.Module):
 
 
 class UpConvBlock(nn.Module):
-    """Enlarge with few channels, then widen (E-NeRV's code, ConvUpBlock)."""
+    """Upsampling with few channels, then widening (E-NeRV's code, ConvUpBlock)."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -129,7 +136,10 @@ class UpConvBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each added to what came in; no normalisation, as in E-NeRV's code."""
+    """Attention and MLP, each with a residual connection.
+
+    There is no normalization, as in E-NeRV's code.
+    """
 
     def __init__(self, width: int, *, heads: int, head: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""The default network, made for small machines: latents instead of a stem, late upsampling, and a canvas under a camera.
+"""The default network, made for small machines.
 
-All work is done on at most a quarter of the frame's height and width; one PixelShuffle makes the picture, and a warp puts
-each frame where the camera was.
+It has latents instead of a stem, late upsampling, and a canvas under a camera.
+All layers work at 1/4 of the frame's height and width, or less. One PixelShuffle makes the picture.
+A warp then moves each frame to the camera's place.
 """
 
 from dataclasses import dataclass
@@ -14,33 +15,36 @@ from torch import Tensor, nn
 from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
 
 SHUFFLE = 4
-"""Upscaling factor of the head: the trunk works at a quarter of the frame's height and width."""
+"""Upscaling factor of the head: the trunk works at 1/4 of the frame's height and width."""
 STRIDES = (5, 4, 6)
-"""Upscaling factors that the trunk may have; the one that pads the canvas least is taken."""
+"""Possible upscaling factors of the trunk; the network uses the one that pads the canvas least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig:
-    """The network of a segment: its frame size, and the widths."""
+    """Configuration of a segment's network: its frame size and widths."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     margin: tuple[int, int] | None = None
-    """Pixels that the camera may move down and to the right, in all; None if it stands still."""
+    """Total range of the camera down and to the right, in pixels; None if it stands still."""
     stem_channels: int = 40
-    """Channels that the latents are mixed into."""
+    """Channels into which the latents are mixed."""
     trunk_channels: int = 32
     """Channels of the trunk."""
     rank: int = 32
-    """Channels between the two convolutions that the trunk is expanded by: far fewer weights than one would have."""
+    """Channels between the two convolutions that expand the trunk.
+
+    A single convolution would have far more weights.
+    """
     latents: tuple[tuple[int, int], ...] = ((1, 2), (4, 8), (15, 16))
-    """Period in frames and channels of each temporal grid."""
+    """Period in frames and number of channels of each temporal grid."""
     scene_channels: int = 16
-    """Channels of the grid that stands still, at the trunk's resolution."""
+    """Channels of the still grid, at the trunk's resolution."""
 
     @property
     def stride(self) -> int:
@@ -68,7 +72,7 @@ class FastConfig:
 
 
 class Fast(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: FastConfig) -> None:
         super().__init__()
@@ -90,7 +94,8 @@ class Fast(nn.Module):
         self.gather = nn.Conv2d(trunk, config.rank, 3, padding=1, bias=False)
         self.expand = nn.Conv2d(config.rank, trunk * stride**2, 1)
         self.detail = nn.Conv2d(config.scene_channels, trunk, 1, bias=False)
-        # A head of 3x3 instead of the second block would double all multiplications, and learns less in the same time.
+        # A 3x3 head instead of the second block would double all multiplications.
+        # It also learns less in the same time.
         self.after = nn.Sequential(
             SeparableBlock(trunk, torch.sin), SeparableBlock(trunk, torch.sin)
         )
@@ -102,7 +107,10 @@ class Fast(nn.Module):
             )
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1; without a camera H and W are the canvas's."""
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1.
+
+        Without a camera, H and W are those of the canvas.
+        """
         *temporal, scene = self.latents
         x = torch.sin(
             self.mix(torch.cat([latent(t) for latent in temporal], dim=1))

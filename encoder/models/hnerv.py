@@ -1,10 +1,12 @@
-"""HNeRV (CVPR 2023) and RC-HNeRV (arXiv 2407.06164): a small feature map for each frame, and convolutions that enlarge it.
+"""HNeRV (CVPR 2023) and RC-HNeRV (arXiv 2407.06164): convolutions enlarge a small feature map.
 
-The feature maps are made by an encoder, which runs while fitting only; they are coded like weights. HNeRV's first stage has 1x1
-kernels, as in its code.
+Each frame has its own feature map, which is coded like weights.
+An encoder makes the feature maps; it runs during the fit only.
+HNeRV's first stage has 1x1 kernels, as in its code.
 
-RC-HNeRV adds an enlarged thumbnail of the frame to the network's output. Its code neither rounds nor counts the thumbnails;
-here they are 8-bit pixels, coded with the weights.
+RC-HNeRV adds an enlarged thumbnail of the frame to the network's output.
+Its code neither rounds nor counts the thumbnails.
+Here they are 8-bit pixels, coded with the weights.
 """
 
 from collections.abc import Sequence
@@ -20,57 +22,61 @@ from encoder.models.layers import ConvBlock, TemporalGrid, colours
 from encoder.models.sizing import Layout, largest, layout, narrowed, share
 
 STRIDES = (
-    (5,), (5, 2), (4, 3), (5, 3), (5, 4), (4, 3, 2), (5, 3, 2), (5, 4, 2), (5, 3, 3), (4, 4, 3), (5, 4, 3), (5, 4, 4),
-    (5, 3, 3, 2), (5, 3, 3, 3), (5, 4, 2, 2), (5, 4, 3, 2), (5, 4, 3, 3), (5, 4, 4, 2), (5, 3, 3, 3, 2), (5, 4, 3, 2, 2),
-    (5, 4, 4, 2, 2), (5, 4, 3, 3, 2), (5, 4, 4, 3, 2), (5, 4, 3, 3, 3),
+    (5,), (5, 2), (4, 3), (5, 3), (5, 4), (4, 3, 2), (5, 3, 2), (5, 4, 2), (5, 3, 3), (4, 4, 3),
+    (5, 4, 3), (5, 4, 4), (5, 3, 3, 2), (5, 3, 3, 3), (5, 4, 2, 2), (5, 4, 3, 2), (5, 4, 3, 3),
+    (5, 4, 4, 2), (5, 3, 3, 3, 2), (5, 4, 3, 2, 2), (5, 4, 4, 2, 2), (5, 4, 3, 3, 2),
+    (5, 4, 4, 3, 2), (5, 4, 3, 3, 3),
 )  # fmt: skip
-"""Strides of the stages, of which the ones are taken whose grid has about 4 cells on its long side."""
+"""Choices for the strides of the stages."""
 CELLS = 4
+"""Preferred number of cells on the long side of the grid."""
 EMBEDDING = 16
 """Channels of a frame's feature map."""
 REDUCTION = 1.2
+"""Ratio of a stage's channels to the next stage's."""
 FLOOR = 12
-"""Ratio of a stage's channels to the next one's, and their smallest number for frames of 1280 pixels."""
+"""Smallest number of channels of a stage, for frames of 1280 pixels."""
 KERNELS = (1, 5)
-"""Kernel of the first stage, and the largest; each stage's is 2 larger than the one before."""
+"""Kernel sizes of the first stage and of the largest; they grow by 2 from stage to stage."""
 THUMBNAIL = 128
-"""Pixels of a frame along one of its thumbnail (RC-HNeRV, section 3)."""
+"""Number of frame pixels along the side of a thumbnail's pixel (RC-HNeRV, section 3)."""
 CENTRE = 128
-"""Subtracted from a thumbnail's pixels, so that they are small."""
+"""Value subtracted from a thumbnail's pixels, so that they are small."""
 PIXEL_SCALE = 16
-"""What a thumbnail's pixels are divided by, so that one 8-bit step is the step of tensors that are given."""
+"""Divisor of a thumbnail's pixels, which turns one 8-bit step into the step of given tensors."""
 BLOCK = 8
-"""Frames that are made small at once."""
+"""Number of frames that are reduced at once."""
 HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class HnervConfig:
-    """The network of a segment."""
+    """Configuration of a segment's network."""
 
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     layout: Layout
-    """Strides and grid."""
+    """Strides of the stages, and the grid that they start from."""
     kernels: tuple[int, ...]
-    """Kernel of each stage."""
+    """Kernel size of each stage."""
     channels: tuple[int, ...]
-    """Channels before the first stage and after each."""
+    """Channels before the first stage and after each stage."""
     residual: bool = False
-    """Whether there are thumbnails, to which the network's output is added: RC-HNeRV."""
+    """Whether the network's output is added to thumbnails, as in RC-HNeRV."""
 
 
 def hnerv_layout(height: int, width: int) -> Layout:
-    """Return strides and grid for frames of a size."""
+    """Return the strides and grid for frames of a size in pixels."""
     return layout(height, width, choices=STRIDES, cells=CELLS)
 
 
 def hnerv_config(
     *, height: int, width: int, frames: int, parameters: float, residual: bool = False
 ) -> HnervConfig:
-    """Return the widest network of a number of weights and feature maps together (HNeRV's code).
+    """Return the widest network within a number of parameters (HNeRV's code).
 
-    The weights have at least half of the number, however many feature maps there are.
+    Weights and feature maps together are the parameters.
+    The weights get at least half of them, however many feature maps there are.
     """
     plan = hnerv_layout(height, width)
     floor = narrowed(FLOOR, share(height, width))
@@ -88,7 +94,10 @@ def hnerv_config(
 
 
 def _weights(stem: int, kernels: Sequence[int], strides: Sequence[int], floor: int) -> float:
-    """Return the weights of a stem and its stages as HNeRV's code counts them: a stem of 3x3 kernels, no biases, no head."""
+    """Return the number of weights of a stem and its stages, as HNeRV's code counts them.
+
+    The count has 3x3 kernels in the stem, and neither biases nor a head.
+    """
     widths = [max(stem / REDUCTION**stage, floor) for stage in range(len(kernels) + 1)]
     stages = zip(pairwise(widths), kernels, strides, strict=True)
     return 9 * EMBEDDING * stem + sum(
@@ -97,7 +106,7 @@ def _weights(stem: int, kernels: Sequence[int], strides: Sequence[int], floor: i
 
 
 class Hnerv(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: HnervConfig) -> None:
         super().__init__()
@@ -119,9 +128,9 @@ class Hnerv(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W), H and W those of the layout's canvas.
+        """Map times in frames (B,) to frames (B, 3, H, W) of the layout's canvas size.
 
-        Colours are in 0..1, but with thumbnails they may lie outside.
+        Colours are in 0..1; with thumbnails they may lie outside.
         """
         (latent,) = self.latents
         x = self.head(self.blocks(F.gelu(self.stem(latent(t)))))
@@ -129,7 +138,7 @@ class Hnerv(nn.Module):
 
 
 class Thumbnails(nn.Module):
-    """A small picture for each frame, enlarged. It is not learned, but given and coded."""
+    """A small picture for each frame, enlarged. It is given and coded, not learned."""
 
     def __init__(self, *, frames: int, canvas: tuple[int, int]) -> None:
         super().__init__()
@@ -139,7 +148,7 @@ class Thumbnails(nn.Module):
         self.pixels.requires_grad_(requires_grad=False)
 
     def take(self, frames: Tensor) -> None:
-        """Make the thumbnails of uint8 frames (T, 3, H, W) of at most the canvas's size."""
+        """Make the thumbnails of uint8 frames (T, 3, H, W), at most as large as the canvas."""
         small = torch.cat([self._shrunk(block) for block in frames.split(BLOCK)])
         values = self.pixels.values
         values[: len(frames)] = (small.round().clamp(0, 255) - CENTRE) / PIXEL_SCALE
@@ -157,6 +166,6 @@ class Thumbnails(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to pictures (B, 3, H, W) in about 0..1."""
         pixels = (self.pixels(t) * PIXEL_SCALE + CENTRE) / 255
-        # The sizes' product with the factor is rounded down, so it is made a little larger.
+        # Interpolation rounds size * factor down, so the factor is slightly larger.
         factor = [(whole + HALF) / part for whole, part in zip(self.canvas, self.size, strict=True)]
         return F.interpolate(pixels, scale_factor=factor, mode="bicubic")

@@ -1,4 +1,7 @@
-"""HNeRV-Boost (Boosting-NeRV, CVPR 2024): HNeRV of sines, whose features are scaled and shifted by what is made of the time."""
+"""HNeRV-Boost (Boosting-NeRV, CVPR 2024): HNeRV with sines and a condition.
+
+The *condition* is a vector computed from the time. It scales and shifts the features.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,49 +19,52 @@ from encoder.models.nerv import CELLS, STRIDES
 from encoder.models.sizing import Layout, largest, layout, narrowed, parameters, share
 
 LEVELS = 80
-"""Frequencies of the positional encoding."""
+"""Number of frequencies of the positional encoding."""
 CONDITION = 32
-"""Numbers that are made of the time, for frames of 1280 pixels."""
+"""Channels of the condition, for frames of 1280 pixels."""
 KERNELS = (1, 3)
-"""Kernel of the first stage, and of all others."""
+"""Kernel sizes of the first stage and of all others."""
 REPEATS = (1, 1, 2)
-"""Blocks of the first stages, and of all others: only the first of a stage enlarges."""
+"""Blocks of the first two stages and of all others. Only the first block of a stage enlarges."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoostConfig:
-    """The network of a segment."""
+    """Configuration of a segment's network."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     parameters: float = 1.5e6
-    """Weights and feature maps of the network; the channels follow from it."""
+    """Number of weights and elements of feature maps, which determines the channels."""
     stem_channels: int | None = None
-    """Channels before the first stage; None takes the most that the number of parameters allows."""
+    """Channels before the first stage; None for the most that `parameters` allows."""
 
     @property
     def layout(self) -> Layout:
-        """Strides and grid: a coarser one for smaller frames, or the feature maps would outgrow all else."""
+        """Strides of the stages, and the grid that they start from.
+
+        The grid is coarser for smaller frames, whose feature maps would otherwise outgrow all else.
+        """
         cells = max(round(CELLS * share(self.height, self.width)), FEWEST_CELLS)
         return layout(self.height, self.width, choices=(*STRIDES, *MORE_STRIDES), cells=cells)
 
     @property
     def floor(self) -> int:
-        """Fewest channels."""
+        """Smallest number of channels."""
         return narrowed(FLOOR, share(self.height, self.width))
 
     @property
     def condition(self) -> int:
-        """Numbers that are made of the time."""
+        """Channels of the condition."""
         return narrowed(CONDITION, share(self.height, self.width))
 
 
 class Boost(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: BoostConfig) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ class Boost(nn.Module):
         self.head = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, H and W those of the layout's canvas."""
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1 of the layout's canvas size."""
         (latent,) = self.latents
         encoded = self.encoding(t)[..., None, None]  # (B, 2 * LEVELS, 1, 1)
         condition = torch.sin(self.condition2(torch.sin(self.condition1(encoded))))
@@ -99,7 +105,10 @@ class Boost(nn.Module):
 
 
 class ConditionedBlock(nn.Module):
-    """Temporal affine residual block: x + conv2(sft2(gelu(conv1(sft1(x))))) (Boosting-NeRV, section 3.2)."""
+    """Temporal affine residual block (Boosting-NeRV, section 3.2).
+
+    It computes x + conv2(sft2(gelu(conv1(sft1(x))))).
+    """
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -109,13 +118,13 @@ class ConditionedBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape, given numbers (B, C, 1, 1) that are made of the time."""
+        """Map (B, C, H, W) to the same shape, given a condition (B, K, 1, 1)."""
         y = F.gelu(self.conv1(self.affine1(x, condition)))
         return x + self.conv2(self.affine2(y, condition))
 
 
 class _Affine(nn.Module):
-    """Scale and shift channels: x * (1 + scale) + shift."""
+    """Scaling and shifting of channels: x * (1 + scale) + shift."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -132,9 +141,10 @@ class _Affine(nn.Module):
 
 @cache
 def _stem_channels(config: BoostConfig) -> int:
-    """Return the widest stem of a number of parameters, of which the weights have at least half.
+    """Return the widest stem within the number of parameters.
 
-    Where feature maps take more than the other half, the network is larger than it should be.
+    The weights get at least half of the parameters.
+    Where feature maps take more than the other half, the network is larger than requested.
     """
     maps = EMBEDDING * prod(config.layout.grid) * config.frames
     most = max(config.parameters, maps + config.parameters / 2)

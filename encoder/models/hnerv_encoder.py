@@ -1,4 +1,7 @@
-"""The encoder of HNeRV (CVPR 2023, section 3.1), which runs while fitting: ConvNeXt stages make a frame a small feature map."""
+"""The encoder of HNeRV (CVPR 2023, section 3.1), which runs during the fit only.
+
+ConvNeXt stages turn a frame into a small feature map.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS = 64
-"""Of all stages but the last."""
+"""Channels of all stages but the last."""
 EXPANSION = 4
+"""Ratio of a block's inner width to its channels."""
 EPSILON = 1e-6
-"""Added to the variance of what is normalised."""
+"""Value added to the variance in a normalization."""
 LAYER_SCALE = 1e-6
-"""What a block's output is multiplied by at first."""
+"""Initial factor of a block's output."""
 
 
 class ConvNextEncoder(nn.Module):
-    """Map frames to feature maps."""
+    """Network that maps frames to feature maps."""
 
     def __init__(self, *, channels: int, strides: Sequence[int], canvas: tuple[int, int]) -> None:
         super().__init__()
@@ -36,14 +40,17 @@ class ConvNextEncoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Map frames (B, 3, H, W) in 0..1, of at most the canvas's size, to feature maps (B, C, h, w)."""
+        """Map frames (B, 3, H, W) in 0..1 to feature maps (B, C, h, w).
+
+        The frames are at most as large as the canvas.
+        """
         height, width = self.canvas
         padding = (0, width - frames.shape[3], 0, height - frames.shape[2])
         return self.stages(F.pad(frames, padding, mode="replicate"))
 
 
 class _ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of (B, C, H, W)."""
+    """Layer normalization over the channels of (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Parts that the networks share: positional encoding, temporal grids, camera, separable block, upsampling block."""
+"""Shared parts of the networks: positional encoding, grids, camera and convolution blocks."""
 
 from collections.abc import Callable, Sequence
 from math import ceil, pi
@@ -11,22 +11,26 @@ from encoder.models.base import as_given
 
 Activation = Callable[[Tensor], Tensor]
 PARTS = 256
-"""Steps to a turn in which phases of positional encodings grow from the first number to the last."""
+"""Resolution of a positional encoding, in parts of a turn.
+
+From the first number to the last, each phase grows by a whole number of parts.
+"""
 
 
 class PositionalEncoding(nn.Module):
-    """Sines and cosines of a number, at frequencies that grow by a factor from level to level (NeRV, section 3.1).
+    """Sines and cosines of a number, at frequencies in geometric progression (NeRV, section 3.1).
 
-    Most of these turn many times from one whole number to the next, which only a slower one of the same values can be told from
-    in between; it is taken in their place. Their own phases are so large that single precision has no digits left for them,
-    and each engine would find others. Frequencies are rounded, so that the topology needs less for them: phases are off by at
-    most a part of a turn.
+    Most frequencies turn many times between two whole numbers.
+    Each is replaced by its slowest alias, which has the same values at whole numbers.
+    The original phases are too large for float32, so their values would differ between engines.
+    Frequencies are also rounded, so that they take fewer bytes of the topology.
+    The rounding changes phases by at most 1/PARTS of a turn.
     """
 
     frequencies: Tensor
 
     def __init__(self, *, base: float, levels: int, count: int) -> None:
-        """Take how many whole numbers there are: of frames, for the encoding of a time."""
+        """Take the count of whole numbers: for the encoding of a time, that of the frames."""
         super().__init__()
         turns = base ** torch.arange(levels, dtype=torch.float64) / (2 * count)
         turns = ((turns - turns.round()) * PARTS * count).round() / (PARTS * count)
@@ -39,12 +43,15 @@ class PositionalEncoding(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
     def shares(self, x: Tensor) -> Tensor:
-        """Map something else, numbers in 0..1 of shape (N,), to (N, 2 * levels): a table of its own would take its bytes."""
+        """Map other numbers than times, in 0..1 and of shape (N,), to (N, 2 * levels).
+
+        They share the table of frequencies, because a second table would take more bytes.
+        """
         return self(x * self.count)
 
 
 class TemporalGrid(nn.Module):
-    """A learned value every `period` frames, linearly interpolated in between (FFNeRV, section 3.3)."""
+    """Learned values every `period` frames, linear in between (FFNeRV, section 3.3)."""
 
     def __init__(self, *, frames: int, period: int, shape: Sequence[int]) -> None:
         super().__init__()
@@ -59,27 +66,29 @@ class TemporalGrid(nn.Module):
         before = position.floor().clamp(max=last - 1)
         weight = (position - before).unflatten(0, (-1, *[1] * (self.values.ndim - 1)))
         index = before.long()
-        # index_select, not values[index]: it becomes ONNX's Gather, which engines know better than GatherND.
+        # index_select exports as Gather; values[index] would export as GatherND.
+        # Engines support Gather better.
         start = self.values.index_select(0, index)
         return start + weight * (self.values.index_select(0, index + 1) - start)
 
 
 class StillGrid(nn.Module):
-    """A learned value for all times."""
+    """Learned values that are the same for all times."""
 
     def __init__(self, *, shape: Sequence[int]) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.empty(1, *shape).uniform_(-1e-3, 1e-3))
 
     def forward(self, _: Tensor) -> Tensor:
-        """Map times in frames of shape (B,) to the one value (1, *shape)."""
+        """Map times in frames of shape (B,) to the same values (1, *shape)."""
         return self.values
 
 
 class Camera(nn.Module):
-    """Cuts each frame from a canvas that is larger, at the place and in the shape that its corners' displacements say.
+    """Camera that cuts each frame from a larger canvas.
 
-    The displacements are no weights that are learned, but are coded with them.
+    The displacements of a frame's corners define its place and shape on the canvas.
+    They are given and coded with the weights, not learned.
     """
 
     origin: Tensor
@@ -103,7 +112,10 @@ class Camera(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def aim(self, displacements: Tensor) -> None:
-        """Take the displacements of the frames' corners (T, 2, 2, 2), in pixels, as `motion.estimate_motion` returns them."""
+        """Set the displacements of the frames' corners (T, 2, 2, 2), in pixels.
+
+        They have the order of `encoder.segmentation.global_motion.estimate_motion`.
+        """
         values = self.displacements.values
         values[: len(displacements)] = as_given(displacements)
         values[len(displacements) :] = values[len(displacements) - 1]
@@ -111,7 +123,8 @@ class Camera(nn.Module):
     def forward(self, canvas: Tensor, t: Tensor) -> Tensor:
         """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W)."""
         corners = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2), -1..1
-        # A factor, not a size: that would become operators that look at shapes, which a clip must not have.
+        # A factor, not a size: a size would export operators that read shapes.
+        # A clip must not have those.
         factor = (self.size[0] / 2, self.size[1] / 2)
         places = F.interpolate(
             corners, scale_factor=factor, mode="bilinear", align_corners=True
@@ -122,11 +135,12 @@ class Camera(nn.Module):
 
 
 def planes(x: Tensor, factor: int) -> Tensor:
-    """Return F.pixel_shuffle of (B, C * factor^2, H, W), but with each channel's pixels side by side in memory.
+    """Return F.pixel_shuffle of (B, C * factor^2, H, W), with each channel contiguous in memory.
 
-    It would keep the channels of a pixel together, as convolutions like them; what follows on three of them is slow so.
+    F.pixel_shuffle itself would keep the channels of a pixel together, as convolutions prefer.
+    In that order, later operations on three channels are slow.
     """
-    if torch.compiler.is_exporting():  # as one operator
+    if torch.compiler.is_exporting():  # exports as one operator
         return F.pixel_shuffle(x, factor)
     batch, channels, height, width = x.shape
     channels //= factor**2
@@ -137,7 +151,7 @@ def planes(x: Tensor, factor: int) -> Tensor:
 
 
 class ConvBlock(nn.Module):
-    """NeRV's block (section 3.1): convolution, PixelShuffle, activation if there is one."""
+    """NeRV's block (section 3.1): convolution, PixelShuffle and an optional activation."""
 
     def __init__(
         self, before: int, after: int, stride: int, *, kernel: int, activation: Activation | None
@@ -158,7 +172,7 @@ class ConvBlock(nn.Module):
 class SeparableBlock(nn.Module):
     """Separable convolution residual block, SCRB (NeRV++, figure 2): x + pw2(act(pw1(dw(x)))).
 
-    Inside it is `expansion` times as wide as outside: once in the paper.
+    `expansion` is the ratio of its inner width to its channels; it is 1 in the paper.
     """
 
     def __init__(self, channels: int, activation: Activation, *, expansion: float = 1.0) -> None:
@@ -175,7 +189,10 @@ class SeparableBlock(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """NeRV++'s block (figure 2): project, refine, PixelShuffle, refine, and add the bilinearly upsampled projection."""
+    """NeRV++'s block (figure 2): project, refine, PixelShuffle, refine, add the skip.
+
+    The skip is the projection, upsampled bilinearly.
+    """
 
     def __init__(
         self,
@@ -201,7 +218,7 @@ class UpsamplingBlock(nn.Module):
         skip = self.project(x)
         fine = F.pixel_shuffle(self.expand(self.before(skip)), self.stride)
         fine = self.after(self.shuffle_activation(fine))
-        # Last, so that a decoder need not hold it while it works on the rest.
+        # The skip is upsampled last, so that a decoder need not hold it during the rest.
         return fine + F.interpolate(skip, scale_factor=float(self.stride), mode="bilinear")
 
 
@@ -212,17 +229,20 @@ def _separable(channels: int, activation: Activation, *, expansion: float, depth
 
 
 def colours(x: Tensor) -> Tensor:
-    """Return what a head makes (B, 3, H, W) as colours in 0..1."""
+    """Return the output of a head (B, 3, H, W) as colours in 0..1."""
     return (torch.tanh(x) + 1) / 2
 
 
 def normalised(x: Tensor) -> Tensor:
-    """Return features (B, C, H, W) of mean 0 and deviation 1 in each channel; a single cell stays as it is."""
+    """Return features (B, C, H, W) normalized to mean 0 and deviation 1 in each channel.
+
+    Features of a single cell are returned unchanged.
+    """
     if x.shape[2] * x.shape[3] == 1:
         return x
     result = F.instance_norm(x)
     if result.requires_grad:
-        # For a batch of 1, torch misreads a gradient whose channels come last (2.13, on CPUs).
+        # For a batch of 1, torch 2.13 misreads a channels-last gradient on CPUs.
         result.register_hook(Tensor.contiguous)
     return result
 
@@ -230,6 +250,7 @@ def normalised(x: Tensor) -> Tensor:
 def steps(count: int, weight: Tensor) -> Tensor:
     """Return 0 .. count - 1, (count,).
 
-    They hang on a weight, or torch's exporter would compute all that is made of them, and the topology would hold it.
+    The numbers depend on a weight, so that torch's exporter does not fold them to constants.
+    Otherwise the topology would hold every value computed from them.
     """
     return torch.arange(count, dtype=weight.dtype, device=weight.device) + 0 * weight[0]

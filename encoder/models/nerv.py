@@ -1,13 +1,24 @@
-"""NeRV (NeurIPS 2021), NeRV++ and NeRV*++ (arXiv 2402.18305): an MLP on the encoded time, then upsampling blocks.
+"""NeRV (NeurIPS 2021), NeRV++ and NeRV*++ (arXiv 2402.18305): an MLP, then upsampling blocks.
 
-Where a paper and its code disagree: the blocks of NeRV++ are those of its figure 2 (the code never had them), and its head is
-the code's 1x1 convolution, since the paper's ratio of multiplications to NeRV fits that and not the figure's 3x3. The time is
-encoded at 40 frequencies, as both codes' commands for Bunny do, which gives the papers' numbers of parameters; NeRV's text has
-80, and so has what NeRV++ compares NeRV's size by (5.96 M on average, where these have 5.92). NeRV's activation is the text's
-GELU, which is its best, not the SiLU of its commands; NeRV++'s stem has the SiLU of its code.
+The MLP takes the encoded time. Papers and their codes disagree in places; the choices here:
 
-NeRV*++ is not specified anywhere. Ours is a reconstruction: two separable blocks in a row, half as wide again inside. That has
-the number of parameters and the ratio of multiplications to NeRV++ that its paper reports.
+- NeRV++'s blocks are those of its figure 2, which its code never had.
+
+- NeRV++'s head is the code's 1x1 convolution, not the figure's 3x3.
+  Only the 1x1 fits the paper's ratio of multiplications to NeRV.
+
+- The time is encoded at 40 frequencies, as in both codes' commands for Bunny.
+  These give the papers' numbers of parameters.
+  NeRV's text has 80, and so has the NeRV that NeRV++ compares sizes with.
+  Its average size is 5.96 M; here it is 5.92 M.
+
+- NeRV's activation is the text's GELU, its best, not the SiLU of its commands.
+
+- NeRV++'s stem has the SiLU of its code.
+
+NeRV*++ is not specified anywhere. Ours is a reconstruction: two separable blocks in a row.
+Their inner width is 1.5 times their channels.
+It has the number of parameters and the ratio of multiplications to NeRV++ that its paper reports.
 """
 
 from dataclasses import dataclass
@@ -22,41 +33,42 @@ from encoder.models.layers import ConvBlock, PositionalEncoding, UpsamplingBlock
 from encoder.models.sizing import Layout, halved, layout, narrowed, share
 
 STRIDES = ((5, 2), (5, 2, 2), (5, 2, 2, 2), (5, 2, 2, 2, 2), (5, 3, 2, 2, 2), (5, 2, 2, 2, 2, 2))
-"""Strides of the stages, of which the ones are taken whose stem has about 16 cells on its long side."""
+"""Choices for the strides of the stages."""
 CELLS = 16
+"""Preferred number of cells on the long side of the stem's grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NervConfig:
-    """The network of a segment: its frame size, and what size S of NeRV++ at 1280x720 makes of it."""
+    """Configuration of a segment's network. The defaults are size S of NeRV++ at 1280x720."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     stem_channels: int = 26
-    """Channels of the stem's feature map: the one knob that sets the size."""
+    """Channels of the stem's feature map, which alone set the network's size."""
     block: Literal["convolution", "separable"] = "separable"
-    """NeRV's block or that of NeRV++."""
+    """Kind of block: NeRV's convolution or NeRV++'s separable block."""
     floor: int = 80
-    """Fewest channels of a stage: 80 in NeRV++, 96 in NeRV."""
+    """Smallest number of channels of a stage: 80 in NeRV++, 96 in NeRV."""
     expansion: float = 1.0
-    """Width inside of a separable convolution, as a multiple of its own: 1.5 in our NeRV*++."""
+    """Ratio of a separable block's inner width to its channels: 1.5 in our NeRV*++."""
     depth: int = 1
-    """Separable convolutions in a row: 2 in our NeRV*++."""
+    """Number of separable blocks in a row: 2 in our NeRV*++."""
     levels: int = 40
-    """Frequencies of the positional encoding."""
+    """Number of frequencies of the positional encoding."""
 
     @property
     def layout(self) -> Layout:
-        """Strides and grid."""
+        """Strides of the stages, and the grid that they start from."""
         return layout(self.height, self.width, choices=STRIDES, cells=CELLS)
 
     @property
     def stem_widths(self) -> tuple[int, int]:
-        """Hidden units of the stem, and channels of its feature map."""
+        """Number of hidden units of the stem, and channels of its feature map."""
         part = share(self.height, self.width)
         return narrowed(512, part), narrowed(self.stem_channels, part)
 
@@ -68,7 +80,7 @@ class NervConfig:
 
 
 class Nerv(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: NervConfig) -> None:
         super().__init__()
@@ -87,7 +99,7 @@ class Nerv(nn.Module):
             self.apply(_initialise)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, H and W those of the layout's canvas."""
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1 of the layout's canvas size."""
         x = self.activation(self.stem1(self.encoding(t)))
         x = self.activation(self.stem2(x)).unflatten(1, (-1, *self.grid))  # (B, C, h, w)
         return colours(self.head(self.blocks(x)))
@@ -108,7 +120,7 @@ def _block(config: NervConfig, before: int, after: int, stride: int) -> nn.Modul
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise a convolution as NeRV++'s code does."""
+    """Initialize a convolution as NeRV++'s code does."""
     if isinstance(module, nn.Conv2d):
         nn.init.xavier_uniform_(module.weight)
         assert module.bias is not None  # every convolution here has one

@@ -1,8 +1,9 @@
-"""NIRVANA (CVPR 2023, arXiv 2212.14593): a small network for a few frames, made of patches, each starting from the one before.
+"""NIRVANA (CVPR 2023, arXiv 2212.14593): a small network for a few frames, made of patches.
 
-A patch is made of its place by a network of sines, and told apart from those of the other frames by an encoding of the time
-that is added before a grouped convolution. As in the paper's code, all frames of a group are made at once; the one wanted is
-taken.
+Each network starts from the one before.
+A network of sines computes a patch from its place.
+An encoding of the time tells the frames apart; it is added before a grouped convolution.
+As in the paper's code, all frames of a group are computed at once, then the requested one is taken.
 """
 
 from dataclasses import dataclass
@@ -18,35 +19,36 @@ from encoder.models.sizing import narrowed, share
 PATCH = 32
 """Height and width of a patch, in pixels."""
 GROUP = 3
-"""Frames of a segment."""
+"""Number of frames of a segment."""
 CHANNELS = 16
+"""Channels of each frame's feature map before the convolutions."""
 GRID = 16
-"""Channels of each frame's feature map before the convolutions, and its height and width."""
+"""Height and width of each frame's feature map before the convolutions."""
 FREQUENCY = 30.0
-"""What the sines' arguments are multiplied by (SIREN)."""
+"""Factor of the sines' arguments (SIREN)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NirvanaConfig:
-    """The network of a segment."""
+    """Configuration of a segment's network."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     hidden: int = 512
-    """Hidden units: the one knob that sets the size."""
+    """Number of hidden units, which alone sets the network's size."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Numbers of rows and columns of patches."""
         return ceil(self.height / PATCH), ceil(self.width / PATCH)
 
 
 class Nirvana(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: NirvanaConfig) -> None:
         super().__init__()
@@ -63,7 +65,10 @@ class Nirvana(nn.Module):
         _initialise(self)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,), rounded to whole ones, to frames (B, 3, H, W), padded to whole patches."""
+        """Map times in frames (B,) to frames (B, 3, H, W), padded to whole patches.
+
+        Times are rounded to whole numbers.
+        """
         x = torch.sin(FREQUENCY * self.sine1(self._places()))
         x = torch.sin(FREQUENCY * self.sine2(x))
         x = self.features(x).unflatten(1, (1, CHANNELS, GRID, GRID))  # (P, 1, C, g, g)
@@ -77,7 +82,7 @@ class Nirvana(nn.Module):
         return frames.index_select(0, (t + 0.5).floor().clamp(0, self.group - 1).long())
 
     def _places(self) -> Tensor:
-        """Return the middle of each patch, y and x, (P, 2), of frames that reach from -1 to 1."""
+        """Return the centre (y, x) of each patch, (P, 2); a frame extends from -1 to 1."""
         middles = [
             (steps(count, self.sine1.bias) * PATCH + (PATCH - 1) / 2) / max(side - 1, 1) * 2 - 1
             for count, side in zip(self.grid, self.size, strict=True)
@@ -88,15 +93,18 @@ class Nirvana(nn.Module):
         return torch.stack([down, across], dim=-1).flatten(0, 1)
 
     def _times(self) -> Tensor:
-        """Return what is added to the features of each frame, (G, C)."""
+        """Return the encoding of the time that is added to the features of each frame, (G, C)."""
         frequencies = 100.0 ** -steps(CHANNELS // 2, self.sine1.bias)
-        # A product of matrices, since ONNX's shape inference takes one of two vectors for a mistake.
+        # A matrix product, because ONNX's shape inference rejects a product of two vectors.
         phases = steps(self.group, self.sine1.bias)[:, None] @ frequencies[None]  # (G, C / 2)
         return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(1)
 
 
 def _initialise(network: Nirvana) -> None:
-    """Initialise the sines as SIREN does (Sitzmann et al., 2020, section 3.2), and their biases as NIRVANA's code does."""
+    """Initialize the sines as SIREN does (Sitzmann et al., 2020, section 3.2).
+
+    Their biases are initialized as in NIRVANA's code.
+    """
     for values in network.sine1.parameters():
         nn.init.uniform_(values, -1 / 2, 1 / 2)
     bound = (6 / network.sine2.in_features) ** 0.5 / FREQUENCY

@@ -1,7 +1,9 @@
-"""PS-NeRV (ICIP 2023, arXiv 2208.03742), a reconstruction: there is no public code, and only the abstract says what it does.
+"""PS-NeRV (ICIP 2023, arXiv 2208.03742), a reconstruction from the abstract.
 
-A patch of a frame is made of the encoded time and of the patch's place, by NeRV's blocks; what the time and the place make of
-an embedding scales and shifts normalised features (AdaIN). How many patches, and how wide the embedding, is our guess.
+There is no public code, and only the abstract was available.
+NeRV's blocks compute a patch of a frame from the encoded time and the patch's encoded place.
+An embedding of time and place scales and shifts normalized features (AdaIN).
+The number of patches and the width of the embedding are our guesses.
 """
 
 from dataclasses import dataclass
@@ -17,38 +19,38 @@ from encoder.models.nerv import CELLS, STRIDES
 from encoder.models.sizing import Layout, halved, layout, narrowed, share
 
 PATCHES = 2
-"""Patches of a frame along each side."""
+"""Number of patches along each side of a frame."""
 LEVELS = 40
-"""Frequencies of each of the three positional encodings."""
+"""Number of frequencies of each of the three positional encodings."""
 STYLE = 128
-"""Width of the embedding that scales and shifts."""
+"""Width of the embedding that scales and shifts features."""
 FLOOR = 96
-"""Fewest channels of a stage."""
+"""Smallest number of channels of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PsNervConfig:
-    """The network of a segment."""
+    """Configuration of a segment's network."""
 
     height: int
     """Height of a frame, in pixels."""
     width: int
     """Width of a frame, in pixels."""
     frames: int
-    """Frames of a segment."""
+    """Number of frames of a segment."""
     stem_channels: int = 26
-    """Channels of the stem's feature map: the one knob that sets the size."""
+    """Channels of the stem's feature map, which alone set the network's size."""
 
     @property
     def layout(self) -> Layout:
-        """Strides and grid of a patch."""
+        """Strides of the stages, and the grid of a patch that they start from."""
         height = ceil(self.height / PATCHES)
         width = ceil(self.width / PATCHES)
         return layout(height, width, choices=STRIDES, cells=CELLS // PATCHES)
 
 
 class PsNerv(nn.Module):
-    """Map times to frames."""
+    """Network that maps times to frames."""
 
     def __init__(self, config: PsNervConfig) -> None:
         super().__init__()
@@ -75,9 +77,12 @@ class PsNerv(nn.Module):
         self.head = nn.Conv2d(channels[-1], 3, 1)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1, made of patches of the layout's canvas."""
-        time = self.encoding(t)[:, None]  # (B, 1, 2 * LEVELS), (P * P, 4 * LEVELS)
-        places = self._places()
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1.
+
+        Each patch of a frame has the size of the layout's canvas.
+        """
+        time = self.encoding(t)[:, None]  # (B, 1, 2 * LEVELS)
+        places = self._places()  # (P * P, 4 * LEVELS)
         stem = F.gelu(self.stem_time(time) + self.stem_place(places)).flatten(
             0, 1
         )  # (B * P * P, hidden)
@@ -94,7 +99,7 @@ class PsNerv(nn.Module):
         return rows.flatten(4).flatten(2, 3)
 
     def _places(self) -> Tensor:
-        """Return the encodings of row and column of all patches, (P * P, 4 * LEVELS)."""
+        """Return the encoded row and column of each patch, (P * P, 4 * LEVELS)."""
         encoded = self.encoding.shares(steps(PATCHES, self.stem2.bias) / PATCHES)  # (P, 2 * LEVELS)
         down = encoded[:, None].expand(PATCHES, PATCHES, -1)
         across = encoded.expand(PATCHES, PATCHES, -1)

@@ -1,4 +1,4 @@
-"""How a network fits a frame: upscaling factors, the grid that they start from, and the share of the published widths."""
+"""Size of a network for a frame: strides, grid, and share of the published widths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 REFERENCE = 1280
-"""Long side of a frame, in pixels, from which on networks have the published widths.
+"""Long side of a frame, in pixels, from which networks have the published widths.
 
-For smaller frames, widths shrink with the long side, and numbers of parameters, which are products of two widths, with its
-square: as the pixels do, so that the bits per pixel stay what they are.
+For smaller frames, widths shrink with the long side.
+Numbers of parameters are products of two widths, so they shrink with its square.
+The number of pixels does so too, so bits per pixel stay the same.
 """
 MIN_CHANNELS = 2
+"""Smallest number of channels of a narrowed layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,16 @@ class Layout:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of the frames that come out, in pixels: at least those that are wanted."""
+        """Height and width of the output frames, in pixels: at least the requested ones."""
         rows, columns = self.grid
         return rows * prod(self.strides), columns * prod(self.strides)
 
 
 def layout(height: int, width: int, *, choices: Sequence[tuple[int, ...]], cells: int) -> Layout:
-    """Return the layout that pads a frame least and whose grid has nearest to a number of cells on its long side."""
+    """Return the layout that balances padding of a frame against a preferred grid.
+
+    `cells` is the preferred number of cells on the grid's long side.
+    """
 
     def cost(found: Layout) -> float:
         rows, columns = found.canvas
@@ -47,22 +52,25 @@ def layout(height: int, width: int, *, choices: Sequence[tuple[int, ...]], cells
 
 
 def share(height: int, width: int, reference: int = REFERENCE) -> float:
-    """Return the share of the published widths for a frame: all of it from a long side on."""
+    """Return the share of the published widths for a frame: 1 from the long side `reference`."""
     return min(1.0, max(height, width) / reference)
 
 
 def narrowed(channels: int, part: float) -> int:
-    """Return a share of a number of channels."""
+    """Return a share of a number of channels, at least MIN_CHANNELS."""
     return max(round(channels * part), MIN_CHANNELS)
 
 
 def halved(first: int, stages: int, floor: int) -> tuple[int, ...]:
-    """Return the channels of stages: halved from one to the next, with a floor (NeRV, section 3.1)."""
+    """Return the channels of stages: halved at each stage, with a floor (NeRV, section 3.1)."""
     return first, *(max(first // 2**stage, floor) for stage in range(1, stages))
 
 
 def largest(count: Callable[[int], float], budget: float, *, lowest: int) -> int:
-    """Return the largest number, but at least the lowest, whose count, which grows with it, is within a budget."""
+    """Return the largest number, at least `lowest`, whose count is within a budget.
+
+    `count` must grow with the number.
+    """
     step = 1
     while count(lowest + step) <= budget:
         step *= 2
@@ -75,6 +83,6 @@ def largest(count: Callable[[int], float], budget: float, *, lowest: int) -> int
 
 
 def parameters(build: Callable[[], nn.Module]) -> int:
-    """Return the number of parameters of a network, which takes no memory for them."""
+    """Return the number of parameters of a network, without memory for their values."""
     with torch.device("meta"):
         return sum(x.numel() for x in build().parameters())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from encoder.codec.clip import Clip, SegmentModels
 
 Build = Callable[[int], "onnx.ModelProto"]
-"""Return the graph of a segment."""
+"""Function that returns the graph of a segment."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--output",
             type=Path,
             metavar="FILE",
-            help="file to write (default: the clip's name in the current folder); of several segments each gets a number",
+            help="file to write (default: the clip's name in the current folder); "
+            "of several segments each gets a number",
         )
         command.add_argument(
             "--pixels",
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--int8",
             type=Path,
             metavar="SOURCE",
-            help="8-bit integers for the convolutions that lose less than 0.1 dB together, measured against this video",
+            help="8-bit integers for the convolutions that lose less than 0.1 dB together, "
+            "measured against this video",
         )
         add_reading(command)
     to_trt.add_argument(
@@ -119,7 +121,8 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
             quantiser = Int8Calibrator(rgb, frames, Path(folder), symmetric=args.symmetric)
             found = quantiser.choose()
             logger.info(
-                "frames from %d: integers in %d of %d convolutions, %.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",
+                "frames from %d: integers in %d of %d convolutions, "
+                "%.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",
                 *(
                     segment.start,
                     len(found.convolutions),

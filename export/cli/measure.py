@@ -1,4 +1,4 @@
-"""The commands `bench` and `verify`: how fast engines decode, and whether they decode what they should."""
+"""Commands `bench` and `verify`, which measure the speed and check the frames of engines."""
 
 import argparse
 import contextlib
@@ -33,16 +33,16 @@ COLUMNS = (
     "share",
     "bound",
 )
-"""What the table shows of a measurement."""
+"""Columns of the table of measurements."""
 NONE_RUNS = "no engine runs this clip here"
 DIFFERENT = 1
-"""Exit code where an engine does not decode what it should."""
+"""Exit code if the frames of an engine differ too much."""
 
 logger = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
-    """Add the commands."""
+    """Add the commands `bench` and `verify`."""
     bench = commands.add(
         "bench",
         _bench,
@@ -52,7 +52,8 @@ def add(commands: Commands) -> None:
     verify = commands.add(
         "verify",
         _verify,
-        summary="compare the frames of engines with the reference decoder's; exit code 1 where they differ too much",
+        summary="compare the frames of engines with the reference decoder's; "
+        "exit code 1 where they differ too much",
         example="python -m export verify bunny.nerv encoder/data/bunny_720p.mp4 --engine openvino",
     )
     for command in (bench, verify):
@@ -120,8 +121,8 @@ def _bench(args: argparse.Namespace) -> None:
     show_table([{name: row[name] for name in COLUMNS} for row in rows], as_json=False)
     for speed in speeds:
         logger.info(
-            "%s, batch %d, is bound by %s: %.3g GFLOP and %.3g MB a frame take %.3g and %.3g ms at %.4g GFLOP/s and %.3g GB/s, "
-            "launches %.2g ms, the copy %.2g ms",
+            "%s, batch %d, is bound by %s: %.3g GFLOP and %.3g MB a frame take "
+            "%.3g and %.3g ms at %.4g GFLOP/s and %.3g GB/s, launches %.2g ms, the copy %.2g ms",
             *(
                 speed.engine,
                 speed.batch,
@@ -156,7 +157,7 @@ def _verify(args: argparse.Namespace) -> int:
         for name in _names(args.engine):
             rgb = stack.enter_context(_opened(clip, name, named=bool(args.engine), pixels="rgb"))
             if rgb is not None:
-                # What can be compared with a source, and what is played.
+                # RGB is compared with the source; I420 is played.
                 engines.append(
                     (rgb, stack.enter_context(contextlib.closing(open_engine(clip, name))))
                 )
@@ -182,7 +183,7 @@ def _opened(
     batch: int = DEFAULT_BATCH,
     pixels: "PixelFormat" = "i420",
 ) -> Generator["Engine | None"]:
-    """Open an engine for a while; None where it does not run here and was not asked for by name."""
+    """Open an engine for a while; yield None if it does not run here and was not named."""
     from export.engines.registry import open_engine
 
     try:

@@ -1,7 +1,8 @@
-"""Engines: run a clip's graphs in batches, each behind the same small interface.
+"""Engines that run a clip's graphs in batches, behind one small interface.
 
-A segment's network is loaded in the background before it is needed, so that going from one to the next does not wait. A batch
-is split among *streams*, which work at the same time: on cores of a CPU, or on a GPU, where one is copied while another computes.
+A segment's network is loaded in the background, so that a change of segments does not wait. A batch
+is split into *micro-batches* for *streams*, which work at the same time. On a CPU, streams use
+different cores. On a GPU, one stream copies while another computes.
 """
 
 import contextlib
@@ -25,37 +26,37 @@ logger = logging.getLogger(__name__)
 
 Frames = NDArray[np.uint8]
 Times = NDArray[np.float32]
-"""In frames since the segment's start, (N,)."""
+"""Times (N,) in frames since the segment's start."""
 
 
 class Network(ABC):
-    """A segment's graph, ready to be run in streams, each with one micro-batch of a batch at a time."""
+    """Graph of a segment, ready to run in streams with one micro-batch each at a time."""
 
     @abstractmethod
     def start(self, stream: int, times: Times) -> None:
-        """Begin to compute the pictures at times, of which there are no more than a micro-batch has."""
+        """Begin to compute the pictures at given times, at most a micro-batch of them."""
 
     @abstractmethod
     def wait(self, stream: int) -> None:
-        """Wait until they are computed, wherever they are then; raises EngineError."""
+        """Wait until the pictures are computed, wherever they are stored; raises EngineError."""
 
     @abstractmethod
     def fetch(self, stream: int, frames: Frames) -> None:
-        """Wait, and put the pictures, as many as times were given, into memory; raises EngineError."""
+        """Wait, and copy the pictures, one for each time, into `frames`; raises EngineError."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Take note that the network is not needed any more."""
+        """Mark the network as no longer needed."""
 
 
 class Engine(ABC):
-    """Decodes batches of frames of one clip."""
+    """Decoder of batches of frames of one clip."""
 
     name: str
     precision: Precision = "fp32"
     polynomials = False
     """Whether polynomials are faster than sines."""
     keeps_builds = True
-    """Whether what takes long to build is kept for another time."""
+    """Whether results of slow builds are kept for later."""
     pixels: PixelFormat
 
     def __init__(
@@ -66,12 +67,15 @@ class Engine(ABC):
         pixels: PixelFormat = "i420",
         max_streams: int = 1,
     ) -> None:
-        """Raise SettingsError for a batch size out of range; subclasses raise EngineError where they cannot run."""
+        """Set up batches and streams; raises SettingsError if `batch` is out of range.
+
+        Subclasses raise EngineError if they cannot run here.
+        """
         check_batch(batch)
         self.clip = clip
         self.pixels = pixels
         self.batch = min(batch, max(MAX_VALUES // clip.topology.peak_values, 1))
-        """Frames that are worked on at once."""
+        """Number of frames that are decoded at once."""
         if self.batch < batch:
             logger.warning(
                 "batches have %d frames instead of %d, which would take too much memory",
@@ -79,9 +83,9 @@ class Engine(ABC):
                 batch,
             )
         self.micro_batch = -(-self.batch // max_streams)
-        """Frames of one call of the network."""
+        """Maximum number of frames in one call of the network."""
         self.streams = -(-self.batch // self.micro_batch)
-        """Pieces that are worked on at the same time: as many as a batch has."""
+        """Number of streams, one for each micro-batch of a batch."""
         self._models = SegmentModels(clip)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="segment loader")
         self._loaded: dict[int, Future[Network]] = {}
@@ -96,9 +100,10 @@ class Engine(ABC):
         return len(self._lost)
 
     def warm_up(self) -> int:
-        """Load the first segment whose weights can be decoded, as `frames` would, and return its number.
+        """Load the first segment with decodable weights, as `frames` would, and return its number.
 
-        Raises EngineError if this engine cannot run here, BitstreamError for a clip of which nothing can be shown.
+        Raises EngineError if this engine cannot run here, BitstreamError if no segment can be
+        shown.
         """
         last = len(self.clip.segments) - 1
         for index in range(last):
@@ -123,20 +128,24 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self, model: onnx.ModelProto) -> Network:
-        """Make a graph ready to be run in `streams` streams with up to `micro_batch` times each; raises EngineError."""
+        """Prepare a graph to run in `streams` streams; raises EngineError.
+
+        Each stream takes up to `micro_batch` times per call.
+        """
 
     def frames(self, times: NDArray[np.float64]) -> Frames:
-        """Return the pictures at times in frames since the clip's start, in their order.
+        """Return the pictures at `times`, in the same order.
 
-        I420: (N, H * 3 / 2, W); RGB: (N, 3, H, W). Where a segment's weights cannot be decoded the last picture stays, black if
-        there is none yet. Raises EngineError.
+        Times count frames since the clip's start. I420 pictures are (N, H * 3 / 2, W), RGB pictures
+        (N, 3, H, W). If the weights of a segment cannot be decoded, the last picture stays. It is
+        black if there is none yet. Raises EngineError.
         """
         frames = np.empty((len(times), *self.picture), np.uint8)
         under_way: deque[tuple[Network, int, Frames]] = deque()
         try:
             self._decode(times, frames, under_way)
         finally:
-            # After an error too: a stream that is at work cannot be started.
+            # Wait after an error too: a busy stream cannot be started.
             for network, stream, _ in under_way:
                 with contextlib.suppress(EngineError):
                     network.wait(stream)
@@ -152,7 +161,7 @@ class Engine(ABC):
     ) -> None:
         latest = -1
         for count, (segment, local, place) in enumerate(self._pieces(times)):
-            # Before another segment's network is asked for, which may take the place of the one at work.
+            # Finish the running network before requesting another segment's, which may replace it.
             _finish(under_way, self.streams - 1 if segment == latest else 0)
             latest = segment
             try:
@@ -167,15 +176,18 @@ class Engine(ABC):
         _finish(under_way, 0)
 
     def reset(self) -> None:
-        """Show black where nothing can be decoded, until something is, as if nothing had been decoded before."""
+        """Reset the last picture to black, as if nothing had been decoded before."""
         self._latest = black(self.clip.header, self.pixels)
 
     def wait_idle(self) -> None:
-        """Wait until nothing is being loaded in the background, which would disturb a measurement."""
+        """Wait until no segment is being loaded, since loading would disturb a measurement."""
         wait(self._loaded.values())
 
     def _pieces(self, times: NDArray[np.float64]) -> Iterator[tuple[int, Times, slice]]:
-        """Yield runs of times of one segment, no longer than a stream takes: the segment, its times, and their place."""
+        """Yield runs of times in one segment, each at most a micro-batch.
+
+        A run is the segment, the times since its start, and their slice of `times`.
+        """
         located = [self.clip.locate(float(time)) for time in times]
         start = 0
         while start < len(located):
@@ -208,9 +220,12 @@ class Engine(ABC):
             )
 
     def network(self, segment: int) -> Network:
-        """Return the network of a segment, and have the next one loaded; raises BitstreamError or EngineError."""
+        """Return the network of a segment, and start to load the next one.
+
+        Raises BitstreamError or EngineError.
+        """
         following = (segment + 1) % len(self.clip.segments)
-        # What a seek left behind goes first, so that nobody waits for it.
+        # Drop networks from before a seek first, so that the new ones need not wait for them.
         for index in self._loaded.keys() - {segment, following}:
             self._drop(index)
         for index in (segment, following):
@@ -239,7 +254,7 @@ def _close(loading: Future[Network]) -> None:
 
 
 def _finish(under_way: deque[tuple[Network, int, Frames]], keep: int) -> None:
-    """Fetch the oldest micro_batches until no more are under way than are to be kept."""
+    """Fetch the oldest micro-batches until at most `keep` are under way."""
     while len(under_way) > keep:
         network, stream, frames = under_way.popleft()
         network.fetch(stream, frames)

@@ -1,4 +1,7 @@
-"""NVIDIA's CUDA behind a class, so that its untyped bindings stay here: memory, streams, and work that is recorded."""
+"""NVIDIA's CUDA runtime behind a class: memory, streams and recorded graphs.
+
+The untyped bindings are used in this module only.
+"""
 
 import ctypes
 from collections.abc import Callable
@@ -13,22 +16,25 @@ from encoder.common.errors import EngineError
 
 
 class Cuda:
-    """The runtime's functions; what they allocate is released with `close`."""
+    """Functions of the CUDA runtime; `close` releases the resources that they allocate."""
 
     def __init__(self) -> None:
         self._runtime: Any = import_module("cuda.bindings.runtime")
         self._release = ExitStack()
 
     def close(self) -> None:
-        """Release everything, the last first."""
+        """Release all resources, the last one first."""
         self._release.close()
 
     def memory(self, size_bytes: int) -> int:
-        """Return the address of memory on the GPU; raises EngineError."""
+        """Allocate memory on the GPU and return its address; raises EngineError."""
         return int(self._owned("cudaFree", self._call("cudaMalloc", size_bytes)))
 
     def pinned(self, shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
-        """Return an array of the host that the GPU reads and writes at full speed; raises EngineError."""
+        """Return an array of the host in pinned memory; raises EngineError.
+
+        The GPU reads and writes it at full speed.
+        """
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         address = int(self._owned("cudaFreeHost", self._call("cudaMallocHost", size)))
         memory = (ctypes.c_uint8 * size).from_address(address)
@@ -36,28 +42,30 @@ class Cuda:
 
     def stream(self) -> int:
         """Return a new stream; raises EngineError."""
-        flags = (
-            self._runtime.cudaStreamNonBlocking
-        )  # or it would wait for what others do on the default stream
+        # Without this flag, the stream would wait for other work on the default stream.
+        flags = self._runtime.cudaStreamNonBlocking
         return int(self._owned("cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", flags)))
 
     def upload(self, target: int, source: NDArray[Any], stream: int) -> None:
-        """Copy a pinned array to the GPU when the stream comes to it."""
+        """Enqueue a copy of a pinned array to the GPU."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", target, source.ctypes.data, source.nbytes, kind, stream)
 
     def download(self, target: NDArray[Any], source: int, stream: int) -> None:
-        """Copy from the GPU to a pinned array when the stream comes to it."""
+        """Enqueue a copy from the GPU to a pinned array."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.ctypes.data, source, target.nbytes, kind, stream)
 
     def wait(self, stream: int) -> None:
-        """Wait for all that a stream has to do; raises EngineError if some of it failed."""
+        """Wait for all work of a stream; raises EngineError if some of it failed."""
         self._call("cudaStreamSynchronize", stream)
 
     def record(self, stream: int, work: Callable[[], None]) -> "Graph":
-        """Return what some work asks of a stream as one graph, which is launched at once; raises EngineError."""
-        # Other threads go on with the GPU meanwhile.
+        """Return the work that `work` enqueues on a stream as one graph; raises EngineError.
+
+        One launch of the graph starts all of the work.
+        """
+        # Other threads continue to use the GPU meanwhile.
         self._call(
             "cudaStreamBeginCapture",
             stream,
@@ -92,6 +100,6 @@ class Graph:
 
     def __init__(self, launch: Callable[[], None], close: Callable[[], None]) -> None:
         self.launch = launch
-        """Have the stream do the work."""
+        """Function that enqueues the work on the stream."""
         self.close = close
-        """Release it."""
+        """Function that releases the graph."""

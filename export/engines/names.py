@@ -1,7 +1,8 @@
-"""Names and limits that command lines show, without the libraries behind them: help is fast."""
+"""Names and limits for command lines, without the engines' libraries, so that help is fast."""
 
 ENGINE_NAMES = ("tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu")
-"""Of the engines, in the order in which they are tried."""
+"""Names of the engines, in the order in which they are tried."""
 DEFAULT_BATCH = 8
+"""Default number of frames that are decoded at once."""
 MAX_BATCH = 256
-"""Frames that are decoded at once."""
+"""Maximum number of frames that are decoded at once."""

@@ -17,25 +17,28 @@ from export.graph import OUTPUT, PixelFormat, Precision
 from export.hardware import core_count, gpu_names
 
 WARM_UP_RUNS = 3
-"""Runs after which memory is allocated and a CUDA graph is recorded, before anybody waits for a frame."""
+"""Number of runs before the first frame, which allocate memory and record a CUDA graph."""
 
 logger = logging.getLogger(__name__)
 
 
 class OnnxRuntimeCpu(Engine):
-    """ONNX Runtime on the CPU: a thread for each stream, since some of its operators use but one."""
+    """ONNX Runtime on the CPU, with one thread for each stream.
+
+    Some of its operators use only one thread.
+    """
 
     name = "onnxruntime-cpu"
 
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
     ) -> None:
-        """Raise SettingsError for a batch size out of range."""
+        """Start the streams' threads; raises SettingsError if `batch` is out of range."""
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=core_count())
         self._threads = ThreadPoolExecutor(self.streams, thread_name_prefix="stream")
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Open a session, whose threads help the streams' own, so that together there is one for each core."""
+        """Open a session; its threads and those of the streams add up to one for each core."""
         return _Opened(
             Session(model, threads=max(core_count() - self.streams + 1, 1)),
             self._threads,
@@ -49,7 +52,7 @@ class OnnxRuntimeCpu(Engine):
 
 
 class _Opened(Network):
-    """A session that several threads run."""
+    """Session that several threads run."""
 
     def __init__(self, session: Session, threads: ThreadPoolExecutor, streams: int) -> None:
         self._session = session
@@ -72,7 +75,10 @@ class _Opened(Network):
 
 
 class OnnxRuntimeCuda(Engine):
-    """ONNX Runtime on an NVIDIA GPU: in half precision, its buffers on the GPU, launched as one CUDA graph where it can be."""
+    """ONNX Runtime on an NVIDIA GPU, in half precision.
+
+    Its buffers are on the GPU. Where possible, all work is launched as one CUDA graph.
+    """
 
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
@@ -82,19 +88,26 @@ class OnnxRuntimeCuda(Engine):
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
     ) -> None:
-        """Raise EngineError where there is no GPU; ONNX Runtime would print an error and go on with the CPU."""
+        """Prepare the GPU; raises EngineError if there is none.
+
+        ONNX Runtime itself would print an error and continue on the CPU.
+        """
         if not has_cuda():
             raise EngineError(
                 "no CUDA device: onnxruntime-cuda needs an NVIDIA GPU with CUDA 13 and cuDNN 9"
             )
-        onnxruntime.preload_dlls()  # those that pip installed, which the loader does not find by itself
+        # Load the libraries that pip installed, which the loader does not find by itself.
+        onnxruntime.preload_dlls()
         super().__init__(clip, batch=batch, pixels=pixels)
         self._options: Mapping[str, str] = {"enable_cuda_graph": "1"}
         # A CUDA graph belongs to the thread that recorded it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Open a session; without a CUDA graph where some operator runs on the CPU, which it cannot hold."""
+        """Open a session, with a CUDA graph if possible.
+
+        A CUDA graph cannot hold operators that run on the CPU.
+        """
         return self._thread.submit(self._open, model).result()
 
     def close(self) -> None:
@@ -126,7 +139,7 @@ class OnnxRuntimeCuda(Engine):
 
 
 class _Bound(Network):
-    """A session that one thread runs."""
+    """Session that one thread runs."""
 
     def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int) -> None:
         self._session = session
@@ -134,7 +147,7 @@ class _Bound(Network):
         self._times = np.zeros(micro_batch, np.float32)
         self._running: Future[None] = Future()
 
-    def start(self, stream: int, times: Times) -> None:  # noqa: ARG002 (there is one)
+    def start(self, stream: int, times: Times) -> None:  # noqa: ARG002 (there is only one)
         self._times[: len(times)] = times
         self._running = self._thread.submit(self._run)
 
@@ -142,7 +155,7 @@ class _Bound(Network):
         self._session.put(TIME, self._times)
         self._session.run()
 
-    def wait(self, stream: int) -> None:  # noqa: ARG002 (there is one)
+    def wait(self, stream: int) -> None:  # noqa: ARG002 (there is only one)
         self._running.result()
 
     def fetch(self, stream: int, frames: Frames) -> None:

@@ -1,4 +1,4 @@
-"""Run a clip with Intel's OpenVINO, the fastest on x86 CPUs."""
+"""Run a clip with Intel's OpenVINO, the fastest engine on x86 CPUs."""
 
 import importlib.util
 import sys
@@ -16,15 +16,17 @@ from export.graph import TOLERANCE_STEPS, PixelFormat, Precision
 from export.hardware import core_count
 
 BF16_PSNR_DB = 52.0
-"""PSNR of pictures in bfloat16 against those in 32 bits from which on they hold: a clip of 36 dB loses 0.1 dB there."""
+"""Minimum PSNR of pictures in bfloat16 against those in 32 bits for bfloat16 to be used. At this
+limit, a clip of 36 dB loses 0.1 dB."""
 BF16_FRAMES = 9
-"""Pictures that are compared."""
+"""Number of pictures that are compared."""
 
 
 class OpenVino(Engine):
-    """OpenVINO on the CPU: a stream for each core, or all cores for one stream where a batch is a single frame.
+    """OpenVINO on the CPU, with a stream for each core.
 
-    In bfloat16 where the CPU has it and the pictures of the first segment hold.
+    If a batch is a single frame, all cores work for one stream. Pictures are in bfloat16 if the CPU
+    supports it and those of the first segment stay close enough to 32 bits.
     """
 
     name = "openvino"
@@ -33,7 +35,7 @@ class OpenVino(Engine):
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
     ) -> None:
-        """Raise EngineError where OpenVINO is not installed."""
+        """Load OpenVINO; raises EngineError if it is not installed."""
         if importlib.util.find_spec("openvino") is None:
             raise EngineError("OpenVINO is not installed: pip install 'nervcast[player]'")
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=core_count())
@@ -41,7 +43,10 @@ class OpenVino(Engine):
         self._is_tried = False
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Compile for the size of a micro-batch: fixed shapes run faster than variable ones."""
+        """Compile a graph for the size of a micro-batch.
+
+        Fixed shapes run faster than variable ones.
+        """
         try:
             network = self._core.read_model(model.SerializeToString())
             network.reshape({TIME: [self.micro_batch]})
@@ -61,7 +66,7 @@ class OpenVino(Engine):
         return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     def _compiled(self, network: Any, precision: Precision) -> "_Compiled":
-        # By itself it would take bfloat16 wherever the CPU has it.
+        # By default, OpenVINO would use bfloat16 wherever the CPU supports it.
         settings = {
             "INFERENCE_PRECISION_HINT": precision.replace("fp", "f"),
             "NUM_STREAMS": str(self.streams),
@@ -72,7 +77,7 @@ class OpenVino(Engine):
         )
 
     def _holds(self, rounded: "_Compiled", exact: "_Compiled") -> bool:
-        """Tell whether pictures from all over a segment are nearly the same."""
+        """Tell whether both networks make nearly the same pictures, at times across a segment."""
         last = max(segment.frames for segment in self.clip.segments) - 1
         for time in np.linspace(0, last, BF16_FRAMES):
             found = [np.empty((1, *self.picture), np.uint8) for _ in range(2)]
@@ -86,7 +91,8 @@ class OpenVino(Engine):
 
 
 def _core() -> Any:
-    # Its import would start a process that reports to Google; it goes on without the package that does.
+    # The import would start a process that reports to Google. OpenVINO also runs without the
+    # package that does so.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     try:
         import openvino
@@ -96,7 +102,7 @@ def _core() -> Any:
 
 
 class _Compiled(Network):
-    """A network with a request for each stream."""
+    """Network with a request for each stream."""
 
     def __init__(self, requests: list[Any], micro_batch: int) -> None:
         self._requests = requests

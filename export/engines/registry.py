@@ -1,4 +1,4 @@
-"""The engines by name, and the choice among them."""
+"""Engines by name, and the choice of the fastest one."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from export.graph import PixelFormat
 from export.hardware import describe
 
 TRIAL_SECONDS = 1.0
-"""Time for which each engine decodes when the fastest is looked for."""
+"""Time for which each engine decodes in a trial."""
 MAX_CHOICES = 256
-"""Most choices that are remembered."""
+"""Maximum number of remembered choices."""
 
 _CHOSEN: dict[str, str] = {}
-"""What this process found to be the fastest, where the file in which that is kept cannot be written to."""
+"""Fastest engines that this process found, for the case that the cache file cannot be written."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,11 @@ def open_engine(
     pixels: PixelFormat = "i420",
     failed: Collection[str] = (),
 ) -> Engine:
-    """Open an engine by name, or the one that decodes the clip fastest here; its first segment is loaded.
+    """Open an engine by name, or the fastest one for the clip, with its first segment loaded.
 
-    After some have failed while they ran, the next in order that opens, whatever the name.
-
-    Raises SettingsError for an unknown name, EngineError for an engine that is not installed, lacks its device or refuses
-    the clip, and where none is left.
+    If `failed` names engines that failed while they ran, open the next one in order, whatever the
+    name. Raises SettingsError for an unknown name. Raises EngineError if the engine is not
+    installed, lacks its device or refuses the clip, or if no engine is left.
     """
     if failed:
         return _next(clip, failed, batch=batch, pixels=pixels)
@@ -95,14 +94,18 @@ def _open_all(clip: Clip, *, batch: int, pixels: PixelFormat) -> list[Engine]:
             opened.append(open_engine(clip, name, batch=batch, pixels=pixels))
         except EngineError as error:
             logger.debug("%s is left out: %s", name, error)
-            # The last runs wherever this program does: what it refuses is the clip's fault.
+            # The last engine runs wherever this program does: if it refuses a clip, the clip is at
+            # fault.
             if not opened and name == OnnxRuntimeCpu.name:
                 raise
     return opened
 
 
 def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
-    """Open the fastest engine: as it was measured before for such a clip on this machine, or is now."""
+    """Open the fastest engine for a clip on this machine.
+
+    The choice for such a clip is remembered; the first time, engines are measured.
+    """
     key = _key(clip, batch, pixels)
     if known := _choices().get(key) or _CHOSEN.get(key):
         with suppress(EngineError):
@@ -123,7 +126,7 @@ def _fastest(clip: Clip, *, batch: int, pixels: PixelFormat) -> Engine:
 
 
 def _fps(engine: Engine) -> float:
-    """Return how many frames a second an engine decodes, by a trial: none if it fails."""
+    """Return the frames per second of an engine in a trial; 0 if it fails."""
     segment = engine.clip.segments[engine.warm_up()]
     times = (segment.start + np.arange(engine.batch) % segment.frames).astype(np.float64)
     try:
@@ -156,7 +159,7 @@ def _path() -> Path:
 
 
 def _choices() -> dict[str, str]:
-    """Return the engines that were the fastest, by what they were measured with."""
+    """Return the remembered engines by the keys of their measurements."""
     try:
         found = json.loads(_path().read_text())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit.
 
-Two streams work at the same time: while the pictures of one are copied to the host, the other computes.
+Two streams work at the same time: one copies its pictures to the host while the other computes.
 """
 
 import logging
@@ -31,16 +31,16 @@ class TensorRt(Engine):
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
     ) -> None:
-        """Raise EngineError where TensorRT, its CUDA bindings or a GPU is missing."""
+        """Prepare TensorRT; raises EngineError if it, its CUDA bindings or a GPU is missing."""
         trt = import_tensorrt()
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=STREAMS)
         self._log = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._log)
         self._idle: list[_Network] = []
-        """Networks whose segment is over: they are given the weights of the one after next."""
+        """Networks of finished segments, for the weights of the segment after next."""
 
     def load(self, model: onnx.ModelProto) -> Network:
-        """Put a segment's weights into an engine that is not needed any more, or a new copy of the one that was built."""
+        """Put the weights of a segment into an idle copy of the engine, or into a new one."""
         key = plan_key(model, max_batch=self.micro_batch)
         idle = [network for network in self._idle if network.key == key]
         if idle:
@@ -65,15 +65,15 @@ class TensorRt(Engine):
             )
         if not refitter.refit_cuda_engine():
             raise EngineError(
-                f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; {WAY_OUT}"
+                f"TensorRT {trt.__version__} cannot put a segment's weights into the engine; "
+                f"{WAY_OUT}"
             )
 
     def _copy(self, model: onnx.ModelProto, key: str) -> "_Network":
         plan = cached_plan if self.keeps_builds else new_plan
         engine = self._runtime.deserialize_cuda_engine(plan(model, max_batch=self.micro_batch))
-        if (
-            engine is None and self.keeps_builds
-        ):  # though it was built by this version for this GPU: a file that was cut off
+        # This version built it for this GPU: if it does not load, the cached file is truncated.
+        if engine is None and self.keeps_builds:
             engine = self._runtime.deserialize_cuda_engine(
                 cached_plan(model, max_batch=self.micro_batch, anew=True)
             )
@@ -91,7 +91,7 @@ class TensorRt(Engine):
 
 
 class _Network(Network):
-    """An engine with the buffers of its streams."""
+    """Copy of the engine with the buffers of its streams."""
 
     def __init__(
         self, engine: Any, key: str, *, streams: int, micro_batch: int, idle: list["_Network"]
@@ -108,7 +108,7 @@ class _Network(Network):
             raise
 
     def record(self) -> None:
-        """Record each stream's work anew, for the weights that the engine has now."""
+        """Record the work of each stream again, for the current weights of the engine."""
         for stream in self._streams:
             stream.record()
 
@@ -122,18 +122,18 @@ class _Network(Network):
         self._streams[stream].fetch(frames)
 
     def close(self) -> None:
-        """Wait for another segment's weights."""
+        """Make the network available for another segment's weights."""
         self._idle.append(self)
 
     def release(self) -> None:
-        """Give the GPU's memory back."""
+        """Release the GPU's memory."""
         for stream in self._streams:
             stream.reset()
         self._cuda.close()
 
 
 class _Stream:
-    """A stream with its buffers: pinned ones on the host, and those on the GPU."""
+    """Stream with its pinned buffers on the host and its buffers on the GPU."""
 
     def __init__(self, cuda: Cuda, engine: Any, micro_batch: int, size: tuple[int, ...]) -> None:
         self._cuda = cuda
@@ -151,7 +151,8 @@ class _Stream:
 
     def record(self) -> None:
         self.reset()
-        self._compute()  # what TensorRT prepares when it is run first cannot be recorded
+        # The preparations in TensorRT's first run cannot be recorded.
+        self._compute()
         self._cuda.wait(self._stream)
         try:
             self._graph = self._cuda.record(self._stream, self._compute)

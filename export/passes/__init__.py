@@ -1,1 +1,1 @@
-"""Rewrites of ONNX graphs, each of which keeps the pictures within one 8-bit step."""
+"""Rewrites of ONNX graphs that each keep pictures within one 8-bit step."""

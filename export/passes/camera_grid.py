@@ -10,13 +10,14 @@ from encoder.codec.tensor_header import Shape
 from export.passes.onnx_utils import add_constant, attributes, drop_unused, set_nodes, shapes_of
 
 CORNERS = (2, 2)
-"""Rows and columns of the corners that a camera's places lie between."""
+"""Rows and columns of the corners between which a camera's sampling positions lie."""
 
 
 def multiply_places(model: onnx.ModelProto) -> None:
-    """Find the places that a camera looks at by two products of matrices, not by enlarging a picture of its corners.
+    """Compute a camera's sampling positions by two products of matrices.
 
-    That would lie in memory channel by channel, and have to be transposed.
+    They replace the enlargement of a picture of the corners. Its result would be stored channel by
+    channel and would have to be transposed.
     """
     shapes = shapes_of(model)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -35,7 +36,10 @@ def multiply_places(model: onnx.ModelProto) -> None:
 def _enlarged_corners(
     node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], shapes: Mapping[str, Shape]
 ) -> onnx.NodeProto | None:
-    """Return what enlarges the corners (N, 2, 2, 2) of which a node makes places (N, H, W, 2), if it does."""
+    """Return the node that enlarges corners (N, 2, 2, 2) to the positions (N, H, W, 2) of `node`.
+
+    Returns None if `node` makes something else.
+    """
     if node.op_type != "Transpose" or attributes(node).get("perm") != [0, 2, 3, 1]:
         return None
     resize = makers.get(node.input[0])
@@ -54,7 +58,7 @@ def _enlarged_corners(
 def _places(
     graph: onnx.GraphProto, node: onnx.NodeProto, resize: onnx.NodeProto, shape: Shape
 ) -> Iterator[onnx.NodeProto]:
-    """Yield nodes that make the places (N, H, W, 2) that one makes of enlarged corners."""
+    """Yield nodes that compute the positions (N, H, W, 2) from the corners."""
     _, height, width, pair = shape
     name = node.output[0]
     down, across = (np.linspace(0, 1, side, dtype=np.float32) for side in (height, width))

@@ -1,4 +1,4 @@
-"""Rewrites of a graph, before any engine sees it, into one that makes the same pictures in less time."""
+"""Constant folding: values that do not depend on the time are computed once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from export.passes.onnx_utils import drop_unused, set_nodes
 
 
 def fold_constants(model: onnx.ModelProto) -> None:
-    """Compute once what does not depend on the time, such as what is made of a scene that stands still.
+    """Replace values that do not depend on the time, such as those of a static scene, by constants.
 
-    Raises EngineError where it cannot be computed.
+    Raises EngineError if they cannot be computed.
     """
     graph = model.graph
     varying = {TIME}
@@ -39,7 +39,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
 def _computed(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]
 ) -> list[NDArray[Any]]:
-    """Return what nodes make that need no input."""
+    """Return the outputs of nodes that need no input."""
     used = {name for node in nodes for name in node.input}
     constants = [constant for constant in model.graph.initializer if constant.name in used]
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Half precision as a property of the graph, as strongly typed engines want it."""
+"""Half precision as a property of the graph, as strongly typed engines need it."""
 
 import numpy as np
 import onnx
@@ -8,16 +8,18 @@ from onnx.shape_inference import infer_shapes
 from export.passes.onnx_utils import PICTURE_RANK, drop_unused
 
 ALWAYS_FULL = {"Resize": (1, 2)}
-"""Inputs that an operator takes in 32 bits whatever the others are."""
+"""Inputs that an operator takes in 32 bits, whatever the types of the others."""
 FULL_OPERATORS = ("Cast", "GridSample")
-"""What is not done in 16 bits: an engine may want a grid of the type of the picture, and 16 bits are too few for places."""
+"""Operators that stay in 32 bits. An engine may want grid and picture to have the same type. 16
+bits are too few for sampling positions."""
 
 
 def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its pictures and feature maps in 16 bits.
 
-    Times and all that is made of them before it has the shape of a picture stay in 32 bits, and so do the places that a picture
-    is sampled at: 16 cannot tell two frames of a long segment apart, nor two pixels. The types of input and output stay.
+    Times stay in 32 bits, as do all values computed from them until these have the shape of a
+    picture. Sampling positions stay in 32 bits too. In 16 bits, neither two frames of a long
+    segment nor two pixels can be distinguished. The types of input and output stay.
     """
     return _Converter(model).run()
 
@@ -63,7 +65,7 @@ class _Converter:
         return self._result
 
     def _as(self, name: str, kind: int) -> str:
-        """Return the name under which a value has a type, converting it if need be."""
+        """Return the name of a value in a given type; convert the value if necessary."""
         if (kind == TensorProto.FLOAT16) == (name in self._half):
             return name
         if (name, kind) not in self._casts:
@@ -83,7 +85,7 @@ class _Converter:
 
 
 def _ancestors(graph: onnx.GraphProto, names: set[str]) -> set[str]:
-    """Return values and all that they are made of."""
+    """Return values and all values from which they are computed."""
     found = set(names)
     for node in reversed(graph.node):
         if found.intersection(node.output):

@@ -1,9 +1,11 @@
-"""Eight-bit integers for the convolutions that bear them, as QDQ nodes.
+"""Post-training quantization (PTQ) of convolutions to 8-bit integers, as QDQ nodes.
 
-OpenVINO and ONNX Runtime take activations of 0..255 with an offset; TensorRT has none, nor integers for biases.
+OpenVINO and ONNX Runtime take activations of 0..255 with an offset. TensorRT supports neither
+offsets nor integer biases.
 
-The whole input of the network is known, so activations are calibrated with every frame. Convolutions are taken in the order of
-what they cost in quality for their arithmetic, as long as the loss against the source stays under a limit.
+All inputs of the network are known, so every frame is used to calibrate activations. Convolutions
+are sorted by their loss of quality relative to their arithmetic. They are quantized in this order
+as long as the loss against the source stays under a limit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,31 +25,31 @@ from encoder.media.metrics import psnr_db
 from export.passes.onnx_utils import shapes_of
 
 MAX_LOSS_DB = 0.1
-"""Loss of PSNR against the source from which on integers are not accepted."""
+"""Loss of PSNR against the source that integers must stay below."""
 TRIAL_FRAMES = 8
-"""Frames that one convolution's loss is measured with, evenly spread."""
+"""Number of frames, evenly spread, with which the loss of a convolution is measured."""
 BATCH = 4
-"""Frames that are decoded at once while calibrating and measuring."""
+"""Number of frames that are decoded at once while calibrating and measuring."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Integers:
-    """Which convolutions of a graph are computed with integers, and what that costs."""
+    """Convolutions of a graph that are computed with integers, and their loss of PSNR."""
 
     convolutions: tuple[str, ...]
-    """Names of what they make."""
+    """Names of the outputs of the convolutions."""
     of: int
-    """Convolutions that there are."""
+    """Number of all convolutions."""
     share: float
-    """Of their arithmetic."""
+    """Share of the chosen convolutions in the arithmetic of all."""
     loss_db: float
     """Mean PSNR of all frames in 32 bits, against the source, minus that with these integers."""
     loss_of_all_db: float
-    """The same with integers for all convolutions."""
+    """The same loss with integers for all convolutions."""
 
 
 class Int8Calibrator:
-    """Takes a segment's graph of RGB pictures, and its frames in the source (T, 3, H, W)."""
+    """Calibrator for a segment's graph of RGB pictures and its source frames (T, 3, H, W)."""
 
     def __init__(
         self,
@@ -57,17 +59,17 @@ class Int8Calibrator:
         *,
         symmetric: bool = False,
     ) -> None:
-        """Calibrate with all frames, for TensorRT if symmetric; the ranges are kept in a folder."""
+        """Calibrate with all frames, for TensorRT if `symmetric`; keep the ranges in `folder`."""
         self._symmetric = symmetric
         self._rgb = _named(rgb)
         self._source = source
         self._cache = folder / "ranges.json"
         self._products = _products(rgb)
         self._full = self._psnr(self._rgb, range(len(source)))
-        self.apply(self._rgb, list(self._products))  # which finds the ranges
+        self.apply(self._rgb, list(self._products))  # finds the ranges
 
     def choose(self, limit_db: float = MAX_LOSS_DB) -> Integers:
-        """Return the convolutions whose loss together stays under a limit."""
+        """Return the convolutions whose joint loss stays under a limit."""
         if not self._products:
             return Integers(convolutions=(), of=0, share=0.0, loss_db=0.0, loss_of_all_db=0.0)
         names = list(self._products)
@@ -83,7 +85,7 @@ class Int8Calibrator:
                 if self._loss(names[:middle], frames) < limit_db
                 else (low, middle - 1)
             )
-        # A few frames may flatter: what counts is all of them.
+        # A few frames may flatter the result: all frames decide.
         while (loss := self._loss(names[:low], range(len(self._source)))) >= limit_db and low:
             low -= 1
         chosen = tuple(names[:low])
@@ -96,7 +98,10 @@ class Int8Calibrator:
         )
 
     def apply(self, model: onnx.ModelProto, convolutions: Sequence[str]) -> onnx.ModelProto:
-        """Return a graph of the same network, whatever its pictures are, with integers for some convolutions."""
+        """Return a graph of the same network with integers for some convolutions.
+
+        `model` may have any pixel format.
+        """
         if not convolutions:
             return model
         with TemporaryDirectory() as folder:
@@ -138,7 +143,7 @@ class Int8Calibrator:
 
 
 class _Times(CalibrationDataReader):
-    """All times of a segment."""
+    """Reader of all times of a segment."""
 
     def __init__(self, frames: int) -> None:
         self._batches = self._run(frames)
@@ -148,23 +153,30 @@ class _Times(CalibrationDataReader):
             yield {TIME: np.arange(start, min(start + BATCH, frames), dtype=np.float32)}
 
     def get_next(self) -> dict[str, NDArray[np.float32]]:
-        """Return the next inputs, or None after the last, which the base's annotation leaves out."""
+        """Return the next inputs, or None after the last ones.
+
+        The annotation of the base class leaves None out.
+        """
         return next(self._batches, None)  # pyright: ignore[reportReturnType]
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph whose nodes are called by what they make, since they are chosen by name, and ready to be quantised."""
+    """Return a graph that is ready to be quantized, with nodes named after their outputs.
+
+    Convolutions are chosen by these names.
+    """
     named = onnx.ModelProto()
     named.CopyFrom(model)
     for node in named.graph.node:
         node.name = node.output[0]
-    # Its constants are folded; without this the library would warn at every call that they may not be.
+    # The constants are folded. Without this mark, the library would warn at every call that they
+    # may not be.
     named.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     return named
 
 
 def _products(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the multiplications of each convolution for one frame, by what it makes."""
+    """Return the multiplications of each convolution for one frame, by the name of its output."""
     shapes = {name: (1, *shape[1:]) for name, shape in shapes_of(model).items()}
     shapes |= {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
     return {

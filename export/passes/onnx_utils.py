@@ -1,4 +1,4 @@
-"""What rewrites of graphs have in common: looking at nodes and values, adding constants, exchanging the nodes."""
+"""Common tools for rewriting graphs: shapes, attributes, constants and nodes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ PICTURE_RANK = 4
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:
-    """Return the shapes of a graph's values; of axes that vary the length is 0."""
+    """Return the shapes of a graph's values; the length of a variable axis is 0."""
     graph = infer_shapes(model, strict_mode=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {x.name: tuple(dim.dim_value for dim in x.type.tensor_type.shape.dim) for x in values}
@@ -27,13 +27,13 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def add_constant(graph: onnx.GraphProto, name: str, value: Any) -> str:
-    """Give a graph a constant; return its name."""
+    """Add a constant to a graph; return its name."""
     graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return name
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Make nodes those of a graph, without those that nothing needs."""
+    """Replace the nodes of a graph; drop those that no output needs."""
     needed = {x.name for x in graph.output}
     kept = list[onnx.NodeProto]()
     for node in reversed(nodes):
@@ -46,7 +46,7 @@ def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Take constants out that nothing needs, which engines complain of."""
+    """Drop the constants that no node needs, about which engines complain."""
     used = {name for node in graph.node for name in node.input}
     constants = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]

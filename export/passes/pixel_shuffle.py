@@ -1,4 +1,4 @@
-"""Rewrites that suit how engines lay feature maps out in memory: with the channels of a pixel side by side."""
+"""Rewrites for engines that store feature maps with the channels of a pixel side by side."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,16 @@ from export.passes.onnx_utils import (
 )
 
 ACTIVATIONS = frozenset({"Gelu", "Relu", "Sigmoid", "Sin", "Tanh"})
-"""What is done with each number by itself."""
+"""Operators that treat each number by itself."""
 FEW_CHANNELS = 4
-"""Channels of pictures up to which each is enlarged as a picture of its own."""
+"""Maximum number of channels of a picture whose planes are enlarged separately."""
 
 
 def shuffle_last(model: onnx.ModelProto) -> None:
-    """Apply activations before a PixelShuffle, not after it: so engines compute them with the convolution before."""
+    """Move activations before the PixelShuffle that they follow.
+
+    Engines then compute them together with the convolution before.
+    """
     graph = model.graph
     users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
@@ -53,7 +56,10 @@ def shuffle_last(model: onnx.ModelProto) -> None:
 
 
 def _activation(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> list[onnx.NodeProto]:
-    """Return the nodes that make an activation of a value, if nothing else uses it: one, or x sigmoid(x)."""
+    """Return the nodes of an activation of a value: a single one, or x sigmoid(x).
+
+    Returns an empty list if anything else uses the value.
+    """
     kinds = {node.op_type: node for node in users[name]}
     if len(users[name]) == 1 and kinds.keys() <= ACTIVATIONS:
         return [*kinds.values()]
@@ -66,9 +72,10 @@ def _activation(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> lis
 
 
 def whole_pixels(model: onnx.ModelProto) -> None:
-    """Order the channels that a PixelShuffle takes so that it moves whole pixels, not every so many of their numbers.
+    """Reorder the input channels of a PixelShuffle so that it moves whole pixels.
 
-    A convolution makes them, whose weights are reordered.
+    Otherwise, the numbers of a pixel lie apart in the input. The weights of the convolution before
+    are reordered.
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
@@ -101,7 +108,10 @@ def whole_pixels(model: onnx.ModelProto) -> None:
 def _convolution(
     name: str, makers: Mapping[str, onnx.NodeProto], uses: Mapping[str, int], users: int = 1
 ) -> onnx.NodeProto | None:
-    """Return the convolution of which a value of so many users is made, as it is or by activations alone."""
+    """Return the convolution before a value that has `users` users.
+
+    Only activations may lie between both. Returns None if there is no such convolution.
+    """
     node = makers.get(name)
     if node is None or uses[name] != users:
         return None
@@ -126,7 +136,10 @@ def _convolution(
 
 
 def single_planes(model: onnx.ModelProto) -> None:
-    """Enlarge the planes of a picture as pictures of their own: of three channels a pixel, vectors would be half empty."""
+    """Enlarge the planes of a picture as pictures of their own.
+
+    With three channels per pixel, vectors would be half empty.
+    """
     shapes = shapes_of(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""Rewrites that merge operators in a row: linear ones, and those that make colours of a hyperbolic tangent."""
+"""Rewrites that merge consecutive operators: linear ones, and those that map tanh to colours."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +20,10 @@ from export.passes.onnx_utils import (
 
 
 def distribute_heads(model: onnx.ModelProto) -> None:
-    """Apply a 1x1 convolution that leaves few channels to the terms of a sum, before they are enlarged and added.
+    """Apply a 1x1 convolution with few outputs to the terms of a sum, before they are enlarged.
 
-    So what is enlarged and added has few channels, and the convolution becomes one with those that make the terms.
+    Fewer channels are then enlarged and added. The convolution is merged with the 1x1 convolutions
+    that make the terms.
     """
     graph = model.graph
     finder = _Finder(graph, shapes_of(model))
@@ -35,7 +36,7 @@ def distribute_heads(model: onnx.ModelProto) -> None:
 
 
 class _Finder:
-    """Knows what makes each value of a graph, and where it is used."""
+    """Index of a graph: the maker and the uses of each value."""
 
     def __init__(self, graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
         self._shapes = shapes
@@ -51,38 +52,37 @@ class _Finder:
         )
 
     def matrix(self, node: onnx.NodeProto) -> NDArray[np.float64]:
-        """Return the weights of a 1x1 convolution, (outputs, inputs)."""
+        """Return the weights (outputs, inputs) of a 1x1 convolution."""
         return numpy_helper.to_array(self.constants[node.input[1]])[:, :, 0, 0].astype(np.float64)
 
     def bias(self, node: onnx.NodeProto) -> NDArray[np.float64]:
-        """Return the bias of a 1x1 convolution, (outputs,)."""
+        """Return the bias (outputs,) of a 1x1 convolution."""
         if len(node.input) == 2:  # noqa: PLR2004 (no bias among its inputs)
             return np.zeros(len(self.matrix(node)))
         return numpy_helper.to_array(self.constants[node.input[2]]).astype(np.float64)
 
     def terms(self, name: str) -> list[str]:
-        """Return the values whose sum a value is: itself, if it is no sum or used more than once."""
+        """Return the terms of a value that is a sum and used once; otherwise, the value itself."""
         node = self.own(name)
         shape = self._shape(name)
         if node is None or node.op_type != "Add" or len(shape) != PICTURE_RANK or 0 in shape[1:]:
             return [name]
-        if any(
-            self._shape(part) != shape for part in node.input
-        ):  # one of them is repeated along an axis
+        # A term of another shape is repeated along an axis.
+        if any(self._shape(part) != shape for part in node.input):
             return [name]
         return [term for part in node.input for term in self.terms(part)]
 
     def own(self, name: str) -> onnx.NodeProto | None:
-        """Return what makes a value that is used once."""
+        """Return the node that makes a value, if the value is used once."""
         return self._makers.get(name) if self._uses[name] == 1 else None
 
     def own_pointwise(self, name: str) -> onnx.NodeProto | None:
-        """Return the 1x1 convolution that makes a value, if one does and the value is used once."""
+        """Return the 1x1 convolution that makes a value, if the value is used once."""
         node = self.own(name)
         return node if node is not None and self._is_pointwise(node) else None
 
     def own_resize(self, name: str) -> onnx.NodeProto | None:
-        """Return what enlarges another value to a value that is used once."""
+        """Return the node that enlarges another value to this one, if this one is used once."""
         node = self.own(name)
         if node is None or node.op_type != "Resize" or attributes(node).get("mode") != b"linear":
             return None
@@ -109,7 +109,10 @@ class _Finder:
 def _distributed(
     graph: onnx.GraphProto, finder: _Finder, node: onnx.NodeProto, terms: Sequence[str]
 ) -> Iterator[onnx.NodeProto]:
-    """Yield a convolution for each term of a sum, of which the first has the bias of all, and additions."""
+    """Yield a convolution for each term of a sum, and the additions.
+
+    The first convolution has the bias of all.
+    """
     name = node.output[0]
     weights = finder.matrix(node)
     inner = [finder.own_pointwise(term) for term in terms]
@@ -142,13 +145,16 @@ def _distributed(
 
 
 def sigmoid_colours(model: onnx.ModelProto) -> None:
-    """Replace (tanh(x) + 1) / 2 by the sigmoid of 2x, which is the same, and known to be in 0..1."""
+    """Replace (tanh(x) + 1) / 2 by the equal sigmoid(2x), which is known to be in 0..1."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     constants = {x.name: x for x in graph.initializer}
 
     def before(node: onnx.NodeProto | None, kind: str, value: float) -> onnx.NodeProto | None:
-        """Return what makes the first input of a node of a kind whose second input is a number."""
+        """Return the maker of a node's first input, if `kind` and `value` match the node.
+
+        `value` is a number, the node's second input.
+        """
         if node is None or node.op_type != kind or node.input[1] not in constants:
             return None
         number = numpy_helper.to_array(constants[node.input[1]])

@@ -10,15 +10,19 @@ from onnx import helper
 from export.passes.onnx_utils import PICTURE_RANK, add_constant, set_nodes, shapes_of
 
 SINE_TERMS = 6
-"""Terms of the polynomial that stands for a sine: it is off by less than single precision is in the usual ranges."""
+"""Number of terms of the polynomial that replaces a sine. In the usual ranges, its error is below
+that of single precision."""
 
 
 SINE_NODES = 4096
-"""Places at which the polynomial is fitted."""
+"""Number of points at which the polynomial is fitted."""
 
 
 def polynomial_sines(model: onnx.ModelProto) -> None:
-    """Replace the sines of feature maps by polynomials, for engines that compute sines one by one."""
+    """Replace the sines of feature maps by polynomials.
+
+    This suits engines that compute sines one by one.
+    """
     shapes = shapes_of(model)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, str] = {}
@@ -39,16 +43,15 @@ def polynomial_sines(model: onnx.ModelProto) -> None:
 
 
 def _sine_terms() -> list[float]:
-    """Return the factors of x, x^3, ... whose sum is closest to the sine of x turns, for x in -1/2..1/2."""
-    x = (
-        np.cos(pi * (np.arange(SINE_NODES) + 0.5) / SINE_NODES) / 2
-    )  # the nodes of Chebyshev's polynomials
+    """Return the factors of x, x^3, ... that best fit the sine of x turns, for x in -1/2..1/2."""
+    # Nodes of Chebyshev's polynomials.
+    x = np.cos(pi * (np.arange(SINE_NODES) + 0.5) / SINE_NODES) / 2
     powers = x[:, None] ** np.arange(1, 2 * SINE_TERMS, 2)
     return np.linalg.lstsq(powers, np.sin(2 * pi * x), rcond=None)[0].tolist()
 
 
 def _sine(x: str, name: str, constants: Mapping[str, str]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes that compute a sine: the part of a turn that is left of whole ones, and Horner's scheme."""
+    """Yield nodes that compute a sine by Horner's scheme, after subtracting whole turns."""
     yield helper.make_node("Mul", [x, constants["turn"]], [f"{name}_turns"])
     yield helper.make_node("Round", [f"{name}_turns"], [f"{name}_whole"])
     yield helper.make_node("Sub", [f"{name}_turns", f"{name}_whole"], [f"{name}_part"])

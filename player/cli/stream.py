@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MAX_PORT = 65535
 MIN_BITRATE = 50_000
 MAX_BITRATE = 100_000_000
-TOKEN = "NERVCAST_TOKEN"
-WATCH_TOKEN = "NERVCAST_WATCH_TOKEN"
+TOKEN = "NERVCAST_TOKEN"  # noqa: S105 (a name)
+WATCH_TOKEN = "NERVCAST_WATCH_TOKEN"  # noqa: S105 (a name)
 """Environment variables for what other users of the machine could see among a command's arguments."""
 
 logger = logging.getLogger(__name__)
@@ -273,9 +273,8 @@ def _publish(args: argparse.Namespace) -> None:
                 signal.SIGTERM, this.cancel
             )  # the media server is told, as at Ctrl-C
             # Of a media server on this machine nothing comes from another one.
-            offer_addresses(
-                "127.0.0.1" if url.host in ("127.0.0.1", "localhost", "::1") else "0.0.0.0"
-            )  # noqa: S104
+            is_here = url.host in ("127.0.0.1", "localhost", "::1")
+            offer_addresses("127.0.0.1" if is_here else "0.0.0.0")  # noqa: S104
             await self_test()
             await ice.ask()
             following = asyncio.gather(items[0].keep_following(), ice.keep_asking())
@@ -303,7 +302,8 @@ def _endpoint(text: str) -> "URL":
     from yarl import URL
 
     try:
-        url = URL(text)
+        # Byte by byte as it is given, where that is a URL: a signature may be part of it.
+        url = URL(text, encoded=re.fullmatch("[!-~]+", text) is not None)
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:

@@ -6,17 +6,19 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, cast
 
 import aioice.ice
 from aioice.ice import CandidatePair, StunProtocol
+from aioice.stun import TransactionError
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
-from aiortc.rtcicetransport import parse_stun_turn_uri
+from aiortc.rtcicetransport import connection_kwargs, parse_stun_turn_uri
 from aiortc.sdp import candidate_from_sdp
 
 from encoder.common.errors import SettingsError
-from player.rtc.sdp import usable_candidates
+from player.rtc.sdp import LINE_END, usable_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ DTLS_BYTES = range(20, 64)
 RTP_BYTES = range(128, 192)
 """First bytes of what comes over one port (RFC 7983)."""
 PROBE_SECONDS = 60.0
-"""Time between two looks at whether the STUN server answers."""
+"""Time between two looks at whether the STUN and TURN servers answer."""
 LOOK_SECONDS = 5.0
 """Least time between two looks at the machine's addresses."""
 INTERFACE_ADDRESSES = aioice.ice.get_host_addresses
@@ -49,8 +51,8 @@ class Ice:
 
     servers: tuple[RTCIceServer, ...] = ()
     public_ip: str | None = None
-    stun_answers: bool = False
-    """Whether the STUN server has answered lately: a silent one would hold up each offer by five seconds."""
+    answers: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Whether each server answered lately, by its URL: a silent one would hold up each offer by five seconds."""
 
     @classmethod
     def parse(
@@ -76,38 +78,30 @@ class Ice:
 
     @property
     def configuration(self) -> RTCConfiguration:
-        """The configuration of a peer connection; without servers none is contacted, aiortc's default neither."""
-        return RTCConfiguration(
-            [each for each in self.servers if self.stun_answers or not _is_stun(each)]
-        )
+        """The configuration of a peer connection: the servers that answer, and never aiortc's default server."""
+        return RTCConfiguration([each for each in self.servers if self.answers.get(str(each.urls))])
 
     async def ask(self) -> None:
-        """Ask the STUN server, if there is one, whether it answers; takes five seconds if it does not."""
-        for server in filter(_is_stun, self.servers):
-            parsed = parse_stun_turn_uri(str(server.urls))
-            connection = aioice.Connection(
-                ice_controlling=True, stun_server=(parsed["host"], parsed["port"])
-            )
-            try:
-                await connection.gather_candidates()
-                answers = any(
-                    candidate.type == "srflx" for candidate in connection.local_candidates
-                )
-            except OSError:  # a name that is not known
-                answers = False
-            finally:
-                await connection.close()
-            if answers != self.stun_answers:
-                logger.info(
-                    "%s %s",
-                    server.urls,
-                    "answers" if answers else "does not answer, and is left out",
-                )
-            self.stun_answers = answers
+        """Ask each server whether it answers; takes five seconds for one that does not."""
+        await asyncio.gather(*map(self._ask, self.servers))
+
+    async def _ask(self, server: RTCIceServer) -> None:
+        connection = aioice.Connection(ice_controlling=True, **connection_kwargs([server]))
+        try:
+            await connection.gather_candidates()
+            answers = any(each.type in ("srflx", "relay") for each in connection.local_candidates)
+        except (OSError, TransactionError):  # an unknown name, or a wrong password
+            answers = False
+        finally:
+            await connection.close()
+        url = str(server.urls)
+        if answers != self.answers.get(url):
+            logger.info("%s %s", url, "answers" if answers else "does not answer, and is left out")
+        self.answers[url] = answers
 
     async def keep_asking(self) -> None:
-        """Ask the STUN server from time to time."""
-        while any(map(_is_stun, self.servers)):
+        """Ask the servers from time to time."""
+        while self.servers:
             await self.ask()
             await asyncio.sleep(PROBE_SECONDS)
 
@@ -189,21 +183,27 @@ def is_wanted(protocol: StunProtocol, data: bytes, addr: tuple[Any, ...]) -> boo
     )
 
 
-async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: int) -> int:
+async def add_candidates(
+    connection: RTCPeerConnection, fragment: str, *, mids: frozenset[str], most: int
+) -> int:
     """Take some of a viewer's further candidates (RFC 8840, section 9); return how many.
 
-    Raises RestartError, and ValueError for what is no fragment.
+    Those of sections that do not share the transport of `mids` are left out. Raises RestartError, and ValueError for a
+    malformed fragment.
     """
-    lines = [line.strip() for line in fragment.splitlines() if line.strip()]
+    lines = [line.strip() for line in LINE_END.split(fragment) if line.strip()]
     if not lines or not all(re.match(r"[a-z]=", line) for line in lines):
         raise ValueError("the fragment is not SDP")
-    for name in ("ice-ufrag", "ice-pwd"):
-        told = {line.split(":", 1)[1].strip() for line in lines if line.startswith(f"a={name}:")}
-        if told - set(re.findall(rf"(?m)^a={name}:(\S+)", connection.remoteDescription.sdp)):
-            raise RestartError
-    candidates = usable_candidates(
-        line[len("a=candidate:") :] for line in lines if line.startswith("a=candidate:")
-    )
+    candidates: list[str] = []
+    for part in _parts(lines):
+        name = next(iter(_values(part, "mid")), None)
+        if name is None or not mids or name in mids:
+            for key in ("ice-ufrag", "ice-pwd"):
+                if set(_values(part, key)) - set(
+                    _values(LINE_END.split(connection.remoteDescription.sdp), key)
+                ):
+                    raise RestartError
+            candidates += usable_candidates(_values(part, "candidate"))
     for text in candidates[:most]:
         candidate = candidate_from_sdp(text)
         candidate.sdpMLineIndex = 0
@@ -211,8 +211,16 @@ async def add_candidates(connection: RTCPeerConnection, fragment: str, *, most: 
     return len(candidates[:most])
 
 
-def _is_stun(server: RTCIceServer) -> bool:
-    return str(server.urls).startswith("stun:")
+def _parts(lines: Sequence[str]) -> list[Sequence[str]]:
+    """Return the lines before the first section, and those of each section."""
+    starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
+    return [lines[start:stop] for start, stop in pairwise([0, *starts, len(lines)])]
+
+
+def _values(lines: Sequence[str], name: str) -> list[str]:
+    """Return the values of an attribute."""
+    start = f"a={name}:"
+    return [line[len(start) :].strip() for line in lines if line.startswith(start)]
 
 
 def _link(server: RTCIceServer) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from player.rtc.sdp import (
     MAX_CANDIDATES,
@@ -41,6 +42,12 @@ EXTENSIONS = frozenset(
 """Header extensions of packets that aiortc sends."""
 SOUND = frozenset({"opus", "pcmu", "pcma", "g722"})
 """Codecs of a section of sound that may stay in the answer, inactive, if others are bundled with it."""
+PROTOCOLS = frozenset(
+    f"{transport}{profile}{feedback}"
+    for transport, profile in product(("", "UDP/TLS/", "TCP/DTLS/"), ("RTP/AVP", "RTP/SAVP"))
+    for feedback in ("", "F")
+)
+"""Ways of sections of RTP; DTLS-SRTP is meant by all of them (RFC 8829, section 5.1.2)."""
 RECEIVING = frozenset({"sendrecv", "recvonly"})
 """Directions of who wants to receive."""
 ROLES = {"actpass": "passive", "active": "passive", "passive": "active"}
@@ -104,18 +111,24 @@ class Offer:
     def check(self) -> None:
         """Raise DescriptionError if the section of video lacks what a connection needs."""
         section = self.sections[self.video]
+        mids = [each.mid for each in self.sections if each.mid is not None]
+        if len(set(mids)) < len(mids):
+            raise DescriptionError("two sections have the same a=mid")
         direction = direction_of(section, self.session)
         if direction not in RECEIVING:
             raise DescriptionError(f"a viewer's offer is recvonly or sendrecv, got {direction}")
         if not section.all("rtcp-mux") and not section.all("rtcp-mux-only"):
             raise DescriptionError("the offer lacks a=rtcp-mux")
+        if section.protocol not in PROTOCOLS:
+            given = section.protocol[:40]
+            raise DescriptionError(f"video is sent by UDP/TLS/RTP/SAVPF, got {given}")
         for name, fewest in (("ice-ufrag", 4), ("ice-pwd", 22)):
             value = self._transport(name)
             if (
                 not value
-                or not fewest <= len(value[0]) <= 256
+                or not fewest <= len(value[0]) <= 256  # noqa: PLR2004
                 or not re.fullmatch(r"[A-Za-z0-9+/=_-]+", value[0])
-            ):  # noqa: PLR2004
+            ):
                 raise DescriptionError(
                     f"a={name} is malformed" if value else f"the offer lacks a={name}"
                 )
@@ -220,11 +233,9 @@ class Offer:
         found = [line for line in lines[:start] if not line.startswith("a=group:")]
         taken = [self.video] if self._companion is None else sorted((self._companion, self.video))
         if self._bundle:
-            names = [
-                self.sections[index].mid or ""
-                for index in taken
-                if self.sections[index].mid in self._bundle
-            ]
+            mids = {self.sections[index].mid for index in taken}
+            # In the offer's order: the first one tells whose transport is used.
+            names = [name for name in self._bundle if name in mids]
             found += [f"a=group:BUNDLE {' '.join(names)}"] if names else []
         for index, section in enumerate(self.sections):
             if index == self.video:
@@ -288,8 +299,14 @@ class Offer:
             return None
         for index, section in enumerate(self.sections):
             if section.kind == "audio" and section.is_live and section.mid in self._bundle:
-                return index if any(each.name in SOUND for each in section.formats) else None
+                return index if _has_sound(section) else None
         return None
+
+    @property
+    def transport_mids(self) -> frozenset[str]:
+        """Names of the sections that share the transport which is used."""
+        own = self.sections[self.video].mid
+        return frozenset(self._bundle if own in self._bundle else [own] if own is not None else [])
 
     @cached_property
     def _owner(self) -> Section:
@@ -338,6 +355,15 @@ def _video(sections: Sequence[Section]) -> int:
     if len(live) > 1:
         raise DescriptionError(f"a viewer's offer has one section of video, got {len(live)}")
     return live[0]
+
+
+def _has_sound(section: Section) -> bool:
+    """Return whether a section of sound can stay in an answer."""
+    try:
+        known = any(each.name in SOUND for each in section.formats)
+    except DescriptionError:
+        return False
+    return known and section.protocol in PROTOCOLS
 
 
 def _refused(section: Section) -> list[str]:

@@ -99,8 +99,8 @@ class _Loop:
 
     def __init__(self, sender: Any, codec: RTCRtpCodecParameters) -> None:
         assert codec.payloadType is not None  # it was agreed on
-        self._sender = sender  # noqa: SLF001
-        self._ssrc = sender._ssrc
+        self._sender = sender
+        self._ssrc = sender._ssrc  # noqa: SLF001
         self._payload_type = sender.track.payload_type or codec.payloadType
         self._history = getattr(sender, _own("rtp_history"))
         self._map = getattr(sender, _own("rtp_header_extensions_map"))

@@ -11,15 +11,22 @@ from typing import Literal
 MAX_LINES = 2000
 MAX_SECTIONS = 64
 MAX_FORMATS = 128
-"""Lines of an offer, its sections, and the formats of each that are looked at."""
+MAX_FEEDBACK = 16
+"""Lines of an offer, its sections, the formats of each, and the feedback of each that are looked at."""
+MAX_DIGITS = 9
+"""Digits of a number in a description."""
 MAX_CANDIDATES = 32
 """Of a stranger's candidates so many are used, in the offer and as many later: each is paired with each of ours."""
 MAX_PORT = 65535
 MAX_PRIORITY = (1 << 32) - 1
 CANDIDATE = re.compile(
     r"[A-Za-z0-9+/-]{1,32} (?P<component>\d{1,3}) (?P<transport>[A-Za-z-]{1,16}) (?P<priority>\d{1,10}) "
-    r"(?P<address>[A-Za-z0-9.:%_-]{1,255}) (?P<port>\d{1,5}) typ [a-z]{1,16}(?= |$)"
+    r"(?P<address>[A-Za-z0-9.:%_-]{1,255}) (?P<port>\d{1,5}) typ [a-z]{1,16}(?= |$)",
+    re.ASCII,
 )
+LINE_END = re.compile(r"\r\n|\n|\r")
+NAME = r"[!#-'*+.0-9A-Z^-~-]+"
+"""Names of media and protocols (RFC 8866, section 9)."""
 PAYLOAD_TYPES = range(128)
 """Numbers that packets may have."""
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
@@ -75,28 +82,37 @@ class Section:
 
     @cached_property
     def formats(self) -> list[Format]:
-        """The codecs of a section of RTP; raises DescriptionError."""
-        found: list[Format] = []
+        """The codecs of a section of RTP, each number once; raises DescriptionError."""
+        numbers = dict.fromkeys(
+            _number(name, "format", PAYLOAD_TYPES) for name in self.names[:MAX_FORMATS]
+        )
         maps = dict(numbered(self.all("rtpmap")))
         parameters = dict(numbered(self.all("fmtp")))
-        for name in self.names[:MAX_FORMATS]:
-            number = _number(name, "format", PAYLOAD_TYPES)
+        feedback: dict[int | None, dict[str, None]] = {}
+        for number, text in numbered(self.all("rtcp-fb")):
+            feedback.setdefault(number, {})[text] = None
+        found: list[Format] = []
+        for number in numbers:
             codec, _, clock = maps.get(number, "").partition("/")
+            told = [*feedback.get(number, ()), *feedback.get(None, ())][:MAX_FEEDBACK]
             rate = clock.partition("/")[0]
-            feedback = tuple(
-                text for each, text in numbered(self.all("rtcp-fb")) if each in (number, None)
-            )
-            given = _parameters(parameters.get(number, ""))
             found.append(
-                Format(number, codec.lower(), int(rate) if rate.isdecimal() else 0, given, feedback)
+                Format(
+                    number,
+                    codec.lower(),
+                    int(rate) if _is_number(rate) else 0,
+                    _parameters(parameters.get(number, "")),
+                    tuple(told),
+                )
             )
         return found
 
 
 def take_apart(text: str) -> tuple[Section, tuple[Section, ...]]:
     """Return what holds for all of a description, and its sections; raises DescriptionError."""
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "v=0":
+    # Not splitlines, which also splits within a text, at line separators of Unicode.
+    lines = LINE_END.split(text.rstrip())
+    if lines[0].strip() != "v=0":
         raise DescriptionError("an offer begins with v=0")
     if len(lines) > MAX_LINES:
         raise DescriptionError(f"an offer has at most {MAX_LINES} lines, got {len(lines)}")
@@ -161,7 +177,9 @@ def _attributes(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _section(lines: Sequence[str]) -> Section:
-    match = re.fullmatch(r"m=([a-z]+) (\d{1,10})(/\d+)? ([A-Za-z0-9/-]+) (.+)", lines[0].strip())
+    match = re.fullmatch(
+        rf"m=({NAME}) ([0-9]{{1,10}})(/[0-9]+)? ({NAME}(?:/{NAME})*) (.+)", lines[0].strip()
+    )
     if match is None:
         raise DescriptionError(f"not the start of a section: {lines[0][:60]!r}")
     port = int(match[2])
@@ -177,13 +195,17 @@ def numbered(values: Iterable[str]) -> list[tuple[int | None, str]]:
         number, _, text = value.partition(" ")
         if number == "*":
             found.append((None, text.strip()))
-        elif number.isdecimal() and len(number) < 4:  # noqa: PLR2004 (they go to 127)
+        elif _is_number(number):
             found.append((int(number), text.strip()))
     return found
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 def _number(text: str, what: str, numbers: range) -> int:
-    if not text.isdecimal() or len(text) > 9 or int(text) not in numbers:  # noqa: PLR2004
+    if not _is_number(text) or int(text) not in numbers:
         raise DescriptionError(
             f"a {what} is a number in {numbers.start}..{numbers.stop - 1}, got {text[:20]!r}"
         )

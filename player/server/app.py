@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
@@ -27,6 +27,8 @@ from player.server.listener import Connections
 from player.server.sessions import Sessions
 
 WEB = Path(__file__).parent / "web"
+FILES = frozenset(path.name for path in WEB.iterdir())
+"""Files of the page."""
 MAX_BODY_BYTES = 1 << 16
 GARBAGE_THRESHOLDS = (10_000, 10, 10)
 """Objects after which Python looks for garbage among the youngest, and how often among the older."""
@@ -62,9 +64,11 @@ def make_app(
     app[METRICS] = metrics
     app[CONNECTIONS] = Connections(HEADERS)
     offer_addresses(media_host or host)
-    for each in (routes, routes_api.routes, routes_whep.routes):
-        app.add_routes(each)
-    app.router.add_static("/static", WEB)
+    for route in (*routes, *routes_api.routes, *routes_whep.routes):
+        assert isinstance(route, web.RouteDef)
+        options = {**route.kwargs, "expect_handler": _expect}
+        app.add_routes([web.RouteDef(route.method, route.path, route.handler, options)])
+    app.on_response_prepare.append(_add_headers)
     app.cleanup_ctx.append(_lifetime)
     return app
 
@@ -188,6 +192,20 @@ async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Ask for the body that a client announces (RFC 9110, section 10.1.1)."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return failure(HTTPStatus.EXPECTATION_FAILED, "only 100-continue can be expected")
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    return None
+
+
 @web.middleware
 async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
@@ -203,3 +221,12 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
 async def page(_: web.Request) -> web.StreamResponse:
     """Send the page."""
     return web.FileResponse(WEB / "index.html")
+
+
+@routes.get("/static/{name}")
+async def static(request: web.Request) -> web.StreamResponse:
+    """Send a file of the page."""
+    name = request.match_info["name"]
+    if name not in FILES:
+        raise web.HTTPNotFound(reason="no such file")
+    return web.FileResponse(WEB / name)

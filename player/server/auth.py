@@ -15,6 +15,7 @@ from yarl import URL
 
 from encoder.common.errors import SettingsError
 from player.server.app_keys import failure
+from player.server.clients import RareLog, client_of
 
 MIN_TOKEN_LENGTH = 8
 GUESSES = 10
@@ -22,6 +23,8 @@ GUESS_SECONDS = 60.0
 """Wrong tokens that an address may send in a time."""
 MAX_GUESSERS = 4096
 """Most addresses that are remembered."""
+MAX_LOGGED = 100
+"""Characters of a request's path that are logged."""
 PROTECTED = ("/api/", "/whep/", "/metrics")
 """Beginnings of the paths that need a token, where there is one."""
 logger = logging.getLogger(__name__)
@@ -134,6 +137,7 @@ class _Guesses:
 def guard(access: Access, *, loopback: bool) -> Middleware:
     """Return the middleware that asks for tokens, answers other sites' pages, and sets the headers."""
     guesses = _Guesses()
+    log = RareLog(logger)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -145,13 +149,13 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
             response = response or await handler(request)
         except ConnectionError:  # who asked has gone
             raise
-        except Exception:
+        except Exception as error:  # noqa: BLE001 (it is logged)
             # Our bug or a library's: the log gets all of it, and the client an answer like any other.
-            logger.exception("%s %s failed", request.method, request.path)
+            shown = request.raw_path[:MAX_LOGGED]
+            log.add(logging.ERROR, "%s %s failed", request.method, shown, error=error)
             response = failure(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log"
             )
-        response.headers.update(HEADERS)
         response.headers["Vary"] = "Origin"
         # After an upgrade, a browser must not mix modules of two versions.
         response.headers.setdefault("Cache-Control", "no-cache")
@@ -199,7 +203,7 @@ def _refusal(
     if may_control is not None:
         request[MAY_CONTROL] = may_control
         return None
-    if given and guesses.note(request.remote or ""):
+    if given and guesses.note(client_of(request.remote)):
         return failure(
             HTTPStatus.TOO_MANY_REQUESTS,
             "too many wrong tokens",

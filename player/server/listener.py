@@ -16,6 +16,7 @@ from aiohttp.web_request import BaseRequest
 
 from encoder.common.errors import SettingsError
 from player.server.app_keys import failure
+from player.server.clients import RareLog, client_of
 
 MAX_CONNECTIONS = 512
 MAX_PER_ADDRESS = 128
@@ -25,8 +26,8 @@ ASK_SECONDS = 10.0
 BACKLOG = 128
 TROUBLE_SECONDS = 0.1
 """Time to wait where the system has no room for another connection."""
-LOG_SECONDS = 10.0
-"""Least time between two lines about requests that are none."""
+ACCEPT_SECONDS = 0.001
+"""Pause after each connection that is accepted: a flood of them leaves the event loop to others."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ class Connections:
         self._of: dict[asyncio.BaseProtocol, _Connection] = {}
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._logged = -LOG_SECONDS
-        self._unlogged = 0
+        self._of_client: Counter[str] = Counter()
+        """Number of connections of each client."""
+        self._log = RareLog(logger)
 
     def __len__(self) -> int:
         """Return the number of connections, those included whose handshake is under way."""
@@ -72,6 +74,7 @@ class Connections:
         if connection is not None:
             connection.has_asked = True
             connection.is_busy = True
+            connection.since = time.monotonic()
         try:
             yield
         finally:
@@ -89,19 +92,18 @@ class Connections:
     def complain(
         self, request: BaseRequest, status: int, error: BaseException | None
     ) -> web.StreamResponse:
-        """Answer a request that is none; one line of the log is for all that come within a while."""
-        self._unlogged += 1
-        if time.monotonic() - self._logged >= LOG_SECONDS:
-            logger.info(
-                "%d requests that are not HTTP, the last of %s: %s",
-                self._unlogged,
-                request.remote,
-                type(error).__name__,
+        """Answer a request that is not HTTP, or that met a fault of ours."""
+        if status != HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, ValueError):
+            code = HTTPStatus.BAD_REQUEST if isinstance(error, ValueError) else status
+            reason = "the request is not HTTP"
+            self._log.add(
+                logging.INFO, "not HTTP, from %s: %s", request.remote, type(error).__name__
             )
-            self._logged = time.monotonic()
-            self._unlogged = 0
-        code = HTTPStatus.BAD_REQUEST if status == HTTPStatus.INTERNAL_SERVER_ERROR else status
-        response = failure(code, "the request is not HTTP", self._headers)
+        else:
+            code = status
+            reason = "internal error, see the server's log"
+            self._log.add(logging.ERROR, "a request failed", error=error)
+        response = failure(code, reason, self._headers)
         response.force_close()
         return response
 
@@ -118,14 +120,18 @@ class Connections:
                     logger.debug("no connection: %s", error)
                     await asyncio.sleep(TROUBLE_SECONDS)
                     continue
-                if not self._make_room(address[0]):
+                client = client_of(address[0])
+                if self._make_room(client):
+                    connection = _Connection(client, accepted)
+                    self._open[connection] = None
+                    self._of_client[client] += 1
+                    task = asyncio.create_task(self._begin(connection, runner, tls))
+                    connection.task = task
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                else:
                     accepted.close()
-                    continue
-                connection = _Connection(address[0], accepted)
-                self._open[connection] = None
-                task = connection.task = asyncio.create_task(self._begin(connection, runner, tls))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                await asyncio.sleep(ACCEPT_SECONDS)
         finally:
             for task in tasks:
                 task.cancel()
@@ -141,7 +147,7 @@ class Connections:
 
         def end() -> None:
             silence.cancel()  # it would keep what has ended
-            self._open.pop(connection, None)
+            self._forget(connection)
             if connection.handler is not None:
                 self._of.pop(connection.handler, None)
                 connection.handler = None
@@ -162,37 +168,52 @@ class Connections:
             end()
             connection.socket.close()
 
-    def _make_room(self, address: str) -> bool:
-        """Return whether there is room for a connection of an address; who holds too many loses the oldest that is at rest."""
-        counts = Counter(connection.address for connection in self._open)
-        if counts[address] >= MAX_PER_ADDRESS:
-            greedy = address
-        elif len(self._open) >= MAX_CONNECTIONS:
-            greedy = max(counts, key=counts.__getitem__, default=None)
-        else:
+    def _make_room(self, client: str) -> bool:
+        """Return whether there is room for another connection of a client.
+
+        A client that holds too many loses its oldest one at rest. When the server is full, the client with the most
+        connections at rest loses its oldest; when none is at rest, the oldest request under way ends.
+        """
+        is_greedy = self._of_client[client] >= MAX_PER_ADDRESS
+        if not is_greedy and len(self._open) < MAX_CONNECTIONS:
             return True
-        theirs = [
-            connection
-            for connection in self._open
-            if connection.address == greedy and not connection.is_busy
+        resting = [
+            each
+            for each in self._open
+            if not each.is_busy and (each.client == client or not is_greedy)
         ]
-        if not theirs:
+        candidates = resting or ([] if is_greedy else list(self._open))
+        most = max((self._of_client[each.client] for each in candidates), default=0)
+        oldest = min(
+            (each for each in candidates if self._of_client[each.client] == most),
+            key=lambda each: each.since,
+            default=None,
+        )
+        if oldest is None:
             return False
-        oldest = min(theirs, key=lambda connection: connection.since)
-        del self._open[oldest]
+        self._forget(oldest)
         oldest.end()
         return True
+
+    def _forget(self, connection: "_Connection") -> None:
+        """Count a connection no more; once, however often it ends."""
+        if connection in self._open:
+            del self._open[connection]
+            self._of_client[connection.client] -= 1
+            if not self._of_client[connection.client]:
+                del self._of_client[connection.client]
 
 
 class _Connection:
     """A connection, from the time at which it is accepted."""
 
-    def __init__(self, address: str, accepted: socket.socket) -> None:
-        self.address = address
+    def __init__(self, client: str, accepted: socket.socket) -> None:
+        self.client = client
         self.socket = accepted
         self.since = time.monotonic()
-        """When it began to be at rest."""
-        self.has_asked = self.is_busy = False
+        """When its present state began, at rest or busy."""
+        self.has_asked = False
+        self.is_busy = False
         self.task: asyncio.Task[None] | None = None
         self.handler: RequestHandler | None = None
 

@@ -126,6 +126,8 @@ async def readyz(request: web.Request) -> web.Response:
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
     """Give Prometheus what has been counted."""
+    if not request[MAY_CONTROL]:
+        return failure(HTTPStatus.FORBIDDEN, "this token does not read the metrics")
     await asyncio.gather(*(session.poll_stats() for session in request.app[SESSIONS].all))
     for channel in request.app[CHANNELS].values():
         _gauge(channel, request.app[SESSIONS].all)
@@ -169,7 +171,7 @@ async def _json(request: web.Request) -> dict[str, object]:
 def _watch_only() -> web.Response:
     return failure(
         HTTPStatus.FORBIDDEN,
-        "this token lets one watch; what others watch too is not yours to control",
+        "this token is view-only: it cannot control the shared timeline",
     )
 
 

@@ -18,8 +18,8 @@ SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 BODY_SECONDS = 10.0
 """Time for a body to arrive."""
-NOT_TEXT = (LookupError, UnicodeDecodeError)
-"""What aiohttp raises for a body of an unknown charset, or of another than it says."""
+CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+"""Charsets of bodies; others may take minutes to decode."""
 
 routes = web.RouteTableDef()
 
@@ -87,12 +87,7 @@ async def watch(request: web.Request) -> web.Response:
 async def trickle(request: web.Request) -> web.Response:
     """Take further candidates of a viewer, or its answer to our offer."""
     if request.content_type == SDP:
-        text = await body_of(request)
-        try:
-            await request.app[SESSIONS].take_answer(session_of(request), text)
-        except RefusedError as error:
-            return refusal(error)
-        return web.Response(status=HTTPStatus.NO_CONTENT)
+        return await _take_answer(request)
     if request.content_type != FRAGMENT:
         return failure(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -101,9 +96,14 @@ async def trickle(request: web.Request) -> web.Response:
         )
     fragment = await body_of(request)
     session = session_of(request)
+    if session.connection.signalingState == "have-local-offer":
+        return failure(HTTPStatus.CONFLICT, "the offer of this session is not answered yet")
     try:
         session.candidates += await add_candidates(
-            session.connection, fragment, most=MAX_CANDIDATES - session.candidates
+            session.connection,
+            fragment,
+            mids=session.mids,
+            most=MAX_CANDIDATES - session.candidates,
         )
     except RestartError:
         return failure(
@@ -111,6 +111,15 @@ async def trickle(request: web.Request) -> web.Response:
         )
     except ValueError as error:
         return failure(HTTPStatus.BAD_REQUEST, str(error))
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def _take_answer(request: web.Request) -> web.Response:
+    text = await body_of(request)
+    try:
+        await request.app[SESSIONS].take_answer(session_of(request), text)
+    except RefusedError as error:
+        return refusal(error)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
@@ -123,13 +132,18 @@ async def leave(request: web.Request) -> web.Response:
 
 
 async def body_of(request: web.Request) -> str:
-    """Return a request's body as text; raises HTTPBadRequest, and HTTPRequestTimeout if it does not come."""
+    """Return a request's body, which is UTF-8, as text.
+
+    Raises HTTPBadRequest, and HTTPRequestTimeout if the body does not come.
+    """
+    if (request.charset or "utf-8").lower() not in CHARSETS:
+        raise web.HTTPBadRequest(reason="the body must be UTF-8")
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.text()
+            return (await request.read()).decode("utf-8")
     except TimeoutError:
         raise web.HTTPRequestTimeout(reason="the body does not come") from None
-    except NOT_TEXT:
+    except UnicodeDecodeError:
         raise web.HTTPBadRequest(reason="the body is not text") from None
     except (web.RequestPayloadError, ClientError, ConnectionError):
         raise web.HTTPBadRequest(

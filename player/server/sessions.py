@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,9 +21,12 @@ from player.rtc.fanout import ViewerTrack
 from player.rtc.ice import Ice
 from player.rtc.offer import Offer, UnacceptableError
 from player.rtc.sdp import DescriptionError, with_information
+from player.server.clients import client_of
 
 CONNECT_SECONDS = 15.0
-"""Time for a viewer to connect after his offer."""
+"""Time for a viewer to connect after the offer is answered."""
+COUNTER_OFFER_SECONDS = 30.0
+"""Time for a viewer to answer a counter-offer (draft-ietf-wish-whep, section 4.2)."""
 ANSWER_SECONDS = 10.0
 """Time to answer an offer."""
 LOOK_SECONDS = 5.0
@@ -88,6 +91,8 @@ class Session:
     """Whether he may control what others watch too."""
     sender: RTCRtpSender | None = None
     """What sends him the video, once his offer is answered."""
+    mids: frozenset[str] = frozenset()
+    """Names of the sections of the viewer's description that share the transport."""
     candidates: int = 0
     """Addresses that he named after his offer."""
     report: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
@@ -100,6 +105,10 @@ class Session:
     heard: float = field(default_factory=time.monotonic)
     """The same by the monotonic clock, or when he offered."""
     attendant: asyncio.Task[None] | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the viewer has answered a counter-offer."""
+    has_joined: bool = False
+    """Whether the viewer has ever been connected."""
     moves: deque[float] = field(default_factory=lambda: deque[float](maxlen=MAX_MOVES))
     """When the viewer last changed to another timeline, by the monotonic clock."""
 
@@ -154,11 +163,14 @@ class Sessions:
     @property
     def private_left(self) -> int:
         """Number of private timelines that are still to be had."""
-        return (
-            self.limits.private
-            - sum(session.is_private for session in self._sessions.values())
-            - len(self._closing)
+        return self._private_room(None)
+
+    def _private_room(self, mover: Session | None) -> int:
+        """Return the number of private timelines to be had, by a session that gives its own one back, if any."""
+        others = sum(
+            session.is_private for session in self._sessions.values() if session is not mover
         )
+        return self.limits.private - others - len(self._closing)
 
     async def open(
         self,
@@ -192,6 +204,7 @@ class Sessions:
         viewer.payload_type = choice.format.number
 
         async def negotiate(session: Session) -> str:
+            session.mids = parsed.transport_mids
             session.sender = add_viewer(session.connection, viewer).sender
             return parsed.answer(
                 await _answer(session.connection, parsed.for_aiortc(choice)), choice
@@ -212,8 +225,10 @@ class Sessions:
             ) from None
         session.viewer.codec = choice.codec
         session.viewer.payload_type = choice.format.number
+        session.mids = parsed.transport_mids
         description = RTCSessionDescription(parsed.for_aiortc(choice), "answer")
         await self._guarded(session.connection.setRemoteDescription(description))
+        session.answered.set()
 
     async def _guarded(self, negotiation: Awaitable[Result]) -> Result:
         """Wait for aiortc, whose errors are for nobody to see; raises RefusedError."""
@@ -230,10 +245,9 @@ class Sessions:
             raise _full("the server is about to stop")
         if len(self._sessions) >= self.limits.viewers:
             raise _full("too many viewers")
-        if (
-            Counter(session.address for session in self._sessions.values())[address]
-            >= self.limits.per_address
-        ):
+        client = client_of(address)
+        theirs = sum(client_of(session.address) == client for session in self._sessions.values())
+        if theirs >= self.limits.per_address:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too many viewers from this address",
@@ -243,17 +257,13 @@ class Sessions:
             raise _full("no private timeline is left")
 
     def _take_private(self, channel: Channel) -> Playout:
-        """Return a private stream, whose engine may be there already; raises RefusedError if there is no room for another."""
+        """Return a private stream of a channel: a spare one, whose engine is there already, or a new one."""
         self._spare = [(other, stream) for other, stream in self._spare if not stream.is_resting]
         for index, (other, stream) in enumerate(self._spare):
             if other is channel:
                 del self._spare[index]
                 return channel.open_private(stream)
-        if self.private_left > len(self._spare):
-            return channel.open_private()
-        if self._spare:
-            self._end(self._spare.pop(0)[1])  # of another channel; there is room once it has ended
-        raise _full("no private timeline is left")
+        return channel.open_private()
 
     async def _open(
         self,
@@ -278,6 +288,7 @@ class Sessions:
         async def _changed() -> None:
             # He may have left between the change and this call.
             if connection.connectionState == "connected" and name in self._sessions:
+                session.has_joined = True
                 logger.info(
                     "viewer %s of %s joined (%s, %d in all)",
                     address,
@@ -295,6 +306,7 @@ class Sessions:
         except BaseException:
             await self.close(name)
             raise
+        self._trim()
         session.attendant = asyncio.create_task(self._attend(name, session))
         return name, self.ice.answer(description)
 
@@ -307,18 +319,18 @@ class Sessions:
             raise RefusedError(
                 HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS)
             )
-        if private and not session.is_private and self.private_left <= 0:
+        if private and self._private_room(session) <= 0:
             raise _full("no private timeline is left")
         before = session.stream
         before_channel = session.channel
         was_private = session.is_private
-        if was_private:
-            self._discard(before_channel, before)  # first, so that what it takes can be used again
-        stream = self._take_private(channel) if private else channel.shared
         session.moves.append(now)
         before.leave(session.viewer)
+        session.stream = self._take_private(channel) if private else channel.shared
         session.channel = channel
-        session.stream = stream
+        if was_private:
+            self._discard(before_channel, before)
+        self._trim()
         if session.connection.connectionState == "connected":
             session.stream.join(session.viewer)
 
@@ -329,9 +341,10 @@ class Sessions:
             return False
         if not self._sessions:
             self.emptied.set()
-        logger.info(
-            "viewer %s of %s left (%d remain)", session.address, session.channel.name, len(self)
-        )
+        if session.has_joined:
+            logger.info(
+                "viewer %s of %s left (%d remain)", session.address, session.channel.name, len(self)
+            )
         if session.attendant is not None and session.attendant is not asyncio.current_task():
             session.attendant.cancel()
         session.stream.leave(session.viewer)
@@ -354,10 +367,18 @@ class Sessions:
     def _discard(self, channel: Channel, stream: Playout) -> None:
         """Keep a private stream that nobody watches any more for the next who wants one; it rests by itself after a while."""
         channel.private.discard(stream)
-        if len(self._spare) < self.limits.private and stream.error is None:
+        if stream.error is None:
             self._spare.append((channel, stream))
+            self._trim()
         else:
             self._end(stream)
+
+    def _trim(self) -> None:
+        """End the oldest spare streams, as far as there are more private streams than there may be."""
+        excess = len(self._spare) - max(self.private_left, 0)
+        for _, stream in self._spare[: max(excess, 0)]:
+            self._end(stream)
+        del self._spare[: max(excess, 0)]
 
     def _end(self, stream: Playout) -> None:
         """Close a stream, whose threads may take a while, in the background."""
@@ -367,6 +388,12 @@ class Sessions:
 
     async def _attend(self, name: str, session: Session) -> None:
         """End a session whose viewer does not connect, or is not heard of any more."""
+        if session.connection.signalingState == "have-local-offer":
+            try:
+                await asyncio.wait_for(session.answered.wait(), COUNTER_OFFER_SECONDS)
+            except TimeoutError:
+                await self.close(name)
+                return
         await asyncio.sleep(CONNECT_SECONDS)
         session.heard = time.monotonic()  # from when on he is expected to report
         while session.connection.connectionState == "connected":
