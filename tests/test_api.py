@@ -43,9 +43,9 @@ class Watcher:
         self._client, self._path, self._tracks = client, path, []
 
     async def __aenter__(self):
-        self._peer, offer = await offer_for("H264")
+        self._peer, self.offer = await offer_for("H264")
         self._peer.on("track", self._tracks.append)
-        response = await self._client.post(self._path, data=offer, headers=SDP)
+        response = await self._client.post(self._path, data=self.offer, headers=SDP)
         assert response.status == 201, await response.text()
         self.location = response.headers["Location"]
         self.url = f"/api/sessions/{self.location.split('/')[-1]}"
@@ -336,8 +336,9 @@ async def test_fragments_are_read_by_section(client, monkeypatch):
 
     monkeypatch.setattr("player.rtc.ice.RTCPeerConnection.addIceCandidate", add)
     async with Watcher(client) as watcher:
-        (ufrag,) = re.findall("a=ice-ufrag:.*", watcher.peer.localDescription.sdp)
-        (mid,) = re.findall("a=mid:.*", watcher.peer.localDescription.sdp)
+        offer = watcher.offer
+        (ufrag,) = re.findall("a=ice-ufrag:.*", offer)
+        (mid,) = re.findall("a=mid:.*", offer)
         parts = [
             "m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:other\r\na=ice-ufrag:another",
             "a=candidate:1 1 udp 1 192.0.2.1 5000 typ host",
