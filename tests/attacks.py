@@ -14,8 +14,15 @@ import socket
 import time
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 
 PAUSE_SECONDS = 0.02
+HELD = 600
+"""Connections that are kept open: more than a server takes."""
+ADDRESSES = range(2, 10)
+"""Last numbers of the loopback addresses that the connections come from."""
+FLOOD = 50
+"""Connections that come at once, and go."""
 SDP = "Content-Type: application/sdp\r\n"
 
 
@@ -28,6 +35,16 @@ def request(head: str, headers: str = "", body: bytes = b"", length: int | None 
     )
 
 
+OFFER = "".join(
+    f"{line}\r\n"
+    for line in (
+        *("v=0", "o=- 1 1 IN IP4 0.0.0.0", "s=-", "t=0 0", "m=video 9 UDP/TLS/RTP/SAVPF 97"),
+        *("c=IN IP4 0.0.0.0", "a=mid:0", "a=recvonly", "a=rtcp-mux", "a=rtpmap:97 VP8/90000"),
+        *("a=ice-ufrag:abcd", f"a=ice-pwd:{'x' * 22}", "a=setup:actpass"),
+        f"a=fingerprint:sha-256 {':'.join(['AB'] * 32)}",
+    )
+).encode()
+"""An offer that nobody goes on with."""
 SECTION = b"m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:x\r\n"
 REQUESTS = {
     "bomb": request(
@@ -41,9 +58,20 @@ REQUESTS = {
     "wrong header": b"GET / HTTP/1.1\r\nA B: c\r\n\r\n",
     "breaks off": request("POST /whep/bunny", SDP, b"v=0", 5000),
     "too long": request("POST /whep/bunny", SDP, b"", 10_000_000),
+    "charset": request(
+        "POST /whep/bunny",
+        "Content-Type: application/sdp; charset=punycode\r\n",
+        b"a-" + b"b" * 60_000,
+    ),
+    "feedback": request("POST /whep/bunny", SDP, OFFER + b"a=rtcp-fb:* x\r\n" * 1900),
+    "offer": request("POST /whep/bunny", SDP, OFFER),
+    "private offer": request("POST /whep/bunny?private=1", SDP, OFFER),
+    "long name": request(f"GET /static/{'a' * 4000}"),
+    "expectation": request("GET /", "Expect: a miracle\r\n"),
     "silent": b"",
     "half": b"POST /whep/bunny HTTP/1.1\r\nHost: x\r\n",
 }
+KINDS = (*REQUESTS, "flood")
 DATAGRAMS = (
     b"",
     b"\x80" + bytes(100),
@@ -53,7 +81,9 @@ DATAGRAMS = (
 )
 
 
-async def attack(host: str, port: int, ports: list[int], seconds: float) -> Counter[str]:
+async def attack(
+    host: str, port: int, ports: list[int], seconds: float, names: Sequence[str] = KINDS
+) -> Counter[str]:
     """Attack for a time; return how often each way."""
     done: Counter[str] = Counter()
     chance = random.Random(0)
@@ -61,13 +91,17 @@ async def attack(host: str, port: int, ports: list[int], seconds: float) -> Coun
     end = time.monotonic() + seconds
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         while time.monotonic() < end:
-            name = chance.choice([*REQUESTS])
+            name = chance.choice(names)
+            source = (f"127.0.0.{chance.choice(ADDRESSES)}", 0)
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection(host, port)
-                writer.write(REQUESTS[name])
+                for _ in range(FLOOD if name == "flood" else 0):
+                    with socket.create_connection((host, port), source_address=source):
+                        pass
+                _, writer = await asyncio.open_connection(host, port, local_addr=source)
+                writer.write(REQUESTS.get(name, b""))
                 done[name] += 1
                 held.append(writer)
-            if len(held) > 100:
+            if len(held) > HELD:
                 held.pop(0).transport.abort()
             for _ in range(5):
                 sender.sendto(chance.choice(DATAGRAMS), (host, chance.choice(ports)))
@@ -85,11 +119,12 @@ def main() -> None:
     )
     parser.add_argument("url")
     parser.add_argument("--ports", type=int, nargs="+", required=True)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seconds", type=float, default=60.0)
     args = parser.parse_args()
     host, port = args.url.removeprefix("http://").strip("/").split(":")
     assert host.startswith("127.")  # this machine alone
-    print(json.dumps(asyncio.run(attack(host, int(port), args.ports, args.seconds))))
+    print(json.dumps(asyncio.run(attack(host, int(port), args.ports, args.seconds, args.only))))
 
 
 if __name__ == "__main__":
