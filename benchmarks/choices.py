@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.config import SizeName
 from encoder.jobs import segment_encoder
 from encoder.models import fast
+from encoder.models.base import VideoShape
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.layers import SeparableBlock, TemporalGrid, planes
-from encoder.presets import PRESETS, Preset, Shape, SizeName
+from encoder.presets import PRESETS, Preset
 from encoder.training import optimizers
 from encoder.training.losses import l1_ssim, squared
 from encoder.training.step import ROUND_FROM, TrainStep
@@ -46,7 +48,7 @@ def _preset(kind: Callable[[FastConfig], nn.Module], **changes: Any) -> Preset:
     """Return the preset with a network of some kind, and other options of it."""
     now = PRESETS["fast"]
 
-    def network(shape: Shape, size: SizeName) -> nn.Module:
+    def network(shape: VideoShape, size: SizeName) -> nn.Module:
         with patch("encoder.presets.Fast", lambda config: kind(replace(config, **changes))):
             return now.network(shape, size)
 

@@ -19,11 +19,11 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.graph_names import TIME
 from encoder.common.onnx_runtime import Session
-from encoder.config import Budget, Compression
+from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.presets import PRESETS, SizeName
+from encoder.presets import PRESETS
 from export import graph
 from export.engines.base import Engine
 from export.engines.registry import open_engine

@@ -59,8 +59,8 @@ CODEC_RATES = 5
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, each fitted on its own."""
     for weight in RATE_WEIGHTS:
-        yield {"rate_weight": weight} | fit(
-            video, PRESETS["fast"], Budget(seconds=seconds), Compression(rate_weight=weight)
+        yield {"lambda_": weight} | fit(
+            video, PRESETS["fast"], Budget(seconds=seconds), Compression(lambda_=weight)
         )[1]
 
 
@@ -174,8 +174,8 @@ def ablations(video: Video, _: int) -> Iterator[Point]:
             for weight, seed in product(
                 ABLATION_WEIGHTS if name == "nothing" else ABLATION_WEIGHTS[:1], ABLATION_SEEDS
             ):
-                made = {"without": name, "rate_weight": weight, "seed": seed}
-                yield made | fit(video, preset, limit, Compression(rate_weight=weight), seed)[1]
+                made = {"without": name, "lambda_": weight, "seed": seed}
+                yield made | fit(video, preset, limit, Compression(lambda_=weight), seed)[1]
 
 
 def codecs(video: Video, _: int) -> Iterator[Point]:

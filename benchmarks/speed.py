@@ -22,13 +22,13 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare import anchors
 from encoder.compare.anchors import find_codec
-from encoder.config import Budget, Compression
+from encoder.config import Budget, Compression, SizeName
 from encoder.jobs import segment_encoder
 from encoder.jobs.scheduler import makespan
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.presets import PRESETS, SizeName
+from encoder.presets import PRESETS
 from encoder.segmentation.plan import Plan
 
 BASELINES: tuple[tuple[str, SizeName, tuple[int, ...]], ...] = (

@@ -1,18 +1,35 @@
-"""When a fit ends."""
+"""Settings of a fit, each declared once: defaults, flags, help texts, and the record in the file."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import isfinite
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from encoder.codec.segment import HUFFMAN_BOUND, CoderName
 from encoder.common.errors import SettingsError
-from encoder.media.video import Frames
+from encoder.common.flags import Flag, flag_name
+from encoder.media.reading import Reading
+from encoder.media.video import Frames, Size, parse_size
+
+SizeName = Literal["XS", "S", "M", "L"]
+SIZES: tuple[SizeName, ...] = get_args(SizeName)
+DEFAULT_SIZE: SizeName = "S"
+DeviceName = Literal["auto", "cpu", "cuda"]
+BITS = range(2, 13)
+"""Numbers of bits for weights that are quantized after the fit."""
+MAX_SEED = 2**63 - 1
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+BITS_PER_BYTE = 8
+MAX_BITS_PER_PIXEL = 1000
+SEGMENT_SECONDS = 120.0
+"""Default time budget for the frames of a segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When a fit ends: after a time or a number of epochs, whichever is given."""
+    """End of a fit: after a time, or after a number of epochs."""
 
     seconds: float | None = None
     """Wall-clock seconds."""
@@ -20,7 +37,7 @@ class Budget:
     """Passes over the frames; with a seed, the result is reproducible."""
 
     def __post_init__(self) -> None:
-        """Raise SettingsError unless just one limit is given, and is positive."""
+        """Raise SettingsError unless exactly one limit is given, and is positive."""
         if (self.seconds is None) == (self.epochs is None):
             raise SettingsError("give either a budget or a number of epochs")
         if self.seconds is not None and not (isfinite(self.seconds) and self.seconds > 0):
@@ -28,78 +45,204 @@ class Budget:
         if self.epochs is not None and self.epochs < 1:
             raise SettingsError(f"the number of epochs must be at least 1, got {self.epochs}")
 
-
-BITS = range(2, 13)
-"""Bits that a weight may have which was not fitted for a rate."""
+    def __str__(self) -> str:
+        """Return the limit for people to read."""
+        return f"{self.seconds:g} s" if self.seconds is not None else f"{self.epochs} epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """How small, and by which means."""
+    """Size of a file and the means to reach it."""
 
-    rate_weight: float | None = None
+    lambda_: float | None = None
     """Weight of a bit per pixel against the distortion; None takes the preset's."""
     file_bytes: int | None = None
-    """Size that the file shall have; None lets the weight decide."""
+    """Wanted size of the file; None lets lambda decide."""
     bits: int | None = None
-    """Bits of a weight, quantised after the fit; None fits for a rate, if the preset has one."""
+    """Bits of a weight, quantized after the fit (PTQ); None quantizes during the fit (QAT)."""
     prune: float = 0.0
-    """Share of the layers' weights that are set to zero, the smallest, before the last part of the fit."""
+    """Share of the layers' weights that are set to zero before the last part of the fit."""
     coder: CoderName = "range"
+    """Entropy coder."""
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for what is out of range, or does not go together."""
-        if self.rate_weight is not None and not 0 < self.rate_weight < float("inf"):
-            raise SettingsError(f"the rate must be over 0, got {self.rate_weight:g}")
+        """Raise SettingsError for values out of range, or values that do not go together."""
+        if self.lambda_ is not None and not 0 < self.lambda_ < float("inf"):
+            raise SettingsError(f"lambda must be over 0, got {self.lambda_:g}")
         if self.file_bytes is not None and self.file_bytes < 1:
             raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
         if self.bits is not None and self.bits not in BITS:
             raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
         if not 0 <= self.prune < 1:
             raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
-        if self.bits is not None and (self.rate_weight is not None or self.file_bytes is not None):
+        if self.bits is not None and (self.lambda_ is not None or self.file_bytes is not None):
             raise SettingsError("give either bits or a rate, not both")
         if self.coder == "huffman" and (
             self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND
         ):
-            raise SettingsError("the huffman coder takes at most 8 bits: give --bits as well")
+            raise SettingsError("the huffman coder takes at most 8 bits: give bits as well")
         if self.prune and self.bits is None:
             raise SettingsError(
-                "pruning needs --bits: fitted for a rate, weights that are of no use become zero by themselves"
+                "pruning needs bits: a fit with a rate term sets useless weights to zero by itself"
             )
 
 
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-BITS_PER_BYTE = 8
-MAX_BITS_PER_PIXEL = 1000
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Reading):
+    """All settings that decide on the bytes of a clip."""
 
-Target = Callable[[Frames], int]
-"""Returns the size in bytes that the file of a video shall have."""
+    preset: Annotated[str, Flag(metavar="NAME")] = "fast"
+    """Network and recipe, see `models`."""
+    size: SizeName = DEFAULT_SIZE
+    """Size of the network."""
+    resize: Annotated[
+        str | Size | None,
+        Flag(metavar="WxH", default="the shape it is shown in, with at most 320x180 pixels"),
+    ] = None
+    """Frame size, or 'source' for the video's own."""
+    mask: Annotated[str | Path | None, Flag(metavar="PATH")] = None
+    """Picture, or folder or video of one for each frame: white is not fitted to."""
+    budget: Annotated[float | None, Flag(metavar="SECONDS", exclusive="limit")] = None
+    """Time to fit all segments, however many workers fit."""
+    epochs: Annotated[int | None, Flag(exclusive="limit")] = None
+    """Passes over the frames, instead of a budget."""
+    segment_frames: Annotated[int, Flag(metavar="N")] = 150
+    """Largest number of frames that share a network."""
+    key_interval: Annotated[int, Flag(metavar="N")] = 8
+    """Largest number of segments from one key segment to the next."""
+    seed: int = 0
+    """Seed of everything random."""
+    lambda_: Annotated[
+        float | None,
+        Flag(metavar="LAMBDA", default="the preset's", group="size", exclusive="target"),
+    ] = None
+    """Weight of a bit per pixel against the distortion."""
+    bits_per_pixel: Annotated[float | None, Flag(metavar="X", group="size", exclusive="target")] = (
+        None
+    )
+    """Size of the file, in bits per pixel."""
+    file_size: Annotated[
+        str | int | None, Flag(metavar="BYTES", group="size", exclusive="target")
+    ] = None
+    """Size of the file, like 200kB."""
+    bitrate: Annotated[str | int | None, Flag(metavar="BITS", group="size", exclusive="target")] = (
+        None
+    )
+    """Size of the file, in bits per second of video, like 500k."""
+    bits: Annotated[int | None, Flag(metavar="N", group="size", exclusive="target")] = None
+    """Quantize to N bits after the fit, instead of fitting for a rate."""
+    prune: Annotated[float, Flag(metavar="SHARE", group="size")] = 0.0
+    """Share of the layers' weights to set to zero."""
+    coder: Annotated[CoderName, Flag(group="size")] = "range"
+    """Entropy coder."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for values out of range, or values that do not go together."""
+        if self.budget is not None or self.epochs is not None:
+            Budget(seconds=self.budget, epochs=self.epochs)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise SettingsError(f"seed must be in 0..{MAX_SEED}, got {self.seed}")
+        if self.segment_frames < 1:
+            raise SettingsError(f"a segment needs at least 1 frame, got {self.segment_frames}")
+        if self.key_interval < 1:
+            raise SettingsError(f"a key interval is at least 1 segment, got {self.key_interval}")
+        targets = (self.bits_per_pixel, self.file_size, self.bitrate)
+        if sum(each is not None for each in (*targets, self.lambda_, self.bits)) > 1:
+            raise SettingsError(
+                "give one of lambda, bits per pixel, file size, bitrate and bits, not several"
+            )
+        self._unsized()
+        if self.bits_per_pixel is not None and not 0 < self.bits_per_pixel <= MAX_BITS_PER_PIXEL:
+            raise SettingsError(
+                f"bits per pixel must be over 0 and at most {MAX_BITS_PER_PIXEL}, "
+                f"got {self.bits_per_pixel:g}"
+            )
+        if self.file_size is not None:
+            _number(self.file_size, "B", "a file size is a number of bytes like 200kB")
+        if self.bitrate is not None:
+            _number(self.bitrate, "", "a bitrate is a number of bits per second like 500k")
+        _ = self.frame_size
+
+    @property
+    def reading(self) -> Reading:
+        """Settings for reading the source."""
+        return Reading(track=self.track, matrix=self.matrix, background=self.background)
+
+    @property
+    def frame_size(self) -> Size | None:
+        """Width and height of a frame, if given."""
+        if self.resize is None or self.resize == "source":
+            return None
+        return parse_size(self.resize) if isinstance(self.resize, str) else self.resize
+
+    def limit(self, frames: int) -> Budget:
+        """Return the budget for a number of frames: the given one, or the default."""
+        if self.budget is None and self.epochs is None:
+            return Budget(seconds=SEGMENT_SECONDS * max(frames / self.segment_frames, 1.0))
+        return Budget(seconds=self.budget, epochs=self.epochs)
+
+    def _unsized(self) -> Compression:
+        return Compression(lambda_=self.lambda_, bits=self.bits, prune=self.prune, coder=self.coder)
+
+    def compression(self, video: Frames) -> Compression:
+        """Return the compression of a video; raises SettingsError."""
+        size = self.target_bytes(video)
+        if size is None:
+            return self._unsized()
+        return Compression(file_bytes=size, prune=self.prune, coder=self.coder)
+
+    def target_bytes(self, video: Frames) -> int | None:
+        """Return the wanted size of a video's file, in bytes, if there is one."""
+        width, height = video.size
+        if self.bits_per_pixel is not None:
+            return round(self.bits_per_pixel * video.count * width * height / BITS_PER_BYTE)
+        if self.file_size is not None:
+            return round(_number(self.file_size, "B", ""))
+        if self.bitrate is not None:
+            bits = _number(self.bitrate, "", "")
+            return round(bits * video.count / video.rate / BITS_PER_BYTE)
+        return None
+
+    def text(self, video: Frames, *, after: str = "") -> str:
+        """Return the record in the file: the options that make its bytes again.
+
+        `after` follows the target size, for a file that is made of a checkpoint.
+        """
+        width, height = video.size
+        record: dict[str, object] = {"preset": self.preset, "size": self.size}
+        record["resize"] = f"{width}x{height}"
+        optional = ("track", "matrix", "background", "mask")
+        limit = self.limit(video.count)
+        sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
+        record |= self._changed(optional)
+        if not after:
+            seconds = limit.seconds
+            record |= {"epochs": limit.epochs} if seconds is None else {"budget": f"{seconds:g}"}
+        record |= self._changed(sizes)
+        last = {
+            "segment_frames": self.segment_frames,
+            "key_interval": self.key_interval,
+            "seed": self.seed,
+        }
+        return f"{_flags(record)}{after} {_flags(last)}"
+
+    def _changed(self, names: tuple[str, ...]) -> dict[str, object]:
+        """Return the fields of some names that differ from their defaults."""
+        defaults = {each.name: each.default for each in fields(self)}
+        changed = {name: getattr(self, name) for name in names}
+        return {
+            name: Path(value).name if name == "mask" else value
+            for name, value in changed.items()
+            if value != defaults[name]
+        }
 
 
-def file_size(text: str) -> Target:
-    """Return the target that a text like 200kB names; raises SettingsError."""
-    size = _number(text, "B", "a file size is a number of bytes like 200kB")
-    return lambda video: round(size)  # noqa: ARG005
+def _flags(record: Mapping[str, object]) -> str:
+    return " ".join(f"{flag_name(name)} {value}" for name, value in record.items())
 
 
-def bitrate(text: str) -> Target:
-    """Return the target that a number of bits per second like 500k names; raises SettingsError."""
-    bits = _number(text, "", "a bitrate is a number of bits per second like 500k")
-    return lambda video: round(bits * video.count / video.rate / BITS_PER_BYTE)
-
-
-def bits_per_pixel(bits: float) -> Target:
-    """Return the target of a number of bits per pixel; raises SettingsError."""
-    if not 0 < bits <= MAX_BITS_PER_PIXEL:
-        raise SettingsError(
-            f"bits per pixel must be over 0 and at most {MAX_BITS_PER_PIXEL}, got {bits:g}"
-        )
-    return lambda video: round(bits * video.count * video.size[0] * video.size[1] / BITS_PER_BYTE)
-
-
-def _number(text: str, suffix: str, rule: str) -> float:
-    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d+)?)([kMG]?)({suffix})?", text)
+def _number(text: str | int, suffix: str, rule: str) -> float:
+    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d+)?)([kMG]?)({suffix})?", str(text), re.ASCII)
     value = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not value:
         raise SettingsError(f"{rule}, got {text!r}")

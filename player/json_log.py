@@ -1,4 +1,4 @@
-"""Logs for machines: a JSON object a line."""
+"""Logs for machines: one JSON object per line."""
 
 import json
 import logging
@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 
 
 class JsonFormatter(logging.Formatter):
-    """Makes a JSON object of a record: `time`, `level`, `logger`, `message` and, of an error, `traceback`."""
+    """Formatter of records as JSON objects.
+
+    The keys are `time`, `level`, `logger` and `message`, and `traceback` for an exception.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return a record as a line."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -22,6 +25,6 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_json() -> None:
-    """Have all that is logged from now on be JSON."""
+    """Log in JSON from now on."""
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonFormatter())

@@ -6,7 +6,6 @@ import logging
 import re
 from functools import partial
 from http import HTTPStatus
-from itertools import chain, repeat
 from types import TracebackType
 from typing import Self
 
@@ -17,15 +16,16 @@ from yarl import URL
 
 from encoder.common.errors import CodecError
 from player.playback.playout import Playout
-from player.playback.retry import retry_after_seconds
-from player.rtc.aiortc_hooks import SDP_ERRORS, add_viewer
+from player.retry import TransientError, backoff_seconds, reason_of, retry_after_seconds
 from player.rtc.fanout import ViewerTrack
 from player.rtc.ice import Ice
+from player.rtc.peer_connection import SDP_ERRORS, add_viewer
 from player.rtc.video_encoder import CODECS, CodecName
 
-BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-MAX_RETRY_SECONDS = 120.0
-"""Longest wait that a server may ask for."""
+RETRY_SECONDS = 1.0
+"""Backoff after the first failure."""
+MAX_RETRY_AFTER_SECONDS = 120.0
+"""Longest backoff that a server may ask for."""
 CONNECT_SECONDS = 15.0
 LEAVE_SECONDS = 2.0
 """Time for a media server to take note that a publisher leaves."""
@@ -53,14 +53,6 @@ class PublishError(CodecError):
     """A media server refuses for good."""
 
 
-class LostError(Exception):
-    """A connection cannot be made, or is lost; it may be possible later."""
-
-    def __init__(self, reason: str, *, retry_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.retry_seconds = retry_seconds
-
-
 async def publish(
     stream: Playout,
     url: URL,
@@ -69,13 +61,14 @@ async def publish(
     codec: CodecName,
     ice: Ice,
     follow_with_token: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> None:
-    """Send a stream to a WHIP endpoint until cancelled; connects anew when the connection is lost.
+    """Send a stream to a WHIP endpoint until cancelled, and reconnect after a lost connection.
 
-    The token is sent to other sites, to which the endpoint redirects, if told so. Raises PublishError where the server refuses
-    for good.
+    With `follow_with_token`, other sites receive the token if the endpoint redirects to them.
+    Raises PublishError if the server refuses for good.
     """
-    waits = _waits()
+    failures = 0
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)
     ) as client:
@@ -92,17 +85,14 @@ async def publish(
         while True:
             try:
                 async with begin() as publication:
-                    logger.info("publishing %s to %s (%s)", stream.item.name, _shown(url), codec)
-                    waits = _waits()
+                    logger.info("publishing %s to %s (%s)", stream.source.name, _shown(url), codec)
+                    failures = 0
                     await publication.ended()
-            except LostError as error:
-                seconds = max(next(waits), error.retry_seconds)
+            except TransientError as error:
+                failures += 1
+                seconds = backoff_seconds(failures, retry_seconds, error)
                 logger.warning("%s; trying again in %g s", error, seconds)
                 await asyncio.sleep(seconds)
-
-
-def _waits() -> chain[float]:
-    return chain(BACKOFF_SECONDS, repeat(BACKOFF_SECONDS[-1]))
 
 
 class _Publication:
@@ -130,7 +120,7 @@ class _Publication:
         self._resource: URL | None = None
 
     async def __aenter__(self) -> Self:
-        """Connect; raises PublishError or LostError."""
+        """Connect. Raises PublishError or TransientError."""
         connected = asyncio.Event()  # or failed to
 
         @self._connection.on("connectionstatechange")
@@ -150,20 +140,20 @@ class _Publication:
                 await connected.wait()
         except TimeoutError:
             await self._close()
-            raise LostError("the media server does not answer in time") from None
+            raise TransientError("the media server does not answer in time") from None
         except OperationError:
             await self._close()
             raise PublishError(self._other_codec) from None
         except SDP_ERRORS as error:
             await self._close()
             logger.debug("answer: %r", error)
-            raise LostError("the media server's answer cannot be used") from None
+            raise TransientError("the media server's answer cannot be used") from None
         except BaseException:
             await self._close()
             raise
         if self._lost.is_set():
             await self._close()
-            raise LostError("no connection to the media server")
+            raise TransientError("no connection to the media server")
         self._stream.join(self._viewer)
         return self
 
@@ -177,20 +167,24 @@ class _Publication:
         await self._close()
 
     async def ended(self) -> None:
-        """Wait until the connection is lost, and raise LostError; or the stream ends, and raise PublishError."""
+        """Wait for the end of the connection or the stream.
+
+        Raises TransientError if the connection is lost, and PublishError if the stream ends.
+        """
         while self._stream.error is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
-                raise LostError("the connection was lost")
+                raise TransientError("the connection was lost")
         raise PublishError(self._stream.error)
 
     @property
     def _other_codec(self) -> str:
         codec = self._viewer.codec
-        return f"the media server does not take {codec}: try --codec {next(each for each in CODECS if each != codec)}"
+        other = next(each for each in CODECS if each != codec)
+        return f"the media server does not take {codec}: try --codec {other}"
 
     async def _offer(self, sdp: str) -> str:
-        """Return the answer to an offer; raises PublishError, LostError."""
+        """Return the answer to an offer. Raises PublishError or TransientError."""
         url = self._url
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -212,11 +206,14 @@ class _Publication:
                         return body
                     raise _refusal(response, body)
         except (aiohttp.ClientError, ValueError) as error:
-            raise LostError(f"cannot reach {_shown(self._url)}: {error}") from None
+            raise TransientError(f"cannot reach {_shown(self._url)}: {reason_of(error)}") from None
         raise PublishError(f"{_shown(self._url)} redirects more than {MAX_REDIRECTS} times")
 
     def _headers_for(self, url: URL) -> dict[str, str]:
-        """Return the header with the token: to another site only if told so, and never without TLS after TLS."""
+        """Return the header with the token, or none for a site that must not receive it.
+
+        Another site receives it only with `follow_with_token`, and only over TLS if ours uses TLS.
+        """
         if url.origin() == self._url.origin():
             return self._headers
         is_weaker = self._url.scheme == "https" and url.scheme != "https"
@@ -244,7 +241,7 @@ class _Publication:
 
 
 def _redirected(url: URL, location: str) -> URL:
-    """Return the address that a server redirects to; raises PublishError for one that is not of HTTP."""
+    """Return the address that a server redirects to. Raises PublishError unless it is of HTTP."""
     target = url.join(URL(location, encoded=True))
     if target.scheme not in ("http", "https") or not target.host:
         raise PublishError(f"{_shown(url)} redirects to an address that is not of HTTP")
@@ -272,10 +269,9 @@ def _shown(url: URL) -> str:
 
 
 def _refusal(response: aiohttp.ClientResponse, body: str) -> Exception:
-    reason = f"the media server answers {response.status} {response.reason}: {' '.join(body.split())[:200]}".rstrip(
-        ": "
-    )
+    status = f"the media server answers {response.status} {response.reason}"
+    reason = f"{status}: {' '.join(body.split())[:200]}".rstrip(": ")
     if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status in WORTH_RETRYING:
-        after = retry_after_seconds(response.headers.get("Retry-After", ""), most=MAX_RETRY_SECONDS)
-        return LostError(reason, retry_seconds=after)
+        after = retry_after_seconds(response.headers, most=MAX_RETRY_AFTER_SECONDS)
+        return TransientError(reason, retry_seconds=after)
     return PublishError(reason)

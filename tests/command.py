@@ -11,6 +11,6 @@ from helpers import shared_topology
 from encoder.jobs import segment_encoder
 
 if __name__ == "__main__":  # and not in its workers, which import this too
-    segment_encoder._topology = shared_topology
+    segment_encoder.topology_of = shared_topology
     package, *arguments = sys.argv[1:]
     sys.exit(import_module(f"{package}.cli.main").main(arguments))

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     What is measured once per machine is measured once per run, and not left behind.
     """
-    segment_encoder._topology = shared_topology
+    segment_encoder.topology_of = shared_topology
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
@@ -69,17 +69,6 @@ def tiny_file(tiny_clip: Clip, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.nerv"
     path.write_bytes(bytes(tiny_clip))
     return path
-
-
-@pytest.fixture
-def own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give aioice its own list of addresses back after the test."""
-    import aioice.ice
-
-    monkeypatch.setattr("aioice.ice.get_host_addresses", aioice.ice.get_host_addresses)
-    monkeypatch.setattr(
-        "aioice.ice.StunProtocol.datagram_received", aioice.ice.StunProtocol.datagram_received
-    )
 
 
 @pytest.fixture

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from encoder.codec.clip import Clip
 from encoder.codec.topology import Topology
 from encoder.common.cache import cache_folder, keep
-from encoder.config import Budget, Compression
+from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.jobs.trace import trace
 from encoder.media.video import Frames, Video
-from encoder.presets import PRESETS, Shape, SizeName
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS
 from encoder.segmentation.plan import make_plan
 
 Pixels = NDArray[np.uint8]
-Network = Callable[[Shape, SizeName], torch.nn.Module]
+Network = Callable[[VideoShape, SizeName], torch.nn.Module]
 COMMAND = Path(__file__).with_name("command.py")
 """What runs a command in a process of its own without tracing networks again: `python COMMAND encoder fit`."""
 SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
@@ -91,7 +92,7 @@ def fit_clip(
     return Clip.parse(bytes(encoder.clip()))
 
 
-def shared_topology(make: Network, shape: Shape, size: SizeName) -> Topology:
+def shared_topology(make: Network, shape: VideoShape, size: SizeName) -> Topology:
     """Return what `encoder.encode` traces, which takes seconds, but once for all processes that run tests."""
     names = [name for name, preset in PRESETS.items() if preset.network is make]
     if not names:

@@ -14,7 +14,8 @@ from player.playback.channel import make_channels
 from player.playback.clip_source import ClipSource
 from player.server.app import make_app
 from player.server.auth import Access
-from player.server.sessions import Limits, Sessions
+from player.server.limits import Limits
+from player.server.sessions import Sessions
 
 SDP = {"Content-Type": "application/sdp"}
 

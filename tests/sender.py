@@ -19,7 +19,7 @@ from encoder.cli.options import SAMPLE as SOURCE
 from encoder.codec.clip import Clip
 from player.playback.clip_source import ClipSource
 from player.server.app import serve
-from player.server.sessions import Limits
+from player.server.limits import Limits
 
 RATE = Fraction(30)
 

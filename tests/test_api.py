@@ -22,10 +22,10 @@ from player.rtc.ice import Ice
 from player.rtc.sdp import MAX_CANDIDATES
 from player.server import sessions as sessions_module
 from player.server.app_keys import CHANNELS, SESSIONS
-from player.server.sessions import Limits
+from player.server.limits import Limits
 from player.server.status_line import describe, showing
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
+pytestmark = pytest.mark.alone
 
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
@@ -334,7 +334,7 @@ async def test_fragments_are_read_by_section(client, monkeypatch):
     async def add(_, candidate):
         added.append(candidate.ip)
 
-    monkeypatch.setattr("player.rtc.ice.RTCPeerConnection.addIceCandidate", add)
+    monkeypatch.setattr("player.rtc.trickle.RTCPeerConnection.addIceCandidate", add)
     async with Watcher(client) as watcher:
         offer = watcher.offer
         (ufrag,) = re.findall("a=ice-ufrag:.*", offer)
@@ -388,7 +388,7 @@ def test_public_address_is_named_beside_those_of_the_machine():
 
 async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny_clip, monkeypatch):
     monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(sessions_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(sessions_module, "POLL_SECONDS", 0.1)
     client = await aiohttp_client(
         make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=0.5))
     )
@@ -408,7 +408,7 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
 
 async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch):
     monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(sessions_module, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(sessions_module, "POLL_SECONDS", 0.2)
     client = await aiohttp_client(
         make_server([make_item(tiny_clip)], limits=Limits(idle_seconds=3))
     )

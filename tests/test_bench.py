@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from encoder.compare.benchmark import bench
-from encoder.presets import PRESETS, Shape, complexity
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS, complexity
 from encoder.training.losses import squared
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ def test_figures_belong_together(name):
 
 def test_arithmetic_is_three_times_that_of_decoding():
     """Backwards it takes twice as much as forwards, but for what depends on nothing that is learned."""
-    nerv, shape = PRESETS["nerv"], Shape(height=72, width=128, frames=12)
+    nerv, shape = PRESETS["nerv"], VideoShape(height=72, width=128, frames=12)
     preset = replace(
         nerv, recipe=replace(nerv.recipe, loss=squared)
     )  # others have arithmetic of their own

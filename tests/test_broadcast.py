@@ -50,13 +50,13 @@ def test_meter_measures_its_body_and_lets_it_be_observed():
     assert seen == [0.5]
 
 
-def test_pacer_ticks_on_time():
+def test_frame_clock_ticks_on_time():
     clock = Clock()
-    pacer = FrameClock(Fraction(30000, 1001), clock=clock)
+    frame_clock = FrameClock(Fraction(30000, 1001), clock=clock)
     ticks = []
     for _ in range(4):
-        ticks.append(pacer.take())
-        clock.now += pacer.wait_seconds() + 1e-6
+        ticks.append(frame_clock.take())
+        clock.now += frame_clock.wait_seconds() + 1e-6
     assert [(pts - 9_000_000, left_out) for pts, left_out in ticks] == [
         (0, 0),
         (3003, 0),
@@ -67,30 +67,30 @@ def test_pacer_ticks_on_time():
 
 def test_late_tick_does_not_delay_the_next():
     clock = Clock()
-    pacer = FrameClock(RATE, clock=clock)
-    pacer.take()
+    frame_clock = FrameClock(RATE, clock=clock)
+    frame_clock.take()
     clock.now += 0.07
-    assert pacer.take() == (9_003_600, 0)
-    assert pacer.wait_seconds() == pytest.approx(0.01)
+    assert frame_clock.take() == (9_003_600, 0)
+    assert frame_clock.wait_seconds() == pytest.approx(0.01)
 
 
 def test_ticks_that_passed_are_left_out():
     clock = Clock()
-    pacer = FrameClock(RATE, clock=clock)
-    pacer.take()
+    frame_clock = FrameClock(RATE, clock=clock)
+    frame_clock.take()
     clock.now += 1.01
-    assert pacer.take() == (9_000_000 + 25 * 3600, 24)
+    assert frame_clock.take() == (9_000_000 + 25 * 3600, 24)
 
 
-def test_pacer_that_restarts_ticks_at_once_and_never_back():
+def test_frame_clock_that_restarts_ticks_at_once_and_never_back():
     clock = Clock()
-    pacer = FrameClock(RATE, clock=clock)
-    first, _ = pacer.take()
-    pacer.restart(Fraction(50))
-    assert pacer.wait_seconds() == 0
-    assert pacer.take() == (first + 1, 0)
+    frame_clock = FrameClock(RATE, clock=clock)
+    first, _ = frame_clock.take()
+    frame_clock.restart(Fraction(50))
+    assert frame_clock.wait_seconds() == 0
+    assert frame_clock.take() == (first + 1, 0)
     clock.now += 0.02
-    assert pacer.take() == (first + 1800, 0)
+    assert frame_clock.take() == (first + 1800, 0)
 
 
 @pytest.mark.parametrize(("codec", "decoder"), [("H264", "h264"), ("VP8", "vp8")])
@@ -132,33 +132,33 @@ def test_hardware_encoder_is_taken_after_a_trial_alone(monkeypatch, runs):
     """FFmpeg has h264_nvenc by name on every machine."""
     tried = []
 
-    def trial(way):
-        tried.append(way.encoder)
+    def trial(encoder):
+        tried.append(encoder.name)
         return runs
 
-    monkeypatch.setattr(video_encoder, "_works", trial)
-    video_encoder._way.cache_clear()
-    assert video_encoder._way("H264").encoder == ("h264_nvenc" if runs else "libx264")
+    monkeypatch.setattr(video_encoder, "works", trial)
+    video_encoder.first_working.cache_clear()
+    assert video_encoder.first_working("H264").name == ("h264_nvenc" if runs else "libx264")
     assert tried == ["h264_nvenc"]
-    video_encoder._way.cache_clear()
+    video_encoder.first_working.cache_clear()
 
 
 def test_trial_encodes_a_picture(monkeypatch):
     software = CODECS["H264"][1]
-    assert video_encoder._works(software)
+    assert video_encoder.works(software)
 
     def fail(*_, **__):
         raise FFmpegError(1, "Operation not permitted")
 
     monkeypatch.setattr(video_encoder, "_encode", fail)
-    assert not video_encoder._works(software)
+    assert not video_encoder.works(software)
 
 
 def test_hardware_encoder_that_fails_gives_way_to_software(monkeypatch, caplog):
     """As NVIDIA's does where too many are open."""
-    hardware = video_encoder._Way("h264_nvenc", {}, needs_trial=True)
+    hardware = video_encoder.FfmpegEncoder("h264_nvenc", {}, needs_trial=True)
     monkeypatch.setitem(CODECS, "H264", (hardware, CODECS["H264"][1]))
-    monkeypatch.setattr(video_encoder, "_way", lambda codec: hardware)
+    monkeypatch.setattr(video_encoder, "first_working", lambda codec: hardware)
     encode = video_encoder._encode
 
     def fail_in_hardware(context, *rest, **options):
@@ -199,15 +199,23 @@ async def test_viewer_starts_at_a_key_frame():
 
 
 async def test_slow_viewer_goes_on_at_the_next_key_frame():
-    broadcast = make_broadcast()
     viewer = ViewerTrack("H264", limit=3)
-    broadcast.join(viewer)
     sent = packets(8)
     for packet in sent:
         viewer.push(packet)
     assert viewer.dropped == 4
-    assert broadcast._lost
     assert await viewer.recv() is sent[6]
+
+
+async def test_slow_viewer_is_made_a_key_frame():
+    broadcast, viewer = make_broadcast(), ViewerTrack("H264", limit=2)
+    broadcast.join(viewer)
+    for pts in (0, 3600, 7200, LOSS_TICKS):
+        broadcast.send(picture(), pts, RATE, asyncio.get_running_loop())
+        await asyncio.sleep(0)
+    assert viewer.dropped == 3
+    frame = await viewer.recv()
+    assert (frame.pts, frame.is_keyframe) == (LOSS_TICKS, True)
 
 
 async def test_others_do_not_notice_a_slow_viewer():
@@ -287,7 +295,7 @@ async def test_picture_of_another_size_begins_with_a_key_frame():
 
 
 async def test_key_frames_do_not_burst():
-    """Noise, which costs most: a key frame takes no more than the buffer of a quarter of a second."""
+    """Noise costs most: a key frame of it takes no more than the buffer of 0.25 s."""
     noise = np.random.default_rng(0).integers(16, 235, (360 * 3 // 2, 640), np.uint8)
     encoder = VideoEncoder("H264", 640, 360, Fraction(30))
     sizes = [

@@ -6,7 +6,7 @@ import torch
 from helpers import panning
 
 from encoder.common.errors import SettingsError
-from encoder.config import Budget
+from encoder.config import Budget, FitConfig
 from encoder.jobs.checkpoint import Checkpoint
 from encoder.media.video import Video
 from encoder.presets import PRESETS
@@ -15,13 +15,8 @@ HOW = Checkpoint(
     source="a/video.mp4",
     width=64,
     height=48,
-    preset="fast",
-    size="S",
-    mask=None,
-    segment_frames=4,
-    key_interval=2,
-    seed=7,
     seconds=1.5,
+    config=FitConfig(mask="a/mask.png", segment_frames=4, key_interval=2, seed=7, matrix="bt709"),
 )
 VIDEO = Video(panning(8, 48, 64), Fraction(25))
 

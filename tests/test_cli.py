@@ -20,7 +20,8 @@ from test_published import checkpoint
 
 from encoder.codec.clip import Clip
 from encoder.codec.segment import HUFFMAN, RANGE
-from encoder.presets import PRESETS, SIZES
+from encoder.config import SIZES
+from encoder.presets import PRESETS
 from export.engines.registry import ENGINES
 
 ROOT = Path(__file__).parents[1]

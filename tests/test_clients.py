@@ -54,7 +54,7 @@ def connections_of(*held):
     connections = Connections({})
     for each in held:
         connections._open[each] = None
-        connections._of_client[each.client] += 1
+        connections._counts[each.client] += 1
     return connections
 
 
@@ -91,4 +91,4 @@ def test_newcomers_get_in(held, has_room, expected):
     assert len(connections) == len(held) - len(expected)
     for each in held:  # what has ended is told again
         connections._forget(each)
-    assert not connections._of_client
+    assert not connections._counts

@@ -10,9 +10,9 @@ from helpers import panning
 
 from encoder.common.errors import SettingsError
 from encoder.compare.compare import FILES, RESULTS, RdPoint, Report, compare, curves
-from encoder.compare.contenders import AnchorContender, Fitting, NetworkContender, frame_at
+from encoder.compare.contenders import AnchorContender, NetworkContender, frame_at
 from encoder.compare.report import MARKDOWN, PAGE, write_report
-from encoder.config import Budget, Compression
+from encoder.config import FitConfig
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 
@@ -34,15 +34,8 @@ POINT = RdPoint(
 
 
 def network(name, rates=1, epochs=2, **coding):
-    fitting = Fitting(
-        limit=Budget(epochs=epochs),
-        compression=Compression(**coding),
-        segment_frames=150,
-        key_interval=1,
-        device=torch.device("cpu"),
-        seed=0,
-    )
-    return NetworkContender(name, rates, fitting)
+    config = FitConfig(epochs=epochs, key_interval=1, **coding)
+    return NetworkContender(name, rates, config, torch.device("cpu"))
 
 
 def test_report_goes_on_where_it_stopped(tmp_path):

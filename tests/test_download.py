@@ -2,6 +2,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -9,7 +10,6 @@ import threading
 import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from encoder.codec.container import MAX_FILE_BYTES, ChunkReader, signature
 from encoder.common.errors import BitstreamError, SettingsError, SourceError
 from player.playback import download as download_module
-from player.playback.address import Address
-from player.playback.download import Download, _back_off
-from player.playback.retry import retry_after_seconds
+from player.playback.address import clip_name, parse_url, shown
+from player.playback.download import Download
+from player.retry import TransientError, backoff_seconds, retry_after_seconds
 
 DATA = signature() + bytes(range(256)) * 40
 """The start of a clip whose first segment never comes."""
@@ -31,15 +31,15 @@ CUT = 4000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `data`, but answers with what `script` holds as long as it lasts."""
+    """Serves `data`, after the steps of `script` have answered a request each."""
 
     daemon_threads = False
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port):
+        super().__init__(("127.0.0.1", port), Handler)
         self.data, self.script, self.requests = DATA, [], []
         self.released = threading.Event()
-        """What lets answers go on."""
+        """Event that lets answers go on."""
         self.url = f"http://127.0.0.1:{self.server_port}/clip.nerv"
 
     @property
@@ -99,10 +99,10 @@ def cut(handler, **headers):
     answer(body=data[:CUT], **({"Content_Length": len(data), "ETag": ETAG} | headers))(handler)
 
 
-def reset(handler):
-    cut(handler)
+def reset(handler, **headers):
+    cut(handler, **headers)
     handler.wfile.flush()
-    time.sleep(0.1)  # a reset discards what has not been read
+    time.sleep(0.1)  # a reset discards bytes that the client has not read
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
@@ -137,8 +137,8 @@ def redirect(location, status=302):
 def make_server():
     servers = []
 
-    def make(context=None):
-        server = Server()
+    def make(context=None, port=0):
+        server = Server(port)
         if context is not None:
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False
@@ -175,10 +175,21 @@ def fetch(server):
         yield start
 
 
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def threads():
+    """Return the running threads of downloads."""
+    return [thread for thread in threading.enumerate() if thread.name == "download"]
+
+
 def ended(download):
-    """Return a download once its thread has ended."""
-    download._thread.join(20)
-    assert not download._thread.is_alive()
+    """Return a download once it has ended."""
+    wait_until(lambda: download.is_whole or download.error is not None)
     return download
 
 
@@ -190,7 +201,8 @@ def assert_whole(download, data=DATA):
 
 
 def assert_failed(download, reason):
-    assert ended(download).error == f"cannot fetch {download._address}: {reason}"
+    pattern = r"cannot fetch http://127\.0\.0\.1:\d+/clip\.nerv(\?\.\.\.)?: "
+    assert re.fullmatch(pattern + re.escape(reason), ended(download).error)
     assert not download.is_whole
     with pytest.raises(SourceError, match=re.escape(download.error)):
         download.first_segment()
@@ -396,22 +408,18 @@ def test_retry_after_is_honoured(server, fetch, caplog):
     ],
 )
 def test_retry_after(text, seconds):
-    assert retry_after_seconds(text, most=60) == seconds
+    assert retry_after_seconds({"Retry-After": text}, most=60) == seconds
 
 
-def test_back_off_doubles():
-    assert [_back_off(failures, 0.5) for failures in range(10)] == [
-        0.5,
-        0.5,
-        1,
-        2,
-        4,
-        8,
-        16,
-        30,
-        30,
-        30,
-    ]
+def test_backoff_doubles():
+    waits = [backoff_seconds(failures, 0.5) for failures in range(10)]
+    assert waits == [0.5, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert backoff_seconds(10_000, 0.5) == 30
+
+
+def test_server_may_ask_for_a_longer_backoff():
+    assert backoff_seconds(1, 0.5, TransientError("busy", retry_seconds=60)) == 60
+    assert backoff_seconds(4, 0.5, TransientError("busy", retry_seconds=1)) == 4
 
 
 def test_gives_up_after_ten_failures_without_progress(server, fetch):
@@ -433,6 +441,12 @@ def test_file_of_unknown_size(server, fetch, step):
     download = fetch()
     assert_whole(download)
     assert download.total_bytes is None
+
+
+def test_reset_of_a_file_of_unknown_size_is_not_its_end(server, fetch):
+    server.script = [lambda handler: reset(handler, Content_Length=None)]
+    assert_whole(fetch())
+    assert server.ranges == [None, f"bytes={CUT}-"]
 
 
 def test_broken_chunks_go_on(server, fetch):
@@ -563,19 +577,20 @@ def test_what_is_no_url(url, reason):
     ],
 )
 def test_name(path, name):
-    assert Address.parse(f"https://host{path}").name == name
+    assert clip_name(parse_url(f"https://host{path}")) == name
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "text"),
     [
         ("HTTP://User@HOST:8080/a b.nerv?key=1#part", "http://host:8080/a%20b.nerv?..."),
         ("https://bücher.example", "https://xn--bcher-kva.example/"),
-        ("http://[::1]:80/a%20b\x1b", "http://[::1]:80/a%20b%1B"),
+        ("http://[::1]:81/a%20b\x1b", "http://[::1]:81/a%20b%1B"),
+        ("http://host:80/a?", "http://host/a"),
     ],
 )
-def test_address_as_it_is_shown(url, shown):
-    assert str(Address.parse(url)) == shown
+def test_address_as_it_is_shown(url, text):
+    assert shown(parse_url(url)) == text
 
 
 def test_what_is_no_clip_fails_at_once(server, fetch):
@@ -584,7 +599,7 @@ def test_what_is_no_clip_fails_at_once(server, fetch):
     download = fetch()
     with pytest.raises(BitstreamError, match="not a nervcast clip"):
         download.first_segment(20)
-    assert download._thread.is_alive()
+    assert (download.is_whole, download.error) == (False, None)
 
 
 def test_clip_without_a_segment(server, fetch, tiny_clip):
@@ -618,15 +633,13 @@ def test_first_segment_is_not_waited_for_longer_than_told(server, fetch, script,
 def test_close_does_not_wait_for_the_server(server, fetch, script, received):
     server.script = script
     download = fetch()
-    while download.received_bytes < received or (
-        download._socket is None and download._problem is None
-    ):
-        time.sleep(0.01)
+    wait_until(lambda: download.received_bytes == received and server.requests)
+    time.sleep(0.1)  # the answer arrives
     start = time.monotonic()
     download.close()
-    assert time.monotonic() - start < 5
-    assert not download._thread.is_alive()
-    assert not download.path.parent.exists()
+    assert time.monotonic() - start < 0.9
+    assert threads() == []
+    assert not download.path.exists()
     assert (download.is_whole, download.error) == (False, None)
     with pytest.raises(SourceError, match="it was closed"):
         download.first_segment(20)
@@ -636,11 +649,29 @@ def test_close_does_not_wait_for_the_server(server, fetch, script, received):
 def test_close_of_a_file_of_unknown_size_does_not_make_it_whole(server, fetch):
     server.script = [lambda handler: cut(handler, Content_Length=None) or server.released.wait(20)]
     download = fetch()
-    while download.received_bytes < CUT:
-        time.sleep(0.01)
+    wait_until(lambda: download.received_bytes == CUT)
     download.close()
-    assert not download._thread.is_alive()
+    assert threads() == []
     assert not download.is_whole
+
+
+def test_close_at_once(fetch):
+    for _ in range(20):
+        fetch().close()
+    assert threads() == []
+
+
+def test_close_does_not_wait_for_the_lookup_of_a_name(fetch, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
+    download = fetch("http://host/clip.nerv")
+    start = time.monotonic()
+    download.close()
+    assert time.monotonic() - start < 5
+    with pytest.raises(SourceError, match="it was closed"):
+        download.first_segment()
+    released.set()
+    wait_until(lambda: threads() == [])
 
 
 def test_close_ends_the_wait_for_the_first_segment(server, fetch):
@@ -659,36 +690,41 @@ def test_nobody_listens(fetch):
     assert_failed(fetch(f"http://127.0.0.1:{port}/clip.nerv"), "Connection refused")
 
 
-def test_server_that_is_gone_for_a_while(server, fetch, monkeypatch):
-    server.script = [cut]
-    connect, refused = Address.connect, []
-
-    def refuse(address, timeout_seconds):
-        if len(server.requests) == 1 and len(refused) < 3:
-            refused.append(True)
-            raise ConnectionRefusedError
-        return connect(address, timeout_seconds)
-
-    monkeypatch.setattr(Address, "connect", refuse)
-    assert_whole(fetch())
-    assert len(refused) == 3
+def test_server_that_is_gone_for_a_while(server, make_server, fetch, caplog):
+    server.script = [hang]
+    download = fetch(retry_seconds=0.05)
+    wait_until(lambda: download.received_bytes == CUT)
+    server.shutdown()
+    server.socket.close()
+    server.released.set()
+    wait_until(lambda: "Connection refused; trying again" in caplog.text)
+    second = make_server(port=server.server_port)
+    assert_whole(download)
+    assert second.ranges == [f"bytes={CUT}-"]
 
 
 def test_answer_that_is_no_http(server, fetch):
     server.script = [lambda handler: handler.wfile.write(b"SSH-2.0\x1b[2J\r\n")]
-    with pytest.raises(SourceError, match=re.escape("(the answer is broken: SSH-2.0?[2J)")):
+    with pytest.raises(SourceError, match=r"\(the answer is broken: .*Expected HTTP/.*SSH-2\.0"):
         fetch(retry_seconds=30).first_segment(0.5)
 
 
-def test_full_disk(fetch):
-    download = ended(fetch())
-    with (
-        Path("/dev/full").open("wb", buffering=0) as full,
-        pytest.raises(
-            SourceError, match=f"cannot write to {download.path}: No space left on device"
-        ),
-    ):
-        download._append(full, b"more")
+def test_full_disk(server, fetch):
+    server.data = DATA * 300
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        download = ended(fetch())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_failed(download, f"cannot write to {download.path}: File too large")
+
+
+def test_messages_name_no_internal_error(server, fetch, monkeypatch, caplog):
+    monkeypatch.setattr(download_module, "retry_after_seconds", lambda *_, **__: 1 / 0)
+    server.script = [answer(503)]
+    assert_failed(fetch(), "internal error, see the log")
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.fixture
@@ -731,10 +767,9 @@ def test_https(secure, fetch, certificate, monkeypatch):
     assert_whole(fetch(secure.url))
     secure.script = [hang]
     download = fetch(secure.url)
-    while download.received_bytes < CUT:
-        time.sleep(0.01)
+    wait_until(lambda: download.received_bytes == CUT)
     download.close()
-    assert not download._thread.is_alive()
+    assert threads() == []
 
 
 def test_certificate_that_nobody_vouches_for(secure, fetch):

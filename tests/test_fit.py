@@ -9,20 +9,20 @@ from helpers import moving_square, panning
 
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.reference_decoder import ReferenceDecoder
-from encoder.common.errors import BitstreamError, SettingsError
+from encoder.common.errors import BitstreamError, FitError, SettingsError
 from encoder.config import Budget, Compression
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
-from encoder.models.base import LATENTS
-from encoder.presets import PRESETS, Shape
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS
 from encoder.segmentation.shots import split
 from encoder.training.qat import INITIAL_STEP, QatQuantizer
 from encoder.training.rate_control import RateControl
-from encoder.training.step import FREEZE_FROM, STEP_LEARNING_RATES, TrainStep
+from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer
 
 FRAMES = torch.from_numpy(moving_square(4, 16, 24))
-SHAPE = Shape(height=16, width=24, frames=4)
+SHAPE = VideoShape(height=16, width=24, frames=4)
 PIXELS = 4 * 16 * 24
 
 
@@ -34,11 +34,14 @@ def make_fit(limit, preset="fast", seed=0, *, is_encoded=False, **options):
         .network(SHAPE, "XS" if preset == "fast" else "L")
         .to(memory_format=torch.channels_last)
     )
-    make_encoder = PRESETS[preset].frame_encoder
-    frame_encoder = make_encoder(network) if is_encoded and make_encoder else None
+    frame_encoder = network.frame_encoder() if is_encoded else None
     schedule = {name: options.pop(name) for name in ("start", "clock") if name in options}
     training = TrainStep(network, PRESETS[preset].recipe, frame_encoder=frame_encoder, **options)
     return Trainer(training, limit, **schedule)
+
+
+def is_latent(name):
+    return name.startswith("latents.")
 
 
 def make_encoder(preset="fast", frames=FRAMES, rate=25, **options):
@@ -76,7 +79,7 @@ def test_a_segment_is_fitted_as_a_difference():
     first = make_fit(Budget(epochs=60), "nirvana")
     list(first.epochs(FRAMES[:3]))
     before = {name: x.detach().clone() for name, x in first.training.network.named_parameters()}
-    rate = RateControl(rate_weight=0.05, pixels=PIXELS)
+    rate = RateControl(lambda_=0.05, pixels=PIXELS)
     training = TrainStep(
         first.training.network, PRESETS["nirvana"].recipe, before=before, rate=rate
     )
@@ -118,21 +121,22 @@ def test_share_of_the_time_is_kept_where_a_fit_goes_on_with_another_budget():
     first = make_fit(Budget(seconds=200), clock=lambda: next(seconds))
     progress = next(first.epochs(FRAMES)).progress
     other = make_fit(Budget(seconds=400), clock=lambda: next(seconds))
-    other.restore(first.state())
+    other.load_state_dict(first.state_dict())
     following = next(other.epochs(FRAMES)).progress
     assert 0 < progress < following < 2 * progress
 
 
 def test_steps_go_far_in_a_short_fit():
-    fit = make_fit(Budget(epochs=30), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=30), rate=RateControl(lambda_=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     assert (
-        fit.training.quantizer.offsets.abs().max() > 30 * STEP_LEARNING_RATES[0]
+        fit.training.quantizer.offsets.abs().max()
+        > 30 * PRESETS["fast"].recipe.quantization.step_learning_rates[0]
     )  # as they could go at the least rate
 
 
 def test_network_is_fitted_through_the_quantizer():
-    fit = make_fit(Budget(epochs=20), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=20), rate=RateControl(lambda_=0.05, pixels=PIXELS))
     modes, grads = zip(
         *(
             (
@@ -148,20 +152,20 @@ def test_network_is_fitted_through_the_quantizer():
 
 
 def test_the_latents_are_fitted_to_what_will_be_written():
-    fit = make_fit(Budget(epochs=100), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=100), rate=RateControl(lambda_=0.05, pixels=PIXELS))
     epochs = fit.epochs(FRAMES)
-    while next(epochs).progress < FREEZE_FROM + 0.02:
+    while next(epochs).progress < PRESETS["fast"].recipe.schedule.freeze_from + 0.02:
         pass
     before = {name: x.detach().clone() for name, x in fit.training.network.named_parameters()}
     written = fit.training.quantizer.rounded(before)
     list(epochs)
     for name, x in fit.training.network.named_parameters():
-        assert torch.equal(x, before[name]) != name.startswith(LATENTS)
-        assert torch.allclose(before[name], written[name], atol=1e-6) != name.startswith(LATENTS)
+        assert torch.equal(x, before[name]) != is_latent(name)
+        assert torch.allclose(before[name], written[name], atol=1e-6) != is_latent(name)
 
 
 def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
-    fit = make_fit(Budget(epochs=1), rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=1), rate=RateControl(lambda_=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     tensors = dict(fit.training.network.named_parameters())
     step, offsets = fit.training.quantizer.learned("mix.weight")
@@ -172,7 +176,7 @@ def test_a_fit_too_short_to_learn_steps_has_the_first_ones():
 
 
 def test_a_network_without_latents_is_never_frozen():
-    fit = make_fit(Budget(epochs=20), "nerv++", rate=RateControl(rate_weight=0.05, pixels=PIXELS))
+    fit = make_fit(Budget(epochs=20), "nerv++", rate=RateControl(lambda_=0.05, pixels=PIXELS))
     list(fit.epochs(FRAMES))
     assert all(x.requires_grad for x in fit.training.network.parameters())
 
@@ -182,7 +186,7 @@ def test_a_higher_rate_makes_a_smaller_file_of_every_recipe(preset):
     video = Video(moving_square(6, 32, 48), Fraction(25))
     sizes = []
     for weight in (0.005, 0.5):
-        encoder = helpers.make_encoder(video, preset, Compression(rate_weight=weight), size="XS")
+        encoder = helpers.make_encoder(video, preset, Compression(lambda_=weight), size="XS")
         list(encoder.run(Budget(epochs=150)))
         sizes.append(len(bytes(encoder.clip())))
     assert sizes[1] < 0.9 * sizes[0]
@@ -190,8 +194,8 @@ def test_a_higher_rate_makes_a_smaller_file_of_every_recipe(preset):
 
 def test_a_higher_rate_makes_fewer_bits():
     bits = []
-    for rate_weight in (0.01, 10.0):
-        fit = make_fit(Budget(epochs=60), rate=RateControl(rate_weight=rate_weight, pixels=PIXELS))
+    for lambda_ in (0.01, 10.0):
+        fit = make_fit(Budget(epochs=60), rate=RateControl(lambda_=lambda_, pixels=PIXELS))
         list(fit.epochs(FRAMES))
         bits.append(
             fit.training.quantizer.bits(dict(fit.training.network.named_parameters())).item()
@@ -203,11 +207,9 @@ def test_pruned_weights_stay_zero():
     fit = make_fit(Budget(epochs=20), prune=0.4)
     list(fit.epochs(FRAMES))
     tensors = {name: x for name, x in fit.training.network.named_parameters() if x.ndim > 1}
-    weights = torch.cat(
-        [x.flatten() for name, x in tensors.items() if not name.startswith(LATENTS)]
-    )
+    weights = torch.cat([x.flatten() for name, x in tensors.items() if not is_latent(name)])
     assert (weights == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)
-    assert not any((x == 0).any() for name, x in tensors.items() if name.startswith(LATENTS))
+    assert not any((x == 0).any() for name, x in tensors.items() if is_latent(name))
 
 
 def test_fit_goes_on_from_a_part_of_the_schedule():
@@ -221,7 +223,7 @@ def test_loss_that_is_no_number():
     fit = make_fit(Budget(epochs=2))
     with torch.no_grad():
         next(fit.training.network.parameters()).fill_(float("nan"))
-    with pytest.raises(SettingsError, match="collapses at once"):
+    with pytest.raises(FitError, match="collapses at once"):
         list(fit.epochs(FRAMES))
 
 
@@ -288,7 +290,7 @@ def test_file_decodes_to_what_was_fitted(preset, frames, is_moving):
 
 def test_groups_are_differences_from_the_one_before():
     frames = moving_square(3 * 17 + 2, 16, 24)
-    encoder = make_encoder("nirvana", frames, compression=Compression(rate_weight=1e-4))
+    encoder = make_encoder("nirvana", frames, compression=Compression(lambda_=1e-4))
     list(encoder.run(Budget(epochs=20)))
     segments = encoder.clip().segments
     assert [segment.frames for segment in segments] == [len(run) for run in encoder.plan.runs]
@@ -359,7 +361,7 @@ def test_segments_show_their_own_frames():
 @pytest.mark.parametrize("stop", [3, 12, 28, 37, 39])
 def test_fit_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, preset, options, stop):
     def make():
-        rate = RateControl(rate_weight=0.05, pixels=PIXELS, target_bits=9000)
+        rate = RateControl(lambda_=0.05, pixels=PIXELS, target_bits=9000)
         bits = {"coded_bits": lambda quantizer: 9500.0} if preset != "nerv" else {}
         return make_fit(Budget(epochs=40), preset, rate=rate if bits else None, **bits, **options)
 
@@ -368,12 +370,12 @@ def test_fit_goes_on_from_its_state_as_if_nothing_had_happened(tmp_path, preset,
         torch.manual_seed(1)
         for epoch in fit.epochs(FRAMES):
             if epoch.index + 1 == count:
-                torch.save(fit.state(), tmp_path / "state.pt")
+                torch.save(fit.state_dict(), tmp_path / "state.pt")
                 if fit is first:
                     break
-    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     torch.manual_seed(5)
-    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     indices = [epoch.index for epoch in second.epochs(FRAMES)]
     assert indices == list(range(stop, 40))
     for a, b in zip(
@@ -390,7 +392,7 @@ def test_fit_goes_on_within_an_epoch(stop):
 
     def make():
         seconds = iter(range(0, 1_000_000, 10))
-        rate = RateControl(rate_weight=0.05, pixels=PIXELS)
+        rate = RateControl(lambda_=0.05, pixels=PIXELS)
         return make_fit(Budget(epochs=4), "nerv", rate=rate, clock=lambda: next(seconds))
 
     whole, first, second = make(), make(), make()
@@ -404,9 +406,9 @@ def test_fit_goes_on_within_an_epoch(stop):
     assert [step.progress for _, step in zip(range(stop), first.epochs(FRAMES), strict=False)][
         -1
     ] < 1
-    state = first.state()
+    state = first.state_dict()
     torch.manual_seed(5)
-    second.restore(state)
+    second.load_state_dict(state)
     assert [step.progress for step in second.epochs(FRAMES)][-1] == 1
     for a, b in zip(
         whole.training.network.parameters(), second.training.network.parameters(), strict=True
@@ -418,7 +420,7 @@ def test_fit_goes_on_within_an_epoch(stop):
 @pytest.mark.parametrize("kind", ["nan", "large"])
 def test_fit_comes_back_from_a_collapse(caplog, at, kind):
     """Whatever the fit has begun meanwhile: to count bits, to quantise, to round, to freeze."""
-    rate = RateControl(rate_weight=0.001, pixels=PIXELS)
+    rate = RateControl(lambda_=0.001, pixels=PIXELS)
     fit = make_fit(Budget(epochs=150), rate=rate)
     reached = 0.0
     for epoch in fit.epochs(FRAMES):
@@ -438,5 +440,5 @@ def test_fit_that_collapses_again_and_again():
     epochs = fit.epochs(FRAMES)
     next(epochs)
     fit.training.network.register_forward_hook(lambda module, inputs, output: output * float("nan"))
-    with pytest.raises(SettingsError, match="collapses again and again"):
+    with pytest.raises(FitError, match="collapses again and again"):
         list(epochs)

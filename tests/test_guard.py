@@ -59,10 +59,10 @@ def test_collapses_are_forgotten_once_the_quality_is_back():
 def test_less_is_expected_where_the_fit_goes_back_to():
     guard = DivergenceMonitor()
     guard.collapsed(12.0, 10)
-    early = guard.state()
+    early = guard.reference_db
     guard.collapsed(25.0, 20)
     assert guard.collapsed(3.0, 30)
-    guard.go_back(early)
+    guard.expect(early)
     assert not guard.collapsed(12.0, 20)
     assert not guard.collapsed(25.0, 30)
     assert guard.collapses == 1  # it may yet collapse where it did
@@ -81,5 +81,5 @@ def test_quality_may_fall_once_weights_are_quantised_or_pruned():
 def test_guard_goes_on_from_its_state():
     guard, other = DivergenceMonitor(), DivergenceMonitor()
     fell(guard, (20.0, 5.0, 21.0))
-    other.restore(guard.state())
+    other.load_state_dict(guard.state_dict())
     assert vars(other) == vars(guard)

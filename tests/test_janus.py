@@ -13,7 +13,6 @@ from load import Watcher, until
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(not JANUS, reason="no Janus: sh tests/install_peers.sh"),
-    pytest.mark.usefixtures("own_addresses"),
 ]
 
 TOKEN = "a secret of theirs"

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from helpers import panning
 
+from encoder.models.base import VideoShape
 from encoder.models.e_nerv import TransformerBlock
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Thumbnails
@@ -20,7 +21,7 @@ from encoder.models.layers import (
 )
 from encoder.models.nerv import NervConfig
 from encoder.models.nirvana import Nirvana, NirvanaConfig
-from encoder.presets import PRESETS, Shape
+from encoder.presets import PRESETS
 
 
 def count(module):
@@ -195,7 +196,7 @@ def test_fast_does_its_work_at_a_quarter_of_the_resolution():
 @pytest.mark.parametrize("margin", [None, (2, 7)])
 @pytest.mark.parametrize(("height", "width"), [(18, 32), (19, 33), (50, 20), (1, 1)])
 def test_fast_covers_any_size_in_the_range_of_colours(height, width, margin):
-    shape = Shape(height=height + height % 2, width=width + width % 2, frames=5, margin=margin)
+    shape = VideoShape(height=height + height % 2, width=width + width % 2, frames=5, margin=margin)
     frames = PRESETS["fast"].network(shape, "S")(torch.tensor([0.0, 1.5, 4.0]))
     assert frames.shape[:2] == (3, 3)
     # 4:2:0 pictures need even sizes.
@@ -212,7 +213,7 @@ def test_gradients_are_the_same_in_both_memory_formats(name):
         torch.manual_seed(0)
         network = (
             PRESETS[name]
-            .network(Shape(height=24, width=40, frames=3), "L")
+            .network(VideoShape(height=24, width=40, frames=3), "L")
             .to(memory_format=layout)
         )
         (network(torch.tensor([1.0]))[..., :24, :40] - target).square().mean().backward()

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import offer_for
 
-from player.rtc.aiortc_hooks import add_viewer
+from player.rtc.answer import complete_answer, offer_for_aiortc
+from player.rtc.codec_choice import UnacceptableError, choose_codecs
 from player.rtc.fanout import ViewerTrack
-from player.rtc.offer import Offer, UnacceptableError
+from player.rtc.offer import Offer
+from player.rtc.peer_connection import add_viewer
 from player.rtc.sdp import MAX_SECTIONS, DescriptionError, usable_candidates
 
 FINGERPRINT = "sha-256 " + ":".join(["AB"] * 32)
@@ -48,19 +50,25 @@ def video(*codecs, mid="0", direction="recvonly", port=9, transport=TRANSPORT):
 H264 = "{} H264 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
 
 
+def choices(parsed):
+    return choose_codecs(parsed.video.formats)
+
+
 def chosen(text):
-    return [(choice.codec, choice.format.number) for choice in Offer.parse(text).choices()]
+    return [(choice.codec, choice.format.payload_type) for choice in choices(Offer.parse(text))]
 
 
 async def answered(text):
     """Return the answer that a peer of aiortc's gives."""
     parsed = Offer.parse(text)
-    choice = parsed.choices()[0]
+    choice = choices(parsed)[0]
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     add_viewer(peer, ViewerTrack(choice.codec))
-    await peer.setRemoteDescription(RTCSessionDescription(parsed.for_aiortc(choice), "offer"))
+    await peer.setRemoteDescription(
+        RTCSessionDescription(offer_for_aiortc(parsed, choice), "offer")
+    )
     await peer.setLocalDescription(await peer.createAnswer())
-    found = parsed.answer(peer.localDescription.sdp, choice)
+    found = complete_answer(parsed, choice, peer.localDescription.sdp)
     await peer.close()
     return found
 
@@ -173,7 +181,7 @@ def test_no_codec_in_common(codec, reason):
 )
 def test_offers_that_are_none(text, reason):
     with pytest.raises(DescriptionError, match=reason):
-        Offer.parse(text).choices()
+        choices(Offer.parse(text))
 
 
 @pytest.mark.parametrize("session", [["recvonly"], ["sendrecv"], []])
@@ -183,7 +191,8 @@ def test_direction_may_be_that_of_the_session_or_the_default(session):
 
 def test_transport_may_be_told_for_the_session():
     text = offer(video("97 VP8", transport=["rtcp-mux"]), session=TRANSPORT[:4])
-    canonical = Offer.parse(text).for_aiortc(Offer.parse(text).choices()[0])
+    parsed = Offer.parse(text)
+    canonical = offer_for_aiortc(parsed, choices(parsed)[0])
     assert "a=ice-ufrag:abcd" in canonical
     assert FINGERPRINT in canonical
 
@@ -213,12 +222,12 @@ async def test_answers_use_the_numbers_of_the_offer(number):
 def test_packets_that_are_sent_again_have_their_number(own, again):
     """aiortc sends them with the number that it is told, whatever the answer says."""
     parsed = Offer.parse(offer(video(f"{own} VP8", f"{again} rtx apt={own}")))
-    (choice,) = parsed.choices()
-    told = parsed.for_aiortc(choice)
+    (choice,) = choices(parsed)
+    told = offer_for_aiortc(parsed, choice)
     assert f"a=rtpmap:{again} rtx/90000" in told
-    assert f"a=fmtp:{again} apt={choice.number}" in told
-    assert choice.number in range(96, 128)
-    assert choice.number != again
+    assert f"a=fmtp:{again} apt={choice.aiortc_payload_type}" in told
+    assert choice.aiortc_payload_type in range(96, 128)
+    assert choice.aiortc_payload_type != again
 
 
 async def test_other_sections_are_turned_down_in_their_places():
@@ -335,8 +344,8 @@ async def test_lines_taken_out_and_changed_never_raise_anything_else():
         ):
             try:
                 parsed = Offer.parse("\r\n".join([*lines[:index], *changed, *lines[index + 1 :]]))
-                for choice in parsed.choices():
-                    assert parsed.for_aiortc(choice).startswith("v=0")
+                for choice in choices(parsed):
+                    assert offer_for_aiortc(parsed, choice).startswith("v=0")
             except DescriptionError as error:
                 reasons.append(str(error))
     assert max(map(len, reasons)) < 200
@@ -347,7 +356,7 @@ async def test_lines_taken_out_and_changed_never_raise_anything_else():
 def test_any_text_is_an_offer_or_none(text):
     for whole in (text, f"v=0\r\n{text}", f"v=0\r\nm=video 9 A 97\r\na={text}"):
         with pytest.raises(DescriptionError):  # a fingerprint is not guessed
-            Offer.parse(whole).choices()
+            choices(Offer.parse(whole))
 
 
 @pytest.mark.parametrize(
@@ -399,7 +408,7 @@ def test_lines_end_as_sdp_has_it(separator):
 )
 def test_numbers_and_names_that_are_none(text, reason):
     with pytest.raises(DescriptionError, match=reason):
-        Offer.parse(text).choices()
+        choices(Offer.parse(text))
 
 
 def test_many_lines_of_feedback_take_no_time():
@@ -407,7 +416,7 @@ def test_many_lines_of_feedback_take_no_time():
     section = (f"m=video 9 UDP/TLS/RTP/SAVPF {numbers}", "recvonly", *TRANSPORT)
     text = offer((*section, "rtpmap:97 VP8/90000", *["rtcp-fb:* x"] * 950, *["rtcp-fb:97 y"] * 900))
     began = time.perf_counter()
-    (choice,) = Offer.parse(text).choices()
+    (choice,) = choices(Offer.parse(text))
     assert time.perf_counter() - began < 0.05
     assert choice.format.feedback == ("y", "x")
 

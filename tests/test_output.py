@@ -18,7 +18,8 @@ from encoder.common.errors import SettingsError
 from encoder.media.metrics import psnr_db
 from encoder.media.source import Source
 from player.cli.main import main
-from player.playback.frame_writers import frame_range, frame_times, pick_writer, shape_of
+from player.playback.frame_selection import frame_range, frame_times
+from player.playback.frame_writers import pick_writer, shape_of
 
 
 def decode(*arguments):

@@ -10,11 +10,10 @@ from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import SettingsError, SourceError
 from encoder.media.video import Video
-from encoder.presets import PRESETS, Shape
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS
 from encoder.segmentation.plan import (
-    GROUP_KEY_INTERVAL,
-    GROUP_KEY_SHARE,
-    STILL_FRAMES,
+    DEFAULT,
     Plan,
     make_plan,
 )
@@ -61,7 +60,7 @@ def test_presets_of_groups_have_their_own_lengths():
     plan = make_plan(scenes(3 * 17 + 2), NIRVANA, segment_frames=150, key_interval=1)
     assert {len(run) for run in plan.runs} <= {2, 3}
     assert plan.keys == {0, 16}
-    assert plan.key_share == GROUP_KEY_SHARE
+    assert plan.key_share == DEFAULT.group_key_share
 
 
 def test_time_and_bytes_go_to_what_moves():
@@ -96,7 +95,7 @@ def test_few_pixels_that_change_much_are_hard():
 def test_short_segments_have_what_any_needs():
     plan = make_plan(scenes(10, 150), FAST, segment_frames=150, key_interval=8)
     assert plan.shares[1] / plan.shares[0] == pytest.approx(
-        (150 + STILL_FRAMES) / (10 + STILL_FRAMES)
+        (150 + DEFAULT.still_frames) / (10 + DEFAULT.still_frames)
     )
 
 
@@ -110,7 +109,7 @@ def test_segments_of_large_frames_are_as_short_as_a_clip_can_hold(size):
     plan = make_plan(huge(3840, 2160), FAST, size=size, segment_frames=150, key_interval=8)
     # The canvas of a camera that goes as far as it may is a quarter larger on both sides.
     network = FAST.network(
-        Shape(height=2160, width=3840, frames=plan.longest, margin=(540, 960)), size
+        VideoShape(height=2160, width=3840, frames=plan.longest, margin=(540, 960)), size
     )
     weights = sum(x.numel() for x in network.parameters())
     assert 0.7 * MAX_WEIGHTS < weights <= MAX_WEIGHTS
@@ -136,7 +135,7 @@ def test_network_too_large_for_any_segment():
 def test_lengths_that_a_clip_can_hold_are_kept(preset):
     plan = make_plan(huge(320, 180), preset, segment_frames=150, key_interval=8)
     assert plan.longest == (preset.group_frames or 134)
-    assert max(map(len, plan.groups)) == (GROUP_KEY_INTERVAL if preset.group_frames else 3)
+    assert max(map(len, plan.groups)) == (DEFAULT.group_key_interval if preset.group_frames else 3)
 
 
 def test_plan_of_a_film_takes_no_time():

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from encoder.common.errors import SettingsError
+from encoder.config import SIZES
+from encoder.models.base import VideoShape
 from encoder.models.hnerv import STRIDES as HNERV_STRIDES
 from encoder.models.hnerv import hnerv_config
 from encoder.models.hnerv_boost import Boost, BoostConfig
@@ -14,15 +16,13 @@ from encoder.presets import (
     HNERV_FULL_HD,
     HNERV_PARAMETERS,
     PRESETS,
-    SIZES,
-    Shape,
     complexity,
     find_preset,
 )
 
-HD = Shape(height=720, width=1280, frames=132)
-BUNNY = Shape(height=640, width=1280, frames=132)
-FULL_HD = Shape(height=1080, width=1920, frames=600)
+HD = VideoShape(height=720, width=1280, frames=132)
+BUNNY = VideoShape(height=640, width=1280, frames=132)
+FULL_HD = VideoShape(height=1080, width=1920, frames=600)
 
 
 def millions(preset, shape=HD):
@@ -57,7 +57,7 @@ def test_nerv_star_has_the_published_parameters():
 )
 def test_hnerv_has_the_published_widths(parameters, stem):
     """HNeRV, table 17."""
-    config = hnerv_config(height=640, width=1280, frames=132, parameters=parameters)
+    config = hnerv_config(VideoShape(height=640, width=1280, frames=132), parameters=parameters)
     assert config.layout == Layout(strides=(5, 4, 4, 2, 2), grid=(2, 4))
     assert config.channels[0] == stem
 
@@ -67,7 +67,7 @@ def test_hnerv_has_the_published_widths(parameters, stem):
     [(480, 960, (5, 4, 3, 2, 2), 110), (960, 1920, (5, 4, 4, 3, 2), 92)],
 )
 def test_hnerv_has_the_published_strides(height, width, strides, stem):
-    config = hnerv_config(height=height, width=width, frames=132, parameters=3e6)
+    config = hnerv_config(VideoShape(height=height, width=width, frames=132), parameters=3e6)
     assert (config.layout.strides, config.channels[0]) == (strides, stem)
 
 
@@ -110,7 +110,7 @@ def test_sizes_follow_the_pixels(preset):
     """A frame of a quarter of the pixels has about a quarter of the parameters, as far as widths can be so small."""
     found, half = (
         complexity(PRESETS[preset], "L", shape).parameters
-        for shape in (HD, Shape(height=360, width=640, frames=132))
+        for shape in (HD, VideoShape(height=360, width=640, frames=132))
     )
     assert half == pytest.approx(found / 4, rel=0.25)
 
@@ -127,7 +127,9 @@ def test_multiplications_are_those_published(preset, thousands):
     assert mean_macs(preset) / 1000 == pytest.approx(thousands, rel=0.01)
 
 
-@pytest.mark.parametrize("shape", [HD, BUNNY, FULL_HD, Shape(height=180, width=320, frames=132)])
+@pytest.mark.parametrize(
+    "shape", [HD, BUNNY, FULL_HD, VideoShape(height=180, width=320, frames=132)]
+)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sizes_grow(preset, shape):
     found = millions(preset, shape)
@@ -140,7 +142,7 @@ def test_sizes_grow(preset, shape):
 )
 @pytest.mark.parametrize("preset", PRESETS)
 def test_frames_of_any_size(preset, height, width):
-    network = PRESETS[preset].network(Shape(height=height, width=width, frames=3), "XS")
+    network = PRESETS[preset].network(VideoShape(height=height, width=width, frames=3), "XS")
     with torch.no_grad():
         frames = network(torch.tensor([0.0, 2.0]))
     assert frames.shape[:2] == (2, 3)

@@ -15,14 +15,15 @@ from encoder.common.errors import EngineError
 from encoder.media.metrics import psnr_db
 from export.engines.registry import open_engine
 from player import whip_client as publish_module
-from player.cli.stream import _endpoint
+from player.cli.publish import parse_endpoint
 from player.metrics import Metrics
 from player.playback.playout import Playout
+from player.rtc.aioice_hooks import HostAddresses, host_addresses
 from player.rtc.i420 import i420_frame
-from player.rtc.ice import Ice, offer_addresses
+from player.rtc.ice import Ice
 from player.whip_client import PublishError, publish
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
+pytestmark = pytest.mark.alone
 
 
 class MediaServer:
@@ -92,12 +93,11 @@ class MediaServer:
 
 
 @pytest.fixture
-async def server(monkeypatch):
-    monkeypatch.setattr(publish_module, "BACKOFF_SECONDS", (0.1,))
-    offer_addresses("127.0.0.1")
-    server = MediaServer()
-    yield server
-    await asyncio.gather(*(peer.close() for peer in server.peers))
+async def server():
+    with host_addresses(HostAddresses("127.0.0.1")):
+        server = MediaServer()
+        yield server
+        await asyncio.gather(*(peer.close() for peer in server.peers))
 
 
 @pytest.fixture
@@ -109,6 +109,7 @@ async def begin(server, aiohttp_server, tiny_clip):
 
     def start(path="/whip/room", *, url=None, codec="H264", token=None, **how):
         url = URL(url or f"http://127.0.0.1:{running.port}{path}")
+        how = {"retry_seconds": 0.1} | how
         tasks.append(
             asyncio.create_task(publish(stream, url, token=token, codec=codec, ice=Ice(), **how))
         )
@@ -313,6 +314,19 @@ async def test_server_that_is_not_there_is_waited_for(begin, caplog, unused_tcp_
     assert "secret" not in caplog.text
 
 
+async def test_answer_that_is_no_http_is_told_without_the_secret(begin, caplog):
+    async def answer(_, writer):
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as other:
+        port = other.sockets[0].getsockname()[1]
+        begin(url=f"http://127.0.0.1:{port}/whip?key=secret")
+        await asyncio.sleep(0.3)
+    assert f"cannot reach http://127.0.0.1:{port}/whip: the answer is broken" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_answer_may_come_in_pieces(server, begin, monkeypatch):
     monkeypatch.setattr(MediaServer, "pieces", 3)
     begin()
@@ -324,7 +338,6 @@ async def test_answer_may_come_in_pieces(server, begin, monkeypatch):
 async def test_connection_that_fails_is_no_success(begin, caplog, monkeypatch):
     """Else the waits would never become longer."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(publish_module, "BACKOFF_SECONDS", (0.05, 5.0))
 
     async def fail(self, _):
         self._RTCPeerConnection__connectionState = "failed"
@@ -334,18 +347,23 @@ async def test_connection_that_fails_is_no_success(begin, caplog, monkeypatch):
         setRemoteDescription = fail  # noqa: N815
 
     monkeypatch.setattr(publish_module, "RTCPeerConnection", Failing)
-    begin()
+    begin(retry_seconds=0.05)
     await asyncio.sleep(1.5)
     assert "publishing" not in caplog.text
-    assert "no connection to the media server; trying again in 0.05 s" in caplog.text
-    assert "no connection to the media server; trying again in 5 s" in caplog.text
+    for seconds in ("0.05", "0.1", "0.2"):
+        assert f"no connection to the media server; trying again in {seconds} s" in caplog.text
 
 
 async def test_stream_that_ends_ends_it(server, begin):
     task = begin()
     await server.frames(1)
     stream = task.get_coro().cr_frame.f_locals["stream"]
-    stream._reader._error = EngineError("no engine today")
+
+    def fail(_):
+        raise EngineError("no engine today")
+
+    stream.source.open_engine = fail
+    stream.play_source(0)
     with pytest.raises(PublishError, match="no engine today"):
         await asyncio.wait_for(task, 20)
 
@@ -402,4 +420,4 @@ async def test_redirection_to_another_protocol_ends_it(server, begin, location):
     ],
 )
 def test_endpoint_is_asked_as_it_was_given(text, asked):
-    assert _endpoint(text).raw_path_qs == asked
+    assert parse_endpoint(text).raw_path_qs == asked

@@ -20,7 +20,7 @@ def tensors():
 
 def test_rounded_tensors_lie_on_the_grid():
     values = tensors()
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     steps = quantizer.steps()
     for name, rounded in quantizer.rounded(values).items():
         codes = rounded / steps[name]
@@ -36,7 +36,7 @@ def test_gradients_pass_the_rounding():
 
 def test_noise_is_as_wide_as_a_step():
     values = tensors()
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     noise = (quantizer.noisy(values)["weight"] - values["weight"]) / quantizer.steps()["weight"]
     assert noise.abs().max() <= 0.5001
     assert noise.std().item() == pytest.approx(12**-0.5, rel=0.05)
@@ -59,7 +59,7 @@ def test_bits_are_those_of_the_entropy_coder():
     values = {
         name: torch.from_numpy(x.astype(np.float32)).requires_grad_() for name, x in drawn.items()
     }
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     steps = quantizer.steps()
     rounded = quantizer.rounded(values)
     coded = sum(
@@ -70,7 +70,7 @@ def test_bits_are_those_of_the_entropy_coder():
 
 def test_tensors_that_are_given_are_left_alone():
     values = tensors() | {"given": torch.tensor([0.25, 1.0])}
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     assert "given" not in quantizer.steps()
     assert quantizer.noisy(values)["given"] is values["given"]
     assert quantizer.rounded(values)["given"] is values["given"]
@@ -78,7 +78,7 @@ def test_tensors_that_are_given_are_left_alone():
 
 def test_wider_steps_take_fewer_bits():
     values = tensors()
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     before = quantizer.bits(values)
     before.backward()
     assert quantizer.log_steps.grad is not None
@@ -123,7 +123,7 @@ def test_quantize_keeps_the_step_of_what_is_given(largest, bits, huffman, step):
 
 def test_quantize_takes_the_learned_steps():
     values = tensors()
-    quantizer = QatQuantizer(values)
+    quantizer = QatQuantizer(values, latents=["latents.0", "latents.1"])
     with torch.no_grad():
         quantizer.offsets.copy_(torch.linspace(-2, 3, len(quantizer.offsets)))
     steps = quantizer.steps()

@@ -12,14 +12,14 @@ from encoder.training.rate_control import RateControl
 
 
 def test_weight_is_per_pixel():
-    rate = RateControl(rate_weight=0.05, pixels=1000)
+    rate = RateControl(lambda_=0.05, pixels=1000)
     assert rate.weight(torch.tensor(500.0), 0.9).item() == pytest.approx(0.05 / 1000)
 
 
 @pytest.mark.parametrize(("target", "lag"), [(2000.0, 0.02), (20_000.0, 0.05), (100_000.0, 0.02)])
 def test_size_is_steered_to_the_target(target, lag):
     """The bits of a fit follow the weight with some lag, a third as fast in logarithms."""
-    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=target)
+    rate = RateControl(lambda_=0.05, pixels=1000, target_bits=target)
     bits = settled = log(15_000.0)
     first = log(0.05 / 1000)
     for index in range(800):
@@ -60,14 +60,14 @@ def test_segments_have_their_shares_of_the_bytes():
 
 
 def test_weight_rises_little_on_the_way():
-    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
+    rate = RateControl(lambda_=0.05, pixels=1000, target_bits=1.0)
     weights = [rate.weight(torch.tensor(1e9), progress / 100).item() for progress in range(100)]
     assert weights[49] == pytest.approx(4 * weights[0])
     assert weights[-1] > 100 * weights[49]
 
 
 def test_weight_changes_little_at_once():
-    rate = RateControl(rate_weight=0.05, pixels=1000, target_bits=1.0)
+    rate = RateControl(lambda_=0.05, pixels=1000, target_bits=1.0)
     rate.weight(torch.tensor(1e9), 0.5)
     before = rate.weight(torch.tensor(1e9), 0.6)
     assert rate.weight(torch.tensor(1e9), 0.9) == pytest.approx(

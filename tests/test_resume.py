@@ -24,8 +24,8 @@ from helpers import COMMAND, make_encoder, moving_square, run, write_images
 
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
-from encoder.common.errors import SettingsError, SourceError
-from encoder.config import Budget, Compression
+from encoder.common.errors import RunError, SettingsError, SourceError
+from encoder.config import Budget, FitConfig
 from encoder.jobs.clip_assembler import ClipAssembler
 from encoder.jobs.gop import Finished, Gop, Progress
 from encoder.jobs.job import Job
@@ -264,25 +264,21 @@ def test_nothing_to_go_on_with(video):
     assert sorted(path.name for path in video.parent.iterdir()) == ["clip.nerv", "video.mp4"]
 
 
-def make_work(video, folder, *, epochs=10, save_seconds=60.0, preset="fast", **options):
+def make_work(
+    video, folder, *, save_seconds=60.0, preset="fast", budget=Budget(epochs=10), **settings
+):
     source = read_video(video)
     job = Job(
         source=video,
-        width=48,
-        height=32,
-        mask=None,
-        preset=preset,
-        size="XS",
-        compression=Compression(),
+        size=(48, 32),
+        config=FitConfig(preset=preset, size="XS", **settings),
         plan=make_plan(source, PRESETS[preset], segment_frames=4, key_interval=2),
-        limit=Budget(epochs=epochs),
+        budget=budget,
         device="cpu",
-        seed=0,
         threads=1,
         settings="",
         keep_states=True,
     )
-    job = replace(job, **options)
     encoder = job.encoder()
     unfinished = RunState(folder / "clip.nerv", {})
     unfinished.begin()
@@ -306,13 +302,13 @@ def written(work, events, path):
 @pytest.mark.parametrize(
     ("preset", "options"),
     [
-        ("fast", {"compression": Compression(file_bytes=30_000)}),
+        ("fast", {"file_size": 30_000}),
         pytest.param(
             "fast",
-            {"compression": Compression(bits=6, prune=0.2, coder="huffman")},
+            {"bits": 6, "prune": 0.2, "coder": "huffman"},
             marks=pytest.mark.soak,
         ),
-        pytest.param("fast", {"mask": Path("mask")}, marks=pytest.mark.soak),
+        pytest.param("fast", {"mask": "mask"}, marks=pytest.mark.soak),
         ("hnerv-boost", {}),  # Adan, and an encoder of frames
         ("nirvana", {}),
     ],
@@ -325,7 +321,9 @@ def test_everything_goes_on_as_if_nothing_had_happened(
     mask = np.zeros((1, 3, 32, 48), np.uint8)
     mask[..., 4:12, 8:20] = 255
     write_images(tmp_path / "mask", mask)
-    work = make_work(video, tmp_path, preset=preset, epochs=6, save_seconds=0.0, **options)
+    work = make_work(
+        video, tmp_path, preset=preset, budget=Budget(epochs=6), save_seconds=0.0, **options
+    )
     whole, states = written(work, run_serial(work, work.job.encoder()), tmp_path / "whole.nerv")
     assert states
     work.unfinished.remove()
@@ -344,7 +342,7 @@ def test_everything_goes_on_as_if_nothing_had_happened(
 
 @pytest.mark.alone
 def test_time_that_was_spent_is_not_spent_again(video, tmp_path):
-    work = make_work(video, tmp_path, save_seconds=0.5, limit=Budget(seconds=12.0))
+    work = make_work(video, tmp_path, save_seconds=0.5, budget=Budget(seconds=12.0))
     events = run_serial(work, work.job.encoder())
     for group, progress in events:
         if group == 1 and progress.segment == 3:  # four segments of six are begun
@@ -442,7 +440,7 @@ def test_segment_that_comes_out_differently(tiny_clip, tmp_path):
     first = tiny_clip.segments[0]
     for _ in range(2):
         assembly.take(0, Finished(first, None))
-    with pytest.raises(SettingsError, match="segment 0 was fitted twice and came out differently"):
+    with pytest.raises(RunError, match="segment 0 was fitted twice and came out differently"):
         assembly.take(0, Finished(replace(first, code=first.code + bytes(4)), None))
     assembly.stop()
 
@@ -549,12 +547,10 @@ def test_states_that_cannot_be_read(tmp_path, damage):
     assert unfinished.load(1, tensors) is None
     path = unfinished.folder / "group-0.pt"
     path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
-    with pytest.raises(SettingsError, match="cannot be read: delete it to fit its segments anew"):
+    with pytest.raises(RunError, match="cannot be read: delete it to fit its segments anew"):
         unfinished.load(0, tensors)
     (unfinished.folder / "settings.json").write_text("[")
-    with pytest.raises(
-        SettingsError, match=r"settings\.json cannot be read: to start anew, delete"
-    ):
+    with pytest.raises(RunError, match=r"settings\.json cannot be read: to start anew, delete"):
         unfinished.check()
 
 
@@ -566,5 +562,5 @@ def test_state_holds_no_code(tmp_path):
         {"segments": [], "states": [], "frame_encoder": Path("a"), "fit": None},
         unfinished.folder / "group-0.pt",
     )
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(RunError, match="cannot be read"):
         unfinished.load(0, 3)

@@ -11,15 +11,17 @@ from yarl import URL
 
 from encoder.common.errors import SettingsError
 from player.rtc import ice as ice_module
-from player.rtc.aiortc_hooks import self_test
-from player.rtc.ice import Ice, offer_addresses
+from player.rtc.aioice_hooks import HostAddresses, host_addresses
+from player.rtc.ice import Ice
+from player.rtc.peer_connection import self_test
 from player.server import sessions as sessions_module
 from player.server.app import _url
 from player.server.app_keys import SESSIONS
 from player.server.auth import Access
-from player.server.sessions import Limits, Sessions
+from player.server.limits import Limits
+from player.server.sessions import Sessions
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture
@@ -478,46 +480,9 @@ async def test_servers_are_asked_in_the_background(monkeypatch, answers, server,
     assert len(ice.configuration.iceServers) == answers
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", ["127.0.0.1", "192.0.2.1"]),
-        ("::1", ["::1", "192.0.2.1"]),
-        ("192.0.2.7", ["192.0.2.7"]),
-        ("0.0.0.0", ["127.0.0.1", "192.0.2.1"]),
-    ],
-)
-def test_addresses_that_are_offered_are_those_bound(monkeypatch, host, expected):
-    monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
-    offer_addresses(host)
-    assert ice_module.aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True) == expected
-
-
-@pytest.mark.parametrize(
-    ("host", "heard"),
-    [
-        ("127.0.0.1", ["127.0.0.1", "192.0.2.1"]),
-        ("0.0.0.0", ["127.0.0.1", "192.0.2.1", "198.51.100.9"]),
-    ],
-)
-def test_media_of_other_machines_are_dropped_where_the_server_is_for_this_one(
-    monkeypatch, host, heard
-):
-    received = []
-    monkeypatch.setattr(ice_module, "INTERFACE_ADDRESSES", lambda **_: ["192.0.2.1"])
-    monkeypatch.setattr(
-        ice_module, "RECEIVED", lambda protocol, data, address: received.append(address[0])
-    )
-    monkeypatch.setattr("aioice.ice.StunProtocol.datagram_received", None)
-    offer_addresses(host)
-    for sender in ("127.0.0.1", "192.0.2.1", "198.51.100.9"):
-        ice_module.StunProtocol.datagram_received(None, b"\0\1" + bytes(18), (sender, 5))
-    assert received == heard
-
-
 async def test_this_aiortc_is_supported():
-    offer_addresses("127.0.0.1")
-    assert await self_test() is None
+    with host_addresses(HostAddresses("127.0.0.1")):
+        assert await self_test() is None
 
 
 @pytest.mark.parametrize("name", ["_handle_rtcp_packet", "_ssrc"])
@@ -537,10 +502,9 @@ async def test_aiortc_that_asks_another_way_is_noticed_at_the_start(monkeypatch)
 
 
 async def test_aioice_that_finds_addresses_by_itself_is_noticed_at_the_start(monkeypatch):
-    offer_addresses("127.0.0.1")
-    monkeypatch.setattr(
-        "player.rtc.aiortc_hooks.aioice.ice",
-        type("Moved", (), {"get_host_addresses": lambda **_: ["192.0.2.1"]}),
-    )
+    async def gather(connection):
+        connection._local_candidates = [SimpleNamespace(host="192.0.2.1")]
+
+    monkeypatch.setattr("aioice.Connection.gather_candidates", gather)
     with pytest.raises(SettingsError, match="this version of aiortc is not supported"):
         await self_test()

@@ -17,10 +17,11 @@ from yarl import URL
 
 from player.server.app import CONNECTIONS
 from player.server.app_keys import SESSIONS
+from player.server.limits import Limits
 from player.server.listener import MAX_PER_ADDRESS
-from player.server.sessions import MAX_MOVES, Limits
+from player.server.session import MAX_MOVES
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("own_addresses")]
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from encoder.codec.topology import MAX_BYTES, OPERATORS, Topology, dictionary
 from encoder.common.errors import BitstreamError
 from encoder.common.onnx_runtime import Session
 from encoder.jobs.trace import trace
-from encoder.presets import PRESETS, Shape
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS
 
 
 def make_model(**changes) -> onnx.ModelProto:
@@ -74,7 +75,7 @@ def test_topologies_of_the_presets_are_small_and_allowed(preset, size, margin):
     frames = PRESETS[preset].group_frames or 132
     topology = trace(
         PRESETS[preset].network(
-            Shape(height=size[0], width=size[1], frames=frames, margin=margin), "S"
+            VideoShape(height=size[0], width=size[1], frames=frames, margin=margin), "S"
         )
     )
     assert Topology.parse(topology.packed).tensors == topology.tensors

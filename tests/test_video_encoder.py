@@ -113,7 +113,6 @@ def decoded(tmp_path_factory):
 
 
 @pytest.mark.alone
-@pytest.mark.usefixtures("own_addresses")
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 async def test_what_a_viewer_receives_is_what_is_decoded(aiohttp_client, decoded, codec):
     clip, expected = decoded

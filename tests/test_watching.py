@@ -174,7 +174,6 @@ next();
 
 @with_chromium
 @pytest.mark.soak
-@pytest.mark.usefixtures("own_addresses")
 async def test_loss_of_two_percent_is_made_good_within_a_second(
     chromium, aiohttp_server, sample_clip
 ):

@@ -38,9 +38,9 @@ def add(commands: Commands) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     from encoder.compare.benchmark import bench
-    from encoder.jobs.segment_encoder import pick_device
     from encoder.media.video import parse_size
     from encoder.presets import find_preset
+    from encoder.training.device import pick_device
 
     width, height = parse_size(args.resize)
     device = pick_device(args.device)

@@ -7,16 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.cli.options import SAMPLE, add_coding, add_device, add_fit, check_seed
+from encoder.cli.options import SAMPLE, add_device
 from encoder.common.console import Commands
 from encoder.common.errors import SettingsError
+from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
-from encoder.media.reading import add_reading, reading, source_file
+from encoder.config import FitConfig
+from encoder.media.reading import source_file
 
 if TYPE_CHECKING:
     import torch
 
-    from encoder.compare.contenders import Contender, Fitting
+    from encoder.compare.contenders import Contender
     from encoder.jobs.gop import Progress
     from encoder.media.video import Video
 
@@ -24,6 +26,23 @@ BUDGET_SECONDS = 60.0
 RATES = 4
 MAX_RATES = 16
 MIN_HOLDOUT_FRAMES = 3
+OFFERED = frozenset(
+    [
+        "track",
+        "matrix",
+        "background",
+        "resize",
+        "budget",
+        "epochs",
+        "segment_frames",
+        "key_interval",
+        "seed",
+        "bits",
+        "prune",
+        "coder",
+    ]
+)
+"""Settings of a fit that hold for all networks of a comparison."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +87,6 @@ def add(commands: Commands) -> None:
         "--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})"
     )
     compare.add_argument(
-        "--resize",
-        metavar="WxH",
-        help="frame size (default: the shape it is shown in, with at most 320x180 pixels)",
-    )
-    add_reading(compare)
-    compare.add_argument(
         "--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)"
     )
     compare.add_argument(
@@ -82,41 +95,29 @@ def add(commands: Commands) -> None:
         default="none",
         help="odd: fit to the even frames, measure the odd ones in between (default: none)",
     )
-    add_fit(compare, budget=f"{BUDGET_SECONDS:g}")
+    add_flags(compare, FitConfig, OFFERED, defaults={"budget": f"{BUDGET_SECONDS:g}"})
     add_device(compare)
-    add_coding(compare.add_argument_group("the papers' pipeline"))
 
 
 def _compare(args: argparse.Namespace) -> None:
     from encoder.compare.compare import Report, compare
-    from encoder.compare.contenders import Fitting
     from encoder.compare.report import PAGE, write_report
-    from encoder.config import Budget, Compression
-    from encoder.jobs.segment_encoder import pick_device
     from encoder.media.source import read_video
-    from encoder.media.video import parse_size
+    from encoder.training.device import pick_device
 
-    check_seed(args.seed)
     if not 1 <= args.rates <= MAX_RATES:
         raise SettingsError(f"rates must be in 1..{MAX_RATES}, got {args.rates}")
-    budget = BUDGET_SECONDS if args.budget is None and args.epochs is None else args.budget
-    fitting = Fitting(
-        limit=Budget(seconds=budget, epochs=args.epochs),
-        compression=Compression(bits=args.bits, prune=args.prune, coder=args.coder),
-        segment_frames=args.segment_frames,
-        key_interval=args.key_interval,
-        device=pick_device(args.device),
-        seed=args.seed,
-    )
-    systems = _systems(args, fitting)
+    if args.budget is None and args.epochs is None:
+        args.budget = BUDGET_SECONDS
+    config = from_flags(FitConfig, args)
+    device = pick_device(args.device)
+    systems = _systems(args, config, device)
     source = args.video or SAMPLE
     with source_file(source) as path:
-        video = read_video(
-            path, size=parse_size(args.resize) if args.resize else None, reading=reading(args)
-        )
+        video = read_video(path, size=config.frame_size, reading=config.reading)
     frame = _frame(args, len(video.frames))
     is_held_out = args.holdout == "odd"
-    report = Report(args.output, _settings(args, fitting, source, video))
+    report = Report(args.output, _settings(args, config, device, source, video))
 
     def show(step: "Progress") -> None:
         update(done() + step.done, f"{step.psnr_db:.2f} dB in training")
@@ -139,7 +140,9 @@ def _compare(args: argparse.Namespace) -> None:
     logger.info("see %s", args.output / PAGE)
 
 
-def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[Contender]":
+def _systems(
+    args: argparse.Namespace, config: FitConfig, device: "torch.device"
+) -> "list[Contender]":
     from encoder.compare.anchors import CODECS
     from encoder.compare.contenders import AnchorContender, NetworkContender
     from encoder.presets import find_preset
@@ -154,7 +157,7 @@ def _systems(args: argparse.Namespace, fitting: "Fitting") -> "list[Contender]":
     elif codecs is None:
         codecs = list(CODECS)
     systems: list[Contender] = [AnchorContender(name, args.rates) for name in codecs or ()]
-    systems += [NetworkContender(name, args.rates, fitting) for name in args.presets]
+    systems += [NetworkContender(name, args.rates, config, device) for name in args.presets]
     if not systems:
         raise SettingsError("there is nothing to compare: give --presets or --codecs")
     return systems
@@ -177,25 +180,28 @@ def _frame(args: argparse.Namespace, frames: int) -> int:
 
 
 def _settings(
-    args: argparse.Namespace, fitting: "Fitting", source: Path, video: "Video"
+    args: argparse.Namespace,
+    config: FitConfig,
+    device: "torch.device",
+    source: Path,
+    video: "Video",
 ) -> dict[str, object]:
     import numpy as np
 
     frames, _, height, width = video.frames.shape
-    limit = fitting.limit
     return {
         "nervcast": version("nervcast"),
-        "video": source.name + reading(args).flags,
+        "video": source.name + config.reading.flags,
         "frames": frames,
         "size": f"{width}x{height}",
         "pixels": f"CRC-32 {zlib.crc32(np.ascontiguousarray(video.frames).data):08x}",
-        "limit": f"{limit.seconds:g} s" if limit.seconds is not None else f"{limit.epochs} epochs",
-        "segment_frames": args.segment_frames,
-        "key_interval": args.key_interval,
-        "coding": f"{args.bits or 'default'} bits, {args.prune:g} pruned, {args.coder} coder",
+        "limit": str(config.limit(frames)),
+        "segment_frames": config.segment_frames,
+        "key_interval": config.key_interval,
+        "coding": f"{config.bits or 'default'} bits, {config.prune:g} pruned, {config.coder} coder",
         "holdout": args.holdout,
-        "device": _device_name(fitting.device),
-        "seed": args.seed,
+        "device": _device_name(device),
+        "seed": config.seed,
     }
 
 

@@ -1,6 +1,7 @@
 """The command `compress`: write a fitted network again, at other sizes."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from encoder.cli.evaluate import report
@@ -10,7 +11,7 @@ from encoder.common.console import Commands
 from encoder.common.progress import progress
 
 RUNG_START = 0.3
-"""Share of the schedule at which a rung of a ladder goes on with the fitted network."""
+"""Progress of the schedule from which the fitted network goes on."""
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +22,7 @@ def add(commands: Commands) -> None:
         summary="write a fitted network again, at other sizes",
         example="python -m encoder compress bunny.safetensors --bits-per-pixel 0.05 0.1 0.2",
     )
-    compress.add_argument("checkpoint", type=Path, help="what `fit --checkpoint` wrote")
+    compress.add_argument("checkpoint", type=Path, help="file that `fit --checkpoint` wrote")
     compress.add_argument(
         "--bits-per-pixel",
         type=float,
@@ -50,53 +51,37 @@ def add(commands: Commands) -> None:
 
 
 def _compress(args: argparse.Namespace) -> None:
-    from encoder.config import Budget, Compression, bits_per_pixel
+    from encoder.config import Budget
     from encoder.jobs.checkpoint import Checkpoint
-    from encoder.jobs.segment_encoder import SegmentEncoder, pick_device
+    from encoder.jobs.job import open_encoder
     from encoder.media.source import Source
-    from encoder.presets import find_preset
-    from encoder.segmentation.mask import read_mask
-    from encoder.segmentation.plan import make_plan
+    from encoder.training.device import pick_device
 
-    targets = {rate: bits_per_pixel(rate) for rate in args.bits_per_pixel}
-    how, states = Checkpoint.load(args.checkpoint)
-    limit = Budget(seconds=how.seconds / 2 if args.budget is None else args.budget)
+    kept, states = Checkpoint.load(args.checkpoint)
+    sizeless = {"lambda_": None, "file_size": None, "bitrate": None, "bits": None}
+    unlimited = replace(kept.config, **sizeless, prune=0.0, coder="range")
+    configs = {rate: replace(unlimited, bits_per_pixel=rate) for rate in args.bits_per_pixel}
+    budget = Budget(seconds=kept.seconds / 2 if args.budget is None else args.budget)
     output = args.output or args.checkpoint.with_suffix(".nerv")
-    source = Source(
-        args.source or Path(how.source), size=(how.width, how.height), reading=how.reading
-    )
-    frames = read_mask(Path(how.mask), source) if how.mask else source
-    preset = find_preset(how.preset)
-    plan = make_plan(
-        frames,
-        preset,
-        size=how.size,
-        segment_frames=how.segment_frames,
-        key_interval=how.key_interval,
-    )
-    encoders: dict[
-        float, SegmentEncoder
-    ] = {}  # all of them before the first fit, so that wrong rates are told at once
-    for rate, target in targets.items():
-        encoders[rate] = SegmentEncoder(
-            frames,
-            preset,
-            Compression(file_bytes=target(source)),
-            plan=plan,
-            size=how.size,
+    path = args.source or Path(kept.source)
+    source = Source(path, size=kept.size, reading=kept.config.reading)
+    # All encoders before the first fit, so that wrong rates are errors at once.
+    encoders = {
+        rate: open_encoder(
+            source,
+            config,
             device=pick_device(args.device),
-            settings=how.settings(f" --bits-per-pixel {rate:g} after {how.seconds:.0f} s")
-            + source.assumption,
-            seed=how.seed,
+            settings=config.text(source, after=f" after {kept.seconds:.0f} s") + source.assumption,
             states=states,
         )
+        for rate, config in configs.items()
+    }
     for rate, encoder in encoders.items():
         path = output.with_stem(f"{output.stem}-{rate:g}bpp")
+        segments = len(encoder.plan.runs)
         with replacing(path) as part, progress("fitting") as update:
-            for step in encoder.run(limit, start=RUNG_START):
-                update(
-                    step.done,
-                    f"segment {step.segment + 1}/{len(plan.runs)}, {step.psnr_db:.2f} dB in training",
-                )
+            for step in encoder.run(budget, start=RUNG_START):
+                quality = f"{step.psnr_db:.2f} dB in training"
+                update(step.done, f"segment {step.segment + 1}/{segments}, {quality}")
             part.write_bytes(bytes(encoder.clip()))
-        report(path, source, targets[rate](source))
+        report(path, source, configs[rate].target_bytes(source))

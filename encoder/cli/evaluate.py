@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from encoder.codec.container import MAGIC, VERSION
 from encoder.common.console import Commands, show
+from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
-from encoder.media.reading import add_reading, reading, source_file
+from encoder.media.reading import Reading, source_file
 
 if TYPE_CHECKING:
     from encoder.compare.evaluation import Evaluation, FrameQuality
@@ -39,7 +40,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument("clip", type=Path, help="a .nerv file")
     for command in (info, evaluate):
         command.add_argument("--json", action="store_true", help="print one JSON object")
-        add_reading(command)
+        add_flags(command, Reading)
     evaluate.add_argument(
         "source", type=Path, help="the video or folder that the clip was fitted to"
     )
@@ -55,7 +56,10 @@ def _info(args: argparse.Namespace) -> None:
     from encoder.media.source import Source
 
     with source_file(args.clip) as path:
-        show(Source(path, keep_size=True, reading=reading(args)).facts(), as_json=args.json)
+        show(
+            Source(path, keep_size=True, reading=from_flags(Reading, args)).facts(),
+            as_json=args.json,
+        )
 
 
 def _is_clip(path: Path) -> bool:
@@ -101,7 +105,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     header = Clip.read(args.clip).header
     with source_file(args.source) as path:
-        source = Source(path, size=(header.width, header.height), reading=reading(args))
+        source = Source(path, size=(header.width, header.height), reading=from_flags(Reading, args))
         show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
 
 
@@ -140,4 +144,4 @@ def _measure(path: Path, source: "Frames", mask_path: Path | None) -> "Evaluatio
         for quality in qualities(clip, source, read_mask(mask_path, source) if mask_path else None):
             frames.append(quality)
             update(len(frames))
-    return evaluation(path, clip, frames)
+    return evaluation(path.stat().st_size, clip, frames)

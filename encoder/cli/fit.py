@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.cli.evaluate import report
-from encoder.cli.options import SAMPLE, add_coding, add_device, add_fit, check_seed
+from encoder.cli.options import SAMPLE, add_device
 from encoder.common.atomic_file import writable
 from encoder.common.console import Commands
 from encoder.common.errors import SettingsError
+from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
-from encoder.media.reading import STANDARD_INPUT, add_reading, reading, source_file
+from encoder.config import SEGMENT_SECONDS, FitConfig
+from encoder.media.reading import STANDARD_INPUT, source_file
 
 if TYPE_CHECKING:
-    from encoder.config import Budget, Compression, Target
-    from encoder.jobs.checkpoint import Checkpoint
+    from encoder.config import DeviceName
     from encoder.jobs.job import Job
     from encoder.jobs.scheduler import WorkerBackend
-    from encoder.jobs.segment_encoder import DeviceName
     from encoder.media.source import Source
 
 SAMPLE_OUTPUT = "bunny.nerv"
-BUDGET_SECONDS = 120.0
-"""Time for the frames of a segment, by default."""
 SAVE_SECONDS = 60.0
 MAX_WORKERS = 1024
 
@@ -38,13 +36,15 @@ def add(commands: Commands) -> None:
         "fit",
         _fit,
         summary="fit a network to a video and write it as a clip",
-        example="python -m encoder fit encoder/data/bunny_720p.mp4 -o bunny.nerv --resize 320x180 --budget 120",
+        example="python -m encoder fit encoder/data/bunny_720p.mp4 -o bunny.nerv "
+        "--resize 320x180 --budget 120",
     )
     fit.add_argument(
         "video",
         nargs="?",
         type=Path,
-        help="video file, folder of images, pipe, or - for standard input, like Y4M of ffmpeg (default: the bundled sample)",
+        help="video file, folder of images, pipe, or - for standard input, like Y4M of ffmpeg "
+        "(default: the bundled sample)",
     )
     fit.add_argument(
         "-o",
@@ -53,42 +53,22 @@ def add(commands: Commands) -> None:
         metavar="CLIP",
         help="file to write (default: the video's name, .nerv)",
     )
-    fit.add_argument(
-        "--preset",
-        default="fast",
-        metavar="NAME",
-        help="network and recipe, see `models` (default: fast)",
-    )
-    fit.add_argument(
-        "--size",
-        choices=("XS", "S", "M", "L"),
-        default="S",
-        help="size of the network (default: S)",
-    )
-    fit.add_argument(
-        "--resize",
-        metavar="WxH",
-        help="frame size, or 'source' for the video's own (default: the shape it is shown in, with at most 320x180 pixels)",
-    )
-    add_reading(fit)
-    add_fit(fit, budget=f"{BUDGET_SECONDS:g} for as many frames as a segment may have")
+    budget = f"{SEGMENT_SECONDS:g} for as many frames as a segment may have"
+    add_flags(fit, FitConfig, defaults={"budget": budget})
     add_device(fit)
     fit.add_argument(
-        "--mask",
-        type=Path,
-        metavar="PATH",
-        help="picture, or folder or video of one for each frame: white is not fitted to",
+        "--checkpoint", type=Path, metavar="FILE", help="also write the input of `compress`"
     )
-    fit.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="also write what `compress` needs"
-    )
-    _add_size(fit)
+    _add_long(fit)
+
+
+def _add_long(fit: argparse.ArgumentParser) -> None:
     long = fit.add_argument_group("long videos")
     long.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="how many fit side by side (default: 1, or all of a cluster)",
+        help="number of workers that fit side by side (default: 1, or all of a cluster)",
     )
     long.add_argument(
         "--cluster",
@@ -99,7 +79,8 @@ def add(commands: Commands) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each, on which the bytes depend (default: a share of the cores; 1 on a cluster)",
+        help="threads of a worker, on which the bytes depend "
+        "(default: a share of the cores; 1 on a cluster)",
     )
     long.add_argument(
         "--resume",
@@ -115,152 +96,89 @@ def add(commands: Commands) -> None:
     )
 
 
-def _add_size(fit: argparse.ArgumentParser) -> None:
-    group = fit.add_argument_group("size")
-    size = group.add_mutually_exclusive_group()
-    size.add_argument(
-        "--rate",
-        type=float,
-        metavar="LAMBDA",
-        help="weight of a bit per pixel (default: the preset's)",
-    )
-    size.add_argument(
-        "--bits-per-pixel", type=float, metavar="X", help="size of the file, in bits per pixel"
-    )
-    size.add_argument("--file-size", metavar="BYTES", help="size of the file, like 200kB")
-    size.add_argument(
-        "--bitrate", metavar="BITS", help="size of the file, in bits per second of video, like 500k"
-    )
-    add_coding(group, size)
-
-
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, which help need not wait for.
-    from encoder.config import Budget
     from encoder.media.source import Source
-    from encoder.media.video import parse_size
     from encoder.presets import find_preset
 
-    check_seed(args.seed)
+    config = from_flags(FitConfig, args)
     _check_workers(args)
-    find_preset(args.preset)  # before the video is read
-    keep_size = args.resize == "source"
-    size = None if keep_size or args.resize is None else parse_size(args.resize)
-    limit = (
-        None
-        if args.budget is None and args.epochs is None
-        else Budget(seconds=args.budget, epochs=args.epochs)
-    )
+    find_preset(config.preset)  # before the video is read
     video = args.video or SAMPLE
     output = _output(args)
-    writable(output, video, args.mask, args.checkpoint)
+    writable(output, video, args.mask and Path(args.mask), args.checkpoint)
     if args.checkpoint:
-        writable(args.checkpoint, video, args.mask)
+        writable(args.checkpoint, video, args.mask and Path(args.mask))
+    if config.mask is not None:
+        config = replace(config, mask=str(Path(config.mask).resolve()))
     with source_file(video, copy=output.with_name(f".{output.name}.source")) as path:
-        _fit_source(
-            args, Source(path, size=size, keep_size=keep_size, reading=reading(args)), output, limit
+        source = Source(
+            path,
+            size=config.frame_size,
+            keep_size=config.resize == "source",
+            reading=config.reading,
         )
+        _fit_source(args, config, source, output)
 
 
 def _output(args: argparse.Namespace) -> Path:
     if args.output is None and args.video == STANDARD_INPUT:
         raise SettingsError("name the clip that is made of standard input: -o CLIP")
-    return args.output or Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
+    if args.output is not None:
+        return args.output
+    return Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
 
 
 def _fit_source(
-    args: argparse.Namespace, source: "Source", output: Path, limit: "Budget | None"
+    args: argparse.Namespace, config: FitConfig, source: "Source", output: Path
 ) -> None:
     from encoder.jobs.runner import Run, run_job
 
-    compression = _compression(args)
-    target = _target(args)
     began = time.perf_counter()
-    if target:
-        compression = replace(compression, file_bytes=target(source))
-    how = _how(args, source)
-    crew = _crew(args)
+    config.compression(source)  # a wrong size is an error before the scenes are looked for
+    backend = _backend(args)
     try:
         run = Run(
             output=output,
-            crew=crew,
+            backend=backend,
             workers=args.workers,
             resume=args.resume,
             save_seconds=args.save_every,
             checkpoint=args.checkpoint,
             notes=source.notes(),
         )
-        run_job(_job(args, how, source, compression, limit, device=_device(args, crew)), how, run)
+        run_job(_job(args, config, source, device=_device(args, backend)), run)
     finally:
-        if crew is not None:
-            crew.close()
+        if backend is not None:
+            backend.close()
     logger.info("fitted in %.1f s", time.perf_counter() - began)
-    report(output, source, compression.file_bytes)
-
-
-def _how(args: argparse.Namespace, source: "Source") -> "Checkpoint":
-    from encoder.jobs.checkpoint import Checkpoint
-
-    width, height = source.size
-    return Checkpoint(
-        source=str(source.path.resolve()),
-        width=width,
-        height=height,
-        preset=args.preset,
-        size=args.size,
-        mask=str(args.mask.resolve()) if args.mask else None,
-        segment_frames=args.segment_frames,
-        key_interval=args.key_interval,
-        seed=args.seed,
-        seconds=0.0,
-        track=args.track,
-        matrix=args.matrix,
-        background=args.background,
-    )
+    report(output, source, config.target_bytes(source))
 
 
 def _job(
-    args: argparse.Namespace,
-    how: "Checkpoint",
-    source: "Source",
-    compression: "Compression",
-    limit: "Budget | None",
-    *,
-    device: "DeviceName",
+    args: argparse.Namespace, config: FitConfig, source: "Source", *, device: "DeviceName"
 ) -> "Job":
-    from encoder.config import Budget
-    from encoder.jobs.job import Job
+    from encoder.jobs.job import Job, masked, plan_of
     from encoder.presets import find_preset
-    from encoder.segmentation.mask import read_mask
-    from encoder.segmentation.plan import make_plan
 
-    frames = read_mask(args.mask, source) if args.mask else source
-    preset = find_preset(args.preset)
-    lengths = {"segment_frames": args.segment_frames, "key_interval": args.key_interval}
+    preset = find_preset(config.preset)
     with progress("looking for scenes") as update:
-        plan = make_plan(frames, preset, size=args.size, **lengths, show=update)
-    limit = limit or Budget(seconds=BUDGET_SECONDS * max(source.count / args.segment_frames, 1.0))
+        plan = plan_of(masked(source, config), config, preset, on_progress=update)
     return Job(
-        source=Path(how.source),
-        width=how.width,
-        height=how.height,
-        mask=None if how.mask is None else Path(how.mask),
-        preset=args.preset,
-        size=args.size,
-        compression=compression,
+        source=source.path.resolve(),
+        size=source.size,
+        config=config,
         plan=plan,
-        limit=limit,
+        budget=config.limit(source.count),
         device=device,
-        seed=args.seed,
         threads=args.threads or _threads(args, len(plan.groups)),
-        settings=how.settings(_limit_text(limit) + _rate_text(args)) + source.assumption,
-        reading=how.reading,
+        settings=config.text(source) + source.assumption,
         keep_states=args.checkpoint is not None,
     )
 
 
 def _threads(args: argparse.Namespace, groups: int) -> int:
-    """Return how many threads a worker has, unless the user says so."""
+    """Return the number of threads of a worker, unless the user says so."""
     import torch
 
     if args.cluster is not None:
@@ -270,22 +188,18 @@ def _threads(args: argparse.Namespace, groups: int) -> int:
 
 def _check_workers(args: argparse.Namespace) -> None:
     """Raise SettingsError for numbers out of range."""
-    if args.workers is not None and not 1 <= args.workers <= MAX_WORKERS:
-        raise SettingsError(
-            f"the number of workers must be in 1..{MAX_WORKERS}, got {args.workers}"
-        )
-    if args.threads is not None and not 1 <= args.threads <= MAX_WORKERS:
-        raise SettingsError(
-            f"the number of threads must be in 1..{MAX_WORKERS}, got {args.threads}"
-        )
+    for name in ("workers", "threads"):
+        count = getattr(args, name)
+        if count is not None and not 1 <= count <= MAX_WORKERS:
+            raise SettingsError(f"the number of {name} must be in 1..{MAX_WORKERS}, got {count}")
     if not args.save_every > 0:
         raise SettingsError(
             f"the time between two states must be over 0 seconds, got {args.save_every:g}"
         )
 
 
-def _crew(args: argparse.Namespace) -> "WorkerBackend | None":
-    """Return where workers come from; None if this process shall do it."""
+def _backend(args: argparse.Namespace) -> "WorkerBackend | None":
+    """Return the source of workers; None if this process fits."""
     if args.cluster is not None:
         try:
             from encoder.jobs.ray_workers import RayWorkers
@@ -299,44 +213,12 @@ def _crew(args: argparse.Namespace) -> "WorkerBackend | None":
     return LocalWorkers()
 
 
-def _device(args: argparse.Namespace, crew: "WorkerBackend | None") -> "DeviceName":
-    """Return where the fits run; raises SettingsError where there is no GPU but one is wanted."""
-    from encoder.jobs.segment_encoder import pick_device
+def _device(args: argparse.Namespace, backend: "WorkerBackend | None") -> "DeviceName":
+    """Return the device of the fits; raises SettingsError for an absent GPU."""
+    from encoder.training.device import pick_device
 
-    if crew is None or crew.gpus is None:
+    if backend is None or backend.gpus is None:
         return "cuda" if pick_device(args.device).type == "cuda" else "cpu"
-    if args.device == "cuda" and not crew.gpus:
+    if args.device == "cuda" and not backend.gpus:
         raise SettingsError("no GPU in the cluster: use --device cpu")
-    return "cuda" if crew.gpus and args.device != "cpu" else "cpu"
-
-
-def _compression(args: argparse.Namespace) -> "Compression":
-    from encoder.config import Compression
-
-    return Compression(rate_weight=args.rate, bits=args.bits, prune=args.prune, coder=args.coder)
-
-
-def _target(args: argparse.Namespace) -> "Target | None":
-    from encoder import config
-
-    if args.bits_per_pixel is not None:
-        return config.bits_per_pixel(args.bits_per_pixel)
-    if args.file_size is not None:
-        return config.file_size(args.file_size)
-    return None if args.bitrate is None else config.bitrate(args.bitrate)
-
-
-def _rate_text(args: argparse.Namespace) -> str:
-    options = ("rate", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
-    given = {
-        name: value
-        for name in options
-        if (value := getattr(args, name)) not in (None, 0.0, "range")
-    }
-    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
-
-
-def _limit_text(limit: "Budget") -> str:
-    return (
-        f" --budget {limit.seconds:g}" if limit.seconds is not None else f" --epochs {limit.epochs}"
-    )
+    return "cuda" if backend.gpus and args.device != "cpu" else "cpu"

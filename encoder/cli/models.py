@@ -59,15 +59,17 @@ def add(commands: Commands) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
+    from encoder.config import SIZES
     from encoder.media.video import parse_size
-    from encoder.presets import PRESETS, SIZES, Shape, complexity
+    from encoder.models.base import VideoShape
+    from encoder.presets import PRESETS, complexity
 
     width, height = parse_size(args.resize)
     if args.frames < 1:
         raise SettingsError(f"a segment needs at least 1 frame, got {args.frames}")
     rows: list[dict[str, object]] = []
     for name, preset in PRESETS.items():
-        shape = Shape(height=height, width=width, frames=preset.group_frames or args.frames)
+        shape = VideoShape(height=height, width=width, frames=preset.group_frames or args.frames)
         for size in SIZES:
             found = complexity(preset, size, shape)
             figures = {

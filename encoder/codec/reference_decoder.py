@@ -47,6 +47,20 @@ class ReferenceDecoder:
             for start in range(0, len(times), batch):
                 yield from self._pictures(segment, times[start : start + batch])
 
+    def at(self, times: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Return the RGB pictures (N, 3, H, W) at times (N,). Raises the same errors as `frame`."""
+        header = self._clip.header
+        pictures = np.empty((len(times), 3, header.height, header.width), np.uint8)
+        located = enumerate(self._clip.locate(time) for time in times.tolist())
+        batch = max(min(BATCH, BATCH_PIXELS // prod(header.even_size)), 1)
+        for segment, group in groupby(located, key=lambda item: item[1][0]):
+            places = list(group)
+            for start in range(0, len(places), batch):
+                part = places[start : start + batch]
+                shown = self._pictures(segment, [local for _, (_, local) in part])
+                pictures[[index for index, _ in part]] = shown
+        return pictures
+
     def _pictures(self, segment: int, times: Sequence[float]) -> NDArray[np.uint8]:
         """Return the RGB pictures (N, 3, H, W) of a segment at times in frames since its start."""
         if segment != self._segment or self._session is None:

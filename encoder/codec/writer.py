@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from encoder.codec.container import (
+    CHUNK_BYTES,
+    COUNT,
+    ENTRY,
     HEAD,
     INDEX,
     MAX_FILE_BYTES,
     SEGMENT,
+    SIGNATURE,
     TOPOLOGY,
     Checksums,
     Entry,
@@ -16,7 +20,8 @@ from encoder.codec.container import (
     index_bytes,
     signature,
 )
-from encoder.codec.segment import Segment
+from encoder.codec.segment import PREFIX, Segment
+from encoder.codec.tensor_header import RECORD
 from encoder.codec.topology import Topology
 from encoder.common.atomic_file import temporary
 from encoder.common.errors import BitstreamError
@@ -107,3 +112,11 @@ class ClipWriter:
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def overhead_bytes(header: Header, topology: Topology, segments: int) -> int:
+    """Return the size of a file without its coded integers."""
+    segment = PREFIX.size + len(topology.tensors) * RECORD.size
+    head = SIGNATURE.size + len(bytes(header)) + len(topology.packed)
+    chunks = (segments + 3) * CHUNK_BYTES
+    return head + segments * (segment + ENTRY.size) + COUNT.size + chunks

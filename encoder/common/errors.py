@@ -5,6 +5,8 @@ CodecError
 │   └── UnsupportedVersionError
 ├── SourceError               a video that cannot be read (encoder)
 ├── SettingsError             arguments that do not go together
+├── FitError                  a fit that diverges, or whose workers crash (encoder)
+├── RunError                  an interrupted run that cannot be resumed (encoder)
 └── EngineError               a decoder that is not installed or refuses a graph (export, player)
 """
 
@@ -32,6 +34,14 @@ class SourceError(CodecError):
 
 class SettingsError(CodecError):
     """An argument is out of range, or two do not go together."""
+
+
+class FitError(CodecError):
+    """A fit diverges, or its workers crash."""
+
+
+class RunError(CodecError):
+    """Another run holds the output, or an interrupted run cannot be resumed."""
 
 
 class EngineError(CodecError):

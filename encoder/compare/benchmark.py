@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.config import Budget
-from encoder.presets import Preset, Shape, SizeName
+from encoder.config import Budget, SizeName
+from encoder.models.base import VideoShape
+from encoder.presets import Preset, build
 from encoder.training.rate_control import RateControl
 from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer, frames_per_step
@@ -50,20 +51,19 @@ def bench(
     """Time the steps of a preset's fit to frames of noise."""
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
-    shape = Shape(
+    shape = VideoShape(
         height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None
     )
 
     def fit(epochs: int) -> Trainer:
-        network = preset.network(shape, size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        encoder = preset.frame_encoder(network).to(device) if preset.frame_encoder else None
-        if preset.prepare is not None:
-            preset.prepare(network, pictures)
+        network = build(preset, shape, size).to(device)
+        network.prepare(lambda: pictures, None)
+        encoder = network.frame_encoder()
+        if encoder is not None:
+            encoder = encoder.to(device)
         rate = None
-        if preset.recipe.rate_weight:
-            rate = RateControl(
-                rate_weight=preset.recipe.rate_weight, pixels=frames * height * width
-            )
+        if preset.recipe.lambda_:
+            rate = RateControl(lambda_=preset.recipe.lambda_, pixels=frames * height * width)
         training = TrainStep(network, preset.recipe, frame_encoder=encoder, rate=rate)
         return Trainer(training, Budget(epochs=epochs), start=FROM)
 

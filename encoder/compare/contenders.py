@@ -13,32 +13,19 @@ from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import SettingsError
 from encoder.compare import anchors
 from encoder.compare.anchors import find_codec
-from encoder.config import Budget, Compression
+from encoder.config import DEFAULT_SIZE, SIZES, FitConfig, SizeName
 from encoder.jobs.gop import Progress
-from encoder.jobs.segment_encoder import SegmentEncoder
+from encoder.jobs.job import open_encoder
 from encoder.media.video import Video
-from encoder.presets import DEFAULT_SIZE, SIZES, SizeName, complexity, find_preset
-from encoder.segmentation.plan import make_plan
+from encoder.presets import complexity, find_preset
 
-RATE_WEIGHTS = (0.02, 0.3)
-"""Weights of a bit per pixel between which rates are taken, for presets that are fitted for a rate."""
+LAMBDAS = (0.02, 0.3)
+"""Smallest and largest lambda of presets with a rate term."""
 
 Pictures = Iterator[NDArray[np.uint8]]
 """RGB pictures (3, H, W)."""
 Show = Callable[[Progress], None]
 """Takes how far a fit has come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """How networks are fitted."""
-
-    limit: Budget
-    compression: Compression
-    segment_frames: int
-    key_interval: int
-    device: torch.device
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -102,17 +89,18 @@ class AnchorContender(Contender):
 
 
 class NetworkContender(Contender):
-    """A preset: at several weights of a bit if it is fitted for a rate, or else in several sizes, as the papers have it."""
+    """A preset at several lambdas, or, without a rate term, in several sizes as in the papers."""
 
     suffix = ".nerv"
 
-    def __init__(self, name: str, rates: int, fitting: Fitting) -> None:
+    def __init__(self, name: str, rates: int, config: FitConfig, device: torch.device) -> None:
         """Raise SettingsError for an unknown preset, or more rates than it has sizes."""
         self.name = name
         self._preset = find_preset(name)
-        self._fitting = fitting
-        if self._preset.recipe.rate_weight and fitting.compression.bits is None:
-            self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*RATE_WEIGHTS, rates)]
+        self._config = replace(config, preset=name)
+        self._device = device
+        if self._preset.recipe.lambda_ and config.bits is None:
+            self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*LAMBDAS, rates)]
         elif rates > len(SIZES):
             raise SettingsError(f"preset {name} has {len(SIZES)} sizes, got {rates} rates")
         else:
@@ -120,37 +108,20 @@ class NetworkContender(Contender):
 
     def encode(self, video: Video, rate: str, show: Show) -> File:
         """Make a file."""
-        fitting = self._fitting
-        weight = float(rate.split()[1]) if rate.startswith("rate") else None
-        limit = (
-            f"{fitting.limit.seconds:g} s"
-            if fitting.limit.seconds is not None
-            else f"{fitting.limit.epochs} epochs"
-        )
+        lambda_ = float(rate.split()[1]) if rate.startswith("rate") else None
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
-        size = sizes.get(rate, DEFAULT_SIZE)
-        plan = make_plan(
+        config = replace(self._config, lambda_=lambda_, size=sizes.get(rate, DEFAULT_SIZE))
+        budget = config.limit(video.count)
+        encoder = open_encoder(
             video,
-            self._preset,
-            size=size,
-            segment_frames=fitting.segment_frames,
-            key_interval=fitting.key_interval,
+            config,
+            device=self._device,
+            settings=f"compare --preset {self.name}, {rate}, {budget}, seed {config.seed}",
         )
-        encoder = SegmentEncoder(
-            video,
-            self._preset,
-            replace(fitting.compression, rate_weight=weight),
-            size=size,
-            plan=plan,
-            device=fitting.device,
-            settings=f"compare --preset {self.name}, {rate}, {limit}, seed {fitting.seed}",
-            seed=fitting.seed,
-        )
-        for progress in encoder.run(fitting.limit):
+        for progress in encoder.run(budget):
             show(progress)
-        return File(
-            bytes(encoder.clip()), complexity(self._preset, size, encoder.shape).macs_per_pixel
-        )
+        found = complexity(self._preset, config.size, encoder.shape)
+        return File(bytes(encoder.clip()), found.macs_per_pixel)
 
     def decode(self, data: bytes, video: Video) -> Pictures:
         """Yield the frames of a file, by the reference decoder."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,17 +96,16 @@ def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
     return FrameQuality(**means)  # type: ignore[arg-type]
 
 
-def evaluation(path: Path, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
-    """Return the figures of a file from those of its frames."""
+def evaluation(file_bytes: int, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
+    """Return the figures of a file of a size from those of its frames."""
     mean = mean_quality(frames)
-    size = path.stat().st_size
     return Evaluation(
         psnr_db=mean.psnr_db,
         psnr_yuv_db=mean.psnr_yuv_db,
         ms_ssim=mean.ms_ssim,
         psnr_masked_db=mean.psnr_masked_db,
-        bits_per_pixel=8 * size / clip.header.pixels,
-        file_bytes=size,
+        bits_per_pixel=8 * file_bytes / clip.header.pixels,
+        file_bytes=file_bytes,
         frames=clip.header.frames,
         width=clip.header.width,
         height=clip.header.height,

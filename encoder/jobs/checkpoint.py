@@ -1,4 +1,4 @@
-"""A checkpoint: the networks of a fit before quantisation, and what it takes to go on with them."""
+"""A checkpoint: the networks of a fit before their final rounding, and the fit's settings."""
 
 import json
 from collections.abc import Sequence
@@ -10,18 +10,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from encoder.common.errors import SourceError
-from encoder.media.reading import Background, Matrix, Reading
-from encoder.presets import SizeName
+from encoder.common.errors import CodecError, SourceError
+from encoder.config import FitConfig
+from encoder.media.video import Size
 
 State = dict[str, Tensor]
+"""State of a network, by the names of its parameters."""
 KEY = "nervcast"
-"""Key of the metadata under which a checkpoint says how it was made."""
+"""Key of the file's metadata that holds the settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """How a fit was made."""
+    """Settings of a fit that has ended."""
 
     source: str
     """Path of the video or folder."""
@@ -29,34 +30,14 @@ class Checkpoint:
     """Width of a frame, in pixels."""
     height: int
     """Height of a frame, in pixels."""
-    preset: str
-    size: SizeName
-    mask: str | None
-    """Path of the mask, if there was one."""
-    segment_frames: int
-    """Largest number of frames of a segment."""
-    key_interval: int
-    """Most segments from one key to the next."""
-    seed: int
     seconds: float
-    """Wall-clock time that the fit took."""
-    track: int | None = None
-    """Number of the video track, if it was named."""
-    matrix: Matrix | None = None
-    """Matrix between RGB and YUV, if it was named."""
-    background: Background = "black"
-    """What transparent pictures were put upon."""
+    """Wall-clock time of the fit, times its workers."""
+    config: FitConfig
 
     @property
-    def reading(self) -> Reading:
-        """How the video is read."""
-        return Reading(self.track, self.matrix, self.background)
-
-    def settings(self, options: str) -> str:
-        """Return what a file says about how it was made, with further options."""
-        mask = f" --mask {Path(self.mask).name}" if self.mask else ""
-        first = f"--preset {self.preset} --size {self.size} --resize {self.width}x{self.height}{self.reading.flags}{mask}{options}"
-        return f"{first} --segment-frames {self.segment_frames} --key-interval {self.key_interval} --seed {self.seed}"
+    def size(self) -> Size:
+        """Width and height of a frame."""
+        return self.width, self.height
 
     def save(self, path: Path, states: Sequence[State]) -> None:
         """Write the networks' states to a file, one for each segment."""
@@ -65,14 +46,15 @@ class Checkpoint:
             for index, state in enumerate(states)
             for name, x in state.items()
         }
-        save_file(tensors, path, metadata={KEY: json.dumps(asdict(self))})
+        save_file(tensors, path, metadata={KEY: json.dumps(asdict(self), default=str)})
 
     @classmethod
     def load(cls, path: Path) -> tuple[Self, list[State]]:
-        """Read a file; raises SourceError for one that is no checkpoint."""
+        """Read a file; raises SourceError for one that is not a checkpoint."""
         try:
             with safe_open(path, "pt") as file:
-                checkpoint = cls(**json.loads(file.metadata()[KEY]))
+                kept = json.loads(file.metadata()[KEY])
+                checkpoint = cls(**(kept | {"config": FitConfig(**kept["config"])}))
                 found: dict[int, State] = {}
                 for key in file.keys():  # noqa: SIM118 (the file is no mapping)
                     index, name = key.split(".", 1)
@@ -80,6 +62,6 @@ class Checkpoint:
                 states = [found[index] for index in range(len(found))]
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
-        except (SafetensorError, KeyError, TypeError, ValueError):
+        except (SafetensorError, CodecError, KeyError, TypeError, ValueError):
             raise SourceError(f"{path} is no checkpoint of a fit") from None
         return checkpoint, states

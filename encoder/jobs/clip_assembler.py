@@ -10,7 +10,7 @@ from encoder.codec.container import Header
 from encoder.codec.topology import Topology
 from encoder.codec.writer import ClipWriter
 from encoder.common.atomic_file import replacing
-from encoder.common.errors import BitstreamError, SettingsError
+from encoder.common.errors import BitstreamError, RunError
 from encoder.jobs.checkpoint import State
 from encoder.jobs.gop import Finished
 from encoder.jobs.run_state import RunState
@@ -36,11 +36,11 @@ class ClipAssembler:
     def take(self, index: int, finished: Finished) -> None:
         """Take the segment of a number, from 0.
 
-        Raises OSError where the file cannot grow, SettingsError for another segment in place of one that is written.
+        Raises OSError where the file cannot grow, RunError for another segment in place of one that is written.
         """
         if index < len(self._checksums):
             if zlib.crc32(bytes(finished.segment)) != self._checksums[index]:
-                raise SettingsError(
+                raise RunError(
                     f"segment {index} was fitted twice and came out differently: the states of workers are lost"
                 )
             return

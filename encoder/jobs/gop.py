@@ -1,4 +1,4 @@
-"""A group of segments in the making: a key, and those that start from the one before."""
+"""A group of pictures (GOP): a key segment and its delta segments, fitted in turn."""
 
 import time
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ import torch
 from encoder.codec.segment import Segment, Weights
 from encoder.config import Budget
 from encoder.jobs.checkpoint import State
-from encoder.training.step import FitState
+from encoder.training.state import FitState
 from encoder.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from encoder.jobs.segment_encoder import SegmentEncoder
 
 MIN_SHARE = 0.1
-"""Share of a segment's time that is left for its fit, however long its preparation took."""
+"""Smallest share of a segment's time that remains for its fit after its preparation."""
 
 
 @dataclass(frozen=True)
@@ -26,69 +26,74 @@ class Finished:
 
     segment: Segment
     state: State | None
-    """Of its network, unrounded, if that is to be kept."""
+    """State of its network before the final rounding, if states are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far an encoding has come."""
+    """Progress of an encoding."""
 
     done: float
-    """Share of all fits that is done, 0..1; of a group, that of its own."""
+    """Share of all fits that is done, 0..1; for a GOP, the share of its own fits."""
     segment: int
-    """Number of the segment that is being fitted, from 0."""
+    """Number of the segment in training, from 0."""
     psnr_db: float
-    """Of the training outputs of the latest epoch."""
+    """PSNR of the training outputs of the latest epoch."""
     finished: Finished | None = None
-    """The segment, once it is."""
+    """The segment, once it is coded."""
     notes: tuple[str, ...] = ()
-    """What a worker elsewhere has to say."""
+    """Warnings that a worker has logged."""
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        text = f"{self.done:4.0%}  segment {self.segment + 1}, {self.psnr_db:.2f} dB in training"
+        return text if self.finished is None else f"{text}, coded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GopState:
-    """How far a group of segments has come: what it takes to go on with it."""
+    """State of a GOP, from which a later run goes on."""
 
     finished: tuple[Finished, ...] = ()
-    """Its first segments."""
+    """Finished segments, the first ones of the GOP."""
     frame_encoder: FitState | None = None
-    """Of what made the latents of the latest of them, if something did."""
+    """State of the latest segment's frame encoder, if it had one."""
     fit: FitState | None = None
-    """Of the one that is being fitted."""
+    """State of the running fit."""
 
 
 class Gop:
-    """Fits the segments of a group in turn. What comes out does not depend on other groups."""
+    """Fits the segments of a GOP in turn, independently of other GOPs."""
 
     def __init__(
         self,
         encoder: "SegmentEncoder",
         number: int,
-        limit: Budget,
+        budget: Budget,
         *,
         start: float = 0.0,
         state: GopState | None = None,
     ) -> None:
-        """Take the limit of all groups, the part of the schedule to start at, and the state of an earlier run, if any."""
+        """Take the budget of all GOPs, the schedule's progress at the start, and an earlier state."""
         self._encoder = encoder
-        self._limit = limit
+        self._budget = budget
         self._start = start
         self._segments = encoder.plan.groups[number]
         self._shares = encoder.plan.shares
         state = state or GopState()
         self._finished = list(state.finished)
         self._frame_encoder = state.frame_encoder
-        self._fit_state: FitState | None = state.fit
+        self._saved_fit: FitState | None = state.fit
         self._fit: Trainer | None = None
         self._before: Weights | None = None
 
     def state(self) -> GopState:
-        """Return how far the group has come, between two steps of `run`."""
-        fit = self._fit_state if self._fit is None else self._fit.state()
+        """Return the state between two steps of `run`."""
+        fit = self._saved_fit if self._fit is None else self._fit.state_dict()
         return GopState(finished=tuple(self._finished), frame_encoder=self._frame_encoder, fit=fit)
 
     def run(self) -> Iterator[Progress]:
-        """Yield after each epoch, within long ones, and after each segment; the segments of an earlier run come first."""
+        """Yield each epoch, the progress of long ones, and each segment; earlier segments first."""
         for index, finished in zip(self._segments, tuple(self._finished), strict=False):
             self._before = finished.segment.weights(self._encoder.topology.tensors, self._before)
             yield Progress(
@@ -112,9 +117,9 @@ class Gop:
             before=self._before,
             frame_encoder=self._frame_encoder,
         )
-        if self._fit_state is not None:
-            fit.restore(self._fit_state)
-            self._fit_state = None
+        if self._saved_fit is not None:
+            fit.load_state_dict(self._saved_fit)
+            self._saved_fit = None
         self._fit = fit
         psnr_db = 0.0
         for epoch in fit.epochs(frames, masked):
@@ -130,16 +135,16 @@ class Gop:
         )
 
     def _done(self, index: int, part: float) -> float:
-        """Return the share of all fits that this group's are, up to a part of a segment."""
+        """Return the share of all fits that this GOP has done, up to a part of a segment."""
         return sum(self._shares[self._segments.start : index]) + part * self._shares[index]
 
     def _share(self, index: int, began: float) -> Budget:
-        """Return the limit of a segment, whose preparation began at a time."""
-        if self._limit.seconds is None:
-            return self._limit
+        """Return the budget of a segment whose preparation began at a time."""
+        if self._budget.seconds is None:
+            return self._budget
         seconds = self._shares[index] * max(
-            self._limit.seconds - self._encoder.spent_seconds, MIN_SHARE * self._limit.seconds
+            self._budget.seconds - self._encoder.spent_seconds, MIN_SHARE * self._budget.seconds
         )
         return replace(
-            self._limit, seconds=max(seconds - (time.perf_counter() - began), MIN_SHARE * seconds)
+            self._budget, seconds=max(seconds - (time.perf_counter() - began), MIN_SHARE * seconds)
         )

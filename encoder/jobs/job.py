@@ -1,76 +1,124 @@
-"""A job: all that decides on a clip's bytes, in a form that can be sent to whoever fits a part of it."""
+"""A job: everything that decides on a clip's bytes, in a form that can be sent to workers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from encoder.codec.topology import Topology
-from encoder.config import Budget, Compression
-from encoder.jobs.segment_encoder import DeviceName, SegmentEncoder, pick_device
-from encoder.media.reading import DEFAULT_READING, Reading
+from encoder.config import Budget, DeviceName, FitConfig
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.source import Source
-from encoder.media.video import Frames
-from encoder.presets import SizeName, find_preset
+from encoder.media.video import Frames, Size
+from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
-from encoder.segmentation.plan import Plan
+from encoder.segmentation.plan import Plan, make_plan
+from encoder.training.device import pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to fit, and how."""
+    """A fit of all segments of a video."""
 
     source: Path
     """Video file or folder."""
-    width: int
-    """Width of a frame, in pixels."""
-    height: int
-    """Height of a frame, in pixels."""
-    mask: Path | None
-    preset: str
-    size: SizeName
-    compression: Compression
+    size: Size
+    """Width and height of a frame, in pixels."""
+    config: FitConfig
     plan: Plan
-    limit: Budget
-    """Of all segments, fitted one after the other."""
+    budget: Budget
+    """Budget of all segments, fitted one after the other."""
     device: DeviceName
-    """Resolved where the job is made, so that all workers have the same."""
-    seed: int
+    """Resolved device, so that all workers have the same."""
     threads: int
-    """Threads of a worker on a CPU, on which the bytes depend."""
+    """CPU threads of a worker; the bytes depend on it."""
     settings: str
-    """What the file says about how it was made."""
+    """Record in the file."""
     keep_states: bool
-    reading: Reading = DEFAULT_READING
-    """How the source is read."""
+    """Whether a checkpoint is written at the end."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
-    """What an encoder of this job has found of the camera's motion."""
+    """Camera motion that another encoder of this job has found, by segment."""
     topology: Topology | None = None
-    """What it has traced, which takes seconds."""
+    """Topology that it has traced, which takes seconds."""
 
     def open(self) -> Frames:
         """Return the video, masked; raises SourceError, SettingsError."""
-        source = Source(self.source, size=(self.width, self.height), reading=self.reading)
-        return source if self.mask is None else read_mask(self.mask, source)
+        source = Source(self.source, size=self.size, reading=self.config.reading)
+        return masked(source, self.config)
 
     def encoder(self, *, worker: int = 0) -> SegmentEncoder:
-        """Return the encoder of the job, on the device of a worker; raises SettingsError, SourceError, BitstreamError."""
+        """Return the encoder of the job, on the device of a worker.
+
+        Raises SettingsError, SourceError, BitstreamError.
+        """
         torch.set_num_threads(self.threads)
         device = pick_device(self.device)
         if device.type == "cuda":
             device = torch.device("cuda", worker % torch.cuda.device_count())
+        video = self.open()
         return SegmentEncoder(
-            self.open(),
-            find_preset(self.preset),
-            self.compression,
+            video,
+            find_preset(self.config.preset),
+            self.config.compression(video),
             plan=self.plan,
-            size=self.size,
+            size=self.config.size,
             device=device,
             settings=self.settings,
-            seed=self.seed,
+            seed=self.config.seed,
             motions=self.motions or None,
             topology=self.topology,
             keep_states=self.keep_states,
         )
+
+
+def open_encoder(
+    video: Frames,
+    config: FitConfig,
+    *,
+    device: torch.device,
+    preset: Preset | None = None,
+    settings: str | None = None,
+    **options: Any,
+) -> SegmentEncoder:
+    """Return the encoder of a video in this process; options are those of SegmentEncoder.
+
+    A preset replaces that of the settings. Raises SettingsError, SourceError, BitstreamError.
+    """
+    preset = preset or find_preset(config.preset)
+    video = masked(video, config)
+    return SegmentEncoder(
+        video,
+        preset,
+        config.compression(video),
+        plan=plan_of(video, config, preset),
+        size=config.size,
+        device=device,
+        settings=config.text(video) if settings is None else settings,
+        seed=config.seed,
+        **options,
+    )
+
+
+def masked(video: Frames, config: FitConfig) -> Frames:
+    """Return a video with the mask of a fit, if it has one; raises SourceError, SettingsError."""
+    return video if config.mask is None else read_mask(Path(config.mask), video)
+
+
+def plan_of(
+    video: Frames,
+    config: FitConfig,
+    preset: Preset,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Plan:
+    """Return the segments of a video; raises SettingsError, SourceError."""
+    return make_plan(
+        video,
+        preset,
+        size=config.size,
+        segment_frames=config.segment_frames,
+        key_interval=config.key_interval,
+        on_progress=on_progress,
+    )

@@ -17,7 +17,7 @@ import torch
 
 from encoder.codec.segment import Segment
 from encoder.common.atomic_file import replacing
-from encoder.common.errors import BitstreamError, SettingsError
+from encoder.common.errors import BitstreamError, RunError
 from encoder.jobs.gop import Finished, GopState
 
 logger = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ class RunState:
     def locked(self) -> Generator[None]:
         """Keep other runs away from the folder, which is made if it is not there, and deleted if nothing is left in it.
 
-        Raises SettingsError if there is another run, OSError.
+        Raises RunError if there is another run, OSError.
         """
         self.folder.mkdir(exist_ok=True)
         with (self.folder / LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise SettingsError(f"another run is writing {self._output}") from None
+                raise RunError(f"another run is writing {self._output}") from None
             try:
                 yield
             finally:
@@ -81,18 +81,18 @@ class RunState:
             part.write_text(json.dumps(self._settings))
 
     def check(self) -> None:
-        """Raise SettingsError if the earlier run had other settings."""
+        """Raise RunError if the earlier run had other settings."""
         try:
             before = json.loads((self.folder / SETTINGS).read_text())
             changed = [key for key in self._settings if before[key] != self._settings[key]]
         except (OSError, ValueError, TypeError, LookupError):
-            raise SettingsError(f"{self.folder / SETTINGS} cannot be read: {self.advice}") from None
+            raise RunError(f"{self.folder / SETTINGS} cannot be read: {self.advice}") from None
         if changed:
             key = changed[0]
             what = (
                 f"the {key} of the interrupted run is {before[key]!r}, not {self._settings[key]!r}"
             )
-            raise SettingsError(f"{what}: {self.advice}")
+            raise RunError(f"{what}: {self.advice}")
 
     @property
     def advice(self) -> str:
@@ -107,7 +107,7 @@ class RunState:
     def load(self, group: int, tensors: int) -> GopState | None:
         """Return how far a group of segments of a number of tensors has come; None if nothing was saved.
 
-        Raises SettingsError for a file that cannot be read.
+        Raises RunError for a file that cannot be read.
         """
         path = self._path(group)
         if not path.exists():
@@ -118,9 +118,7 @@ class RunState:
             finished = tuple(Finished(*each) for each in zip(segments, kept["states"], strict=True))
             return GopState(finished=finished, frame_encoder=kept["frame_encoder"], fit=kept["fit"])
         except UNREADABLE:
-            raise SettingsError(
-                f"{path} cannot be read: delete it to fit its segments anew"
-            ) from None
+            raise RunError(f"{path} cannot be read: delete it to fit its segments anew") from None
 
     def save(self, group: int, state: GopState) -> None:
         """Keep how far a group has come; a disk that is full is told, and does not matter now."""
@@ -140,7 +138,7 @@ class RunState:
         try:
             with replacing(self._path(group)) as part:
                 part.write_bytes(buffer.getbuffer())
-        except (OSError, SettingsError) as error:
+        except (OSError, RunError) as error:
             logger.warning("how far the fit is cannot be saved: %s", error)
 
     def keep(self) -> None:

@@ -1,4 +1,4 @@
-"""A job from its first segment to its last: fitted, written as it comes to be, saved, and shown."""
+"""Run of a job: segments are fitted, written as they are finished, saved and shown."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from encoder.common.atomic_file import replacing
-from encoder.common.errors import SettingsError
+from encoder.common.errors import RunError
 from encoder.common.progress import progress
 from encoder.config import Budget
 from encoder.jobs.checkpoint import Checkpoint
@@ -32,52 +32,55 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How a job is done, on which no byte depends."""
+    """Options of a run that no byte of the clip depends on."""
 
     output: Path
     """Clip to write."""
-    crew: WorkerBackend | None
-    """Where workers come from; None if this process fits."""
+    backend: WorkerBackend | None
+    """Source of workers; None fits in this process."""
     workers: int | None
-    """How many of them, unless that is for the crew to say."""
+    """Number of workers; None leaves it to the backend."""
     resume: bool
     """Whether to go on where an interrupted run stopped."""
     save_seconds: float
-    """Time between two states that another run goes on from."""
+    """Time between two states that a later run can go on from."""
     checkpoint: Path | None
-    """Where to write the states of the networks, if they are wanted."""
+    """File for the states of the networks, if they are wanted."""
     notes: Sequence[str] = ()
-    """What to say before the fit begins."""
+    """Notes to log before the fit begins."""
 
 
-def run_job(job: Job, how: Checkpoint, run: Run) -> None:
-    """Fit, and write the clip as it comes to be, and the checkpoint if one is wanted."""
+def run_job(job: Job, run: Run) -> None:
+    """Fit a job, and write its clip segment by segment, and the checkpoint if one is wanted."""
     unfinished = RunState(run.output, _identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
         began = time.perf_counter()
         workers = _workers(job, run)
-        # Where others fit, this process only looks for what all have in common.
-        encoder = (job if run.crew is None else replace(job, device="cpu")).encoder()
-        limit = _limit(job, workers)
+        # Where workers fit, this process only finds the canvas and the topology.
+        encoder = (job if run.backend is None else replace(job, device="cpu")).encoder()
+        budget = _serial_budget(job, workers)
         unfinished.begin()
-        found = replace(job, motions=encoder.canvas.motions, topology=encoder.topology, limit=limit)
+        found = replace(
+            job, motions=encoder.canvas.motions, topology=encoder.topology, budget=budget
+        )
         work = JobContext(found, unfinished, run.save_seconds)
         segments = len(job.plan.runs)
+        width, height = job.size
         for note in run.notes:
             logger.info("%s", note)
         logger.info(
             "fitting %d frames of %dx%d in %d segments",
             job.plan.runs[-1].stop,
-            job.width,
-            job.height,
+            width,
+            height,
             segments,
         )
         assembly = ClipAssembler(run.output, encoder.header, encoder.topology, unfinished)
         events = (
             run_serial(work, encoder)
-            if run.crew is None
-            else Scheduler(work, run.crew, workers).run()
+            if run.backend is None
+            else Scheduler(work, run.backend, workers).run()
         )
         try:
             with contextlib.closing(events):
@@ -88,51 +91,58 @@ def run_job(job: Job, how: Checkpoint, run: Run) -> None:
             _tell(run.output, assembly.frames, unfinished)
             raise
         if run.checkpoint:
-            seconds = (job.limit.seconds or time.perf_counter() - began) * workers
+            seconds = (job.budget.seconds or time.perf_counter() - began) * workers
+            checkpoint = Checkpoint(
+                source=str(job.source),
+                width=width,
+                height=height,
+                seconds=seconds,
+                config=job.config,
+            )
             with replacing(run.checkpoint) as part:
-                replace(how, seconds=seconds).save(part, assembly.states)
+                checkpoint.save(part, assembly.states)
         unfinished.remove()
 
 
 def _check(unfinished: RunState, *, resume: bool) -> None:
-    """Raise SettingsError where a run would lose what an earlier one left, or cannot go on with it."""
+    """Raise RunError where a run would lose an earlier one's state, or cannot go on with it."""
     if resume and unfinished.exists:
         unfinished.check()
     elif unfinished.exists:
-        raise SettingsError(f"an interrupted run can go on with --resume; {unfinished.advice}")
+        raise RunError(f"an interrupted run can go on with --resume; {unfinished.advice}")
     elif resume:
         logger.info("nothing is left of an earlier run: starting anew")
 
 
 def _workers(job: Job, run: Run) -> int:
-    """Return how many fit at once; raises SettingsError where there is no room for any."""
-    if run.crew is None:
+    """Return the number of workers; raises SettingsError where there is no room for any."""
+    if run.backend is None:
         return 1
-    room = run.crew.capacity(job.device, job.threads)
+    room = run.backend.capacity(job.device, job.threads)
     if run.workers is not None and room < run.workers:
         logger.warning("%d workers fit instead of %d: there is no room for more", room, run.workers)
     return min(run.workers or room, room, len(job.plan.groups))
 
 
-def _limit(job: Job, workers: int) -> Budget:
-    """Return the limit as if one worker did all, one segment after the other."""
-    if job.limit.seconds is None:
-        return job.limit
+def _serial_budget(job: Job, workers: int) -> Budget:
+    """Return the budget as if one worker fitted all segments one after the other."""
+    if job.budget.seconds is None:
+        return job.budget
     plan = job.plan
     span = makespan(
         [sum(plan.shares[number] for number in group) for group in plan.groups], workers
     )
-    return replace(job.limit, seconds=job.limit.seconds / span)
+    return replace(job.budget, seconds=job.budget.seconds / span)
 
 
 def _identity(job: Job) -> dict[str, str]:
-    """Return what must be the same for a run to go on with what another left."""
+    """Return the settings that must be equal for a run to resume another."""
     hardness = zlib.crc32(repr((job.plan.runs, job.plan.hardness)).encode())
     return {
         "version": version("nervcast"),
         "source": str(job.source),
         "content": f"{hardness:08x}",
-        "mask": str(job.mask or "none"),
+        "mask": str(job.config.mask or "none"),
         "checkpoint": "wanted" if job.keep_states else "not wanted",
         "device": job.device,
         "threads": str(job.threads),
@@ -141,7 +151,7 @@ def _identity(job: Job) -> dict[str, str]:
 
 
 def _follow(events: Events, assembly: ClipAssembler, segments: int) -> None:
-    """Write what is finished, and show how far all groups have come."""
+    """Write finished segments, and show the progress of all GOPs."""
     done: dict[int, float] = {}
     running: dict[int, Progress] = {}
     with progress("fitting") as update:
@@ -159,7 +169,7 @@ def _follow(events: Events, assembly: ClipAssembler, segments: int) -> None:
 
 
 def _tell(output: Path, frames: int, unfinished: RunState) -> None:
-    """Say what an interrupted run leaves."""
+    """Log the files that an interrupted run leaves."""
     if frames:
         logger.info("%s holds the first %d frames", output, frames)
     if unfinished.before.exists():

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from encoder.common.errors import CodecError, SettingsError
+from encoder.common.errors import CodecError, FitError
 from encoder.jobs.gop import Gop, Progress
 from encoder.jobs.job import Job
 from encoder.jobs.run_state import RunState
@@ -42,7 +42,7 @@ class JobContext:
         """
         state = self.unfinished.load(number, len(encoder.topology.tensors))
         known = len(state.finished) if state else 0
-        group = Gop(encoder, number, self.job.limit, state=state)
+        group = Gop(encoder, number, self.job.budget, state=state)
         saved = time.monotonic()
         for progress in group.run():
             known -= progress.finished is not None
@@ -127,9 +127,9 @@ def run_serial(work: JobContext, encoder: SegmentEncoder) -> Events:
 class Scheduler:
     """Hands groups out to workers."""
 
-    def __init__(self, work: JobContext, crew: WorkerBackend, workers: int) -> None:
+    def __init__(self, work: JobContext, backend: WorkerBackend, workers: int) -> None:
         self._work = work
-        self._crew = crew
+        self._backend = backend
         self._slots = list(reversed(range(workers)))
         """Numbers that new workers may have."""
         self._numbers: dict[Worker, int] = {}
@@ -154,7 +154,7 @@ class Scheduler:
                     self._hand_out()
                 while self._idle:  # what they hold may be what others wait for
                     self._end(self._idle.pop())
-                for worker in self._crew.ready(list(self._groups)) if self._groups else ():
+                for worker in self._backend.ready(list(self._groups)) if self._groups else ():
                     if worker in self._groups:  # not ended for what another had to tell
                         yield from self._receive(worker)
             if self._failure is not None:
@@ -168,7 +168,7 @@ class Scheduler:
             worker = self._idle.pop()
         else:
             number = self._slots.pop()
-            worker = self._crew.start(self._work, number)
+            worker = self._backend.start(self._work, number)
             self._numbers[worker] = number
         group = self._waiting.popleft()
         self._tries[group] += 1
@@ -206,9 +206,7 @@ class Scheduler:
         segments = self._work.job.plan.groups[group]
         what = f"a worker {error} at the segments from {segments.start} to {segments.stop - 1}"
         if self._tries[group] >= MAX_TRIES:
-            raise SettingsError(
-                f"{what}, {MAX_TRIES} times: with fewer --workers each has more memory"
-            )
+            raise FitError(f"{what}, {MAX_TRIES} times: with fewer --workers each has more memory")
         logger.warning("%s; another one goes on", what)
         self._waiting.appendleft(group)
 

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Callable
+from functools import lru_cache
 
 import onnx
 import torch
@@ -10,6 +12,8 @@ from torch.func import functional_call
 
 from encoder.codec.graph_names import FRAMES, TIME
 from encoder.codec.topology import Topology
+from encoder.config import SizeName
+from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
 
 OPSET = 20
 """The first with Gelu as one operator."""
@@ -44,6 +48,15 @@ def trace(network: nn.Module) -> Topology:
     model = program.model_proto
     _strip(model)
     return Topology.check(model)
+
+
+@lru_cache(maxsize=8)
+def topology_of(
+    make: Callable[[VideoShape, SizeName], nn.Module], shape: VideoShape, size: SizeName
+) -> Topology:
+    """Return the topology of a preset's network; comparisons ask for the same one often."""
+    network = make(shape, size)
+    return trace(network if isinstance(network, VideoNetwork) else PlainNetwork(network))
 
 
 class _Stateless(nn.Module):

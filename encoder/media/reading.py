@@ -1,6 +1,5 @@
-"""Choices that a source leaves to its reader, with their command-line options."""
+"""Choices that a source leaves to its reader."""
 
-import argparse
 import contextlib
 import shutil
 import sys
@@ -8,9 +7,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Literal
 
 from encoder.common.errors import SettingsError, SourceError
+from encoder.common.flags import Flag
 
 Matrix = Literal["bt601", "bt709", "bt2020"]
 Background = Literal["black", "white"]
@@ -21,10 +21,13 @@ STANDARD_INPUT = Path("-")
 class Reading:
     """Settings for reading a source; the defaults follow players."""
 
-    track: int | None = None
-    """Number of the video track, from 0. None means the default track or, of several, the
-    largest."""
-    matrix: Matrix | None = None
+    track: Annotated[int | None, Flag(metavar="N", default="the default one, or the largest")] = (
+        None
+    )
+    """Video track, from 0, as FFmpeg's v:N."""
+    matrix: Annotated[
+        Matrix | None, Flag(default="the file's, or else BT.709 for HD, BT.601 for less")
+    ] = None
     """Matrix between RGB and YUV, which overrides the file."""
     background: Background = "black"
     """Colour behind transparent pictures."""
@@ -41,41 +44,6 @@ class Reading:
 
 
 DEFAULT_READING = Reading()
-
-
-class Options(Protocol):
-    """Receiver of options: a parser, or one of its groups."""
-
-    def add_argument(self, *names: str, **how: Any) -> object:
-        """Add an option."""
-        ...
-
-
-def add_reading(command: Options) -> None:
-    """Add the options for reading a source."""
-    command.add_argument(
-        "--track",
-        type=int,
-        metavar="N",
-        help="video track, from 0, as FFmpeg's v:N (default: the default one, or the largest)",
-    )
-    command.add_argument(
-        "--matrix",
-        choices=get_args(Matrix),
-        help="matrix of the source's YUV "
-        "(default: the file's, or else BT.709 for HD, BT.601 for less)",
-    )
-    command.add_argument(
-        "--background",
-        choices=get_args(Background),
-        default="black",
-        help="what transparent pictures are put upon (default: black)",
-    )
-
-
-def reading(args: argparse.Namespace) -> Reading:
-    """Return the settings for reading a source from a command's options."""
-    return Reading(args.track, args.matrix, args.background)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import ConvBlock, PositionalEncoding, normalised, steps
 from encoder.models.nerv import CELLS, STRIDES
 from encoder.models.sizing import Layout, halved, largest, layout, narrowed, parameters, share
@@ -38,15 +39,9 @@ SMALL_FLOOR = 48
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnervConfig:
+class EnervConfig(VideoShape):
     """Configuration of a segment's network."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
     parameters: float = 3.3e6
     """Number of weights for frames of 1280 pixels, which determines the stem's channels."""
     stem_channels: int | None = None
@@ -63,7 +58,7 @@ class EnervConfig:
         return share(self.height, self.width)
 
 
-class Enerv(nn.Module):
+class Enerv(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: EnervConfig) -> None:

@@ -5,6 +5,7 @@ All layers work at 1/4 of the frame's height and width, or less. One PixelShuffl
 A warp then moves each frame to the camera's place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
 
 SHUFFLE = 4
@@ -21,17 +23,9 @@ STRIDES = (5, 4, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastConfig:
+class FastConfig(VideoShape):
     """Configuration of a segment's network: its frame size and widths."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
-    margin: tuple[int, int] | None = None
-    """Total range of the camera down and to the right, in pixels; None if it stands still."""
     stem_channels: int = 40
     """Channels into which the latents are mixed."""
     trunk_channels: int = 32
@@ -43,6 +37,8 @@ class FastConfig:
     """
     latents: tuple[tuple[int, int], ...] = ((1, 2), (4, 8), (15, 16))
     """Period in frames and number of channels of each temporal grid."""
+    activation: Callable[[Tensor], Tensor] = torch.sin
+    """Nonlinearity of the trunk."""
     scene_channels: int = 16
     """Channels of the still grid, at the trunk's resolution."""
 
@@ -71,7 +67,7 @@ class FastConfig:
         return ceil((self.width + (self.margin or (0, 0))[1]) / (stride * SHUFFLE))
 
 
-class Fast(nn.Module):
+class Fast(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: FastConfig) -> None:
@@ -90,14 +86,15 @@ class Fast(nn.Module):
             sum(channels for _, channels in config.latents), config.stem_channels, 3, padding=1
         )
         self.project = nn.Conv2d(config.stem_channels, trunk, 1)
-        self.before = SeparableBlock(trunk, torch.sin)
+        self.activation = config.activation
+        self.before = SeparableBlock(trunk, config.activation)
         self.gather = nn.Conv2d(trunk, config.rank, 3, padding=1, bias=False)
         self.expand = nn.Conv2d(config.rank, trunk * stride**2, 1)
         self.detail = nn.Conv2d(config.scene_channels, trunk, 1, bias=False)
         # A 3x3 head instead of the second block would double all multiplications.
         # It also learns less in the same time.
         self.after = nn.Sequential(
-            SeparableBlock(trunk, torch.sin), SeparableBlock(trunk, torch.sin)
+            SeparableBlock(trunk, config.activation), SeparableBlock(trunk, config.activation)
         )
         self.head = nn.Conv2d(trunk, 3 * SHUFFLE**2, 1)
         self.camera = None
@@ -106,13 +103,27 @@ class Fast(nn.Module):
                 frames=config.frames, size=(config.height, config.width), canvas=config.canvas
             )
 
+    def latent_parameters(self) -> list[nn.Parameter]:
+        """Return the temporal grids and the still grid."""
+        return list(self.latents.parameters())
+
+    def displacements(self) -> nn.Parameter | None:
+        """Return the camera's motion, if there is a camera."""
+        return None if self.camera is None else self.camera.displacements.values
+
+    def prepare(self, read: Callable[[], Tensor], motion: Tensor | None) -> None:
+        """Aim the camera, if there is one."""
+        del read
+        if self.camera is not None and motion is not None:
+            self.camera.aim(motion)
+
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W) in 0..1.
 
         Without a camera, H and W are those of the canvas.
         """
         *temporal, scene = self.latents
-        x = torch.sin(
+        x = self.activation(
             self.mix(torch.cat([latent(t) for latent in temporal], dim=1))
         )  # (B, C, h, w)
         coarse = self.project(x)
@@ -120,5 +131,5 @@ class Fast(nn.Module):
             self.expand(self.gather(self.before(coarse))), self.stride
         ) + self.detail(scene(t))
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
-        canvas = torch.sigmoid(planes(self.head(self.after(torch.sin(fine)) + skip), SHUFFLE))
+        canvas = torch.sigmoid(planes(self.head(self.after(self.activation(fine)) + skip), SHUFFLE))
         return canvas if self.camera is None else self.camera(canvas, t)

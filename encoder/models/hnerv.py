@@ -9,7 +9,7 @@ Its code neither rounds nor counts the thumbnails.
 Here they are 8-bit pixels, coded with the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
+from encoder.models.hnerv_encoder import ConvNextEncoder
 from encoder.models.layers import ConvBlock, TemporalGrid, colours
 from encoder.models.sizing import Layout, largest, layout, narrowed, share
 
@@ -70,26 +72,24 @@ def hnerv_layout(height: int, width: int) -> Layout:
     return layout(height, width, choices=STRIDES, cells=CELLS)
 
 
-def hnerv_config(
-    *, height: int, width: int, frames: int, parameters: float, residual: bool = False
-) -> HnervConfig:
+def hnerv_config(shape: VideoShape, *, parameters: float, residual: bool = False) -> HnervConfig:
     """Return the widest network within a number of parameters (HNeRV's code).
 
     Weights and feature maps together are the parameters.
     The weights get at least half of them, however many feature maps there are.
     """
-    plan = hnerv_layout(height, width)
-    floor = narrowed(FLOOR, share(height, width))
+    plan = hnerv_layout(shape.height, shape.width)
+    floor = narrowed(FLOOR, share(shape.height, shape.width))
     first, most = KERNELS
     kernels = tuple(min(first + 2 * stage, most) for stage in range(len(plan.strides)))
-    budget = max(parameters - EMBEDDING * prod(plan.grid) * frames, parameters / 2)
+    budget = max(parameters - EMBEDDING * prod(plan.grid) * shape.frames, parameters / 2)
     widths = [
         largest(lambda stem: _weights(stem, kernels, plan.strides, floor), budget, lowest=floor)
     ]
     for _ in kernels:
         widths.append(max(round(widths[-1] / REDUCTION), floor))
     return HnervConfig(
-        frames=frames, layout=plan, kernels=kernels, channels=tuple(widths), residual=residual
+        frames=shape.frames, layout=plan, kernels=kernels, channels=tuple(widths), residual=residual
     )
 
 
@@ -105,7 +105,7 @@ def _weights(stem: int, kernels: Sequence[int], strides: Sequence[int], floor: i
     )
 
 
-class Hnerv(nn.Module):
+class Hnerv(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: HnervConfig) -> None:
@@ -127,6 +127,20 @@ class Hnerv(nn.Module):
             Thumbnails(frames=config.frames, canvas=layout.canvas) if config.residual else None
         )
 
+    def latent_parameters(self) -> list[nn.Parameter]:
+        """Return the feature maps of the frames."""
+        return list(self.latents.parameters())
+
+    def prepare(self, read: Callable[[], Tensor], motion: Tensor | None) -> None:
+        """Make the thumbnails, if there are any."""
+        del motion
+        if self.thumbnails is not None:
+            self.thumbnails.take(read())
+
+    def frame_encoder(self) -> nn.Module:
+        """Return a new encoder of frames (HNeRV, section 3.1)."""
+        return frame_encoder(self.layout)
+
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W) of the layout's canvas size.
 
@@ -135,6 +149,11 @@ class Hnerv(nn.Module):
         (latent,) = self.latents
         x = self.head(self.blocks(F.gelu(self.stem(latent(t)))))
         return colours(x) if self.thumbnails is None else torch.tanh(x) + self.thumbnails(t)
+
+
+def frame_encoder(layout: Layout) -> ConvNextEncoder:
+    """Return an encoder that makes feature maps (B, EMBEDDING, h, w) of frames (B, 3, H, W)."""
+    return ConvNextEncoder(channels=EMBEDDING, strides=layout.strides, canvas=layout.canvas)
 
 
 class Thumbnails(nn.Module):

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.hnerv import CELLS as FEWEST_CELLS
-from encoder.models.hnerv import EMBEDDING, FLOOR, REDUCTION
+from encoder.models.hnerv import EMBEDDING, FLOOR, REDUCTION, frame_encoder
 from encoder.models.hnerv import STRIDES as MORE_STRIDES
 from encoder.models.layers import ConvBlock, PositionalEncoding, TemporalGrid, colours
 from encoder.models.nerv import CELLS, STRIDES
@@ -29,15 +30,9 @@ REPEATS = (1, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoostConfig:
+class BoostConfig(VideoShape):
     """Configuration of a segment's network."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
     parameters: float = 1.5e6
     """Number of weights and elements of feature maps, which determines the channels."""
     stem_channels: int | None = None
@@ -63,7 +58,7 @@ class BoostConfig:
         return narrowed(CONDITION, share(self.height, self.width))
 
 
-class Boost(nn.Module):
+class Boost(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: BoostConfig) -> None:
@@ -92,6 +87,14 @@ class Boost(nn.Module):
                 self.conditioned.append(ConditionedBlock(after, config.condition))
                 before = after
         self.head = nn.Conv2d(before, 3, 3, padding=1)
+
+    def latent_parameters(self) -> list[nn.Parameter]:
+        """Return the feature maps of the frames."""
+        return list(self.latents.parameters())
+
+    def frame_encoder(self) -> nn.Module:
+        """Return a new encoder of frames, that of HNeRV."""
+        return frame_encoder(self.layout)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W) in 0..1 of the layout's canvas size."""

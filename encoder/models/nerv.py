@@ -29,6 +29,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import ConvBlock, PositionalEncoding, UpsamplingBlock, colours
 from encoder.models.sizing import Layout, halved, layout, narrowed, share
 
@@ -39,15 +40,9 @@ CELLS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class NervConfig:
+class NervConfig(VideoShape):
     """Configuration of a segment's network. The defaults are size S of NeRV++ at 1280x720."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
     stem_channels: int = 26
     """Channels of the stem's feature map, which alone set the network's size."""
     block: Literal["convolution", "separable"] = "separable"
@@ -79,7 +74,7 @@ class NervConfig:
         return halved(self.stem_widths[1], len(self.layout.strides), floor)
 
 
-class Nerv(nn.Module):
+class Nerv(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: NervConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import steps
 from encoder.models.sizing import narrowed, share
 
@@ -29,15 +30,9 @@ FREQUENCY = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class NirvanaConfig:
+class NirvanaConfig(VideoShape):
     """Configuration of a segment's network."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
     hidden: int = 512
     """Number of hidden units, which alone sets the network's size."""
 
@@ -47,7 +42,7 @@ class NirvanaConfig:
         return ceil(self.height / PATCH), ceil(self.width / PATCH)
 
 
-class Nirvana(nn.Module):
+class Nirvana(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: NirvanaConfig) -> None:

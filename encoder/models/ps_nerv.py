@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import ConvBlock, PositionalEncoding, colours, normalised, steps
 from encoder.models.nerv import CELLS, STRIDES
 from encoder.models.sizing import Layout, halved, layout, narrowed, share
@@ -29,15 +30,9 @@ FLOOR = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class PsNervConfig:
+class PsNervConfig(VideoShape):
     """Configuration of a segment's network."""
 
-    height: int
-    """Height of a frame, in pixels."""
-    width: int
-    """Width of a frame, in pixels."""
-    frames: int
-    """Number of frames of a segment."""
     stem_channels: int = 26
     """Channels of the stem's feature map, which alone set the network's size."""
 
@@ -49,7 +44,7 @@ class PsNervConfig:
         return layout(height, width, choices=STRIDES, cells=CELLS // PATCHES)
 
 
-class PsNerv(nn.Module):
+class PsNerv(VideoNetwork):
     """Network that maps times to frames."""
 
     def __init__(self, config: PsNervConfig) -> None:

@@ -1,4 +1,4 @@
-"""How a video is encoded piece by piece: its segments, which of them are keys, and how hard each is."""
+"""Plan of a video's segments: their frames, key segments, and hardness."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,32 @@ from numpy.typing import NDArray
 from encoder.codec.clip import MAX_CHAIN_WEIGHTS
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import SettingsError
+from encoder.config import DEFAULT_SIZE, SizeName
 from encoder.media.video import Frames, check_memory
-from encoder.presets import DEFAULT_SIZE, Preset, Shape, SizeName
+from encoder.models.base import VideoShape
+from encoder.presets import Preset
 from encoder.segmentation.global_motion import MAX_MARGIN
 from encoder.segmentation.shots import changes, cuts, split
 
-GROUP_KEY_SHARE = 4.0
-"""Share of a key segment of presets whose segments are a few frames, as a multiple of that of another one, ..."""
-GROUP_KEY_INTERVAL = 16
-"""... and from one key of theirs to the next."""
-STILL_FRAMES = 50
-"""Frames of middling hardness whose share is as large as what the network of any segment needs, however short and still it is;
-at most as many as the longest segment has, since networks of shorter ones are smaller."""
-STILL = 10.0
-"""Change of a frame, of 255, that is as hard as the picture itself."""
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Shares of time and bytes among the segments."""
+
+    still_frames: int = 50
+    """Frames of mean hardness whose share equals the fixed part of any segment's share.
+
+    The longest segment's length bounds it: networks of shorter segments are smaller.
+    """
+    still_change: float = 10.0
+    """Change of a frame, of 255, that is as hard as the picture itself."""
+    group_key_share: float = 4.0
+    """Share of a key segment relative to another one, for presets with segments of a few frames."""
+    group_key_interval: int = 16
+    """Segments from one key to the next, for these presets."""
+
+
+DEFAULT = Allocation()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +46,31 @@ class Plan:
     """The segments of a video."""
 
     runs: tuple[range, ...]
-    """Frames of each."""
+    """Frames of each segment."""
     keys: frozenset[int]
-    """Numbers of the segments that are coded alone: each group begins with one."""
+    """Numbers of the key segments; each group (GOP) begins with one."""
     hardness: tuple[float, ...]
-    """How hard a frame of each is, 1 on average."""
+    """Mean hardness of a frame of each segment, 1 on average."""
     key_share: float = 1.0
-    """Share of a key segment, as a multiple of that of one which starts from the segment before."""
+    """Share of a key segment relative to a delta segment."""
+    still_frames: int = DEFAULT.still_frames
+    """Fixed part of each segment's share, in frames."""
 
     @property
     def longest(self) -> int:
-        """Frames of the longest segment."""
+        """Number of frames of the longest segment."""
         return max(map(len, self.runs))
 
     @cached_property
     def groups(self) -> list[range]:
-        """Numbers of the segments of each group, which needs no other."""
+        """Numbers of the segments of each group (GOP), which is coded independently."""
         bounds = [*sorted(self.keys), len(self.runs)]
         return [range(start, stop) for start, stop in pairwise(bounds)]
 
     @cached_property
     def shares(self) -> list[float]:
-        """Share of each segment of the time, and of the bytes."""
-        still = min(STILL_FRAMES, self.longest)
+        """Share of each segment of the time and of the bytes."""
+        still = min(self.still_frames, self.longest)
         parts = [
             (still + len(run) * hard) * (self.key_share if index in self.keys else 1.0)
             for index, (run, hard) in enumerate(zip(self.runs, self.hardness, strict=True))
@@ -72,13 +86,16 @@ def make_plan(
     size: SizeName = DEFAULT_SIZE,
     segment_frames: int,
     key_interval: int,
-    show: Callable[[float], None] = lambda _: None,
+    allocation: Allocation = DEFAULT,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> Plan:
-    """Look at all of a video, made small, and cut it into segments, of at most so many frames unless the preset has a length.
+    """Cut a video into segments at shot boundaries, by its thumbnails.
 
-    They are shorter, and keys closer together, where frames are so large that a clip could not hold the weights. What is shown
-    is the share of the video that has been looked at. Raises SettingsError for lengths under 1 and for a network that is too
-    large for any, SourceError.
+    Segments have at most `segment_frames` frames, unless the preset has a fixed length. Where
+    frames are so large that a clip could not hold the weights, segments are shorter and keys
+    closer together. `on_progress` takes the share of the video that has been read.
+
+    Raises SettingsError for lengths under 1 and for a network that is too large, SourceError.
     """
     if segment_frames < 1:
         raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
@@ -93,13 +110,14 @@ def make_plan(
             )
         longest = longest * 7 // 8
     check_memory(min(longest, source.count), source.size, shorter=" or fewer --segment-frames")
-    differences = changes(source.thumbnails(), show)
+    differences = changes(source.thumbnails(), on_progress)
     starts = cuts(differences.mean)
     runs = split(source.count, longest, starts)
     begins = {0, *starts}
     keys = list[int]()
     interval = min(
-        GROUP_KEY_INTERVAL if preset.group_frames else key_interval, MAX_CHAIN_WEIGHTS // weights
+        allocation.group_key_interval if preset.group_frames else key_interval,
+        MAX_CHAIN_WEIGHTS // weights,
     )
     for index, run in enumerate(runs):
         if run.start in begins or index - keys[-1] >= interval:
@@ -107,27 +125,32 @@ def make_plan(
     return Plan(
         runs=tuple(runs),
         keys=frozenset(keys),
-        hardness=_hardness(differences.root_mean_square, runs),
-        key_share=GROUP_KEY_SHARE if preset.group_frames else 1.0,
+        hardness=_hardness(differences.root_mean_square, runs, allocation.still_change),
+        key_share=allocation.group_key_share if preset.group_frames else 1.0,
+        still_frames=allocation.still_frames,
     )
 
 
 def _most_weights(preset: Preset, size: SizeName, source: Frames, frames: int) -> int:
-    """Return the weights of a segment of some frames, wherever the camera goes."""
+    """Return the number of weights of a segment, with the largest canvas of a camera."""
     width, height = source.size
     across, down = (2 * ceil(MAX_MARGIN * side) for side in (width, height))
-    shape = Shape(
+    shape = VideoShape(
         height=height, width=width, frames=frames, margin=(down, across) if preset.camera else None
     )
-    with torch.device("meta"):  # which takes neither memory nor time
+    with torch.device("meta"):  # without memory for the weights
         return sum(x.numel() for x in preset.network(shape, size).parameters())
 
 
-def _hardness(differences: NDArray[np.float64], runs: Sequence[range]) -> tuple[float, ...]:
-    """Return how hard a frame of each run is: what stands still is fitted once, what moves again and again."""
-    # The first difference of a run is that from another one.
+def _hardness(
+    differences: NDArray[np.float64], runs: Sequence[range], still_change: float
+) -> tuple[float, ...]:
+    """Return the mean hardness of a frame of each run: 1 for a still picture, more for changes."""
+    # The first difference of a run is that from the run before.
     hard = [
-        1 + float(np.mean(differences[run.start + 1 : run.stop])) / STILL if len(run) > 1 else 1.0
+        1 + float(np.mean(differences[run.start + 1 : run.stop])) / still_change
+        if len(run) > 1
+        else 1.0
         for run in runs
     ]
     mean = sum(value * len(run) for value, run in zip(hard, runs, strict=True)) / sum(

@@ -7,14 +7,13 @@ al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
 Adan: Adam whose step also follows the change of the gradient (Xie et al., arXiv 2208.06677, algorithm 1).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from encoder.models.base import LATENTS
 from encoder.training.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -105,32 +104,39 @@ class Adan(torch.optim.Optimizer):
         state["gradient"].copy_(gradient)
 
 
+MATRIX_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"muon": Muon}
+"""Optimizers of convolutions as matrices, by the recipe's name; Adam takes the other parameters."""
+
+
 def make_optimizers(
-    learned: Mapping[str, Parameter], more: Sequence[Tensor], recipe: Recipe
+    learned: Mapping[str, Parameter],
+    more: Sequence[Tensor],
+    recipe: Recipe,
+    *,
+    latents: Collection[str] = (),
 ) -> list[torch.optim.Optimizer]:
     """Return the optimisers of a network's tensors by name, and of more that belong to something else.
 
     Each of their groups has a `gain`, which the learning rate is multiplied by.
     """
-    latents = [x for name, x in learned.items() if name.startswith(LATENTS)]
-    matrices = [
-        x for name, x in learned.items() if recipe.optimizer == "muon" and _is_matrix(name, x)
-    ]
-    taken = {id(x) for x in (*latents, *matrices)}
+    tables = [x for name, x in learned.items() if name in latents]
+    make = MATRIX_OPTIMIZERS.get(recipe.optimizer)
+    matrices = [x for name, x in learned.items() if make and name not in latents and _is_matrix(x)]
+    taken = {id(x) for x in (*tables, *matrices)}
     others = [*(x for x in learned.values() if id(x) not in taken), *more]
     groups: list[dict[str, object]] = [{"params": others, "gain": 1.0}]
-    if latents:
-        groups.append({"params": latents, "gain": recipe.latent_rate})
+    if tables:
+        groups.append({"params": tables, "gain": recipe.latent_rate})
     if recipe.optimizer == "adan":
         return [Adan(groups, lr=recipe.learning_rate)]
     adam = torch.optim.Adam(groups, betas=recipe.betas, fused=True)
-    if not matrices:
+    if make is None or not matrices:
         return [adam]
-    muon = Muon(matrices, lr=recipe.learning_rate)
-    muon.param_groups[0]["gain"] = 1.0
-    return [adam, muon]
+    second = make(matrices, lr=recipe.learning_rate)
+    second.param_groups[0]["gain"] = 1.0
+    return [adam, second]
 
 
-def _is_matrix(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor holds a convolution between all channels, which a matrix's optimiser suits."""
-    return tensor.ndim == 4 and tensor.shape[1] > 1 and not name.startswith(LATENTS)  # noqa: PLR2004 (out, in, h, w)
+def _is_matrix(tensor: Tensor) -> bool:
+    """Return whether a tensor is a convolution between all channels, to be optimized as a matrix."""
+    return tensor.ndim == 4 and tensor.shape[1] > 1  # noqa: PLR2004 (out, in, h, w)

@@ -10,7 +10,7 @@ from encoder.codec.entropy import MAX_BOUND, Integers
 from encoder.codec.segment import HUFFMAN_BOUND, Quantized
 from encoder.codec.tensor_header import MAX_OFFSET, NOTHING, ZERO, channel_steps
 from encoder.models.base import GIVEN_STEP
-from encoder.training.qat import QatQuantizer, channel_axis
+from encoder.training.qat import QatQuantizer
 
 SMALLEST = 2.0**-40
 """Stands for the largest weight of a tensor of smaller ones, so that its step is one that the format has."""
@@ -39,7 +39,7 @@ def quantize(
             step, offsets = learned
             is_difference = name in (quantizer.differences or ())
             change = value - old[name] if is_difference else value
-            coded = _quantize(change, step, MAX_BOUND, offsets, channel_axis(name))
+            coded = _quantize(change, step, MAX_BOUND, offsets, quantizer.channel_axis(name))
             quantized[name] = replace(coded, delta=is_difference)
         elif name in given:
             quantized[name] = _quantize(value, GIVEN_STEP, HUFFMAN_BOUND if huffman else MAX_BOUND)

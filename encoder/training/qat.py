@@ -4,7 +4,7 @@ Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Co
 Reparameterization, 2020); noise first and rounding last follow NVRC (arXiv 2409.07414, section 3.3).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import log, prod
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from encoder.models.base import LATENTS
+from encoder.training.recipe import Quantization
 
+DEFAULT = Quantization()
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
 HALF_OCTAVE = log(2) / 2
@@ -22,10 +23,6 @@ HALF = 0.5
 """How far a bin reaches to each side of its value, in steps."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
-PLANE_AXES = (2, 3)
-"""Axes of a latent (T, C, h, w) over which a scale holds: the coder's rows are pairs of time and channel."""
-PREDICT = True
-"""Whether latents may be coded as differences in time, where these are smaller."""
 
 
 class QatQuantizer(nn.Module):
@@ -39,10 +36,20 @@ class QatQuantizer(nn.Module):
     _tensor: Tensor
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None
+        self,
+        tensors: Mapping[str, Tensor],
+        before: Mapping[str, Tensor] | None = None,
+        *,
+        latents: Collection[str] = (),
+        settings: Quantization = DEFAULT,
     ) -> None:
-        """Take the tensors of the segment before, if these may be coded as differences from them."""
+        """Take a network's parameters and the names of its latents.
+
+        `before` holds the tensors of the previous segment, if differences from them may be coded.
+        """
         super().__init__()
+        self._latents = frozenset(latents)
+        self._settings = settings
         self._before = before or {}
         self.differences: frozenset[str] | None = None if before else frozenset()
         """Names of the tensors that are coded as differences; None until that is decided."""
@@ -51,7 +58,7 @@ class QatQuantizer(nn.Module):
         spread = [
             max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()
         ]
-        self._shapes = {name: _channel_shape(name, x) for name, x in learned.items()}
+        self._shapes = {name: self._channel_shape(name, x) for name, x in learned.items()}
         self._counts = [prod(shape) for shape in self._shapes.values()]
         self.log_steps = nn.Parameter(torch.tensor([log(INITIAL_STEP * value) for value in spread]))
         self.offsets = nn.Parameter(torch.zeros(sum(self._counts)))
@@ -130,7 +137,7 @@ class QatQuantizer(nn.Module):
             if self.differences is None:
                 lengths.append(torch.minimum(*self._both(name, tensors[name], step)))
             else:
-                lengths.append(_bits(name, self._change(name, tensors[name]) / step))
+                lengths.append(self._bits(name, self._change(name, tensors[name]) / step))
         return torch.stack(lengths).sum()
 
     @torch.no_grad()
@@ -146,41 +153,38 @@ class QatQuantizer(nn.Module):
 
     def _both(self, name: str, tensor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bits of a tensor coded alone, and as a difference."""
-        return _bits(name, tensor / step), _bits(name, (tensor - self._before[name]) / step)
+        change = tensor - self._before[name]
+        return self._bits(name, tensor / step), self._bits(name, change / step)
 
     def _change(self, name: str, tensor: Tensor) -> Tensor:
         """Return what is coded of a tensor: its difference from the segment before, if it is coded so."""
         return tensor - self._before[name] if name in (self.differences or ()) else tensor
 
+    def channel_axis(self, name: str) -> int:
+        """Return the axis of a tensor's channels."""
+        return 1 if name in self._latents else 0
 
-def channel_axis(name: str) -> int:
-    """Return the axis of a tensor's channels."""
-    return 1 if name.startswith(LATENTS) else 0
+    def _channel_shape(self, name: str, tensor: Tensor) -> list[int]:
+        """Return the shape of a tensor's steps; a vector, such as a bias, has one step."""
+        axis = self.channel_axis(name)
+        has_steps = self._settings.has_channel_steps and tensor.ndim > 1
+        return [
+            length if each == axis and has_steps else 1 for each, length in enumerate(tensor.shape)
+        ]
 
-
-def _channel_shape(name: str, tensor: Tensor) -> list[int]:
-    """Return the shape of a tensor's steps: single numbers, as biases are, share one."""
-    axis = channel_axis(name)
-    return [
-        length if each == axis and tensor.ndim > 1 else 1
-        for each, length in enumerate(tensor.shape)
-    ]
+    def _bits(self, name: str, y: Tensor) -> Tensor:
+        """Return the bits of a tensor's values (in steps), under the coder's models."""
+        if name not in self._latents:
+            return _laplace_bits(y, y.detach().abs().mean())
+        if self._settings.predicts and len(y) > 1:
+            change = torch.cat([y[:1], y[1:] - y[:-1]])
+            # A comparison on the device, so that nothing waits for it.
+            y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)
+        return _laplace_bits(y, y.detach().abs().mean(self._settings.plane_axes, keepdim=True))
 
 
 def _round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
-
-
-def _bits(name: str, y: Tensor) -> Tensor:
-    """Return the bits of a tensor's values (in steps), under the models that the coder has for it."""
-    if not name.startswith(LATENTS):
-        return _laplace_bits(y, y.detach().abs().mean())
-    if PREDICT and len(y) > 1:
-        change = torch.cat([y[:1], y[1:] - y[:-1]])
-        y = torch.where(
-            change.detach().abs().sum() < y.detach().abs().sum(), change, y
-        )  # without waiting for the device
-    return _laplace_bits(y, y.detach().abs().mean(PLANE_AXES, keepdim=True))
 
 
 def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:

@@ -1,29 +1,102 @@
-"""How a network is fitted: loss, optimizer, rates."""
+"""Recipe of a fit, as data: loss, optimizer, schedule, quantization and rate control."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import log
 from typing import Literal
 
 from torch import Tensor
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Distortion between output and target frames (B, 3, H, W) in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Shares of the fit, 0..1, at which its phases begin.
+
+    First noise, then rounding follows NVRC (arXiv 2409.07414, section 3.3).
+    """
+
+    rate_from: float = 0.1
+    """Start of the rate term in the loss."""
+    noise_from: float = 0.3
+    """Start of training through quantization noise. The quantization steps are learned from here."""
+    round_from: float = 0.85
+    """Start of training through rounding (STE)."""
+    freeze_from: float = 0.93
+    """Time at which weights are rounded for good; only latents are fitted after it."""
+    prune_at: float = 0.7
+    """Time at which the smallest weights are set to zero, if any are pruned."""
+    warmup: float = 0.1
+    """End of the learning rate's linear rise; a cosine to zero follows."""
+    warmup_start: float = 0.1
+    """Learning rate at the very start, as a share of the full one."""
+    rate_every: int = 8
+    """Number of steps between two evaluations of the rate term."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Quantization during the fit (QAT)."""
+
+    step_learning_rates: tuple[float, float] = (8e-3, 5e-2)
+    """Least and largest learning rate of the logarithms of the quantization steps."""
+    step_travel: float = 9.0
+    """Distance that the logarithms of the steps can cover in a fit; short fits use higher rates."""
+    has_channel_steps: bool = True
+    """Whether each channel has a quantization step of its own."""
+    predicts: bool = True
+    """Whether latents may be coded as differences in time."""
+    plane_axes: tuple[int, ...] = (2, 3)
+    """Axes of a latent (T, C, h, w) that share a scale of the Laplace model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Gains of the controller that steers lambda towards a target size."""
+
+    start: float = 0.1
+    """Share of the fit at which steering starts."""
+    arrive: float = 0.5
+    """Share of the fit at which the size should be reached."""
+    proportional: float = 4.0
+    """Change of log(lambda) for each unit of log(size) that is missing, at once."""
+    integral: float = 60.0
+    """Change of log(lambda) for each unit of log(size) that is missing during a whole fit."""
+    firm_from: float = 0.85
+    """Share of the fit after which the firm integral gain holds: learning rates are low there."""
+    firm_integral: float = 1200.0
+    """Integral gain near the end of the fit."""
+    max_change: float = 0.5
+    """Largest change of log(lambda) at once."""
+    max_rise: float = log(4)
+    """Largest rise of log(lambda) before `arrive`: a short fit would pay for it in quality."""
+    calibrate_at: tuple[float, ...] = (0.4, 0.6, 0.7, 0.8, 0.9, 0.94)
+    """Shares of the fit at which the estimated rate is compared with the coder's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is fitted."""
+    """Settings that decide how a network is fitted."""
 
-    loss: Callable[[Tensor, Tensor], Tensor]
-    """Distortion between frames (B, 3, H, W) in 0..1."""
+    loss: Loss
+    """Distortion between frames."""
     batch: int
-    """Frames per step."""
+    """Number of frames of a step."""
     learning_rate: float
     """Learning rate after the warm-up."""
     latent_rate: float = 1.0
-    """Learning rate of the parameters under the network's `latents`, as a multiple of that of the others."""
+    """Learning rate of the latents, as a multiple of that of the other parameters."""
     optimizer: Literal["adam", "muon", "adan"] = "adam"
-    """With muon, convolutions are optimised as matrices, and the rest by Adam."""
+    """Optimizer. With `muon`, Muon takes the convolutions as matrices, and Adam the rest."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decays of both moments."""
-    warmup: float
-    """Share of the fit in which the learning rate rises from a tenth to its full value; then it follows a cosine to zero."""
-    rate_weight: float = 0.0
-    """Weight of the bits per pixel in the loss; 0 leaves quantisation (to 8 bits) to the end."""
+    lambda_: float = 0.0
+    """Weight of a bit per pixel in the loss; 0 leaves quantization (8 bits) to the end (PTQ)."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Phases of the fit."""
+    quantization: Quantization = field(default_factory=Quantization)
+    """Quantization during the fit."""
+    steering: Steering = field(default_factory=Steering)
+    """Controller of the size."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from encoder.common.atomic_file import newest_clip, replacing, writable
 from encoder.common.console import Commands
 from encoder.common.errors import SettingsError
+from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
-from encoder.media.reading import add_reading, reading
+from encoder.media.reading import Reading
 from export.cli import measure
 from export.engines.names import DEFAULT_BATCH
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="8-bit integers for the convolutions that lose less than 0.1 dB together, "
             "measured against this video",
         )
-        add_reading(command)
+        add_flags(command, Reading)
     to_trt.add_argument(
         "--max-batch",
         type=int,
@@ -110,7 +111,9 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
 
     if args.precision == "fp16":
         raise SettingsError("what --int8 leaves is in 32 bits: not with --precision fp16")
-    source = Source(args.int8, size=(clip.header.width, clip.header.height), reading=reading(args))
+    source = Source(
+        args.int8, size=(clip.header.width, clip.header.height), reading=from_flags(Reading, args)
+    )
     check_count(source, clip.header.frames)
 
     def build(index: int) -> "onnx.ModelProto":

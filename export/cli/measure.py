@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from encoder.common.console import Commands, show_table
 from encoder.common.errors import EngineError
+from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
-from encoder.media.reading import add_reading, reading, source_file
+from encoder.media.reading import Reading, source_file
 from export.engines.names import DEFAULT_BATCH, ENGINE_NAMES
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def add(commands: Commands) -> None:
     verify.add_argument(
         "source", type=Path, nargs="?", help="the video or folder that the clip was fitted to"
     )
-    add_reading(verify)
+    add_flags(verify, Reading)
     verify.add_argument(
         "--tolerance",
         type=int,
@@ -150,7 +151,9 @@ def _verify(args: argparse.Namespace) -> int:
 
             path = stack.enter_context(source_file(args.source))
             source = Source(
-                path, size=(clip.header.width, clip.header.height), reading=reading(args)
+                path,
+                size=(clip.header.width, clip.header.height),
+                reading=from_flags(Reading, args),
             )
             check_count(source, clip.header.frames)
         engines: list[tuple[Engine, Engine]] = []

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Self
 
 import numpy as np
 import onnx
@@ -93,6 +94,29 @@ class Engine(ABC):
         self.picture = self._latest.shape[1:]
         """Shape of a picture."""
         self._lost: set[int] = set()
+
+    def __enter__(self) -> Self:
+        """Return the engine, which is closed at the end of the context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the engine."""
+        self.close()
+
+    def __len__(self) -> int:
+        """Return the number of frames of the clip."""
+        return self.clip.header.frames
+
+    def __getitem__(self, index: int | slice) -> Frames:
+        """Return the picture of a frame, or the pictures (N, ...) of a slice of frames.
+
+        Raises IndexError, and as `frames` does.
+        """
+        if isinstance(index, slice):
+            return self.frames(np.arange(*index.indices(len(self)), dtype=np.float64))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"frame must be in 0..{len(self) - 1}, got {index}")
+        return self.frames(np.array([index % len(self)], np.float64))[0]
 
     @property
     def lost_segments(self) -> int:

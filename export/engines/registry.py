@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.clip import open_clip
 from encoder.codec.clip import Clip
 from encoder.common.cache import cache_folder, keep
 from encoder.common.errors import CodecError, EngineError, SettingsError
@@ -48,7 +49,7 @@ ENGINES: Mapping[str, Callable[..., Engine]] = {
 
 
 def open_engine(
-    clip: Clip,
+    clip: Clip | str | Path,
     name: str = "auto",
     *,
     batch: int = DEFAULT_BATCH,
@@ -57,10 +58,13 @@ def open_engine(
 ) -> Engine:
     """Open an engine by name, or the fastest one for the clip, with its first segment loaded.
 
+    The clip may be a path or an http(s) URL.
     If `failed` names engines that failed while they ran, open the next one in order, whatever the
     name. Raises SettingsError for an unknown name. Raises EngineError if the engine is not
     installed, lacks its device or refuses the clip, or if no engine is left.
     """
+    if not isinstance(clip, Clip):
+        clip = open_clip(clip)
     if failed:
         return _next(clip, failed, batch=batch, pixels=pixels)
     if name == "auto":

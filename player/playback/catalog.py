@@ -1,4 +1,4 @@
-"""Find the clips to play: files, files that are still being written, and addresses on the web."""
+"""The clips to play: complete files, growing files, and downloads from the web."""
 
 import contextlib
 import logging
@@ -15,15 +15,15 @@ from player.playback.clip_source import ClipSource
 from player.playback.download import Download
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bunny.nerv"
-"""What is shown where there is nothing else."""
+"""Clip that is played if no other is given or found."""
 FIRST_SECONDS = 60.0
-"""Time for the first segment to arrive."""
+"""Longest wait for the first segment of a download."""
 SCHEMES = ("http://", "https://")
 MAX_NOTES = 10
-"""Most lines about the damage of one clip."""
+"""Largest number of log lines about the damage of a clip."""
 
 Open = Callable[[Clip, Collection[str]], Engine]
-"""Opens an engine for a clip, other than those named."""
+"""Function that opens an engine for a clip, but none of the named engines, which have failed."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,11 @@ logger = logging.getLogger(__name__)
 def find_items(
     names: Sequence[str], open_engine: Open, downloads: contextlib.ExitStack
 ) -> list[ClipSource]:
-    """Return the clips named, or else the readable ones of the current folder, or else the sample, with unique names.
+    """Return the named clips, each with a unique name.
 
-    Downloads end with the stack. Raises BitstreamError and SourceError for a clip that was named and cannot be read.
+    Without names, return the readable clips of the current folder, or else the sample.
+    Downloads end with the stack.
+    Raises BitstreamError or SourceError if a named clip cannot be read.
     """
     items = [
         _fetch(name, open_engine, downloads)
@@ -61,7 +63,7 @@ def find_items(
 
 
 def _find(path: Path, open_engine: Open) -> ClipSource:
-    """Read a clip; one without an end may still be growing."""
+    """Read a clip from a file, which may still be growing if it has no end."""
     follower = GrowingFile(path)
     if not follower.is_whole:
         clip = follower.clip
@@ -78,7 +80,7 @@ def _find(path: Path, open_engine: Open) -> ClipSource:
 
 
 def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> ClipSource:
-    """Begin to download a clip, and return it once its first segment is there."""
+    """Start to download a clip, and return it once its first segment is there."""
     download = downloads.enter_context(contextlib.closing(Download(url)))
     follower = download.first_segment(FIRST_SECONDS)
     item = _item(download.name, follower.clip, open_engine, follower.file_bytes, follower)
@@ -101,14 +103,14 @@ def _item(
 
 
 def read(path: Path) -> Clip:
-    """Read a clip, whose damaged segments are reported and left out; raises BitstreamError."""
+    """Read a clip without its damaged segments, which are logged. Raises BitstreamError."""
     clip = Clip.read(path, strict=False)
     warn(str(path), clip.damage)
     return clip
 
 
 def warn(name: str, damage: Sequence[str]) -> None:
-    """Log what is wrong with a clip, not all of it if that is much."""
+    """Log the faults of a clip: the first ones, and the number of the others."""
     for note in damage[:MAX_NOTES]:
         logger.warning("%s: %s", name, note)
     if len(damage) > MAX_NOTES:

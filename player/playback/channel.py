@@ -1,4 +1,4 @@
-"""What viewers choose among: a clip, or several that are played one after another."""
+"""Channels: a clip, or several clips one after another, for viewers to choose from."""
 
 import contextlib
 import logging
@@ -14,50 +14,53 @@ from player.playback.playout import Playout
 from player.playback.thumbnail import jpeg
 
 ALL_CLIPS = "all clips"
-"""The channel that plays all."""
+"""Name of the channel that plays all clips."""
 
 logger = logging.getLogger(__name__)
 
 
 class Channel:
-    """A clip or a playlist: the stream that its viewers share, and streams of their own."""
+    """A clip or a playlist: the playout that its viewers share, and private ones."""
 
     def __init__(
         self,
         name: str,
-        items: Sequence[ClipSource],
+        sources: Sequence[ClipSource],
         metrics: Metrics,
         *,
         bitrate: int | None = None,
         stamp: bool = False,
         keep: bool = False,
     ) -> None:
-        """Take options of the streams: see `Stream`."""
+        """Take the options of the shared playout, which are those of `Playout`."""
         self.name = name
-        self.items = items
+        self.sources = sources
         self.counts = metrics.of(name)
-        self._open = partial(Playout, items, self.counts, bitrate=bitrate, stamp=stamp)
+        self._open = partial(Playout, sources, self.counts, bitrate=bitrate, stamp=stamp)
         self.shared = self._open(keep=keep)
         self.private: set[Playout] = set()
-        """Streams of one viewer each."""
+        """Playouts of one viewer each."""
         self.thumbnail: bytes | None = None
-        """JPEG, once it is decoded."""
+        """A small JPEG of the clip; None until it is decoded."""
 
     @property
     def is_playlist(self) -> bool:
         """Whether it plays more than one clip."""
-        return len(self.items) > 1
+        return len(self.sources) > 1
 
     @property
     def streams(self) -> list[Playout]:
-        """All streams."""
+        """All playouts that may have viewers."""
         return [self.shared, *self.private]
 
     def open_private(self, spare: Playout | None = None) -> Playout:
-        """Return a stream of its own timeline, which starts where the shared one is: a new one, or one that was left."""
-        stream = self._open() if spare is None else spare
-        if stream.item is not self.shared.item:
-            stream.play_item(self.shared.items.index(self.shared.item))
+        """Return a private playout, which starts where the shared one is.
+
+        `spare` is a former private playout of this channel, to be reused unless it is closed.
+        """
+        stream = self._open() if spare is None or spare.is_closed else spare
+        if stream.source is not self.shared.source:
+            stream.play_source(self.sources.index(self.shared.source))
         stream.seek(self.shared.frame)
         stream.playing = self.shared.playing
         stream.loop = self.shared.loop
@@ -66,41 +69,45 @@ class Channel:
         return stream
 
     def draw_thumbnail(self) -> None:
-        """Decode a picture; takes a while."""
-        item = self.items[0]
+        """Decode a picture for the thumbnail, which takes seconds."""
+        source = self.sources[0]
         try:
-            with contextlib.closing(item.open_engine(())) as engine:
-                self.thumbnail = jpeg(engine.frames(np.array([item.clip.end // 3], np.float64))[0])
+            with contextlib.closing(source.open_engine(())) as engine:
+                time = np.array([source.clip.end // 3], np.float64)
+                self.thumbnail = jpeg(engine.frames(time)[0])
         except CodecError as error:
             logger.warning("no small picture of %s: %s", self.name, error)
         except Exception:
-            logger.exception(
-                "no small picture of %s", self.name
-            )  # those of the others come all the same
+            # The thumbnails of other channels follow all the same.
+            logger.exception("no small picture of %s", self.name)
 
     def close(self) -> None:
-        """End all threads, and wait for them."""
+        """End all threads and wait for them."""
         for stream in self.streams:
             stream.close()
-        for item in self.items:
-            item.close()
+        for source in self.sources:
+            source.close()
 
 
 def make_channels(
-    items: Sequence[ClipSource],
+    sources: Sequence[ClipSource],
     metrics: Metrics,
     *,
     bitrate: int | None = None,
     stamp: bool = False,
 ) -> dict[str, Channel]:
-    """Return a channel for each clip, and one that plays all if there are several; the first keeps its engine."""
+    """Return channels by name: one for each clip, and one for all clips if there are several.
+
+    The first channel keeps its engine while it has no viewers.
+    """
     make = partial(Channel, metrics=metrics, bitrate=bitrate, stamp=stamp)
     channels = {
-        item.name: make(item.name, [item], keep=index == 0) for index, item in enumerate(items)
+        source.name: make(source.name, [source], keep=index == 0)
+        for index, source in enumerate(sources)
     }
-    if len(items) > 1:
+    if len(sources) > 1:
         name = ALL_CLIPS
         while name in channels:
             name += "+"
-        channels[name] = make(name, items)
+        channels[name] = make(name, sources)
     return channels

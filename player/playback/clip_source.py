@@ -1,4 +1,4 @@
-"""A clip that can be played: what it is called, and how it is decoded."""
+"""A clip to play: its name, its file, and the engines that decode it."""
 
 import asyncio
 import logging
@@ -11,49 +11,49 @@ from encoder.common.errors import CodecError
 from export.engines.base import Engine
 
 FOLLOW_SECONDS = 0.5
-"""Time between two looks at a file that is still being written."""
+"""Time between two reads of a growing file."""
 
 OpenEngine = Callable[[Collection[str]], Engine]
-"""Opens an engine for a clip, other than those named, which have failed."""
+"""Function that opens an engine for the clip, but none of the named engines, which have failed."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class ClipSource:
-    """A clip, and what reads on in its file while that is still being written or downloaded."""
+    """A clip, and the reader of its file while that is still being written or downloaded."""
 
     name: str
     clip: Clip
     open_engine: OpenEngine
     file_bytes: int
-    """Size of the clip's file, as far as it is there."""
+    """Size of the clip's file so far."""
     follower: GrowingFile | None = None
     is_over: Callable[[], bool] = lambda: False
-    """Whether nothing more will come, though the clip may have no end."""
+    """Function that tells whether the file has stopped growing, even if the clip has no end."""
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits of the file for each pixel of the frames that are there."""
+        """Bits of the file for each pixel of the frames so far."""
         header = self.clip.header
         return 8 * self.file_bytes / (header.width * header.height * self.clip.end)
 
     @property
     def follows(self) -> bool:
-        """Whether there may be more of the clip's file."""
+        """Whether the file may still grow."""
         return self.follower is not None
 
     def follow(self) -> None:
-        """Take what has come to the clip's file; for a thread that may wait."""
+        """Read the new part of the file. This blocks, so never call it in an event loop."""
         follower = self.follower
         if follower is None:
             return
-        is_over = self.is_over()  # before one reads: what came until then is read
+        is_over = self.is_over()  # asked before the read, which takes all bytes until now
         try:
             follower.read_on()
             is_over = is_over or follower.is_whole
         except CodecError as error:
-            if self.follower is None:  # it was closed meanwhile
+            if self.follower is None:  # `close` was called meanwhile
                 return
             logger.warning("%s ends at frame %d: %s", self.name, self.clip.end, error)
             is_over = True
@@ -62,13 +62,13 @@ class ClipSource:
             self.close()
 
     async def keep_following(self) -> None:
-        """Take what comes to the clip's file until nothing more will."""
+        """Read the new parts of the file until it stops growing."""
         while self.follows:
             await asyncio.sleep(FOLLOW_SECONDS)
             await asyncio.to_thread(self.follow)
 
     def close(self) -> None:
-        """Read no further."""
+        """Stop reading the file."""
         follower = self.follower
         self.follower = None
         if follower is not None:

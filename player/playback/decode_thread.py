@@ -1,4 +1,7 @@
-"""The decoder thread: decodes a clip in batches, ahead of its use, round and round, into a bounded queue."""
+"""The decoder thread of a clip.
+
+It decodes in batches into a bounded queue, ahead of use, and starts again after the clip's end.
+"""
 
 import contextlib
 import logging
@@ -17,7 +20,7 @@ from export.engines.base import Engine, Frames
 from player.metrics import ClipMetrics, Meter
 
 READ_AHEAD_BATCHES = 3
-"""Batches that are decoded before they are needed."""
+"""Number of batches that are decoded ahead."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +30,15 @@ class Picture:
     """A decoded picture."""
 
     time: float
-    """In frames since the clip's start."""
+    """Time in frames since the clip's start."""
     pixels: Frames
-    """I420, (H * 3 / 2, W)."""
+    """I420 samples, (H * 3 / 2, W)."""
     is_last: bool
-    """Whether the next picture is of the clip's start again."""
+    """Whether the next picture is one of the clip's start again."""
 
 
 class DecodeThread:
-    """Hands out the pictures of a clip in order, the first again after the last."""
+    """A thread that decodes the pictures of a clip in order, the first again after the last."""
 
     def __init__(
         self,
@@ -46,7 +49,10 @@ class DecodeThread:
         speed: Fraction = Fraction(1),
         counts: ClipMetrics,
     ) -> None:
-        """Start the thread, which opens the engine, or another one when it fails."""
+        """Start the thread, which opens an engine, and another one if that fails.
+
+        `start` is the first time in frames, `speed` the frames from one picture to the next.
+        """
         self.meter = Meter(observe=counts.decode_seconds.observe)
         self.engine_name: str | None = None
         self._counts = counts
@@ -59,16 +65,19 @@ class DecodeThread:
         self._generation = 0
         self._closed = False
         self._batch = 1
-        """Frames to decode next: few where somebody waits for the first."""
+        """Number of frames to decode next: one at first, so that it comes soon, then more."""
         self._latest: Picture | None = None
-        """What was handed out last."""
+        """The picture that `read` returned last; None since a seek."""
         self._error: Exception | None = None
         self._engine: Engine | None = None
         self._thread = threading.Thread(target=self._run, name="decoder")
         self._thread.start()
 
     def read(self, timeout_seconds: float = 0.0) -> Picture | None:
-        """Return the next picture, or None if it is not decoded in time; raises what ended the thread."""
+        """Return the next picture, or None if it is not decoded in time.
+
+        Raises the error that ended the thread, if any.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._ready or self._error or self._closed, timeout_seconds
@@ -82,13 +91,16 @@ class DecodeThread:
             return self._latest
 
     def seek(self, time: float) -> None:
-        """Go on from a time; what was decoded ahead is dropped."""
+        """Continue from a time, and drop the pictures that were decoded ahead."""
         with self._changed:
             self._restart(Fraction(time))
             self._latest = None
 
     def set_speed(self, speed: Fraction) -> None:
-        """Go on from the picture that was handed out last, so many frames from one picture to the next."""
+        """Continue after the last picture that was read, at another speed.
+
+        The speed is the number of frames from one picture to the next.
+        """
         with self._changed:
             self._step = speed
             if self._latest is not None:
@@ -99,7 +111,7 @@ class DecodeThread:
                 self._restart(Fraction(self._ready[0].time) if self._ready else self._next)
 
     def go_on(self) -> None:
-        """Drop what was decoded of the clip's start, since its end is no longer where it was."""
+        """Drop the pictures of the clip's start that were decoded ahead: its end has moved."""
         with self._changed:
             kept: list[Picture] = []
             if self._latest is not None and self._latest.is_last:
@@ -110,7 +122,7 @@ class DecodeThread:
                     if picture.is_last:
                         break
             before = kept[-1] if kept else self._latest
-            # Also what is being decoded may be of the start.
+            # The batch that is being decoded may be of the start, too: it is dropped.
             self._restart(self._next if before is None else Fraction(before.time) + self._step)
             self._ready.extend(kept)
 
@@ -123,7 +135,7 @@ class DecodeThread:
 
     @property
     def ahead(self) -> int:
-        """Number of pictures that are decoded and wait."""
+        """Number of decoded pictures that wait."""
         return len(self._ready)
 
     @property
@@ -132,7 +144,7 @@ class DecodeThread:
         return self._engine.lost_segments if self._engine is not None else 0
 
     def stop(self) -> None:
-        """Have the thread end, without waiting for it."""
+        """Let the thread end, without waiting for it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -157,7 +169,7 @@ class DecodeThread:
                         failed.append(engine.name)
                         self._counts.fallbacks.inc()
                         logger.warning("%s failed, trying another engine: %s", engine.name, error)
-        except Exception as error:  # noqa: BLE001 - whoever reads raises it: a thread of its own would end in silence
+        except Exception as error:  # noqa: BLE001 - `read` raises it again
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -165,7 +177,7 @@ class DecodeThread:
     def _decode(self, engine: Engine) -> None:
         self.engine_name = engine.name
         self._engine = engine
-        # The first run of a network also allocates; it says nothing about its speed.
+        # The first run of a network also allocates memory, so it is left out of the speed.
         engine.frames(np.zeros(1))
         while not self._closed:
             self._decode_batch(engine)
@@ -178,11 +190,11 @@ class DecodeThread:
             generation = self._generation
             step = self._step
             count = self._batch
-            end = self._clip.end  # by now the clip may have become longer
+            end = self._clip.end  # the clip may have become longer
             positions = [self._next + index * step for index in range(count)]
         if self._closed:
             return
-        # Rounded, a time could be the end itself, which is the start.
+        # A rounded time could be the end itself, which is the start.
         times = [min(float(position % end), math.nextafter(end, 0)) for position in positions]
         if not self._clip.header.continuous:
             times = [float(int(time)) for time in times]

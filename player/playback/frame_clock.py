@@ -1,4 +1,4 @@
-"""Time, cut into the ticks of a frame rate."""
+"""Ticks of a frame rate."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from player.rtc.video_encoder import CLOCK_RATE
 
 
 class FrameClock:
-    """Ticks by an absolute clock: a late tick does not delay those after it, and ticks that passed are left out.
+    """Ticks of a frame rate on an absolute clock.
 
-    Presentation timestamps count from the clock's origin, so that those of several pacers go on from one to another.
+    A late tick does not delay the following ones, and ticks that have passed are skipped.
+    Timestamps count from the origin of the clock, so those of several frame clocks are comparable.
     """
 
     def __init__(self, rate: Fraction, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -19,7 +20,7 @@ class FrameClock:
         self.restart(rate)
 
     def restart(self, rate: Fraction) -> None:
-        """Tick now, and go on from there."""
+        """Tick now, and at the given rate from now on."""
         self._rate = rate
         self._start = self._clock()
         self._tick = 0
@@ -29,12 +30,15 @@ class FrameClock:
         return max(self._start + float(self._tick / self._rate) - self._clock(), 0.0)
 
     def take(self) -> tuple[int, int]:
-        """Take the tick that is due: return its time in units of 1 / CLOCK_RATE, and how many were left out before it."""
+        """Take the tick that is due.
+
+        Return its timestamp in units of 1 / CLOCK_RATE seconds, and the number of skipped ticks.
+        """
         due = max(int((self._clock() - self._start) * self._rate), self._tick)
-        left_out = due - self._tick
+        skipped = due - self._tick
         self._tick = due + 1
-        # Encoders want timestamps that only ever rise, also where two ticks are one after a restart.
+        # Encoders want timestamps that only rise, also if a restart makes two ticks coincide.
         self._latest = max(
             round((self._start + float(due / self._rate)) * CLOCK_RATE), self._latest + 1
         )
-        return self._latest, left_out
+        return self._latest, skipped

@@ -1,9 +1,8 @@
-"""Write decoded frames to a video file, a pipe or PNG images."""
+"""Writers of decoded frames: video files, pipes and PNG images."""
 
 import errno
 import logging
 import os
-import re
 import shutil
 import stat
 import sys
@@ -29,7 +28,7 @@ from av.video.reformatter import (
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from encoder.codec.container import MAX_FRAMES, MAX_RATE, Header
+from encoder.codec.container import Header
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 from encoder.media.colours import HD_HEIGHT, HD_WIDTH, RESAMPLING
@@ -41,19 +40,19 @@ from player.rtc.i420 import i420_frame
 STANDARD_OUTPUT = "-"
 
 Write = Callable[[Frames], None]
-"""Take a batch of frames."""
+"""A function that takes a batch of frames."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a video is told to be."""
+    """The properties of a video that is written."""
 
     size: Size
-    """Width and height of its pictures, which are even for 4:2:0."""
+    """Width and height of its pictures, in pixels; both are even for 4:2:0."""
     pixel_aspect: Fraction
-    """Width of a pixel by its height."""
+    """Width of a pixel divided by its height."""
     rate: Fraction
     """Frames per second."""
 
@@ -63,45 +62,16 @@ class Writer:
     """A way to write frames."""
 
     pixels: PixelFormat
-    """What frames it takes."""
+    """Format of the frames that it takes."""
     open: Callable[[Path, Shape], AbstractContextManager[Write]]
-    """Start a file or folder."""
-
-
-def frame_range(text: str | None, frames: int) -> range:
-    """Return the frames that a text like 10:20 names, from one to before another; raises SettingsError."""
-    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text or ":")
-    found = range(int(match[1] or 0), int(match[2] or frames)) if match else range(0)
-    if not (found and found.stop <= frames):
-        raise SettingsError(f"frames are a range like 10:20 within 0:{frames}, got {text!r}")
-    return found
-
-
-def frame_times(
-    header: Header, rate: Fraction | None, frames: range | None = None
-) -> NDArray[np.float64]:
-    """Return the times to decode for a number of frames per second (None: the clip's), in frames since the start.
-
-    Raises SettingsError for a rate out of range, one that makes too many frames, and one that the clip has no pictures for.
-    """
-    frames = frames or range(header.frames)
-    if rate is None or rate == header.rate:
-        return np.arange(frames.start, frames.stop, dtype=np.float64)
-    if not 0 < rate <= MAX_RATE:
-        raise SettingsError(f"fps must be over 0 and at most {MAX_RATE}, got {float(rate):g}")
-    if not header.continuous:
-        raise SettingsError("this clip has no pictures between its frames: leave --fps out")
-    step = header.rate / rate
-    count = max(round(len(frames) / step), 1)
-    if count > MAX_FRAMES:
-        raise SettingsError(
-            f"fps of {float(rate):g} make {count} frames of this clip, over {MAX_FRAMES}"
-        )
-    return frames.start + float(step) * np.arange(count, dtype=np.float64)
+    """Function that starts a file or folder."""
 
 
 def pick_writer(output: str) -> Writer:
-    """Return the writer for an output; raises SettingsError, also for a folder that is not empty."""
+    """Return the writer for an output.
+
+    Raises SettingsError for an unknown kind of output and for a folder that is not empty.
+    """
     path = Path(output).resolve()
     kind = path.suffix.lower()
     if output == STANDARD_OUTPUT or is_pipe(path):
@@ -120,22 +90,24 @@ def pick_writer(output: str) -> Writer:
         return Writer("rgb", _pngs)
     if kind not in VIDEOS:
         raise SettingsError(
-            f"output must be {', '.join(f'OUT{name}' for name in VIDEOS)}, FOLDER/ or -, got {output}"
+            f"output must be {', '.join(f'OUT{name}' for name in VIDEOS)}, FOLDER/ or -, "
+            f"got {output}"
         )
     return VIDEOS[kind]
 
 
 def is_pipe(path: Path) -> bool:
-    """Tell whether something is written to in place: a pipe or a device."""
+    """Return whether a path is a pipe or a device, which is written in place."""
     return path.exists() and any(
         test(path.stat().st_mode) for test in (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK)
     )
 
 
 def shape_of(header: Header, rate: Fraction, size: Size | None, *, even: bool) -> Shape:
-    """Return the shape of what is written of a clip; raises SettingsError for odd sizes where there are only even ones.
+    """Return the properties of a video that a clip is written to.
 
-    A picture of another shape is shown as the clip's is: its pixels are not square.
+    A size of another aspect ratio makes pixels that are not square, so the picture keeps its
+    shape on the screen. Raises SettingsError for odd sizes if they must be even.
     """
     if size is None:
         height, width = header.even_size if even else (header.height, header.width)
@@ -147,7 +119,10 @@ def shape_of(header: Header, rate: Fraction, size: Size | None, *, even: bool) -
 
 
 def resized(frames: Frames, size: Size, pixels: PixelFormat, scaler: VideoReformatter) -> Frames:
-    """Return RGB frames (N, 3, H, W) in another size, (N, 3, h, w) or as I420 (N, h * 3 / 2, w)."""
+    """Resize RGB frames (N, 3, H, W).
+
+    Return RGB frames (N, 3, h, w) or I420 frames (N, h * 3 / 2, w).
+    """
     made = [_resized(frame, size, pixels, scaler) for frame in frames]
     return np.stack(made)
 
@@ -206,7 +181,8 @@ def _y4m(path: Path, shape: Shape) -> Generator[Write]:
     aspect = shape.pixel_aspect
     if height >= HD_HEIGHT or width >= HD_WIDTH:
         logger.info(
-            "Y4M cannot tell that its colours are BT.601, which players take for BT.709 in HD: prefer OUT.mkv"
+            "Y4M cannot tell that its colours are BT.601, which players take for BT.709 in HD: "
+            "prefer OUT.mkv"
         )
     with _opened(path) as file:
         file.write(
@@ -224,7 +200,7 @@ def _y4m(path: Path, shape: Shape) -> Generator[Write]:
 
 @contextmanager
 def _naming(path: Path) -> Generator[None]:
-    """Have an error tell which file it is about, which errors of writing do not."""
+    """Add the file's name to errors of the body: errors of writing do not have it."""
     try:
         yield
     except OSError as error:
@@ -235,13 +211,13 @@ def _naming(path: Path) -> Generator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Generator[IO[bytes]]:
-    """Open a file that takes its place in the end, or else a pipe."""
+    """Open a file that takes its place when it is whole, or a pipe."""
     with _naming(path), ExitStack() as stack:
         if str(path) == STANDARD_OUTPUT:
             try:
                 yield sys.stdout.buffer
             except OSError:
-                # What is left in the buffer cannot be written at the end of the process either.
+                # The rest of the buffer could not be written at the end of the process either.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise
         elif is_pipe(path):
@@ -292,11 +268,14 @@ def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
 
 X264 = {"crf": "12"}
 VP9 = {"crf": "18", "b": "0", "row-mt": "1", "cpu-used": "5"}
-"""Visually lossless, since the clip has lost enough already."""
+"""Options of FFmpeg's encoders for visually lossless quality: the clip has lost enough."""
 VIDEOS: Mapping[str, Writer] = {
     ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264)),
     ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264)),
     ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9)),
     ".y4m": Writer("i420", _y4m),
 }
-"""Writers by suffix. 4:2:0 pictures have even sizes: of an odd one the last row or column is there twice."""
+"""Writers by suffix.
+
+Pictures of 4:2:0 have even sizes: the last row or column of an odd picture is repeated.
+"""

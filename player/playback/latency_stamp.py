@@ -1,7 +1,8 @@
-"""A time stamp drawn into pictures, to measure how long they take to whoever sees them.
+"""A time stamp drawn into pictures, to measure their latency.
 
-A row of BLOCKS squares along the top edge, white for one and black for zero: 24 bits of the Unix time in milliseconds, the
-highest first, and a checksum of 8 bits. `web/stamp.js` reads it.
+It is a row of BLOCKS squares along the top edge, white for one and black for zero. They are the
+lowest 24 bits of the Unix time in milliseconds, the highest bit first, and a checksum of 8 bits.
+`player/server/web/stamp.js` reads it.
 """
 
 import numpy as np
@@ -11,17 +12,21 @@ from export.engines.base import Frames
 
 BLOCKS = 32
 MAX_SIDE = 16
+"""Largest side of a square, in pixels."""
 MIN_SIDE = 2
+"""Smallest side of a square, in pixels; smaller pictures get no stamp."""
 BLACK = 16
+"""Luma of a zero, in limited range."""
 WHITE = 235
+"""Luma of a one, in limited range."""
 GREY = 128
-"""Of limited range."""
+"""Chroma of both."""
 SALT = 0x5A
-"""A black picture is no stamp."""
+"""Start of the checksum, which makes a black picture no valid stamp."""
 
 
 def stamped(picture: Frames, unix_seconds: float) -> Frames:
-    """Return a copy of an I420 picture (H * 3 / 2, W) with a time drawn into it; one too small stays as it is."""
+    """Return a copy of an I420 picture (H * 3 / 2, W) with a time drawn into it, if it fits."""
     height = picture.shape[0] * 2 // 3
     width = picture.shape[1]
     side = min(width // BLOCKS // 2 * 2, MAX_SIDE)
@@ -44,7 +49,7 @@ def _code(milliseconds: int) -> bytes:
 def _colours(
     picture: Frames, height: int, width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return views of the two colour planes (H / 2, W / 2)."""
+    """Return views of the two chroma planes (H / 2, W / 2) of an I420 picture."""
     flat = picture.reshape(-1)
     size = height * width
     planes = flat[size:].reshape(2, height // 2, width // 2)

@@ -1,4 +1,4 @@
-"""Small still pictures of clips."""
+"""Thumbnails of clips."""
 
 from fractions import Fraction
 
@@ -9,10 +9,11 @@ from export.engines.base import Frames
 from player.rtc.i420 import i420_frame
 
 MAX_WIDTH = 320
+"""Largest width of a thumbnail, in pixels."""
 
 
 def jpeg(picture: Frames) -> bytes:
-    """Return an I420 picture (H * 3 / 2, W) as JPEG, at most MAX_WIDTH wide."""
+    """Return an I420 picture (H * 3 / 2, W) as a JPEG that is at most MAX_WIDTH wide."""
     frame = i420_frame(picture)
     width = min(frame.width, MAX_WIDTH)
     height = max(round(frame.height * width / frame.width), 1)

@@ -1,77 +1,147 @@
-"""The one place that reaches into aiortc: for packets that are encoded already, and requests for key frames."""
+"""The private names of aiortc that the player uses; no other module uses any.
+
+aiortc has no public interface for three things: frames that are cut into payloads once for all
+viewers, requests for key frames, and malformed datagrams. The private names of aioice are in
+`aioice_hooks`.
+"""
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-import aioice.ice
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCRtpTransceiver
-from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
-from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
+from aioice.ice import StunProtocol
+from aiortc import RTCPeerConnection, RTCRtpSender
+from aiortc.rtcdtlstransport import State
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtp import AnyRtcpPacket, HeaderExtensionsMap, RtpPacket
 
-from encoder.common.errors import SettingsError
-from player.rtc import rtp_sender
-from player.rtc.fanout import ViewerTrack
-from player.rtc.video_encoder import CODECS
+from player.rtc.aioice_hooks import selected_pair
 
-logger = logging.getLogger(__name__)
-
-SDP_ERRORS = (
-    InvalidAccessError,
-    InvalidStateError,
-    OperationError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
-"""What aiortc raises for a description that is none: it takes them apart without looking first."""
 CIPHERS = ":".join(
     f"ECDHE-{kind}-{cipher}"
     for kind in ("ECDSA", "RSA")
     for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
 )
-"""Of DTLS 1.2, as RFC 8827 (section 6.5) has it, in OpenSSL's names."""
-UNSUPPORTED = "this version of aiortc is not supported: install nervcast with its constraints"
+"""Cipher suites of DTLS 1.2 as RFC 8827 (section 6.5) has them, in OpenSSL's names."""
+COUNTERS = ("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count")
+"""Attributes of a sender that its RTCP sender reports (RFC 3550, section 6.4.1) are made from."""
+
+Protect: TypeAlias = Callable[[bytes], bytes]
+"""Encrypts an RTP packet (SRTP, RFC 3711)."""
+
+logger = logging.getLogger(__name__)
 
 
-def add_viewer(
-    connection: RTCPeerConnection, viewer: ViewerTrack, *, any_codec: bool = False
-) -> RTCRtpTransceiver:
-    """Send a viewer's track over a connection, in its codec alone, or in any of ours that is agreed on."""
-    hidden: Any = connection
-    for certificate in hidden._RTCPeerConnection__certificates:  # noqa: SLF001
-        certificate._create_ssl_context = partial(_handshake, certificate._create_ssl_context)  # noqa: SLF001
-    transceiver = connection.addTransceiver(viewer, direction="sendonly")
-    known = RTCRtpSender.getCapabilities("video").codecs
-    wanted = [f"video/{codec}" for codec in (CODECS if any_codec else [viewer.codec])]
-    preferred = [codec for name in wanted for codec in known if codec.mimeType == name]
-    transceiver.setCodecPreferences(
-        [*preferred, *(codec for codec in known if codec.mimeType == "video/rtx")]
-    )
-    sender = transceiver.sender
-    # aiortc forgets a receiver's request for a key frame where packets come encoded already.
-    sender._send_keyframe = viewer.picture_lost  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    sender._run_rtp = partial(rtp_sender.run, sender)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+class SenderInternals:
+    """The private parts of an `RTCRtpSender` that our send loop shares with the rest of aiortc.
+
+    aiortc goes on to retransmit lost packets, to send RTCP reports and to encrypt.
+    """
+
+    def __init__(self, sender: RTCRtpSender) -> None:
+        """Raise AttributeError if this version of aiortc lacks a part."""
+        hidden: Any = sender
+        self._sender = hidden
+        self._started: asyncio.Event = hidden._RTCRtpSender__rtp_started
+        self._exited: asyncio.Event = hidden._RTCRtpSender__rtp_exited
+        self.ssrc: int = hidden._ssrc
+        self.history: dict[int, RtpPacket] = hidden._RTCRtpSender__rtp_history
+        """Packets for retransmission, by their sequence numbers modulo RTP_HISTORY_SIZE."""
+        self.extensions_map: HeaderExtensionsMap = hidden._RTCRtpSender__rtp_header_extensions_map
+        """Numbers of the negotiated RTP header extensions."""
+
+    @property
+    def mid(self) -> str | None:
+        """Identification of the media section (RFC 9143), known once the sender starts."""
+        return self._sender._RTCRtpSender__mid
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the names exist that only a connected sender uses."""
+        hidden = self._sender
+        with contextlib.suppress(ConnectionError):
+            self.path()
+        return (
+            all(hasattr(hidden, f"_RTCRtpSender__{name}") for name in ("mid", "track", *COUNTERS))
+            and hasattr(hidden, "_run_rtp")
+            and hasattr(hidden.transport, "_tx_srtp")
+            and hasattr(StunProtocol, "send_data")
+        )
+
+    def mark_started(self) -> None:
+        """Tell aiortc that the send loop runs."""
+        self._started.set()
+
+    def mark_exited(self) -> None:
+        """Tell aiortc, whose `stop` waits for it, that the send loop has ended."""
+        self._sender._RTCRtpSender__track = None
+        self._exited.set()
+
+    def path(self) -> tuple[Protect, StunProtocol, tuple[str, int]]:
+        """Return the SRTP encryption, the socket and the remote address that packets take.
+
+        Raises ConnectionError if the sender is not connected.
+        """
+        transport = self._sender.transport
+        pair = selected_pair(transport.transport._connection)
+        if transport._state != State.CONNECTED or pair is None:
+            raise ConnectionError
+        return transport._tx_srtp.protect, pair.protocol, pair.remote_addr
+
+    def set_counters(
+        self, *, ntp_timestamp: int, rtp_timestamp: int, octet_count: int, packet_count: int
+    ) -> None:
+        """Set the values of the next RTCP sender report."""
+        hidden = self._sender
+        hidden._RTCRtpSender__ntp_timestamp = ntp_timestamp
+        hidden._RTCRtpSender__rtp_timestamp = rtp_timestamp
+        hidden._RTCRtpSender__octet_count = octet_count
+        hidden._RTCRtpSender__packet_count = packet_count
+
+    async def receive_rtcp(self, packet: AnyRtcpPacket) -> None:
+        """Hand an RTCP packet to the sender, as its transport does."""
+        await self._sender._handle_rtcp_packet(packet)
+
+
+def replace_send_loop(
+    sender: RTCRtpSender,
+    run: Callable[[RTCRtpCodecParameters], Awaitable[None]],
+    *,
+    on_picture_loss: Callable[[], None],
+) -> None:
+    """Let `run` send instead of aiortc's loop, and report the receiver's PLI and FIR."""
+    # aiortc ignores requests for key frames where frames come encoded already.
+    sender._send_keyframe = on_picture_loss
+    sender._run_rtp = run  # pyright: ignore[reportAttributeAccessIssue]
     transport: Any = sender.transport
-    transport._recv_next = partial(_outlive, transport._recv_next)  # noqa: SLF001
-    return transceiver
+    transport._recv_next = partial(_receive_or_drop, transport._recv_next)
 
 
-def _handshake(create: Callable[..., Any], **settings: Any) -> Any:
-    """Return aiortc's context of DTLS with our ciphers: its own ones lack those of servers with RSA certificates."""
-    context = create(**settings)
+def use_our_ciphers(connection: RTCPeerConnection) -> None:
+    """Let a connection use CIPHERS: aiortc's own lack those of peers with RSA certificates."""
+    hidden: Any = connection
+    for certificate in hidden._RTCPeerConnection__certificates:
+        certificate._create_ssl_context = partial(
+            _with_our_ciphers, certificate._create_ssl_context
+        )
+
+
+def _with_our_ciphers(create_context: Callable[..., Any], **settings: Any) -> Any:
+    context = create_context(**settings)
     context.set_cipher_list(CIPHERS.encode())
     return context
 
 
-async def _outlive(receive: Callable[[], Awaitable[None]]) -> None:
-    """Take a datagram, and go on with the next one whatever comes of it; raises ConnectionError at the end of a connection."""
+async def _receive_or_drop(receive: Callable[[], Awaitable[None]]) -> None:
+    """Handle a datagram, and drop one that raises an error.
+
+    Raises ConnectionError at the end of the connection.
+    """
     try:
         await receive()
     except ConnectionError:
@@ -79,37 +149,3 @@ async def _outlive(receive: Callable[[], Awaitable[None]]) -> None:
     except Exception:
         logger.debug("a datagram is left out", exc_info=True)
         await asyncio.sleep(0)
-
-
-async def self_test() -> None:
-    """Fail at the start, not at the first viewer, where another aiortc lacks what is hooked into; raises SettingsError."""
-    asked: list[bool] = []
-
-    class _Asking(ViewerTrack):
-        def picture_lost(self) -> None:
-            asked.append(True)
-
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    viewer = _Asking("H264")
-    try:
-        sender = add_viewer(connection, viewer).sender
-        loss = RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=1, media_ssrc=sender._ssrc)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        await sender._handle_rtcp_packet(loss)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        if not asked or not rtp_sender.is_supported(sender) or not await _offers_what_is_told():
-            raise SettingsError(UNSUPPORTED)
-    except (AttributeError, TypeError) as error:
-        raise SettingsError(f"{UNSUPPORTED} ({error})") from None
-    finally:
-        viewer.stop()
-        await connection.close()
-
-
-async def _offers_what_is_told() -> bool:
-    """Return whether aioice offers the addresses that it is made to."""
-    told = set(aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True))
-    connection = aioice.Connection(ice_controlling=True)
-    try:
-        await connection.gather_candidates()
-        return {candidate.host for candidate in connection.local_candidates} <= told
-    finally:
-        await connection.close()

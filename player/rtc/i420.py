@@ -1,4 +1,4 @@
-"""Pictures as video encoders take them."""
+"""Conversion of I420 pictures into frames for PyAV."""
 
 from typing import cast
 
@@ -11,15 +11,16 @@ from export.engines.base import Frames
 
 
 def i420_frame(picture: Frames) -> VideoFrame:
-    """Return an I420 picture (H * 3 / 2, W) of even sizes as a frame of BT.601 in limited range.
+    """Map an I420 picture (H * 3 / 2, W) of even sizes to a frame of BT.601 in limited range.
 
-    Plane by plane: PyAV's `from_numpy_buffer` puts the planes of chroma in the wrong place if H leaves 2 when divided by 4.
+    The planes are copied one by one. PyAV's `from_numpy_buffer` misplaces the chroma planes if
+    H mod 4 is 2.
     """
     height = picture.shape[0] * 2 // 3
     width = picture.shape[1]
     frame = av.VideoFrame(width, height, "yuv420p")
     start = 0
-    samples = np.ascontiguousarray(picture).reshape(-1)
+    samples = np.ascontiguousarray(picture).reshape(-1)  # (H * 3 / 2 * W)
     for plane in frame.planes:
         end = start + plane.width * plane.height
         rows = np.frombuffer(cast("bytearray", plane), np.uint8).reshape(

@@ -1,4 +1,4 @@
-"""Encode pictures for WebRTC: H.264, which nearly every browser takes, and VP8 for the rest."""
+"""Video encoders for WebRTC: H.264, which nearly every browser decodes, and VP8 for the others."""
 
 import logging
 from collections.abc import Mapping
@@ -20,39 +20,41 @@ from player.rtc.i420 import i420_frame
 Packet: TypeAlias = "av.Packet[av.VideoStream]"
 CodecName = Literal["H264", "VP8"]
 CLOCK_RATE = 90_000
-"""Ticks per second of a presentation timestamp, RTP's for video."""
-GROUP_FRAMES = 3000
+"""Ticks per second of RTP timestamps of video (RFC 6184, section 8.2.1; RFC 7741, section 6.2)."""
+GOP_FRAMES = 3000
 """Frames from one key frame to the next while no viewer asks for one."""
-BITRATE = 1_000_000
-BITRATE_PIXELS = 640 * 360 * 30
-BITRATE_POWER = 0.75
-"""Bits per second for so many pixels per second; for others as their number to this power, since larger pictures have more
-that is alike."""
-MIN_BITRATE = 600_000
-MAX_BITRATE = 12_000_000
-"""Bits per second, where none are asked for."""
-BUFFER_SECONDS = Fraction(1, 4)
-"""A key frame may take this much of the bitrate at once: larger ones overflow receivers' buffers."""
+REFERENCE_BITRATE = 1_000_000
+"""Bits per second at REFERENCE_PIXEL_RATE."""
+REFERENCE_PIXEL_RATE = 640 * 360 * 30
+"""Pixels per second."""
+BITRATE_EXPONENT = 0.75
+"""Exponent of the bitrate's growth with the pixel rate: larger pictures are more redundant."""
+LEAST_AUTO_BITRATE = 600_000
+"""Least bits per second, where no bitrate is given."""
+MOST_AUTO_BITRATE = 12_000_000
+"""Most bits per second, where no bitrate is given."""
+VBV_SECONDS = Fraction(1, 4)
+"""Size of the VBV, and so of a key frame: larger ones overflow the buffers of receivers."""
 TRIAL_SIDE = 256
-"""Width and height of the picture by which an encoder is tried."""
+"""Width and height of the picture for a trial encode."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """An encoder of FFmpeg's and how it delays nothing."""
+class FfmpegEncoder:
+    """An encoder of FFmpeg, with the options that make it encode without delay."""
 
-    encoder: str
+    name: str
     options: Mapping[str, str]
     profile: str | None = None
     needs_trial: bool = False
-    """Whether it is there by name also where it cannot run."""
+    """Whether FFmpeg lists it even where it cannot run."""
 
 
-CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
+CODECS: Mapping[CodecName, tuple[FfmpegEncoder, ...]] = {
     "H264": (
-        _Way(
+        FfmpegEncoder(
             "h264_nvenc",
             {
                 "preset": "p1",
@@ -65,10 +67,14 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
             "Baseline",
             needs_trial=True,
         ),
-        _Way("libx264", {"preset": "superfast", "tune": "zerolatency", "aq-mode": "0"}, "Baseline"),
+        FfmpegEncoder(
+            "libx264",
+            {"preset": "superfast", "tune": "zerolatency", "aq-mode": "0"},
+            "Baseline",
+        ),
     ),
     "VP8": (
-        _Way(
+        FfmpegEncoder(
             "libvpx",
             {
                 "deadline": "realtime",
@@ -79,69 +85,74 @@ CODECS: Mapping[CodecName, tuple[_Way, ...]] = {
         ),
     ),
 }
-"""Codecs, the preferred first, each with its encoders, the fastest first."""
+"""Codecs, the preferred one first, each with its encoders, the fastest one first."""
 
 
 class VideoEncoder:
-    """An encoder that delays nothing; used by one thread."""
+    """A video encoder without delay, for use by one thread."""
 
     def __init__(
         self,
         codec: CodecName,
         width: int,
         height: int,
-        rate: Fraction,
+        frame_rate: Fraction,
         *,
         bitrate: int | None = None,
     ) -> None:
-        """Take the bits per second that are asked for, or else some that fit the picture."""
-        self._ways = list(CODECS[codec][CODECS[codec].index(_way(codec)) :])
-        bits = bitrate or pick_bitrate(width, height, rate)
-        self._open = lambda: _open(self._ways.pop(0), width, height, rate, bits)
-        self._context = self._open()
+        """Encode at a bitrate in bits per second, or at one that fits the picture."""
+        encoders = CODECS[codec]
+        self._untried = list(encoders[encoders.index(first_working(codec)) :])
+        bits = bitrate or pick_bitrate(width, height, frame_rate)
+        self._open_next = lambda: _open(self._untried.pop(0), width, height, frame_rate, bits)
+        self._context = self._open_next()
 
     def encode(
         self, picture: NDArray[np.uint8], pts: int, *, keyframe: bool = False
     ) -> list[Packet]:
-        """Return the packets of an I420 picture (H * 3 / 2, W) that is shown at a time in ticks.
+        """Return the packets of an I420 picture (H * 3 / 2, W), shown at a time in ticks.
 
-        An encoder that fails, as hardware does with too many sessions, gives way to the next one.
+        If the encoder fails, as hardware does with too many sessions, the next one takes over.
+        Raises FFmpegError if there is none.
         """
         while True:
             try:
                 return _encode(self._context, picture, pts, keyframe=keyframe)
             except FFmpegError as error:
-                if not self._ways:
+                if not self._untried:
                     raise
                 logger.warning(
                     "%s failed, trying another encoder: %s", self._context.codec.name, error
                 )
-            self._context = self._open()
+            self._context = self._open_next()
             keyframe = True
 
 
-def pick_bitrate(width: int, height: int, rate: Fraction) -> int:
-    """Return bits per second at which a clip loses little more than it has lost."""
-    bitrate = BITRATE * float(width * height * rate / BITRATE_PIXELS) ** BITRATE_POWER
-    return round(min(max(bitrate, MIN_BITRATE), MAX_BITRATE))
+def pick_bitrate(width: int, height: int, frame_rate: Fraction) -> int:
+    """Return bits per second at which the encode adds little to a clip's loss."""
+    relative = float(width * height * frame_rate / REFERENCE_PIXEL_RATE)
+    bitrate = REFERENCE_BITRATE * (relative**BITRATE_EXPONENT)
+    return round(min(max(bitrate, LEAST_AUTO_BITRATE), MOST_AUTO_BITRATE))
 
 
-def _open(way: _Way, width: int, height: int, rate: Fraction, bitrate: int) -> VideoCodecContext:
-    context = cast("VideoCodecContext", av.CodecContext.create(way.encoder, "w"))
+def _open(
+    encoder: FfmpegEncoder, width: int, height: int, frame_rate: Fraction, bitrate: int
+) -> VideoCodecContext:
+    context = cast("VideoCodecContext", av.CodecContext.create(encoder.name, "w"))
     context.width = width
     context.height = height
     context.pix_fmt = "yuv420p"
     context.time_base = Fraction(1, CLOCK_RATE)
-    context.framerate = rate
+    context.framerate = frame_rate
     context.bit_rate = bitrate
-    context.gop_size = GROUP_FRAMES
+    context.gop_size = GOP_FRAMES
     context.thread_count = 1
     context.colorspace = Colorspace.ITU601
     context.color_range = ColorRange.MPEG
-    if way.profile is not None:
-        context.profile = way.profile
-    buffer = int(bitrate * BUFFER_SECONDS)
-    context.options = {**way.options, "maxrate": str(bitrate), "bufsize": str(buffer)}
+    if encoder.profile is not None:
+        context.profile = encoder.profile
+    vbv_bits = int(bitrate * VBV_SECONDS)
+    context.options = {**encoder.options, "maxrate": str(bitrate), "bufsize": str(vbv_bits)}
     return context
 
 
@@ -151,7 +162,8 @@ def _encode(
     frame = i420_frame(picture)
     if (frame.width, frame.height) != (context.width, context.height):
         raise ValueError(
-            f"picture of {frame.width}x{frame.height}, the encoder is for {context.width}x{context.height}"
+            f"picture of {frame.width}x{frame.height}, "
+            f"the encoder is for {context.width}x{context.height}"
         )
     frame.pts = pts
     frame.time_base = Fraction(1, CLOCK_RATE)
@@ -163,19 +175,21 @@ def _encode(
 
 
 @cache
-def _way(codec: CodecName) -> _Way:
-    """Return the first encoder of a codec that works here."""
-    return next(way for way in CODECS[codec] if not way.needs_trial or _works(way))
+def first_working(codec: CodecName) -> FfmpegEncoder:
+    """Return the first encoder of a codec that works on this machine."""
+    return next(each for each in CODECS[codec] if not each.needs_trial or works(each))
 
 
-def _works(way: _Way) -> bool:
-    """Encode a picture: FFmpeg has NVIDIA's encoder by name everywhere, some of NVIDIA's GPUs have none."""
+def works(encoder: FfmpegEncoder) -> bool:
+    """Return whether an encoder encodes a picture.
+
+    FFmpeg lists NVENC everywhere, and some of NVIDIA's GPUs lack it.
+    """
     picture = np.full((TRIAL_SIDE * 3 // 2, TRIAL_SIDE), 128, np.uint8)
     try:
-        packets = _encode(
-            _open(way, TRIAL_SIDE, TRIAL_SIDE, Fraction(30), MIN_BITRATE), picture, 0, keyframe=True
-        )
+        context = _open(encoder, TRIAL_SIDE, TRIAL_SIDE, Fraction(30), LEAST_AUTO_BITRATE)
+        packets = _encode(context, picture, 0, keyframe=True)
     except (FFmpegError, ValueError) as error:
-        logger.debug("%s does not run here: %s", way.encoder, error)
+        logger.debug("%s does not run here: %s", encoder.name, error)
         return False
     return bool(packets) and packets[0].is_keyframe

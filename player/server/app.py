@@ -1,4 +1,4 @@
-"""The web server: the page, the interface for programs, and how it starts and stops."""
+"""The web server: its application, its start and its end."""
 
 import asyncio
 import gc
@@ -8,6 +8,7 @@ import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from yarl import URL
 
 from player.metrics import Metrics
 from player.playback.channel import Channel
-from player.rtc.aiortc_hooks import self_test
-from player.rtc.ice import offer_addresses
+from player.rtc.aioice_hooks import HostAddresses, host_addresses
+from player.rtc.peer_connection import self_test
 from player.server import routes_api, routes_whep
-from player.server.app_keys import CHANNELS, METRICS, SESSIONS, failure
+from player.server.app_keys import CHANNELS, METRICS, SESSIONS
 from player.server.auth import HEADERS, Access, guard
 from player.server.controls import ControlError
+from player.server.errors import failure
 from player.server.listener import Connections
 from player.server.sessions import Sessions
 
@@ -30,12 +32,12 @@ WEB = Path(__file__).parent / "web"
 FILES = frozenset(path.name for path in WEB.iterdir())
 """Files of the page."""
 MAX_BODY_BYTES = 1 << 16
-GARBAGE_THRESHOLDS = (10_000, 10, 10)
-"""Objects after which Python looks for garbage among the youngest, and how often among the older."""
+GC_THRESHOLDS = (10_000, 10, 10)
+"""Thresholds of the three generations of Python's garbage collector."""
 KEEP_SECONDS = 30.0
-"""Time for which a connection may be silent between two requests."""
+"""Time that a connection may be silent between two requests."""
 LINGER_SECONDS = 1.0
-"""Time for the rest of a body that is not read, and for which a broken upload is kept."""
+"""Time to read the rest of a body that no handler read."""
 
 CONNECTIONS = web.AppKey("connections", Connections)
 
@@ -53,7 +55,10 @@ def make_app(
     media_host: str | None = None,
     access: Access | None = None,
 ) -> web.Application:
-    """Return the application that serves channels by name on an address, and their media on the same or another one."""
+    """Return the application that serves channels by name.
+
+    `host` is the address for HTTP; `media_host` is that for media, if it is another one.
+    """
     loopback = ipaddress.ip_address(host).is_loopback
     app = web.Application(
         client_max_size=MAX_BODY_BYTES,
@@ -63,13 +68,12 @@ def make_app(
     app[SESSIONS] = sessions
     app[METRICS] = metrics
     app[CONNECTIONS] = Connections(HEADERS)
-    offer_addresses(media_host or host)
     for route in (*routes, *routes_api.routes, *routes_whep.routes):
         assert isinstance(route, web.RouteDef)
         options = {**route.kwargs, "expect_handler": _expect}
         app.add_routes([web.RouteDef(route.method, route.path, route.handler, options)])
     app.on_response_prepare.append(_add_headers)
-    app.cleanup_ctx.append(_lifetime)
+    app.cleanup_ctx.append(partial(_lifetime, HostAddresses(media_host or host)))
     return app
 
 
@@ -82,37 +86,21 @@ async def serve(
     drain_seconds: float = 0.0,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve until SIGINT, or until SIGTERM and then until the viewers have left; `announce` is told the URL once it is open.
+    """Serve until SIGINT or SIGTERM.
 
-    Raises SettingsError for a busy port.
+    SIGTERM lets the viewers go on for `drain_seconds`, without new ones. `announce` gets the URL
+    once the server listens. Raises SettingsError for a busy port.
     """
     stop = asyncio.Event()
     leave = asyncio.Event()
-
-    def interrupt() -> None:
-        if stop.is_set():
-            os._exit(
-                1
-            )  # the second time: an engine that takes minutes to build need not be waited for
-        stop.set()
-        leave.set()
-
-    def drain() -> None:
-        if leave.is_set():
-            interrupt()
-        app[SESSIONS].draining = True
-        leave.set()
-
-    events = asyncio.get_running_loop()
-    events.add_signal_handler(signal.SIGINT, interrupt)
-    events.add_signal_handler(signal.SIGTERM, drain)
+    _handle_signals(app[SESSIONS], stop, leave)
     runner = web.AppRunner(
         app,
         access_log=None,
         shutdown_timeout=1.0,
         keepalive_timeout=KEEP_SECONDS,
         lingering_time=LINGER_SECONDS,
-        auto_decompress=False,  # compressed bodies are refused, and must not be inflated before
+        auto_decompress=False,  # compressed bodies are refused unread
     )
     await runner.setup()
     connections = app[CONNECTIONS]
@@ -126,8 +114,28 @@ async def serve(
         await runner.cleanup()
 
 
+def _handle_signals(sessions: Sessions, stop: asyncio.Event, leave: asyncio.Event) -> None:
+    """Set `leave` at SIGINT and SIGTERM, and `stop` at SIGINT and a second SIGTERM."""
+
+    def interrupt() -> None:
+        if stop.is_set():
+            os._exit(1)  # the second time: an engine may take minutes to build
+        stop.set()
+        leave.set()
+
+    def drain() -> None:
+        if leave.is_set():
+            interrupt()
+        sessions.draining = True
+        leave.set()
+
+    events = asyncio.get_running_loop()
+    events.add_signal_handler(signal.SIGINT, interrupt)
+    events.add_signal_handler(signal.SIGTERM, drain)
+
+
 async def _drain(sessions: Sessions, stop: asyncio.Event, seconds: float) -> None:
-    """Wait until nobody watches any more, but not for long."""
+    """Wait until there are no viewers, until `stop` is set, or for a number of seconds."""
     if len(sessions) and not stop.is_set():
         logger.info(
             "stopping once %d viewers have left, in %g seconds at the latest",
@@ -144,44 +152,49 @@ async def _drain(sessions: Sessions, stop: asyncio.Event, seconds: float) -> Non
 
 
 def _url(address: str, port: int, *, scheme: str = "http") -> URL:
-    """Return where a browser on this machine finds the server."""
+    """Return the URL of the server for a browser on this machine."""
     parsed = ipaddress.ip_address(address)
     if parsed.is_unspecified:
         address = "127.0.0.1" if isinstance(parsed, ipaddress.IPv4Address) else "::1"
     return URL.build(scheme=scheme, host=address, port=port)
 
 
-async def _lifetime(app: web.Application) -> AsyncIterator[None]:
-    await self_test()
-    channels = app[CHANNELS].values()
-    items = {id(item): item for channel in channels for item in channel.items}
-    tasks = [asyncio.create_task(item.keep_following()) for item in items.values() if item.follows]
-    tasks += [
-        asyncio.create_task(_prepare(app)),
-        asyncio.create_task(app[SESSIONS].ice.keep_asking()),
-    ]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    try:
-        await app[SESSIONS].close_all()
-    finally:
-        await asyncio.gather(*(asyncio.to_thread(channel.close) for channel in channels))
+async def _lifetime(addresses: HostAddresses, app: web.Application) -> AsyncIterator[None]:
+    """Run the background tasks of an application from its start to its end."""
+    with host_addresses(addresses):
+        await self_test()
+        channels = app[CHANNELS].values()
+        sources = {id(source): source for channel in channels for source in channel.sources}
+        tasks = [
+            *(
+                asyncio.create_task(each.keep_following())
+                for each in sources.values()
+                if each.follows
+            ),
+            asyncio.create_task(_prepare(app)),
+            asyncio.create_task(app[SESSIONS].ice.keep_asking()),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await app[SESSIONS].close_all()
+        finally:
+            await asyncio.gather(*(asyncio.to_thread(channel.close) for channel in channels))
 
 
 async def _prepare(app: web.Application) -> None:
-    """Decode a first frame, so that the first viewer need not wait, and a small picture of each clip, one after another."""
-    for index, channel in enumerate(
-        channel for channel in app[CHANNELS].values() if not channel.is_playlist
-    ):
+    """Start the first channel for its first viewer, and decode the clips' thumbnails in turn."""
+    single = [channel for channel in app[CHANNELS].values() if not channel.is_playlist]
+    for index, channel in enumerate(single):
         await asyncio.to_thread(channel.draw_thumbnail)
         if index == 0:
             channel.shared.start()
-    # What there is by now stays: looking through it for garbage would hold the event loop for a tenth of a second.
+    # The present objects stay: a collection among them would hold the event loop for 0.1 s.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 @web.middleware
@@ -197,7 +210,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """Ask for the body that a client announces (RFC 9110, section 10.1.1)."""
+    """Ask for the body that a client announces (`Expect`; RFC 9110, section 10.1.1)."""
     if request.headers["Expect"].lower() != "100-continue":
         return failure(HTTPStatus.EXPECTATION_FAILED, "only 100-continue can be expected")
     if request.version == HttpVersion11:

@@ -1,4 +1,4 @@
-"""Who may do what: tokens, origins, hosts, and the headers that tell browsers to be careful."""
+"""Access control: tokens, origins, hosts, and the security headers for browsers."""
 
 import hmac
 import ipaddress
@@ -14,27 +14,30 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from encoder.common.errors import SettingsError
-from player.server.app_keys import failure
 from player.server.clients import RareLog, client_of
+from player.server.errors import failure
 
 MIN_TOKEN_LENGTH = 8
 GUESSES = 10
+"""Wrong tokens that a client may send within GUESS_SECONDS."""
 GUESS_SECONDS = 60.0
-"""Wrong tokens that an address may send in a time."""
 MAX_GUESSERS = 4096
-"""Most addresses that are remembered."""
+"""Most clients whose wrong tokens are counted."""
 MAX_LOGGED = 100
 """Characters of a request's path that are logged."""
 PROTECTED = ("/api/", "/whep/", "/metrics")
-"""Beginnings of the paths that need a token, where there is one."""
+"""Prefixes of the paths that need a token, if the server has one."""
 logger = logging.getLogger(__name__)
 
 MAY_CONTROL = web.RequestKey("may_control", bool)
-"""Whether a request may control what others watch too."""
+"""Whether a request may control playouts that others watch too."""
 
 HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
     "Server": "nervcast",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -51,14 +54,14 @@ CORS_HEADERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What `serve` is told about who may come."""
+    """Settings of `serve` about access."""
 
     token: str | None = None
-    """Lets one watch and control."""
+    """Token to watch and control."""
     watch_token: str | None = None
-    """Lets one watch, and control a timeline of one's own."""
+    """Token to watch, and to control a private timeline."""
     origins: frozenset[str] = frozenset()
-    """Sites whose pages may use the server; `*` for all."""
+    """Origins (RFC 6454) of the pages that may use the server; `*` for all."""
 
     @classmethod
     def parse(
@@ -70,7 +73,10 @@ class Access:
         insecure: bool = False,
         origins: Sequence[str] = (),
     ) -> "Access":
-        """Check what was given; raises SettingsError, also for an address that others reach and no token."""
+        """Check the settings.
+
+        Raises SettingsError, also for a host that other machines reach, without a token.
+        """
         for each in (token, watch_token):
             if each is not None and (
                 len(each) < MIN_TOKEN_LENGTH or not each.isascii() or not each.isprintable()
@@ -84,7 +90,8 @@ class Access:
             raise SettingsError("--token and --watch-token are the same")
         if not ipaddress.ip_address(host).is_loopback and token is None and not insecure:
             raise SettingsError(
-                f"{host} can be reached by other machines: give a --token, or --insecure to let everybody watch and control"
+                f"{host} can be reached by other machines: "
+                "give a --token, or --insecure to let everybody watch and control"
             )
         for origin in origins:
             if origin != "*" and not _is_origin(origin):
@@ -92,16 +99,19 @@ class Access:
         return cls(token=token, watch_token=watch_token, origins=frozenset(origins))
 
     def allows(self, given: str) -> bool | None:
-        """Return whether a token lets one control, or None if it lets one do nothing; takes the same time for any."""
-        said = given.encode(errors="surrogateescape")  # a header may hold any bytes
-        controls = self.token is not None and hmac.compare_digest(said, self.token.encode())
+        """Return whether a token allows control; None if it allows nothing.
+
+        The comparison takes constant time.
+        """
+        token = given.encode(errors="surrogateescape")  # a header may hold any bytes
+        controls = self.token is not None and hmac.compare_digest(token, self.token.encode())
         watches = self.watch_token is not None and hmac.compare_digest(
-            said, self.watch_token.encode()
+            token, self.watch_token.encode()
         )
         return True if controls else False if watches else None
 
     def allows_origin(self, origin: str) -> bool:
-        """Return whether pages of a site may use the server."""
+        """Return whether pages of an origin may use the server."""
         return "*" in self.origins or origin in self.origins
 
 
@@ -116,26 +126,27 @@ def _is_origin(text: str) -> bool:
 
 
 class _Guesses:
-    """Counts the wrong tokens of each address."""
+    """Counts the wrong tokens of each client."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._found: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """Time of the first wrong token, and their number, by client."""
 
-    def note(self, address: str) -> bool:
+    def note(self, client: str) -> bool:
         """Count a wrong token; return whether there were too many."""
-        began, count = self._found.pop(address, (self._clock(), 0))
+        began, count = self._found.pop(client, (self._clock(), 0))
         if self._clock() - began > GUESS_SECONDS:
             began = self._clock()
             count = 0
-        self._found[address] = began, count + 1
+        self._found[client] = began, count + 1
         if len(self._found) > MAX_GUESSERS:
             self._found.popitem(last=False)
         return count >= GUESSES
 
 
 def guard(access: Access, *, loopback: bool) -> Middleware:
-    """Return the middleware that asks for tokens, answers other sites' pages, and sets the headers."""
+    """Return the middleware that checks tokens, answers other origins, and sets the headers."""
     guesses = _Guesses()
     log = RareLog(logger)
 
@@ -147,17 +158,17 @@ def guard(access: Access, *, loopback: bool) -> Middleware:
             if response is None and _is_preflight(request):
                 response = web.Response(status=HTTPStatus.NO_CONTENT)
             response = response or await handler(request)
-        except ConnectionError:  # who asked has gone
+        except ConnectionError:  # the client has gone
             raise
         except Exception as error:  # noqa: BLE001 (it is logged)
-            # Our bug or a library's: the log gets all of it, and the client an answer like any other.
+            # Our bug or a library's: the log has the details, the client gets a usual answer.
             shown = request.raw_path[:MAX_LOGGED]
             log.add(logging.ERROR, "%s %s failed", request.method, shown, error=error)
             response = failure(
                 HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log"
             )
         response.headers["Vary"] = "Origin"
-        # After an upgrade, a browser must not mix modules of two versions.
+        # After an upgrade, a browser must not mix scripts of two versions.
         response.headers.setdefault("Cache-Control", "no-cache")
         if origin is not None and access.allows_origin(origin):
             response.headers.update(CORS_HEADERS)
@@ -174,7 +185,7 @@ def _is_preflight(request: web.Request) -> bool:
 
 
 def _compressed(request: web.Request) -> web.Response | None:
-    """Return why a request is not handled whose body is compressed: a small one may be inflated to gigabytes."""
+    """Return a refusal if the body is compressed: a small body may inflate to gigabytes."""
     if request.headers.get("Content-Encoding", "identity").lower() == "identity":
         return None
     response = failure(
@@ -189,10 +200,11 @@ def _compressed(request: web.Request) -> web.Response | None:
 def _refusal(
     request: web.Request, access: Access, guesses: _Guesses, *, loopback: bool
 ) -> web.Response | None:
-    """Return why a request is not handled, if it is not."""
+    """Return a refusal if the request's host or token is wrong."""
     request[MAY_CONTROL] = True
     if access.token is None:
-        # A page of another site can have its name lead to this machine (DNS rebinding), but not its requests name us.
+        # Another site's name can resolve to this machine (DNS rebinding), but its requests still
+        # carry that name.
         if loopback and not _names_us(request.headers.get("Host", ""), access):
             return failure(HTTPStatus.MISDIRECTED_REQUEST, "this server is for this machine alone")
         return None
@@ -213,7 +225,7 @@ def _refusal(
 
 
 def _names_us(header: str, access: Access) -> bool:
-    """Return whether a request's `Host` is this machine's loopback, or a site that may use the server."""
+    """Return whether `Host` is this machine's loopback, or an origin that may use the server."""
     try:
         host = URL(f"http://{header}").host or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""Clients of a server: who counts as one, and log lines that no client can multiply."""
+"""Clients of a server: their identity by address, and log lines that no client can multiply."""
 
 import ipaddress
 import logging
@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 
 PREFIX_BITS = 64
-"""Bits of an IPv6 address that its network assigns; a client chooses the rest freely."""
+"""Bits of an IPv6 address that the network assigns; a client chooses the others freely."""
 LOG_SECONDS = 10.0
-"""Least time between two lines of a kind that clients cause."""
+"""Least time between two log lines of a kind that clients cause."""
 
 
 def client_of(address: str | None) -> str:
-    """Return the client that an IP address counts as: itself, or its /64 network of IPv6."""
+    """Return the identity of a client: its IPv4 address, or the /64 network of its IPv6 address."""
     try:
         parsed = ipaddress.ip_address((address or "").partition("%")[0])
     except ValueError:
@@ -25,7 +25,7 @@ def client_of(address: str | None) -> str:
 
 
 class RareLog:
-    """Logs one line for all events of a kind that come within a while."""
+    """Logs at most one line in LOG_SECONDS for all events of a kind."""
 
     def __init__(
         self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic
@@ -38,7 +38,7 @@ class RareLog:
     def add(
         self, level: int, message: str, *arguments: object, error: BaseException | None = None
     ) -> None:
-        """Count an event, and log it with the number of events since the last line, if it is time."""
+        """Count an event. If a line is due, log the event and the count since the last line."""
         self._count += 1
         if self._clock() - self._logged < LOG_SECONDS:
             return

@@ -1,4 +1,4 @@
-"""What viewers wish for: controls of a timeline, all checked before any is carried out."""
+"""Controls of a timeline as JSON: all of them are checked before any is carried out."""
 
 import math
 from collections.abc import Mapping
@@ -9,67 +9,83 @@ from typing import Self
 from player.playback.playout import MAX_SPEED, MIN_SPEED, Playout
 
 SPEED_DENOMINATOR = 1000
-"""Speeds are taken this exactly."""
+"""Largest denominator of a speed; others are rounded."""
 MAX_STEP = 1_000_000
 """Most frames of a step."""
+REPORTED = ("received_fps", "presented_fps", "freezes", "latency_ms")
+"""Measurements that pages report."""
+MAX_REPORTED = 1e9
+"""Largest absolute value of a measurement."""
 
 
 class ControlError(Exception):
-    """A wish that cannot be carried out."""
+    """A control that cannot be carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """What to do with a timeline; None leaves as it is."""
+    """Changes of a timeline; None leaves a property as it is. The names are keys of the JSON."""
 
     item: int | None = None
-    """Clip of the playlist, by its index."""
+    """Index of a clip of the playlist; the JSON has its name."""
     frame: float | None = None
     playing: bool | None = None
     loop: bool | None = None
     speed: Fraction | None = None
     step: int | None = None
-    """Frames to go on, or back, and pause."""
+    """Number of frames to go forward, or back if negative, and pause."""
 
     @classmethod
-    def parse(cls, body: Mapping[str, object], stream: Playout) -> Self:
-        """Read the values of a JSON object; raises WishError for unknown keys and values out of range."""
+    def parse(cls, body: Mapping[str, object], playout: Playout) -> Self:
+        """Read the values of a JSON object.
+
+        Raises ControlError for unknown keys and values out of range.
+        """
         known = [field.name for field in fields(cls)]
         for key in body:
             if key not in known:
                 raise ControlError(f"unknown key {key!r}, known are: {', '.join(known)}")
-        item = _item(body["item"], stream) if "item" in body else None
-        clip = (stream.item if item is None else stream.items[item]).clip
+        index = _source_index(body["item"], playout) if "item" in body else None
+        source = playout.source if index is None else playout.sources[index]
         return cls(
-            item=item,
-            frame=_number(body, "frame", 0, clip.end - 1),
+            item=index,
+            frame=_number(body, "frame", 0, source.clip.end - 1),
             playing=_boolean(body, "playing"),
             loop=_boolean(body, "loop"),
             speed=_speed(body),
             step=_step(body),
         )
 
-    def carry_out(self, stream: Playout) -> None:
-        """Do what is wished for."""
+    def carry_out(self, playout: Playout) -> None:
+        """Apply the controls to a playout."""
         if self.item is not None:
-            stream.play_item(self.item)
+            playout.play_source(self.item)
         if self.frame is not None:
-            stream.seek(self.frame)
+            playout.seek(self.frame)
         if self.loop is not None:
-            stream.loop = self.loop
+            playout.loop = self.loop
         if self.speed is not None:
-            stream.set_speed(self.speed)
+            playout.set_speed(self.speed)
         if self.playing is not None:
-            stream.playing = self.playing
+            playout.playing = self.playing
         if self.step is not None:
-            stream.step(self.step)
+            playout.step(self.step)
 
 
 def object_of(body: object) -> dict[str, object]:
-    """Return what was JSON as an object; raises WishError if it is none."""
+    """Return parsed JSON as an object; raises ControlError for any other value."""
     if not isinstance(body, dict):
         raise ControlError("the body is not a JSON object")
     return {str(key): value for key, value in body.items()}
+
+
+def report_of(body: Mapping[str, object]) -> dict[str, float | None]:
+    """Return the known measurements of a viewer's page; raises ControlError."""
+    report: dict[str, float | None] = {}
+    for key in REPORTED:
+        value = body.get(key)
+        report[key] = None if value is None else _number(body, key, -MAX_REPORTED, MAX_REPORTED)
+    return report
 
 
 def _boolean(body: Mapping[str, object], key: str) -> bool | None:
@@ -83,11 +99,9 @@ def _number(body: Mapping[str, object], key: str, least: float, most: float) -> 
     if key not in body:
         return None
     value = body[key]
-    if (
-        isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most
-    ):  # NaN is nowhere
-        raise ControlError(f"{key} must be a number in {least:g}..{most:g}")
-    return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise ControlError(f"{key} must be a number in {least:g}..{most:g}")  # NaN is in no range
 
 
 def _speed(body: Mapping[str, object]) -> Fraction | None:
@@ -97,27 +111,13 @@ def _speed(body: Mapping[str, object]) -> Fraction | None:
 
 def _step(body: Mapping[str, object]) -> int | None:
     step = _number(body, "step", -MAX_STEP, MAX_STEP)
-    if step is not None and not math.floor(step) == step:
+    if step is not None and math.floor(step) != step:
         raise ControlError("step must be a whole number of frames")
     return None if step is None else int(step)
 
 
-def _item(name: object, stream: Playout) -> int:
-    names = [item.name for item in stream.items]
+def _source_index(name: object, playout: Playout) -> int:
+    names = [source.name for source in playout.sources]
     if not isinstance(name, str) or name not in names:
         raise ControlError("item must be one of the playlist's clips")
     return names.index(name)
-
-
-def report_of(body: Mapping[str, object]) -> dict[str, float | None]:
-    """Return what a viewer's page measured, of what is known; raises WishError."""
-    report: dict[str, float | None] = {}
-    for key in REPORTED:
-        value = body.get(key)
-        report[key] = None if value is None else _number(body, key, -MAX_REPORTED, MAX_REPORTED)
-    return report
-
-
-REPORTED = ("received_fps", "presented_fps", "freezes", "latency_ms")
-"""What a page tells of itself."""
-MAX_REPORTED = 1e9

@@ -1,4 +1,4 @@
-"""Connections of HTTP: few of each address, none that asks for nothing, and room for newcomers whatever others hold."""
+"""HTTP connections: limits for each client, time limits, and room for new clients."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -15,46 +15,51 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from encoder.common.errors import SettingsError
-from player.server.app_keys import failure
 from player.server.clients import RareLog, client_of
+from player.server.errors import failure
 
 MAX_CONNECTIONS = 512
+"""Open connections, those in a TLS handshake included."""
 MAX_PER_ADDRESS = 128
-"""Connections that are open at once, from their first packet on, in all and of one address."""
+"""Open connections of one client."""
 ASK_SECONDS = 10.0
-"""Time from a connection's beginning to the end of its first request's headers, the handshake of TLS included."""
+"""Time for a TLS handshake and the headers of the first request."""
 BACKLOG = 128
 TROUBLE_SECONDS = 0.1
-"""Time to wait where the system has no room for another connection."""
+"""Pause after a connection that the system could not accept."""
 ACCEPT_SECONDS = 0.001
-"""Pause after each connection that is accepted: a flood of them leaves the event loop to others."""
+"""Pause after each accepted connection, so that a flood of them does not hold the event loop."""
 
 logger = logging.getLogger(__name__)
 
 
 class Connections:
-    """Listens for an application, and forgets who only connects."""
+    """The open connections of an application. Those that send no request are closed."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
-        """Take the headers of answers to requests that are none."""
+        """Take the headers of responses to requests that are not HTTP."""
         self._headers = headers
         self._open: dict[_Connection, None] = {}
-        """In the order in which they came."""
-        self._of: dict[asyncio.BaseProtocol, _Connection] = {}
+        """Open connections, the oldest first."""
+        self._by_protocol: dict[asyncio.BaseProtocol, _Connection] = {}
+        """Open connections by their protocols."""
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._of_client: Counter[str] = Counter()
-        """Number of connections of each client."""
+        self._counts: Counter[str] = Counter()
+        """Number of open connections of each client."""
         self._log = RareLog(logger)
 
     def __len__(self) -> int:
-        """Return the number of connections, those included whose handshake is under way."""
+        """Return the number of open connections, those in a TLS handshake included."""
         return len(self._open)
 
     async def listen(
         self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None
     ) -> tuple[str, int]:
-        """Accept connections for a runner that is set up; return address and port. Raises SettingsError for a busy port."""
+        """Accept connections for a runner that is set up; return address and port.
+
+        Raises SettingsError for a busy port.
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -62,15 +67,15 @@ class Connections:
             raise SettingsError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
             ) from None
-        self._socket.setblocking(False)  # noqa: FBT003 (as the library has it)
+        self._socket.setblocking(False)  # noqa: FBT003 (the library's signature)
         self._accepting = asyncio.create_task(self._accept(self._socket, runner, tls))
         address, taken = self._socket.getsockname()[:2]
         return address, taken
 
     @contextlib.contextmanager
-    def busy(self, request: web.BaseRequest):  # noqa: ANN201 (a context)
-        """Keep a request's connection while it is answered."""
-        connection = self._of.get(request.protocol)
+    def busy(self, request: web.BaseRequest) -> Generator[None]:
+        """Mark a request's connection as busy while the body runs."""
+        connection = self._by_protocol.get(request.protocol)
         if connection is not None:
             connection.has_asked = True
             connection.is_busy = True
@@ -83,7 +88,7 @@ class Connections:
                 connection.since = time.monotonic()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         if self._accepting is not None:
             self._accepting.cancel()
         if self._socket is not None:
@@ -92,7 +97,7 @@ class Connections:
     def complain(
         self, request: BaseRequest, status: int, error: BaseException | None
     ) -> web.StreamResponse:
-        """Answer a request that is not HTTP, or that met a fault of ours."""
+        """Answer a request that is not HTTP, or that failed by a fault of ours."""
         if status != HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, ValueError):
             code = HTTPStatus.BAD_REQUEST if isinstance(error, ValueError) else status
             reason = "the request is not HTTP"
@@ -116,7 +121,7 @@ class Connections:
             while True:
                 try:
                     accepted, address = await events.sock_accept(listener)
-                except OSError as error:  # no more files, or who came has gone
+                except OSError as error:  # too many open files, or the client has gone
                     logger.debug("no connection: %s", error)
                     await asyncio.sleep(TROUBLE_SECONDS)
                     continue
@@ -124,7 +129,7 @@ class Connections:
                 if self._make_room(client):
                     connection = _Connection(client, accepted)
                     self._open[connection] = None
-                    self._of_client[client] += 1
+                    self._counts[client] += 1
                     task = asyncio.create_task(self._begin(connection, runner, tls))
                     connection.task = task
                     tasks.add(task)
@@ -139,24 +144,24 @@ class Connections:
     async def _begin(
         self, connection: "_Connection", runner: web.AppRunner, tls: ssl.SSLContext | None
     ) -> None:
-        """Hand a connection to the application, after the handshake of TLS if there is one."""
+        """Hand a connection to the application, after a TLS handshake if there is one."""
         events = asyncio.get_running_loop()
         server = runner.server
         assert server is not None  # it is set up
         silence = events.call_later(ASK_SECONDS, connection.end_silence)
 
         def end() -> None:
-            silence.cancel()  # it would keep what has ended
+            silence.cancel()  # it refers to the connection
             self._forget(connection)
             if connection.handler is not None:
-                self._of.pop(connection.handler, None)
+                self._by_protocol.pop(connection.handler, None)
                 connection.handler = None
 
         def make() -> RequestHandler:
             options = server._kwargs  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
             handler = _Handler(server, self.complain, end, loop=events, **options)
             connection.handler = handler
-            self._of[handler] = connection
+            self._by_protocol[handler] = connection
             return handler
 
         try:
@@ -164,28 +169,29 @@ class Connections:
             await events.connect_accepted_socket(
                 make, connection.socket, ssl=tls, ssl_handshake_timeout=seconds
             )
-        except (OSError, asyncio.CancelledError):  # among them what goes wrong in a handshake
+        except (OSError, asyncio.CancelledError):  # OSError includes errors of TLS
             end()
             connection.socket.close()
 
     def _make_room(self, client: str) -> bool:
         """Return whether there is room for another connection of a client.
 
-        A client that holds too many loses its oldest one at rest. When the server is full, the client with the most
-        connections at rest loses its oldest; when none is at rest, the oldest request under way ends.
+        A client with too many connections loses its oldest idle one. When the server is full, the
+        client with the most connections loses its oldest idle one. If none is idle, the oldest
+        request ends.
         """
-        is_greedy = self._of_client[client] >= MAX_PER_ADDRESS
+        is_greedy = self._counts[client] >= MAX_PER_ADDRESS
         if not is_greedy and len(self._open) < MAX_CONNECTIONS:
             return True
-        resting = [
+        idle = [
             each
             for each in self._open
             if not each.is_busy and (each.client == client or not is_greedy)
         ]
-        candidates = resting or ([] if is_greedy else list(self._open))
-        most = max((self._of_client[each.client] for each in candidates), default=0)
+        candidates = idle or ([] if is_greedy else list(self._open))
+        most = max((self._counts[each.client] for each in candidates), default=0)
         oldest = min(
-            (each for each in candidates if self._of_client[each.client] == most),
+            (each for each in candidates if self._counts[each.client] == most),
             key=lambda each: each.since,
             default=None,
         )
@@ -196,12 +202,12 @@ class Connections:
         return True
 
     def _forget(self, connection: "_Connection") -> None:
-        """Count a connection no more; once, however often it ends."""
+        """Remove a connection from the counts; it may have been removed before."""
         if connection in self._open:
             del self._open[connection]
-            self._of_client[connection.client] -= 1
-            if not self._of_client[connection.client]:
-                del self._of_client[connection.client]
+            self._counts[connection.client] -= 1
+            if not self._counts[connection.client]:
+                del self._counts[connection.client]
 
 
 class _Connection:
@@ -211,19 +217,19 @@ class _Connection:
         self.client = client
         self.socket = accepted
         self.since = time.monotonic()
-        """When its present state began, at rest or busy."""
+        """Time at which its present state began, idle or busy."""
         self.has_asked = False
         self.is_busy = False
         self.task: asyncio.Task[None] | None = None
         self.handler: RequestHandler | None = None
 
     def end_silence(self) -> None:
-        """End it if it has not asked for anything."""
+        """Close it if it has not sent a request."""
         if not self.has_asked:
             self.end()
 
     def end(self) -> None:
-        """End it."""
+        """Close it at once."""
         if self.handler is not None and self.handler.transport is not None:
             self.handler.transport.abort()
         elif self.task is not None:
@@ -231,7 +237,7 @@ class _Connection:
 
 
 class _Handler(RequestHandler):
-    """Tells of its end, and answers what is not HTTP as the rest of the server does."""
+    """A handler that reports its end, and answers requests that are not HTTP with JSON."""
 
     __slots__ = ("_complain", "_end")
 
@@ -247,7 +253,7 @@ class _Handler(RequestHandler):
         self._end = end
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Take note of the end."""
+        """Report the end."""
         self._end()
         super().connection_lost(exc)
 
@@ -258,7 +264,7 @@ class _Handler(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that cannot be read."""
+        """Answer a request that cannot be parsed."""
         del message  # it may quote the request
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")

@@ -1,4 +1,4 @@
-"""WHEP (draft-ietf-wish-whep): a viewer's offer, his further candidates, and his leaving."""
+"""Routes of WHEP (draft-ietf-wish-whep): a viewer's offer, its further candidates, and its end."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,14 +8,15 @@ from urllib.parse import quote
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from player.rtc.ice import RestartError, add_candidates
 from player.rtc.sdp import MAX_CANDIDATES
-from player.server.app_keys import CLIP, METRICS, SESSIONS, channel_of, failure, session_of
+from player.rtc.trickle import RestartError, add_candidates
+from player.server.app_keys import CLIP, METRICS, SESSIONS, channel_of, session_of
 from player.server.auth import MAY_CONTROL
-from player.server.sessions import CounterOfferError, RefusedError
+from player.server.errors import CounterOfferError, RefusedError, failure, refusal
 
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
+"""Media type of trickled candidates (RFC 8840, section 9)."""
 BODY_SECONDS = 10.0
 """Time for a body to arrive."""
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -25,8 +26,8 @@ routes = web.RouteTableDef()
 
 
 @routes.options(f"/whep/{CLIP}")
-async def offers(request: web.Request) -> web.Response:
-    """Tell what an offer looks like, and which servers help to connect."""
+async def describe_endpoint(request: web.Request) -> web.Response:
+    """Return the media type of offers, and the STUN and TURN servers."""
     channel_of(request)
     headers = _with_links(request, [("Accept-Post", SDP), ("Allow", "GET, HEAD, OPTIONS, POST")])
     return web.Response(headers=headers)
@@ -34,7 +35,7 @@ async def offers(request: web.Request) -> web.Response:
 
 @routes.get(f"/whep/{CLIP}")
 async def endpoint(request: web.Request) -> web.Response:
-    """Tell players that this is an endpoint of WHEP; HEAD is answered likewise."""
+    """Tell players, by GET or HEAD, that this is an endpoint of WHEP."""
     channel_of(request)
     headers = _with_links(request, [("Content-Type", SDP), ("Accept-Post", SDP)])
     return web.Response(headers=headers)
@@ -42,14 +43,14 @@ async def endpoint(request: web.Request) -> web.Response:
 
 @routes.get(f"/whep/{CLIP}/{{session}}")
 async def resource(request: web.Request) -> web.Response:
-    """Answer that there is a session, which has no representation."""
+    """Tell that a session exists; it has no representation."""
     session_of(request)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
 @routes.post(f"/whep/{CLIP}")
 async def watch(request: web.Request) -> web.Response:
-    """Answer a viewer's offer; with `?private=1` he gets a timeline of his own."""
+    """Answer a viewer's offer; `?private=1` gives the viewer a private timeline."""
     channel = channel_of(request)
     if request.content_type != SDP:
         return failure(
@@ -68,13 +69,14 @@ async def watch(request: web.Request) -> web.Response:
         outcomes.labels(str(error.status.value)).inc()
         return refusal(error)
     except CounterOfferError as error:
+        # WHEP (section 4.2) has 406 with our own offer, which the viewer may answer by PATCH.
         status = HTTPStatus.NOT_ACCEPTABLE
         name = error.name
         answer = error.offer
     else:
         status = HTTPStatus.CREATED
     outcomes.labels(str(status.value)).inc()
-    # A player that knows the address alone has its token there.
+    # Players that are given nothing but an address have their token in it.
     query = f"?token={quote(token, safe='')}" if (token := request.query.get("token")) else ""
     location = f"{request.rel_url.raw_path}/{name}{query}"
     headers = _with_links(
@@ -132,9 +134,9 @@ async def leave(request: web.Request) -> web.Response:
 
 
 async def body_of(request: web.Request) -> str:
-    """Return a request's body, which is UTF-8, as text.
+    """Return a request's body, which must be UTF-8, as text.
 
-    Raises HTTPBadRequest, and HTTPRequestTimeout if the body does not come.
+    Raises HTTPBadRequest, and HTTPRequestTimeout if the body does not arrive.
     """
     if (request.charset or "utf-8").lower() not in CHARSETS:
         raise web.HTTPBadRequest(reason="the body must be UTF-8")
@@ -149,12 +151,6 @@ async def body_of(request: web.Request) -> str:
         raise web.HTTPBadRequest(
             reason="the body is not what its headers say, or breaks off"
         ) from None
-
-
-def refusal(error: RefusedError) -> web.Response:
-    """Return the response that says why not."""
-    headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds is not None else None
-    return failure(error.status, error.reason, headers)
 
 
 def _with_links(request: web.Request, headers: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
