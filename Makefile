@@ -1,10 +1,10 @@
-# make install | demo | test | check | soak | fuzz | reproduce-bunny
+# make install | demo | test | check | docs | soak | fuzz | reproduce-bunny
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check soak fuzz reproduce-bunny peers clean
+.PHONY: install demo test check docs soak fuzz reproduce-bunny peers clean
 
 install: $(INSTALLED)
 
@@ -42,15 +42,19 @@ check: install
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
+# Builds the documentation into site/, the tutorial with its outputs.
+docs: install
+	$(VENV)/bin/mkdocs build --strict
+
 # The papers' comparison, which needs a GPU for some hours.
 reproduce-bunny: install
 	$(PYTHON) -m encoder compare encoder/data/bunny_720p.mp4 --matrix bt601 --resize 1280x720 --epochs 300 --device cuda --codecs \
 	  --presets nerv nerv++ 'nerv*++' hnerv --bits 8 --prune 0.2 --coder huffman -o reproduction
-	$(PYTHON) benchmarks/reproduction.py reproduction
+	$(PYTHON) -m benchmarks paper reproduction
 
 # 200,000 mutated files, which takes its time.
 fuzz: install
 	$(PYTHON) tests/fuzz.py
 
 clean:
-	rm -rf $(VENV) bunny.nerv bunny.onnx
+	rm -rf $(VENV) site bunny.nerv bunny.onnx

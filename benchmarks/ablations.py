@@ -1,207 +1,185 @@
-"""Measure what docs/explanation/ablations.md shows.
+"""Gain or loss in PSNR of each choice against the preset `fast`, at equal time and size.
 
-`python benchmarks/ablations.py pace CLIP` times epochs of each choice, in turns with the preset's; then
-`python benchmarks/ablations.py fit CLIP --seconds 60` fits each to the same size, for as many epochs as one core has time for. So
-fits may run beside other work, and the machine's noise cannot be taken for a choice's gain. A choice that has lost much in a
-shorter fit is left out of longer ones, and more seeds than the first are for those that are close. What
-docs/ablations-CLIP.json has is not measured again; `python benchmarks/ablations.py table` prints the table made of it.
+`pace` times epochs of each choice, in turns with the preset's. `fit` then fits each choice for as
+many epochs as one core has time for, so fits may run beside other work. A choice that has lost much
+in a shorter fit is left out of longer ones. Only close choices get more seeds than the first.
+Figures in the data folder are not measured again.
 """
 
-import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from statistics import mean, median
-from unittest.mock import patch
+from typing import Self
 
-import torch
-from choices import FAST, Choice, choices
-from fits import encoder, fit
-from tables import CLIPS, Point
-
-from encoder.cli.options import SAMPLE
+from benchmarks.choices import OWN, Choice, choices
+from benchmarks.fits import make_encoder, measure, run_fit
+from benchmarks.points import CLIPS, DATA, Point
+from encoder.common.atomic_file import replacing
+from encoder.common.errors import SettingsError
 from encoder.config import Budget, Compression
-from encoder.media.source import read_video
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
 
 FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
 """Size that all fits to a clip are steered to."""
-OWN = "the preset"
-"""The choice that others are compared with."""
-LOST, CLOSE = 0.25, 0.3
-"""Loss in dB after which a choice is given up, and gain or loss under which other seeds are fitted, too."""
+LOST_DB = 0.25
+"""Loss after which a choice is given up."""
+CLOSE_DB = 0.3
+"""Gain or loss below which other seeds are fitted, too."""
 PAIRS = 6
-"""Epochs of a choice and of the preset that are timed, of which the first also allocates."""
+"""Timed epochs of a choice and of the preset. The first also allocates, and is left out."""
+
+Column = tuple[str, int]
+"""Clip, and seconds of a fit."""
+Found = Mapping[Column, Mapping[str, Mapping[int, float]]]
+"""PSNR by column, choice and seed."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Measured:
-    """What has been measured of a clip."""
+    """Figures of a clip that have been measured so far."""
 
     clip: str
     preset_seconds: tuple[float, float] = (0.0, 0.0)
-    """What the preset takes before the fit, and for an epoch of it."""
+    """Seconds that the preset takes before the fit, and for an epoch."""
     paces: dict[str, float] = field(default_factory=dict)
-    """How many times longer an epoch of each choice is."""
+    """Length of an epoch of each choice, as a multiple of the preset's."""
     starts: dict[str, float] = field(default_factory=dict)
-    """Seconds by which the first is longer than the others, beyond what it is for the preset."""
+    """Seconds by which the first epoch is longer than others, beyond the preset's difference."""
     points: list[Point] = field(default_factory=list)
-    """What each fit came to."""
+    """Results of all fits."""
 
     @classmethod
-    def load(cls, clip: str) -> "Measured":
-        """Read what there is."""
-        path = cls(clip).path
-        return cls(**json.loads(path.read_text())) if path.exists() else cls(clip)
+    def load(cls, clip: str, folder: Path = DATA) -> Self:
+        """Read the figures of a clip, if there are any."""
+        path = folder / f"ablations-{clip}.json"
+        return cls(**json.loads(path.read_text())) if path.exists() else cls(clip=clip)
 
-    def save(self) -> None:
-        """Write it."""
-        self.path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+    def save(self, folder: Path = DATA) -> None:
+        """Write the figures."""
+        with replacing(folder / f"ablations-{self.clip}.json") as part:
+            part.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
-    @property
-    def path(self) -> Path:
-        """Where it is kept."""
-        return Path(__file__).with_name(f"ablations-{self.clip}.json")
-
-    def pace(self, video: Video) -> None:
-        """Time what has not been."""
-        wish = Compression(file_bytes=FILE_BYTES[self.clip])
-        for name, choice in choices():
+    def pace(self, video: Video, only: Collection[str] = ()) -> Iterator[str]:
+        """Time the choices that have not been timed; yield a line after each."""
+        known = choices()
+        for name in chosen(only):
             if name in self.paces:
                 continue
-            seconds: list[list[float]] = []
-            with patch(
-                "encoder.training.trainer.QUIET_SECONDS", inf
-            ):  # it would also tell how far it is within an epoch
-                own = encoder(video, FAST, wish)
-                with choice.made():
-                    other = encoder(video, choice.preset, wish)
-                turns = (
-                    (Choice(), own.run(Budget(epochs=PAIRS))),
-                    (choice, other.run(Budget(epochs=PAIRS))),
-                )
-                for _ in range(PAIRS):
-                    pair: list[float] = []
-                    for each, steps in turns:
-                        began = time.perf_counter()
-                        with each.made():
-                            next(steps)
-                        pair.append(time.perf_counter() - began)
-                    seconds.append(pair)
-            self.paces[name] = median(epoch / preset for preset, epoch in seconds[1:])
-            epoch_seconds, others = (median(each) for each in zip(*seconds[1:], strict=True))
-            self.starts[name] = max(seconds[0][1] - others - (seconds[0][0] - epoch_seconds), 0.0)
+            own = self._encoder(video, known[OWN])
+            seconds = _time_pairs(own, self._encoder(video, known[name]))
+            preset_epoch = median(preset for preset, _ in seconds[1:])
+            epoch = median(other for _, other in seconds[1:])
+            self.paces[name] = median(other / preset for preset, other in seconds[1:])
+            self.starts[name] = max(seconds[0][1] - epoch - (seconds[0][0] - preset_epoch), 0.0)
             if name == OWN:
-                self.preset_seconds = own.spent_seconds, epoch_seconds
-                self.paces[name], self.starts[name] = 1.0, 0.0
-            print(name, self.paces[name], self.starts[name], flush=True)
-            self.save()
+                self.preset_seconds = (own.spent_seconds, preset_epoch)
+                self.paces[name] = 1.0
+                self.starts[name] = 0.0
+            yield f"{name}: pace {self.paces[name]:.3f}, start {self.starts[name]:.1f} s"
 
-    def fit(self, video: Video, seconds: int, seed: int, only: list[str]) -> None:
-        """Fit what has not been, or some of it."""
-        wish = Compression(file_bytes=FILE_BYTES[self.clip])
-        for name, choice in choices():
-            if only and name not in (OWN, *only):
+    def fit(
+        self, video: Video, seconds: int, seed: int, only: Collection[str] = ()
+    ) -> Iterator[str]:
+        """Fit the timed choices that have not been fitted; yield a line after each."""
+        known = choices()
+        for name in chosen(only):
+            key: Point = {"choice": name, "seconds": seconds, "seed": seed}
+            is_known = any(key.items() <= point.items() for point in self.points)
+            epochs = self._epochs(name, seconds)
+            if is_known or epochs < 1 or not self._is_open(name, seconds, seed):
                 continue
-            key = {"choice": name, "seconds": seconds, "seed": seed}
-            if any(key.items() <= point.items() for point in self.points) or not self._is_open(
-                name, seconds, seed
-            ):
-                continue
-            before, epoch = self.preset_seconds
-            left = seconds - before - self.starts[name]
-            epochs = round(left / (self.paces[name] * epoch))
-            if epochs < 1:
-                continue
-            with choice.made():
-                self.points.append(
-                    key
-                    | {"epochs": epochs}
-                    | fit(video, choice.preset, Budget(epochs=epochs), wish, seed)[1]
-                )
-            print(self.points[-1], flush=True)
-            self.save()
+            encoder = self._encoder(video, known[name], seed)
+            clip = run_fit(encoder, Budget(epochs=epochs))
+            self.points.append(key | {"epochs": epochs} | measure(clip, video))
+            yield str(self.points[-1])
+
+    def _encoder(self, video: Video, choice: Choice, seed: int = 0) -> SegmentEncoder:
+        wanted = Compression(file_bytes=FILE_BYTES[self.clip])
+        step = choice.train_step
+        return make_encoder(video, choice.preset, wanted, seed=seed, train_step=step)
+
+    def _epochs(self, name: str, seconds: int) -> int:
+        """Return the number of epochs of a choice in a time; 0 if it has not been timed."""
+        if name not in self.paces:
+            return 0
+        before, epoch = self.preset_seconds
+        return round((seconds - before - self.starts[name]) / (self.paces[name] * epoch))
 
     def _is_open(self, name: str, seconds: int, seed: int) -> bool:
-        """Whether it is still to be seen what a choice is worth."""
+        """Return whether a fit of a choice may still tell something."""
+        if name == OWN:
+            return True
         first = {
             (point["choice"], point["seconds"]): point["psnr_db"]
             for point in self.points
             if point["seed"] == 0
         }
-        if name == OWN:
-            return True
         if seed:
-            return abs(first.get((name, seconds), inf) - first.get((OWN, seconds), 0.0)) < CLOSE
+            own = first.get((OWN, seconds), 0.0)
+            return abs(first.get((name, seconds), inf) - own) < CLOSE_DB
         shorter = [length for other, length in first if other == name and length < seconds]
-        return all(first[name, length] > first[OWN, length] - LOST for length in shorter)
+        return all(first[name, length] > first[OWN, length] - LOST_DB for length in shorter)
 
 
-def table() -> str:
-    """Return, in Markdown, the PSNR of the preset and by how much it changes with each other choice."""
-    found: dict[tuple[str, int], dict[str, dict[int, float]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
+def chosen(only: Collection[str]) -> list[str]:
+    """Return the preset's own choice and the named ones, or all; raises SettingsError."""
+    known = list(choices())
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise SettingsError(f"unknown choice {unknown[0]!r}, known are: {'; '.join(known)}")
+    return [name for name in known if not only or name == OWN or name in only]
+
+
+def _time_pairs(own: SegmentEncoder, other: SegmentEncoder) -> list[tuple[float, float]]:
+    """Return the seconds of some epochs of two fits that take turns."""
+    turns = [_whole_epochs(encoder) for encoder in (own, other)]
+    pairs: list[tuple[float, float]] = []
+    for _ in range(PAIRS):
+        began = time.perf_counter()
+        next(turns[0])
+        changed = time.perf_counter()
+        next(turns[1])
+        pairs.append((changed - began, time.perf_counter() - changed))
+    return pairs
+
+
+def _whole_epochs(encoder: SegmentEncoder) -> Iterator[None]:
+    for step in encoder.run(Budget(epochs=PAIRS)):
+        if step.is_whole and step.finished is None:
+            yield
+
+
+def ablation_table(folder: Path = DATA) -> list[str]:
+    """Return the lines of the table of the preset's PSNR, and of the gain of each other choice."""
+    found: dict[Column, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for clip in CLIPS:
-        for point in Measured.load(clip).points:
-            found[clip, point["seconds"]][point["choice"]][point["seed"]] = point["psnr_db"]
+        for point in Measured.load(clip, folder).points:
+            column = (clip, point["seconds"])
+            found[column][point["choice"]][point["seed"]] = point["psnr_db"]
     columns = sorted(found)
-    lines = [
-        "| | " + " | ".join(f"{clip}, {seconds} s" for clip, seconds in columns) + " |",
+    titles = " | ".join(f"{clip}, {seconds} s" for clip, seconds in columns)
+    rows = [(name, [_cell(found, column, name) for column in columns]) for name in choices()]
+    return [
+        f"| | {titles} |",
         "|---" * (len(columns) + 1) + "|",
+        *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows if any(cells)),
     ]
-    for name, _ in choices():
-        cells = [
-            _cell(found[column][OWN], found[column][name], is_own=name == OWN) for column in columns
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
-def _cell(own: dict[int, float], other: dict[int, float], *, is_own: bool) -> str:
-    """Return the mean PSNR, or the mean gain over the same seeds, and of how many."""
+def _cell(found: Found, column: Column, name: str) -> str:
+    """Return the preset's mean PSNR, or the mean gain over it; and the number of seeds."""
+    own = found[column].get(OWN, {})
+    other = found[column].get(name, {})
     seeds = own.keys() & other.keys()
     if not seeds:
         return ""
     count = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
-    if is_own:
+    if name == OWN:
         return f"{mean(own.values()):.2f} dB{count}"
     return f"{mean(other[seed] - own[seed] for seed in seeds):+.2f}{count}"
-
-
-def main() -> None:
-    """Measure, or print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("pace", "fit", "table"))
-    parser.add_argument("clip", choices=CLIPS, nargs="?", default="bunny")
-    parser.add_argument(
-        "--source", type=Path, default=SAMPLE, help="the clip's video (default: the bundled sample)"
-    )
-    parser.add_argument("--seconds", type=int, default=60, help="time for each fit (default: 60)")
-    parser.add_argument("--seed", type=int, default=0)
-    names = [name for name, _ in choices()]
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        choices=names,
-        metavar="CHOICE",
-        help="choices to fit (default: all)",
-    )
-    args = parser.parse_args()
-    if args.what == "table":
-        print(table())
-        return
-    torch.set_num_threads(1)
-    video, measured = read_video(args.source, size=CLIPS[args.clip]), Measured.load(args.clip)
-    if args.what == "pace":
-        measured.pace(video)
-    else:
-        measured.fit(video, args.seconds, args.seed, args.only)
-
-
-if __name__ == "__main__":
-    main()

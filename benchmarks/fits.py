@@ -1,23 +1,30 @@
-"""Fits of one segment, and what comes of them: what several measurements need."""
+"""Fits in this process, and the size and quality of the files that they make."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from tables import Point
 
-from encoder.cli.options import SEGMENT_FRAMES
+from benchmarks.points import Point
 from encoder.codec.clip import Clip
 from encoder.compare.evaluation import pictures
-from encoder.config import Budget, Compression
+from encoder.config import Budget, Compression, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, Video
-from encoder.presets import Preset
+from encoder.presets import PRESETS, Preset
 from encoder.segmentation.plan import Plan, make_plan
 
+FAST = PRESETS["fast"]
+CPU = torch.device("cpu")
 
-def encoder(
+Measurement = Callable[[Video, int], Iterator[Point]]
+"""Measurement of a video, with a time for each fit in seconds."""
+
+
+def make_encoder(
     video: Frames,
     preset: Preset,
     compression: Compression,
@@ -25,33 +32,43 @@ def encoder(
     plan: Plan | None = None,
     **options: Any,
 ) -> SegmentEncoder:
-    """Return an encoder of one segment, unless there is a plan."""
-    plan = plan or make_plan(video, preset, segment_frames=SEGMENT_FRAMES, key_interval=1)
-    device = torch.device("cpu")
+    """Return an encoder on the CPU; without a plan, each scene is a segment of its own key."""
+    if plan is None:
+        plan = make_plan(video, preset, segment_frames=FitConfig.segment_frames, key_interval=1)
     return SegmentEncoder(
         video,
         preset,
         compression,
         plan=plan,
-        device=device,
+        device=CPU,
         settings="",
         keep_states=True,
         **options,
     )
 
 
-def fit(
-    video: Video, preset: Preset, limit: Budget, compression: Compression, seed: int = 0
-) -> tuple[SegmentEncoder, Point]:
-    """Fit and write a clip; return the encoder and what was measured of the file."""
-    made = encoder(video, preset, compression, seed=seed)
-    for _ in made.run(limit):
+def run_fit(encoder: SegmentEncoder, budget: Budget, *, start: float = 0.0) -> Clip:
+    """Fit all segments from a part of the schedule on; return the clip, parsed from its bytes."""
+    for _ in encoder.run(budget, start=start):
         pass
-    return made, measure(made.clip(), video)
+    return Clip.parse(bytes(encoder.clip()))
+
+
+def fit_point(video: Video, preset: Preset, budget: Budget, compression: Compression) -> Point:
+    """Fit a video, and return the size and quality of its file."""
+    return measure(run_fit(make_encoder(video, preset, compression), budget), video)
 
 
 def measure(clip: Clip, video: Video) -> Point:
-    """Return size and quality of a clip, as read from its bytes."""
-    data = bytes(clip)
-    quality = float(np.mean([psnr_db(*pair) for pair in pictures(Clip.parse(data), video)]))
-    return {"bytes": len(data), "psnr_db": quality, "bits_per_weight": clip.bits_per_weight}
+    """Return the size and quality of a clip."""
+    quality = float(np.mean([psnr_db(*pair) for pair in pictures(clip, video)]))
+    return {
+        "bytes": len(bytes(clip)),
+        "psnr_db": quality,
+        "bits_per_weight": clip.bits_per_weight,
+    }
+
+
+def with_recipe(preset: Preset, **changes: Any) -> Preset:
+    """Return a preset with another recipe; changes are fields of `Recipe`."""
+    return replace(preset, recipe=replace(preset.recipe, **changes))

@@ -1,241 +1,145 @@
-"""Print the tables of docs/explanation/results.md, made of the points that results.py measured: `python benchmarks/tables.py`."""
+"""Tables of docs/explanation/results.md, made from the measured points."""
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from benchmarks.points import CLIPS, Point
 from encoder.compare.bd_rate import bd_rate
 
-RESULTS = Path(__file__).with_name("results.json")
-CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
-"""Width and height of each clip. Bunny is the bundled sample; of the others the source is named."""
+CURVES = {
+    "ours": "nervcast, {} s",
+    "ladder": "nervcast, ladder, {} s + {} s",
+    "paper": "papers' pipeline, {} s",
+}
+"""Names of the curves of some measurements, with the seconds of a fit and half of them."""
+OWN = "nervcast"
+"""Beginning of the names of our curves."""
+UNSTEERED = "preset's rate"
+"""Part of the name of fits that are not steered to a size."""
+IN_PROSE = ("overhead", "workers", "large", "film", "integers")
+"""Measurements that the page states in its text."""
 
-Point = dict[str, Any]
+Table = list[str]
+"""Lines of a table in Markdown."""
 
 
-def tables() -> str:
-    """Return the tables in Markdown."""
-    points = load()
-    lines: list[str] = []
+def tables(points: Sequence[Point]) -> Iterator[Table]:
+    """Yield the tables of the page in their order."""
     for clip in CLIPS:
-        curves = curves_of([point for point in points if point["clip"] == clip])
-        lines += [
-            f"## {clip.capitalize()}",
-            "",
-            "| | bytes: PSNR in dB | bits per weight |",
-            "|---|---|---|",
-        ]
-        for name, curve in curves.items():
-            lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} |")
-        anchors = [name for name in curves if not name.startswith("nervcast")]
-        lines += [
-            "",
-            f"| BD-rate against | {' | '.join(anchors)} |",
-            f"|---|{'---|' * len(anchors)}",
-        ]
-        for name in (name for name in curves if name.startswith("nervcast")):
-            rates = [
-                f"{bd_rate(points_of(curves[anchor]), points_of(curves[name])):+.1f} %"
-                for anchor in anchors
-            ]
-            lines.append(f"| {name} | {' | '.join(rates)} |")
-        lines.append("")
-    kinds = ("ladder", "ablations", "targets", "overhead", "interpolation", "inpainting")
-    rungs, ablated, steered, timed, *unseen = (
-        [point for point in points if point["measurement"] == kind] for kind in kinds
-    )
-    tables = [
-        ladder_table(rungs, points),
-        ablation_table(ablated),
-        target_table(steered),
-        [*map(str, timed)],
-    ]
-    tables += map(unseen_table, unseen)
-    tables.append(speed_table([point for point in points if point["measurement"] == "speed"]))
-    tables.append(length_table([point for point in points if point["measurement"] == "lengths"]))
-    tables.append(
-        evenness_table([point for point in points if point["measurement"] in ("keys", "scenes")])
-    )
-    tables.append(decoding_table([point for point in points if point["measurement"] == "decoding"]))
-    tables.append(
-        [str(point) for point in points if point["measurement"] in ("workers", "film", "integers")]
-    )
-    return "\n".join([*lines, *(line for table in tables for line in (*table, ""))])
+        curves = _curves([point for point in points if point["clip"] == clip])
+        yield _curve_table(curves)
+        yield _bd_rate_table(curves)
+    yield _ladder_table(points)
+    yield _technique_table(_of(points, "ablations"))
+    yield _target_table(_of(points, "targets"))
+    yield _speed_table(_of(points, "speed"))
+    yield _length_table(_of(points, "lengths"))
+    steered = [p for p in _of(points, "scenes") if UNSTEERED not in p["shares"]]
+    yield _evenness_table(steered)
+    yield _evenness_table(_of(points, "keys"))
+    yield _decoding_table(_of(points, "decoding"))
+    yield _unseen_table(_of(points, "interpolation"))
+    yield _unseen_table(_of(points, "inpainting"))
 
 
-def points_of(curve: list[Point]) -> list[tuple[float, float]]:
-    """Return a curve's bytes and PSNR."""
-    return [(point["bytes"], point["psnr_db"]) for point in curve]
+def others(points: Iterable[Point]) -> list[Point]:
+    """Return the points that the page states in its text instead of in a table."""
+    return [p for p in points if p["measurement"] in IN_PROSE or UNSTEERED in p.get("shares", "")]
 
 
-def listed(curve: list[Point]) -> str:
-    """Return a curve's points as text."""
-    return ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in ordered(curve))
+def _of(points: Iterable[Point], measurement: str) -> list[Point]:
+    return [point for point in points if point["measurement"] == measurement]
 
 
-def bits_of(curve: list[Point]) -> str:
-    """Return the bits per weight of a curve's points as text."""
-    return ", ".join(
-        f"{point['bits_per_weight']:.2f}" for point in ordered(curve) if "bits_per_weight" in point
-    )
+def _table(columns: str, rows: Iterable[str]) -> Table:
+    """Return a table of columns, separated by bars, and of rows of cells."""
+    return [f"| {columns} |".replace("|  |", "| |"), "|---" * (columns.count("|") + 1) + "|", *rows]
 
 
-def ordered(curve: list[Point]) -> list[Point]:
-    """Return a curve's points from the smallest file to the largest."""
+def _curves(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """Return the points of each curve by its name, from the smallest file to the largest."""
+    curves: dict[str, list[Point]] = {}
+    for point in points:
+        if point["measurement"] in (*CURVES, "codecs"):
+            seconds = point["seconds"]
+            name = point.get("codec") or CURVES[point["measurement"]].format(seconds, seconds // 2)
+            curves.setdefault(name, []).append(point)
+    return {name: _ordered(curve) for name, curve in curves.items()}
+
+
+def _ordered(curve: Iterable[Point]) -> list[Point]:
     return sorted(curve, key=lambda point: point["bytes"])
 
 
-def curves_of(points: list[Point]) -> dict[str, list[Point]]:
-    """Return the points of each curve by its name."""
-    names = {
-        "ours": "nervcast, {} s",
-        "ladder": "nervcast, ladder, {0} s + {1} s",
-        "paper": "papers' pipeline, {} s",
+def _listed(curve: Iterable[Point]) -> str:
+    points = _ordered(curve)
+    sizes = ", ".join(f"{point['bytes']:,}: {point['psnr_db']:.2f}" for point in points)
+    weights = [point["bits_per_weight"] for point in points if "bits_per_weight" in point]
+    return f"{sizes} | {', '.join(f'{bits:.2f}' for bits in weights)}"
+
+
+def _curve_table(curves: dict[str, list[Point]]) -> Table:
+    rows = (f"| {name} | {_listed(curve)} |" for name, curve in curves.items())
+    return _table(" | bytes: PSNR in dB | bits per weight", rows)
+
+
+def _bd_rate_table(curves: dict[str, list[Point]]) -> Table:
+    """Return the table of the BD-rates of our curves against each other one."""
+    pairs = {
+        name: [(point["bytes"], point["psnr_db"]) for point in curve]
+        for name, curve in curves.items()
     }
-    curves: dict[str, list[Point]] = {}
-    for point in points:
-        if point["measurement"] in (*names, "codecs"):
-            name = point.get("codec") or names[point["measurement"]].format(
-                point["seconds"], point["seconds"] // 2
-            )
-            curves.setdefault(name, []).append(point)
-    return curves
+    anchors = [name for name in pairs if not name.startswith(OWN)]
+    rows: list[str] = []
+    for name, curve in pairs.items():
+        if name.startswith(OWN):
+            rates = [f"{bd_rate(pairs[anchor], curve):+.1f} %" for anchor in anchors]
+            rows.append(f"| {name} | {' | '.join(rates)} |")
+    return _table(f"BD-rate against | {' | '.join(anchors)}", rows)
 
 
-def ladder_table(rungs: list[Point], points: list[Point]) -> list[str]:
-    """Return the lines of the table of rungs beside fits of their own, taken as lines of the bytes' logarithm in between."""
-    lines = [
-        "| clip, seconds | bits per pixel asked for | bytes | PSNR in dB | against a fit of its own |",
-        "|---|---|---|---|---|",
-    ]
-    for rung in rungs:
+def _ladder_table(points: Sequence[Point]) -> Table:
+    """Return the table of rungs against separate fits.
+
+    Between two separate fits, the quality is taken as linear in the logarithm of the bytes.
+    """
+    rows: list[str] = []
+    for rung in _of(points, "ladder"):
         same = {"measurement": "ours", "clip": rung["clip"], "seconds": rung["seconds"]}
-        own = ordered([point for point in points if same.items() <= point.items()])
-        if own:
-            sizes, qualities = (
-                np.log([point["bytes"] for point in own]),
-                [point["psnr_db"] for point in own],
-            )
-            gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
-            cells = f"{rung['target']} | {rung['bytes']:,} | {rung['psnr_db']:.2f} | {gain:+.2f} |"
-            lines.append(f"| {rung['clip']}, {rung['seconds']} s | {cells}")
-    return lines
+        own = _ordered(point for point in points if same.items() <= point.items())
+        if not own:
+            continue
+        sizes = np.log([point["bytes"] for point in own])
+        qualities = [point["psnr_db"] for point in own]
+        gain = rung["psnr_db"] - np.interp(np.log(rung["bytes"]), sizes, qualities)
+        rows.append(
+            f"| {rung['clip']}, {rung['seconds']} s | {rung['target']} | {rung['bytes']:,} "
+            f"| {rung['psnr_db']:.2f} | {gain:+.2f} |"
+        )
+    columns = "bits per pixel asked for | bytes | PSNR in dB | against a fit of its own"
+    return _table(f"clip, seconds | {columns}", rows)
 
 
-def ablation_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of what each technique contributes."""
-    lines = [
-        "| left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR |",
-        "|---|---|---|---|",
-    ]
+def _technique_table(points: Sequence[Point]) -> Table:
+    """Return the table of the contribution of each technique."""
     whole = [point for point in points if point["without"] == "nothing"]
+    rows: list[str] = []
     for name in dict.fromkeys(point["without"] for point in points):
         curve = [point for point in points if point["without"] == name]
-        more = "" if name == "nothing" else f"{100 * (excess(whole, curve) - 1):+.0f} %"
-        lines.append(f"| {name} | {listed(curve)} | {bits_of(curve)} | {more} |")
-    return lines
+        more = "" if name == "nothing" else f"{100 * (_excess(whole, curve) - 1):+.0f} %"
+        rows.append(f"| {name} | {_listed(curve)} | {more} |")
+    return _table("left out | bytes: PSNR in dB | bits per weight | bytes at equal PSNR", rows)
 
 
-def target_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of sizes that were asked for and reached."""
-    lines = ["| asked for | bytes: PSNR in dB | off by |", "|---|---|---|"]
-    for point in points:
-        after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
-        off = 100 * (point["bytes"] / point["target_bytes"] - 1)
-        lines.append(f"| {point['target_bytes']:,}{after} | {listed([point])} | {off:+.1f} % |")
-    return lines
+def _excess(whole: Sequence[Point], other: Sequence[Point]) -> float:
+    """Return the ratio of two curves' bytes at the PSNR in their middle.
 
-
-def unseen_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of frames or pixels that networks were not fitted to."""
-    lines = ["| | bytes | PSNR in dB | of what was not fitted to |", "|---|---|---|---|"]
-    for point in points:
-        name = f"{point['preset']}, {point['mask']}" if "mask" in point else point["preset"]
-        lines.append(
-            f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f} |"
-        )
-    return lines
-
-
-def speed_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of our fits beside those of the papers' recipes."""
-    lines = [
-        "| clip | network | seconds | bytes | PSNR in dB | times as fast |",
-        "|---|---|---|---|---|---|",
-    ]
-    for point in points:
-        times = f"{point['speedup']}" if "speedup" in point else "1"
-        name = (
-            point["preset"]
-            if "speedup" not in point
-            else f"{point['preset']}, against {point['against']}"
-        )
-        cells = (
-            f"{point['fit_seconds']:,.1f} | {point['bytes']:,} | {point['psnr_db']:.2f} | {times}"
-        )
-        lines.append(f"| {point['clip']} | {name} | {cells} |")
-    return lines
-
-
-def length_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of what a frame takes in videos of several lengths."""
-    rows = (
-        f"| {p['frames']:,} | {p['prepared_seconds']:.1f} | {p['milliseconds_per_frame']:.1f} | {p['peak_megabytes']:,.0f} |"
-        for p in points
-    )
-    return [
-        "| frames | seconds before the fit | then milliseconds per frame | peak of memory in MB |",
-        "|---|---|---|---|",
-        *rows,
-    ]
-
-
-def evenness_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of the quality of each segment."""
-    lines = [
-        "| | bytes | PSNR in dB | of each segment | standard deviation |",
-        "|---|---|---|---|---|",
-    ]
-    for point in points:
-        name = point.get("shares") or f"a key's share times {point['key_share']}"
-        qualities = point["segments_psnr_db"]
-        segments = ", ".join(f"{quality:.1f}" for quality in qualities)
-        lines.append(
-            f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} | {segments} | {np.std(qualities):.2f} |"
-        )
-    return lines
-
-
-def decoding_table(points: list[Point]) -> list[str]:
-    """Return the lines of the table of how fast networks are decoded."""
-    lines = [
-        "| network | frames | PyTorch | ONNX Runtime | onnxruntime-cpu | openvino |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows: dict[tuple[str, str], dict[str, float]] = {}
-    for point in points:
-        rows.setdefault((f"{point['preset']} {point['size']}", point["frame"]), {})[
-            point["decoder"]
-        ] = point["fps"]
-    for (network, frame), fps in rows.items():
-        plain = fps["ONNX Runtime"]
-        cells = (
-            f"{fps[name]:.1f} ({fps[name] / plain:.1f})" for name in ("onnxruntime-cpu", "openvino")
-        )
-        lines.append(
-            f"| {network} | {frame} | {fps['PyTorch']:.1f} ({fps['PyTorch'] / plain:.1f}) | {plain:.1f} | {' | '.join(cells)} |"
-        )
-    return lines
-
-
-def excess(whole: list[Point], other: list[Point]) -> float:
-    """Return the ratio of two curves' bytes at the PSNR in their middle, each taken as a line of the bytes' logarithm."""
+    The logarithm of the bytes is taken as linear in the PSNR, with the slope of `whole`.
+    """
     middle = np.mean([point["psnr_db"] for point in (*whole, *other)])
-    slope, _ = np.polyfit(
-        [point["psnr_db"] for point in whole], np.log([point["bytes"] for point in whole]), 1
-    )
+    qualities = [point["psnr_db"] for point in whole]
+    slope, _ = np.polyfit(qualities, np.log([point["bytes"] for point in whole]), 1)
     at = [
         np.mean([np.log(p["bytes"]) + slope * (middle - p["psnr_db"]) for p in curve])
         for curve in (other, whole)
@@ -243,10 +147,79 @@ def excess(whole: list[Point], other: list[Point]) -> float:
     return float(np.exp(at[0] - at[1]))
 
 
-def load() -> list[Point]:
-    """Return all points measured so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+def _target_table(points: Sequence[Point]) -> Table:
+    """Return the table of the wanted and the reached sizes."""
+    rows: list[str] = []
+    for point in points:
+        after = f" after {point['after_bytes']:,}" if "after_bytes" in point else ""
+        off = 100 * (point["bytes"] / point["target_bytes"] - 1)
+        reached = f"{point['bytes']:,}: {point['psnr_db']:.2f}"
+        rows.append(f"| {point['target_bytes']:,}{after} | {reached} | {off:+.1f} % |")
+    return _table("asked for | bytes: PSNR in dB | off by", rows)
 
 
-if __name__ == "__main__":
-    print(tables())
+def _unseen_table(points: Sequence[Point]) -> Table:
+    """Return the table of frames or pixels that networks were not fitted to."""
+    rows: list[str] = []
+    for point in points:
+        name = f"{point['preset']}, {point['mask']}" if "mask" in point else point["preset"]
+        quality = f"{point['psnr_db']:.2f} | {point['psnr_unseen_db']:.2f}"
+        rows.append(f"| {name} | {point['bytes']:,} | {quality} |")
+    return _table(" | bytes | PSNR in dB | of what was not fitted to", rows)
+
+
+def _speed_table(points: Sequence[Point]) -> Table:
+    """Return the table of our fits beside those of the papers' recipes."""
+    rows: list[str] = []
+    for point in points:
+        name = point["preset"]
+        if "speedup" in point:
+            name += f", against {point['against']}"
+        rows.append(
+            f"| {point['clip']} | {name} | {point['fit_seconds']:,.1f} | {point['bytes']:,} "
+            f"| {point['psnr_db']:.2f} | {point.get('speedup', 1)} |"
+        )
+    return _table("clip | network | seconds | bytes | PSNR in dB | times as fast", rows)
+
+
+def _length_table(points: Sequence[Point]) -> Table:
+    """Return the table of the time of a frame in videos of several lengths."""
+    rows = (
+        f"| {p['frames']:,} | {p['prepared_seconds']:.1f} "
+        f"| {p['milliseconds_per_frame']:.1f} | {p['peak_megabytes']:,.0f} |"
+        for p in points
+    )
+    columns = "seconds before the fit | then milliseconds per frame | peak of memory in MB"
+    return _table(f"frames | {columns}", rows)
+
+
+def _evenness_table(points: Sequence[Point]) -> Table:
+    """Return the table of the quality of each segment."""
+    rows: list[str] = []
+    for point in points:
+        name = point.get("shares") or f"a key's share times {point['key_share']}"
+        qualities = point["segments_psnr_db"]
+        segments = ", ".join(f"{quality:.1f}" for quality in qualities)
+        rows.append(
+            f"| {name} | {point['bytes']:,} | {point['psnr_db']:.2f} "
+            f"| {segments} | {np.std(qualities):.2f} |"
+        )
+    return _table(" | bytes | PSNR in dB | of each segment | standard deviation", rows)
+
+
+def _decoding_table(points: Sequence[Point]) -> Table:
+    """Return the table of the speed of decoding, with multiples of ONNX Runtime's."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for point in points:
+        network = (f"{point['preset']} {point['size']}", point["frame"])
+        found.setdefault(network, {})[point["decoder"]] = point["fps"]
+    rows: list[str] = []
+    for (network, frame), fps in found.items():
+        plain = fps["ONNX Runtime"]
+        eager, *engines = (
+            f"{fps[name]:.1f} ({fps[name] / plain:.1f})"
+            for name in ("PyTorch", "onnxruntime-cpu", "openvino")
+        )
+        cells = " | ".join((eager, f"{plain:.1f}", *engines))
+        rows.append(f"| {network} | {frame} | {cells} |")
+    return _table("network | frames | PyTorch | ONNX Runtime | onnxruntime-cpu | openvino", rows)

@@ -33,7 +33,7 @@ RANK = 4
 CUSTOM_RECIPE = Recipe(
     loss=squared, batch=4, learning_rate=1e-3, lambda_=0.05, schedule=Schedule(warmup=0.1)
 )
-"""Recipe of networks that come without one."""
+"""Recipe of custom networks that come without one."""
 
 
 def fit(
@@ -48,11 +48,11 @@ def fit(
 ) -> Clip:
     """Fit a network to a video and return it as a clip.
 
-    `source` is a video file, a folder of images, or frames (T, 3, H, W) in uint8 or in 0..1, which
-    have a `frame_rate`. `network` makes a torch module that maps times (B,) in frames to frames
-    (B, 3, H, W) in 0..1; it replaces the preset's, and `recipe` the preset's recipe.
-    `settings` are the fields of `FitConfig`, such as `preset`, `resize`, `epochs`, `file_size`.
-    `on_progress` takes each epoch.
+    `source` is a video file, a folder of images, or frames (T, 3, H, W) in uint8 or in 0..1.
+    `frame_rate` is that of such frames. `network` makes a torch module that maps times (B,) in
+    frames to frames (B, 3, H, W) in 0..1. It replaces the preset's network, and `recipe` replaces
+    the preset's recipe. `settings` are the fields of `FitConfig`, such as `preset`, `resize`,
+    `epochs`, `file_size`. `on_progress` takes the progress of each epoch.
 
     Raises SettingsError, SourceError, BitstreamError for a video that the format cannot hold, and
     FitError for a fit that diverges.
@@ -118,7 +118,7 @@ def config_of(settings: dict[str, Any]) -> FitConfig:
 def open_source(
     source: str | Path | Pixels, config: FitConfig, frame_rate: Fraction | float
 ) -> Frames:
-    """Return a video to fit to; raises SettingsError, SourceError."""
+    """Return the video to fit; raises SettingsError, SourceError."""
     if not isinstance(source, str | Path):
         if config.resize is not None:
             raise SettingsError("frames of an array are not resized")

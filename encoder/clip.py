@@ -21,7 +21,7 @@ from encoder.common.errors import BitstreamError, SourceError
 from encoder.media.video import Size
 
 TIMEOUT_SECONDS = 30.0
-"""Longest silence of a web server."""
+"""Longest wait for data from a web server."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class Clip(codec.Clip):
     def __getitem__(self, index: slice) -> NDArray[np.uint8]: ...
 
     def __getitem__(self, index: int | slice) -> NDArray[np.uint8]:
-        """Return the RGB frame (3, H, W) of a number, or the frames (N, 3, H, W) of a slice.
+        """Return the RGB frame (3, H, W) at an index, or the frames (N, 3, H, W) of a slice.
 
-        Raises IndexError, and as `decode` does.
+        Raises IndexError, and the errors of `decode`.
         """
         if isinstance(index, slice):
             return self.decode(range(*index.indices(len(self))))
@@ -67,14 +67,14 @@ class Clip(codec.Clip):
         return self.decode([index % len(self)])[0]
 
     def decode(self, times: ArrayLike | Sequence[float]) -> NDArray[np.uint8]:
-        """Return the RGB frames (N, 3, H, W) at times (N,) in frames, also between frames.
+        """Return the RGB frames (N, 3, H, W) at times (N,), in frames; times may be fractional.
 
         Raises BitstreamError if weights are damaged, EngineError if the network cannot be run.
         """
         return self._decoder.at(np.asarray(times, np.float64))
 
     def save(self, path: str | Path) -> None:
-        """Write the file: whole, or not at all. Raises OSError, SettingsError."""
+        """Write the file, completely or not at all; raises OSError, SettingsError."""
         with replacing(Path(path)) as part:
             part.write_bytes(bytes(self))
 

@@ -1,4 +1,4 @@
-"""Settings of a fit, each declared once: defaults, flags, help texts, and the record in the file."""
+"""Settings of a fit: defaults, flags, help texts, and the record in the file."""
 
 import re
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """Size of a file and the means to reach it."""
+    """Size of a file and the methods to reach it."""
 
     lambda_: float | None = None
     """Weight of a bit per pixel against the distortion; None takes the preset's."""
@@ -61,7 +61,7 @@ class Compression:
     bits: int | None = None
     """Bits of a weight, quantized after the fit (PTQ); None quantizes during the fit (QAT)."""
     prune: float = 0.0
-    """Share of the layers' weights that are set to zero before the last part of the fit."""
+    """Share of the layers' weights that become zero at the schedule's `prune_at`."""
     coder: CoderName = "range"
     """Entropy coder."""
 
@@ -97,13 +97,13 @@ class FitConfig(Reading):
     """Size of the network."""
     resize: Annotated[
         str | Size | None,
-        Flag(metavar="WxH", default="the shape it is shown in, with at most 320x180 pixels"),
+        Flag(metavar="WxH", default="the shape it is shown in, at most as many pixels as 320x180"),
     ] = None
     """Frame size, or 'source' for the video's own."""
     mask: Annotated[str | Path | None, Flag(metavar="PATH")] = None
-    """Picture, or folder or video of one for each frame: white is not fitted to."""
+    """Picture, or a folder or video with one per frame; white pixels are not fitted."""
     budget: Annotated[float | None, Flag(metavar="SECONDS", exclusive="limit")] = None
-    """Time to fit all segments, however many workers fit."""
+    """Wall-clock time to fit all segments, with any number of workers."""
     epochs: Annotated[int | None, Flag(exclusive="limit")] = None
     """Passes over the frames, instead of a budget."""
     segment_frames: Annotated[int, Flag(metavar="N")] = 150
@@ -124,13 +124,13 @@ class FitConfig(Reading):
     file_size: Annotated[
         str | int | None, Flag(metavar="BYTES", group="size", exclusive="target")
     ] = None
-    """Size of the file, like 200kB."""
+    """Size of the file, such as 200kB."""
     bitrate: Annotated[str | int | None, Flag(metavar="BITS", group="size", exclusive="target")] = (
         None
     )
-    """Size of the file, in bits per second of video, like 500k."""
+    """Size of the file, in bits per second of video, such as 500k."""
     bits: Annotated[int | None, Flag(metavar="N", group="size", exclusive="target")] = None
-    """Quantize to N bits after the fit, instead of fitting for a rate."""
+    """Quantize weights to N bits after the fit, instead of fitting for a rate."""
     prune: Annotated[float, Flag(metavar="SHARE", group="size")] = 0.0
     """Share of the layers' weights to set to zero."""
     coder: Annotated[CoderName, Flag(group="size")] = "range"
@@ -204,9 +204,9 @@ class FitConfig(Reading):
         return None
 
     def text(self, video: Frames, *, after: str = "") -> str:
-        """Return the record in the file: the options that make its bytes again.
+        """Return the record in the file: the options that reproduce its bytes.
 
-        `after` follows the target size, for a file that is made of a checkpoint.
+        `after` replaces the budget and follows the target size, for a file made from a checkpoint.
         """
         width, height = video.size
         record: dict[str, object] = {"preset": self.preset, "size": self.size}
@@ -227,7 +227,7 @@ class FitConfig(Reading):
         return f"{_flags(record)}{after} {_flags(last)}"
 
     def _changed(self, names: tuple[str, ...]) -> dict[str, object]:
-        """Return the fields of some names that differ from their defaults."""
+        """Return the fields among `names` that differ from their defaults."""
         defaults = {each.name: each.default for each in fields(self)}
         changed = {name: getattr(self, name) for name in names}
         return {

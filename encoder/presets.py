@@ -32,12 +32,12 @@ class Preset:
     title: str
     """Description in one line."""
     network: Callable[[VideoShape, SizeName], nn.Module]
-    """Factory of a segment's network; one that is no VideoNetwork has weights alone."""
+    """Factory of a segment's network; a network that is not a VideoNetwork has weights alone."""
     recipe: Recipe
     continuous: bool = True
     """Whether times between frames decode to pictures in between."""
     camera: bool = False
-    """Whether the network has a camera, which follows the motion of the whole picture."""
+    """Whether the network has a camera, which tracks the motion of the whole picture."""
     group_frames: int | None = None
     """Fixed number of frames of a segment; each network then starts from the previous one."""
 
@@ -182,7 +182,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of a name; raises SettingsError, which lists the known ones."""
+    """Return the preset with a name; raises SettingsError, which lists the known ones."""
     if name not in PRESETS:
         raise SettingsError(f"unknown preset {name!r}, known are: {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -204,15 +204,15 @@ class Complexity:
     parameters: int
     """Number of coded parameters of a segment."""
     macs_per_pixel: float
-    """Multiplications of convolutions and matrix products for a pixel of a frame."""
+    """Multiplications of convolutions and matrix products per pixel of a frame."""
 
 
 def complexity(preset: Preset, size: SizeName, shape: VideoShape) -> Complexity:
-    """Return the complexity of a preset's network, which is counted without memory for weights."""
+    """Return the complexity of a preset's network, without allocating its weights."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = preset.network(shape, size)
         network(torch.zeros(1))
-    # A network of a group of frames makes all of them at once.
+    # A network for a group of frames makes all of them at once.
     pixels = shape.height * shape.width * (shape.frames if preset.group_frames else 1)
     parameters = sum(x.numel() for x in network.parameters())
     return Complexity(parameters=parameters, macs_per_pixel=counter.get_total_flops() / 2 / pixels)

@@ -1,6 +1,6 @@
 """ONNX graphs of a clip's segments: networks with weights, and a tail that makes 8-bit pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,17 @@ LUMA = (65.481, 128.553, 24.966)
 CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 LUMA_OFFSET = 16.0
 CHROMA_OFFSET = 128.0
+Rewrite = Callable[[onnx.ModelProto], None]
+REWRITES: tuple[Rewrite, ...] = (
+    fold_constants,
+    multiply_places,
+    distribute_heads,
+    sigmoid_colours,
+    shuffle_last,
+    whole_pixels,
+    single_planes,
+)
+"""Passes over a network that make it faster and leave its pictures the same, in their order."""
 AVERAGING = (b"linear", b"bilinear")
 """Modes of GridSample that stay between the values of pixels. Versions of the operator name one
 mode differently."""
@@ -50,16 +61,20 @@ def build_graph(
     pixels: PixelFormat = "i420",
     precision: Precision = "fp32",
     polynomials: bool = False,
+    rewrites: Sequence[Rewrite] = REWRITES,
 ) -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the
     planes Y, U and V one after the other. H and W are rounded up to even numbers. As RGB, frames
-    are (N, 3, H, W). With `polynomials`, sines are computed as polynomials. Raises BitstreamError
-    for damaged weights, EngineError for a network that cannot be rewritten.
+    are (N, 3, H, W). With `polynomials`, sines are computed as polynomials. `rewrites` are the
+    passes over the network. Raises BitstreamError for damaged weights, EngineError for a network
+    that cannot be rewritten.
     """
     model = models.model(segment)
     try:
+        for rewrite in rewrites:
+            rewrite(model)
         return _finished(model, models.header, pixels, precision, polynomials=polynomials)
     except (InferenceError, ValueError) as error:
         raise EngineError(f"the network cannot be rewritten: {first_line(error)}") from None
@@ -73,13 +88,6 @@ def _finished(
     *,
     polynomials: bool,
 ) -> onnx.ModelProto:
-    fold_constants(model)
-    multiply_places(model)
-    distribute_heads(model)
-    sigmoid_colours(model)
-    shuffle_last(model)
-    whole_pixels(model)
-    single_planes(model)
     if polynomials:
         polynomial_sines(model)
     tail = _Tail(model.graph)

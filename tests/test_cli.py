@@ -156,8 +156,8 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --budget 1 --epochs 1", "not allowed with argument"),
         ("encoder fit --budget soon", "invalid float value: 'soon'"),
         ("encoder fit --seed 99999999999999999999", "seed must be in 0..9223372036854775807"),
-        ("encoder fit --rate 0", "the rate must be over 0, got 0"),
-        ("encoder fit --rate 1 --bits 8", "not allowed with argument"),
+        ("encoder fit --lambda 0", "lambda must be over 0, got 0"),
+        ("encoder fit --lambda 1 --bits 8", "not allowed with argument"),
         (
             "encoder fit --bits-per-pixel nan",
             "bits per pixel must be over 0 and at most 1000, got nan",
@@ -168,10 +168,10 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --bits 9 --coder huffman", "the huffman coder takes at most 8 bits"),
         (
             "encoder fit --coder huffman",
-            "the huffman coder takes at most 8 bits: give --bits as well",
+            "the huffman coder takes at most 8 bits: give bits as well",
         ),
         ("encoder fit --bits 8 --prune 1", "the share to prune must be in 0..1, got 1"),
-        ("encoder fit --prune 0.2", "pruning needs --bits"),
+        ("encoder fit --prune 0.2", "pruning needs bits"),
         ("encoder fit --size XXL", "invalid choice: 'XXL'"),
         ("encoder fit --mask nope.png", "nope.png"),
         ("encoder models --resize big", "a size is two numbers"),
@@ -322,7 +322,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, command, line):
     ],
 )
 def test_what_is_not_installed_is_named(tmp_path, package, absent, command, extra):
-    code = f"import sys; sys.modules['{absent}'] = None; from {package}.cli import main; sys.exit(main(['{command}']))"
+    code = f"import sys; sys.modules['{absent}'] = None; from {package}.cli.main import main; sys.exit(main(['{command}']))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -441,7 +441,7 @@ def test_verify_ends_with_1_where_an_engine_differs(folder):
 
 def test_ladder_from_one_fit(tmp_path, write_video):
     write_video(moving_square(10, 36, 64), "video.mp4")
-    fit = "encoder fit video.mp4 --epochs 20 --segment-frames 5 --key-interval 1 --checkpoint fit.safetensors --rate 0.1"
+    fit = "encoder fit video.mp4 --epochs 20 --segment-frames 5 --key-interval 1 --checkpoint fit.safetensors --lambda 0.1"
     assert run(fit, tmp_path).returncode == 0
     (tmp_path / "video.mp4").rename(tmp_path / "moved.mp4")
     command = "encoder compress fit.safetensors --bits-per-pixel 40 20 --budget 2 -o rung.nerv"
@@ -461,7 +461,7 @@ def test_ladder_from_one_fit(tmp_path, write_video):
     [
         ("--bits 6 --prune 0.2 --coder huffman", HUFFMAN, {"values": 63, "zeros": 0.2}),
         ("--bits 4", RANGE, {"values": 15, "zeros": 0}),
-        ("--rate 50", RANGE, {"values": 8191, "zeros": 0.9}),
+        ("--lambda 50", RANGE, {"values": 8191, "zeros": 0.9}),
         ("--bitrate 900k", RANGE, {"values": 8191, "zeros": 0}),
     ],
 )
@@ -529,8 +529,8 @@ def test_comparison_is_reported(tmp_path, write_video):
     assert run(command, tmp_path).returncode == 0
     assert (tmp_path / "report" / "results.json").read_bytes() == before
     beside = subprocess.run(
-        [sys.executable, ROOT / "docs" / "reproduction.py", "report"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "benchmarks", "paper", tmp_path / "report"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -598,9 +598,9 @@ def test_figures_for_people(folder):
 
 STUBBORN = """
 import sys, time
-from player.cli import main
-from player.stream import Stream
-Stream.close = lambda self: time.sleep(60)
+from player.cli.main import main
+from player.playback.playout import Playout
+Playout.close = lambda self: time.sleep(60)
 sys.exit(main(["serve", "--port", "0", *sys.argv[1:]]))
 """
 """A server whose engine takes its time to end."""

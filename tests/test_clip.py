@@ -9,18 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder.codec.clip import MAX_NOTES, Clip, ClipReader, SegmentModels
-from encoder.codec.container import (
-    HEAD,
-    INDEX,
-    SEGMENT,
-    TOPOLOGY,
-    ChunkReader,
-    Entry,
-    file_bytes,
-    index_bytes,
-)
+from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, file_bytes
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.segment import Quantized, Segment
+from encoder.codec.segment_index import Entry, index_bytes
 from encoder.common.errors import BitstreamError
 
 

@@ -139,7 +139,7 @@ def parser():
 
 def test_flags_are_the_fields(parser):
     assert from_flags(Example, parser.parse_args([])) == Example()
-    given = "--rate 2 --count 5 --kind two --is-loud --lambda 7k".split()
+    given = ["--rate", "2", "--count", "5", "--kind", "two", "--is-loud", "--lambda", "7k"]
     expected = Example(rate=2.0, count=5, kind="two", is_loud=True, lambda_="7k")
     assert from_flags(Example, parser.parse_args(given)) == expected
 

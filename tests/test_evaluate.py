@@ -55,7 +55,7 @@ def test_mean_is_over_the_frames_that_have_a_figure():
 def test_evaluation_counts_every_byte_and_frame(tiny_clip, tiny_file):
     source = Video(np.stack(list(ReferenceDecoder(tiny_clip).frames())), Fraction(25))
     source.frames[0] += 1
-    result = evaluation(tiny_file, tiny_clip, list(qualities(tiny_clip, source)))
+    result = evaluation(tiny_file.stat().st_size, tiny_clip, list(qualities(tiny_clip, source)))
     assert result.psnr_db == pytest.approx((48.1308 + 5 * MAX_PSNR_DB) / 6, abs=1e-4)
     assert result.file_bytes == tiny_file.stat().st_size
     assert result.bits_per_pixel == 8 * result.file_bytes / (6 * 26 * 19)

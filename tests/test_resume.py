@@ -264,16 +264,14 @@ def test_nothing_to_go_on_with(video):
     assert sorted(path.name for path in video.parent.iterdir()) == ["clip.nerv", "video.mp4"]
 
 
-def make_work(
-    video, folder, *, save_seconds=60.0, preset="fast", budget=Budget(epochs=10), **settings
-):
+def make_work(video, folder, *, save_seconds=60.0, preset="fast", budget=None, **settings):
     source = read_video(video)
     job = Job(
         source=video,
         size=(48, 32),
         config=FitConfig(preset=preset, size="XS", **settings),
         plan=make_plan(source, PRESETS[preset], segment_frames=4, key_interval=2),
-        budget=budget,
+        budget=budget or Budget(epochs=10),
         device="cpu",
         threads=1,
         settings="",

@@ -1,10 +1,11 @@
-"""The command `bench`: how fast a fit goes here."""
+"""The command `bench`: measure the speed of a fit on this machine."""
 
 import argparse
 from dataclasses import asdict
 
 from encoder.cli.options import add_device
 from encoder.common.console import Commands, show
+from encoder.config import SIZES
 
 FRAME_SIZE = "320x180"
 
@@ -14,7 +15,7 @@ def add(commands: Commands) -> None:
     bench = commands.add(
         "bench",
         _bench,
-        summary="measure how fast a fit goes, and how much of the machine's arithmetic it uses",
+        summary="measure the speed of a fit, and its share of the machine's peak arithmetic",
         example="python -m encoder bench --resize 320x180 --json",
     )
     bench.add_argument(
@@ -25,7 +26,7 @@ def add(commands: Commands) -> None:
     )
     bench.add_argument(
         "--size",
-        choices=("XS", "S", "M", "L"),
+        choices=SIZES,
         default="S",
         help="size of the network (default: S)",
     )

@@ -1,4 +1,4 @@
-"""The command `compare`: fit, write, decode and measure several networks, and classic codecs beside them."""
+"""The command `compare`: compare networks and classic codecs on one video."""
 
 import argparse
 import logging
@@ -42,7 +42,7 @@ OFFERED = frozenset(
         "coder",
     ]
 )
-"""Settings of a fit that hold for all networks of a comparison."""
+"""Settings of a fit that are options of a comparison and hold for all of its networks."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ def add(commands: Commands) -> None:
     compare = commands.add(
         "compare",
         _compare,
-        summary="fit networks and run classic codecs on one video, decode their files, and report on them",
-        example="python -m encoder compare --presets nerv hnerv fast --codecs x264 x265 --budget 60 --rates 3 -o report",
+        summary="compare networks and classic codecs on one video: encode, decode, measure, report",
+        example="python -m encoder compare --presets nerv hnerv fast --codecs x264 x265 "
+        "--budget 60 --rates 3 -o report",
     )
     compare.add_argument(
         "video",
@@ -84,16 +85,24 @@ def add(commands: Commands) -> None:
         help="classic codecs (default: x264 x265 svtav1)",
     )
     compare.add_argument(
-        "--rates", type=int, default=RATES, metavar="N", help=f"files of each (default: {RATES})"
+        "--rates",
+        type=int,
+        default=RATES,
+        metavar="N",
+        help=f"number of rates of each network and codec (default: {RATES})",
     )
     compare.add_argument(
-        "--frame", type=int, metavar="N", help="frame of the pictures (default: the middle one)"
+        "--frame",
+        type=int,
+        metavar="N",
+        help="frame to show in the report (default: the middle one)",
     )
     compare.add_argument(
         "--holdout",
         choices=("none", "odd"),
         default="none",
-        help="odd: fit to the even frames, measure the odd ones in between (default: none)",
+        help="frames to hold out: odd fits to the even frames and measures the odd ones "
+        "(default: none)",
     )
     add_flags(compare, FitConfig, OFFERED, defaults={"budget": f"{BUDGET_SECONDS:g}"})
     add_device(compare)
@@ -210,4 +219,5 @@ def _device_name(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{device.type}, {capability}, {torch.get_num_threads()} threads"

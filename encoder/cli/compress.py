@@ -1,4 +1,4 @@
-"""The command `compress`: write a fitted network again, at other sizes."""
+"""The command `compress`: write a fitted network at other file sizes."""
 
 import argparse
 from dataclasses import replace
@@ -11,7 +11,7 @@ from encoder.common.console import Commands
 from encoder.common.progress import progress
 
 RUNG_START = 0.3
-"""Progress of the schedule from which the fitted network goes on."""
+"""Progress of the schedule at which the fit to another size starts."""
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     compress = commands.add(
         "compress",
         _compress,
-        summary="write a fitted network again, at other sizes",
+        summary="write a fitted network at other file sizes",
         example="python -m encoder compress bunny.safetensors --bits-per-pixel 0.05 0.1 0.2",
     )
     compress.add_argument("checkpoint", type=Path, help="file that `fit --checkpoint` wrote")
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         "--output",
         type=Path,
         metavar="CLIP",
-        help="file to write, with the rate in its name (default: the checkpoint's)",
+        help="file to write; the size is added to its name (default: the checkpoint's name, .nerv)",
     )
     compress.add_argument(
         "--budget",
@@ -45,18 +45,20 @@ def add(commands: Commands) -> None:
         help="time for each size (default: half of the fit's)",
     )
     compress.add_argument(
-        "--source", type=Path, metavar="VIDEO", help="the video, if it is no longer where it was"
+        "--source", type=Path, metavar="VIDEO", help="the video, if it has moved since the fit"
     )
     add_device(compress)
 
 
 def _compress(args: argparse.Namespace) -> None:
-    from encoder.config import Budget
+    from encoder.config import Budget, FitConfig
     from encoder.jobs.checkpoint import Checkpoint
     from encoder.jobs.job import open_encoder
     from encoder.media.source import Source
     from encoder.training.device import pick_device
 
+    for rate in args.bits_per_pixel:
+        FitConfig(bits_per_pixel=rate)  # a wrong rate is an error before anything is read
     kept, states = Checkpoint.load(args.checkpoint)
     sizeless = {"lambda_": None, "file_size": None, "bitrate": None, "bits": None}
     unlimited = replace(kept.config, **sizeless, prune=0.0, coder="range")
@@ -65,7 +67,7 @@ def _compress(args: argparse.Namespace) -> None:
     output = args.output or args.checkpoint.with_suffix(".nerv")
     path = args.source or Path(kept.source)
     source = Source(path, size=kept.size, reading=kept.config.reading)
-    # All encoders before the first fit, so that wrong rates are errors at once.
+    # All encoders are made before the first fit, so that wrong rates are errors at once.
     encoders = {
         rate: open_encoder(
             source,

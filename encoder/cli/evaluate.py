@@ -1,4 +1,4 @@
-"""The commands `info` and `evaluate`: what a clip holds, and what it is worth."""
+"""The commands `info` and `evaluate`: show a clip's facts, and measure it against its source."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from encoder.media.video import Frames
 
 SIZE_TOLERANCE = 0.03
-"""How far a file may be from the size that was asked for, as a share, without a warning."""
+"""Largest relative deviation of a file from its target size without a warning."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ def add(commands: Commands) -> None:
     info = commands.add(
         "info",
         _info,
-        summary="show what a clip holds, or how a video or a folder of images would be read",
+        summary="show the facts of a clip, or how a video or folder of images would be read",
         example="python -m encoder info bunny.nerv --json",
     )
     info.add_argument("clip", type=Path, help="a .nerv file, a video or a folder of images")
     evaluate = commands.add(
         "evaluate",
         _evaluate,
-        summary="measure a clip against its source: quality of every decoded frame, size of the file",
+        summary="measure a clip against its source: quality of all decoded frames, and file size",
         example="python -m encoder evaluate bunny.nerv encoder/data/bunny_720p.mp4 --json",
     )
     evaluate.add_argument("clip", type=Path, help="a .nerv file")
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
         "source", type=Path, help="the video or folder that the clip was fitted to"
     )
     evaluate.add_argument(
-        "--mask", type=Path, metavar="PATH", help="also measure what was masked in the fit"
+        "--mask", type=Path, metavar="PATH", help="mask of the fit, to measure its pixels as well"
     )
 
 
@@ -63,7 +63,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _is_clip(path: Path) -> bool:
-    """Tell whether something is a clip, or shall be one by its name."""
+    """Return whether a path is a clip, by its suffix or its first bytes."""
     if path.suffix.lower() == ".nerv" or not path.is_file():
         return path.suffix.lower() == ".nerv"
     with path.open("rb") as file:
@@ -110,7 +110,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
-    """Measure a file's PSNR and say what it is worth, with a warning if it has not the size that was asked for."""
+    """Log a file's PSNR and size, with a warning if it missed its target size."""
     from encoder.codec.clip import Clip
     from encoder.compare.evaluation import pictures
     from encoder.media.metrics import psnr_db
@@ -119,16 +119,15 @@ def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
     size = path.stat().st_size
     found: list[float] = []
     with progress("measuring", total=clip.header.frames) as update:
-        for decoded, original in pictures(
-            clip, source
-        ):  # MS-SSIM would take longer than all else here
+        # PSNR alone: MS-SSIM would take longer than everything else here.
+        for decoded, original in pictures(clip, source):
             found.append(psnr_db(decoded, original))
             update(len(found))
     cost = f"{size} bytes, {8 * size / clip.header.pixels:.4f} bits per pixel"
     logger.info("%s: %.2f dB in %s", path, sum(found) / len(found), cost)
     if wanted_bytes and abs(size / wanted_bytes - 1) > SIZE_TOLERANCE:
         logger.warning(
-            "that is not the size of %d bytes that was asked for; a larger budget may reach it",
+            "the file misses its target size of %d bytes; a larger budget may reach it",
             wanted_bytes,
         )
 

@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         "video",
         nargs="?",
         type=Path,
-        help="video file, folder of images, pipe, or - for standard input, like Y4M of ffmpeg "
+        help="video file, folder of images, pipe, or - for standard input, such as Y4M from ffmpeg "
         "(default: the bundled sample)",
     )
     fit.add_argument(
@@ -53,11 +53,12 @@ def add(commands: Commands) -> None:
         metavar="CLIP",
         help="file to write (default: the video's name, .nerv)",
     )
-    budget = f"{SEGMENT_SECONDS:g} for as many frames as a segment may have"
+    seconds = f"{SEGMENT_SECONDS:g}"
+    budget = f"{seconds} for every --segment-frames frames, at least {seconds}"
     add_flags(fit, FitConfig, defaults={"budget": budget})
     add_device(fit)
     fit.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="also write the input of `compress`"
+        "--checkpoint", type=Path, metavar="FILE", help="also write a checkpoint for `compress`"
     )
     _add_long(fit)
 
@@ -68,7 +69,7 @@ def _add_long(fit: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="number of workers that fit side by side (default: 1, or all of a cluster)",
+        help="number of workers that fit in parallel (default: 1, or as many as a cluster holds)",
     )
     long.add_argument(
         "--cluster",
@@ -85,19 +86,19 @@ def _add_long(fit: argparse.ArgumentParser) -> None:
     long.add_argument(
         "--resume",
         action="store_true",
-        help="go on where an interrupted run of the same settings stopped",
+        help="go on where an interrupted run with the same settings stopped",
     )
     long.add_argument(
         "--save-every",
         type=float,
         default=SAVE_SECONDS,
         metavar="SECONDS",
-        help=f"time between two states that --resume goes on from (default: {SAVE_SECONDS:g})",
+        help=f"time between two saved states for --resume (default: {SAVE_SECONDS:g})",
     )
 
 
 def _fit(args: argparse.Namespace) -> None:
-    # torch takes seconds to import, which help need not wait for.
+    # torch takes seconds to import, and help does not need it.
     from encoder.media.source import Source
     from encoder.presets import find_preset
 
@@ -178,7 +179,7 @@ def _job(
 
 
 def _threads(args: argparse.Namespace, groups: int) -> int:
-    """Return the number of threads of a worker, unless the user says so."""
+    """Return the default number of threads of a worker."""
     import torch
 
     if args.cluster is not None:
@@ -199,7 +200,7 @@ def _check_workers(args: argparse.Namespace) -> None:
 
 
 def _backend(args: argparse.Namespace) -> "WorkerBackend | None":
-    """Return the source of workers; None if this process fits."""
+    """Return the source of workers; None if this process does the fit."""
     if args.cluster is not None:
         try:
             from encoder.jobs.ray_workers import RayWorkers

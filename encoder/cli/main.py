@@ -1,4 +1,4 @@
-"""Fit a neural network to a video, write it as a bitstream, and measure what was written."""
+"""Fit a neural network to a video, write it as a bitstream, and measure the file."""
 
 from collections.abc import Sequence
 

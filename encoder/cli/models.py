@@ -1,4 +1,4 @@
-"""Commands about models: `models` lists the presets, `import` reads what others published."""
+"""Commands about models: `models` lists the presets, `import` reads published checkpoints."""
 
 import argparse
 from fractions import Fraction
@@ -11,7 +11,7 @@ from encoder.common.errors import SettingsError
 
 FRAME_SIZE = "1280x720"
 FRAMES = 132
-"""Frames of Bunny, by which the networks with feature maps for each frame are sized in their papers."""
+"""Frames of Bunny; the papers size networks with feature maps per frame by it."""
 
 
 def add(commands: Commands) -> None:
@@ -36,12 +36,10 @@ def add(commands: Commands) -> None:
     read = commands.add(
         "import",
         _import,
-        summary="make a clip of a checkpoint that others published",
+        summary="convert a published checkpoint to a clip",
         example="python -m encoder import hnerv quant_vid.pth -o bunny.nerv",
     )
-    read.add_argument(
-        "kind", choices=("hnerv",), help="whose checkpoint it is: HNeRV's quantised one"
-    )
+    read.add_argument("kind", choices=("hnerv",), help="kind of checkpoint: HNeRV's quantized one")
     read.add_argument("checkpoint", type=Path)
     read.add_argument(
         "-o",
@@ -54,7 +52,7 @@ def add(commands: Commands) -> None:
         "--fps",
         type=float,
         default=25.0,
-        help="frames per second, which the checkpoint does not say (default: 25)",
+        help="frames per second, which the checkpoint lacks (default: 25)",
     )
 
 

@@ -20,11 +20,10 @@ from encoder.codec.container import (
     TOPOLOGY,
     Chunk,
     ChunkReader,
-    Entry,
     Header,
-    index_bytes,
 )
 from encoder.codec.segment import Segment, Weights
+from encoder.codec.segment_index import Entry, index_bytes
 from encoder.codec.topology import Topology
 from encoder.codec.writer import ClipBytes
 from encoder.common.errors import BitstreamError

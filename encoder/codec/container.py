@@ -8,7 +8,7 @@ docs/reference/bitstream.md defines the bytes.
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -273,31 +273,3 @@ class Header:
             continuous=bool(flags & CONTINUOUS),
             settings=settings,
         )
-
-
-ENTRY = struct.Struct("<QIIB")  # offset, first frame, frames, key
-COUNT = struct.Struct("<I")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A segment's entry in the index."""
-
-    offset: int
-    """Number of bytes of the file before the segment's chunk."""
-    start: int
-    """Number of the first frame."""
-    frames: int
-    is_key: bool
-    """Whether decoding can start at this segment."""
-
-
-def index_bytes(entries: Sequence[Entry]) -> bytes:
-    """Return the payload of the index chunk: the entries, then their number.
-
-    With the number last, a reader finds the index from the end of the file.
-    """
-    packed = (
-        ENTRY.pack(entry.offset, entry.start, entry.frames, entry.is_key) for entry in entries
-    )
-    return b"".join(packed) + COUNT.pack(len(entries))

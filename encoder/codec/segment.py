@@ -5,7 +5,7 @@ A key segment is coded alone; a delta segment adds to the weights of the segment
 
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, Self
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.container import DELTA_SEGMENT
 from encoder.codec.entropy import Integers, RangeDecoder, RangeEncoder
-from encoder.codec.tensor_coder import best_mode
+from encoder.codec.tensor_coder import MODES, best_mode
 from encoder.codec.tensor_header import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
 from encoder.common.errors import BitstreamError
 
@@ -69,9 +69,11 @@ class Segment:
         shapes: Mapping[str, Shape],
         *,
         coder: CoderName = "range",
+        modes: Sequence[int] = MODES,
     ) -> Self:
         """Code the tensors of a topology.
 
+        `modes` are the modes of a tensor that the range coder tries.
         Raises ValueError if a shape is not the topology's or an integer is too large.
         """
         for name, shape in shapes.items():
@@ -80,7 +82,7 @@ class Segment:
                     f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}"
                 )
         number = NUMBERS[coder]
-        records, data = CODERS[number].encode([tensors[name] for name in shapes])
+        records, data = CODERS[number].encode([tensors[name] for name in shapes], modes)
         return cls(start=start, frames=frames, tensors=records, coder=number, code=data)
 
     @property
@@ -138,12 +140,12 @@ class Segment:
 Coded = tuple[tuple[CodedTensor, ...], bytes]
 
 
-def _encode_range(tensors: list[Quantized]) -> Coded:
+def _encode_range(tensors: list[Quantized], modes: Sequence[int]) -> Coded:
     flags = [
         DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors
     ]
     codings = [
-        best_mode(t.integers, step=t.step, flags=f, channels=t.channels)
+        best_mode(t.integers, step=t.step, flags=f, channels=t.channels, modes=modes)
         for t, f in zip(tensors, flags, strict=True)
     ]
     coder = RangeEncoder()
@@ -160,7 +162,7 @@ def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
     }
 
 
-def _encode_huffman(tensors: list[Quantized]) -> Coded:
+def _encode_huffman(tensors: list[Quantized], _: Sequence[int]) -> Coded:
     largest = max(int(np.abs(t.integers).max()) for t in tensors)
     if largest > HUFFMAN_BOUND:
         raise ValueError(
@@ -202,7 +204,7 @@ def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
 class Coder:
     """A way to code the integers of all tensors of a segment."""
 
-    encode: Callable[[list[Quantized]], Coded]
+    encode: Callable[[list[Quantized], Sequence[int]], Coded]
     decode: Callable[[Segment, Mapping[str, Shape]], Weights]
 
 

@@ -1,6 +1,6 @@
 """Search for the shortest way to code a tensor's integers; `tensor_header` decodes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,15 +78,23 @@ class Coding:
 
 
 def best_mode(
-    integers: Integers, *, step: float, flags: int = 0, channels: Integers = NOTHING
+    integers: Integers,
+    *,
+    step: float,
+    flags: int = 0,
+    channels: Integers = NOTHING,
+    modes: Sequence[int] = MODES,
 ) -> Coding:
     """Return the shortest way to code a tensor's integers.
 
     `flags` are set in any case. If `channels` has offsets of steps, they tell the channels' axis.
+    `modes` are the combinations of flags to try.
     Raises ValueError if the integers are too large for the format.
     """
     found = [
-        coding for coding in _candidates(integers, step, flags) if coding.tensor.bound <= MAX_BOUND
+        coding
+        for coding in _candidates(integers, step, flags, modes)
+        if coding.tensor.bound <= MAX_BOUND
     ]
     if not found:
         raise ValueError(
@@ -101,9 +109,11 @@ def best_mode(
     return replace(best, tensor=tensor, channels=channels)
 
 
-def _candidates(integers: Integers, step: float, flags: int) -> Iterator[Coding]:
+def _candidates(
+    integers: Integers, step: float, flags: int, modes: Sequence[int]
+) -> Iterator[Coding]:
     differences = np.diff(integers, axis=0, prepend=np.zeros_like(integers[:1]))
-    for way in MODES:
+    for way in modes:
         single = (way & PREDICTED and len(integers) == 1) or (
             way & (ROWS | COLUMNS) and integers.ndim == 1
         )

@@ -6,8 +6,6 @@ from typing import BinaryIO
 
 from encoder.codec.container import (
     CHUNK_BYTES,
-    COUNT,
-    ENTRY,
     HEAD,
     INDEX,
     MAX_FILE_BYTES,
@@ -15,12 +13,11 @@ from encoder.codec.container import (
     SIGNATURE,
     TOPOLOGY,
     Checksums,
-    Entry,
     Header,
-    index_bytes,
     signature,
 )
 from encoder.codec.segment import PREFIX, Segment
+from encoder.codec.segment_index import COUNT, ENTRY, Entry, index_bytes
 from encoder.codec.tensor_header import RECORD
 from encoder.codec.topology import Topology
 from encoder.common.atomic_file import temporary

@@ -1,4 +1,4 @@
-"""Command-line options made of a dataclass: its fields are the flags, defaults and help texts.
+"""Command-line options from a dataclass: its fields give the flags, defaults and help texts.
 
 A field's docstring is its help text. `Annotated[..., Flag(...)]` adds the rest.
 """
@@ -28,16 +28,16 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """How a field looks on the command line."""
+    """Appearance of a field on the command line."""
 
     metavar: str | None = None
     """Placeholder of the value in the help text."""
     default: str | None = None
-    """Text for a default that depends on something else."""
+    """Text of a default that depends on other settings or on the video."""
     group: str | None = None
-    """Heading of the help text under which the option stands."""
+    """Heading of the option in the help text."""
     exclusive: str | None = None
-    """Name of a set of options, only one of which may be given."""
+    """Name of a set of mutually exclusive options."""
 
 
 class Options(Protocol):
@@ -57,7 +57,7 @@ def add_flags(
 ) -> None:
     """Add the fields of a dataclass as options: those named, or all.
 
-    `defaults` replaces the text of defaults that the command decides on.
+    `defaults` holds texts for defaults that the command decides on, by field.
     """
     hints = get_type_hints(config, include_extras=True)
     docs = field_docs(config)
@@ -75,7 +75,7 @@ def add_flags(
                 exclusive[flag.exclusive] = groups[flag.group].add_mutually_exclusive_group()
             receiver = exclusive[flag.exclusive]
         told = (defaults or {}).get(each.name, flag.default)
-        if told is None and each.default not in (None, False, MISSING):
+        if told is None and not any(each.default is no for no in (None, False, MISSING)):
             told = f"{each.default:g}" if isinstance(each.default, float) else str(each.default)
         suffix = f" (default: {told})" if told is not None else ""
         receiver.add_argument(
@@ -88,7 +88,7 @@ def add_flags(
 
 
 def from_flags(config: type[Config], args: argparse.Namespace, **more: Any) -> Config:
-    """Return a configuration of the options that a command has; raises what the dataclass raises."""
+    """Return a dataclass filled from parsed options; raises the dataclass's own errors."""
     given = vars(args)
     known = {each.name: given[each.name] for each in fields(config) if each.name in given}  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     return config(**(known | more))

@@ -1,4 +1,4 @@
-"""The classic codecs that networks are compared with, run in this process through FFmpeg's libraries."""
+"""Classic codecs to compare networks with, run in this process by FFmpeg's libraries."""
 
 import io
 import os
@@ -20,25 +20,25 @@ from encoder.media.colours import RESAMPLING
 from encoder.media.video import Video
 
 NOTES = "filter_units=remove_types=6"
-"""Removes what x264 writes into its files about itself, which no decoder needs."""
+"""Bitstream filter that removes x264's notes on itself (SEI), which no decoder needs."""
 PIXELS = "yuv420p"
-"""Chroma at half the resolution, as everybody uses these codecs."""
+"""Pixel format with chroma at half the resolution, the usual one of these codecs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """An encoder of FFmpeg's and its settings."""
+    """An encoder of FFmpeg and its settings."""
 
     title: str
     library: str
     form: str
-    """File format: the one that adds the least to the code."""
+    """File format with the least overhead."""
     factors: tuple[int, int]
-    """Constant rate factors between which rates are taken, best quality first."""
+    """Range of constant rate factors, best quality first."""
     options: dict[str, str] = field(default_factory=dict)
 
     def rates(self, count: int) -> list[int]:
-        """Return a number of constant rate factors at even distances."""
+        """Return `count` constant rate factors at even distances."""
         return [round(float(factor)) for factor in np.linspace(*self.factors, count)]
 
 
@@ -68,7 +68,7 @@ CODECS: dict[str, Codec] = {
 
 
 def find_codec(name: str) -> Codec:
-    """Return the codec of a name; raises SettingsError, which lists the known ones."""
+    """Return the codec with a name; raises SettingsError, which lists the known ones."""
     if name not in CODECS:
         raise SettingsError(f"unknown codec {name!r}, known are: {', '.join(CODECS)}")
     return CODECS[name]
@@ -77,8 +77,8 @@ def find_codec(name: str) -> Codec:
 def encode(video: Video, codec: Codec, factor: int) -> bytes:
     """Return the file of a video at a constant rate factor.
 
-    4:2:0 pictures have even sizes: the last row or column of an odd one is repeated. Raises SettingsError for a codec that is
-    not there, or refuses the video.
+    4:2:0 pictures have even sizes: the last row or column of an odd one is repeated. Raises
+    SettingsError for a codec that is not available, or that refuses the video.
     """
     try:
         return _encode(video, codec, factor)
@@ -87,9 +87,8 @@ def encode(video: Video, codec: Codec, factor: int) -> bytes:
 
 
 def _encode(video: Video, codec: Codec, factor: int) -> bytes:
-    os.environ.setdefault(
-        "SVT_LOG", "1"
-    )  # errors alone: SVT-AV1 writes its settings to stderr otherwise
+    # Errors alone; by default, SVT-AV1 writes its settings to stderr.
+    os.environ.setdefault("SVT_LOG", "1")
     height, width = video.frames.shape[2:]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=codec.form) as container:
@@ -129,7 +128,7 @@ def _without_notes(data: bytes) -> bytes:
 
 
 def decode(data: bytes, codec: Codec, *, height: int, width: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield the RGB frames (3, H, W) of a file."""
+    """Yield the RGB frames (3, H, W) of a file, cropped to a size."""
     with av.open(io.BytesIO(data), "r", format=codec.form) as container:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):

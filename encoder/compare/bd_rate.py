@@ -1,4 +1,4 @@
-"""Bjontegaard's difference between two rate-distortion curves."""
+"""Bjontegaard's rate difference (BD-rate) between two rate-distortion curves."""
 
 from collections.abc import Sequence
 from math import nan
@@ -9,16 +9,17 @@ import bjontegaard
 Curve = Sequence[tuple[float, float]]
 """Points of rate and quality."""
 MIN_POINTS = 3
-"""Fewest points of a curve that says something."""
+"""Smallest number of points of a meaningful curve."""
 MIN_OVERLAP = 0.25
-"""Smallest range of qualities that both curves must have, as a share of the narrower one's."""
+"""Smallest common range of qualities, as a share of the narrower curve's range."""
 
 
 def bd_rate(anchor: Curve, test: Curve) -> float:
-    """Return how many more bytes a curve takes than an anchor at equal quality, in percent (Akima interpolation).
+    """Return the extra bytes of a curve against an anchor at equal quality, in percent.
 
-    Points that a smaller file is as good as are left out. It is taken over the qualities that both curves have, and no number
-    where these are few, or a curve has under three points.
+    The curves are interpolated (Akima) over their common range of qualities. Points are left out if
+    a smaller file is at least as good. The result is NaN if the common range is small, or if a
+    curve has under three points.
     """
     curves = [_rising(curve) for curve in (anchor, test)]
     if min(map(len, curves)) < MIN_POINTS or _overlap(*curves) < MIN_OVERLAP:
@@ -46,7 +47,7 @@ def _rising(curve: Curve) -> list[tuple[float, float]]:
 
 
 def _overlap(a: Curve, b: Curve) -> float:
-    """Return the range of qualities that two curves have in common, as a share of the narrower one's."""
+    """Return the common range of two curves' qualities, as a share of the narrower range."""
     ranges = [
         (min(qualities), max(qualities))
         for qualities in ([quality for _, quality in curve] for curve in (a, b))

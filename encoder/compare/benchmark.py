@@ -1,4 +1,4 @@
-"""How fast a fit goes, and how much of the machine's arithmetic it uses."""
+"""Speed of a fit, and its share of the machine's peak arithmetic."""
 
 import time
 from collections.abc import Callable
@@ -17,31 +17,31 @@ from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer, frames_per_step
 
 STEPS = 12
-"""Steps of an epoch that is timed."""
+"""Number of steps of a timed epoch."""
 EPOCHS = 6
-"""Epochs that are run, of which the first also allocates."""
+"""Number of epochs; the first also allocates memory and is not timed."""
 FROM = 0.5
-"""Share of the schedule from which on steps are timed: there the rate counts, and weights are noisy."""
+"""Progress of the schedule at the first step: with the rate term, and with noise on the weights."""
 MATRIX = 2048
-"""Rows and columns of the matrices whose product tells the machine's peak."""
+"""Rows and columns of the matrices whose product measures the machine's peak."""
 PRODUCTS = 9
 GIGA = 1e9
 MARGIN = (2, 2)
-"""Of a camera, in pixels."""
+"""Margin of the canvas under a camera, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a fit makes of a machine."""
+    """Speed of a fit on a machine."""
 
     steps_per_second: float
     frames_per_second: float
     gflop_per_step: float
-    """Of convolutions and matrix products, forwards and backwards."""
+    """Operations of convolutions and matrix products, forward and backward, in billions."""
     gflops: float
     """Billions of operations per second."""
     peak_gflops: float
-    """The same of a product of two large matrices in fp32."""
+    """Billions of operations per second in a product of two large fp32 matrices."""
     share_of_peak: float
 
 
@@ -91,8 +91,8 @@ def bench(
 
 
 def peak_gflops(device: torch.device) -> float:
-    """Return the arithmetic of a product of large matrices in fp32, in billions of operations per second."""
-    # As convolutions may round on this device, or the share of the peak would not be one.
+    """Return the billions of operations per second in a product of large fp32 matrices."""
+    # Matrix products round as convolutions do (TF32), so that both are comparable.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
     seconds = median(_timed(lambda: a @ b, device) for _ in range(PRODUCTS))

@@ -1,4 +1,4 @@
-"""The yardstick: fit networks and run classic codecs on one video, decode their files, measure, and keep what was measured."""
+"""Comparison of networks and classic codecs on one video: encode, decode, measure, and record."""
 
 import json
 import time
@@ -16,42 +16,46 @@ from encoder.compare.evaluation import FrameQuality, frame_quality, mean_quality
 from encoder.media.video import Video
 
 RESULTS = "results.json"
+"""Name of the results in a report's folder."""
 FILES = "files"
-"""Names in a report's folder: of the results, and of the folder of the files that are compared."""
+"""Name of the folder of compared files in a report's folder."""
 QUALITIES = ("psnr_db", "psnr_yuv_db", "ms_ssim")
-"""Of a point, by which systems are compared."""
+"""Fields of a point by which systems are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RdPoint:
-    """A file and what it is worth."""
+    """A point of a rate-distortion curve: a file with its size and quality."""
 
     system: str
     """Preset or codec."""
     rate: str
-    """What decides on the size: the network's, the weight of a bit, or a constant rate factor."""
+    """Setting that decides on the file's size: a network size, lambda, or constant rate factor."""
     file: str
     """Name of the file."""
     file_bytes: int
     bits_per_pixel: float
     psnr_db: float
-    """Of the RGB pixels, mean over frames."""
+    """PSNR of the RGB pixels, mean over frames."""
     psnr_yuv_db: float
-    """Of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1, mean over frames."""
+    """PSNR of luma and both chroma planes, weighted 6:1:1, mean over frames.
+
+    The planes are those of BT.601, without subsampling.
+    """
     ms_ssim: float | None
-    """Of the RGB pixels, mean over frames."""
+    """MS-SSIM of the RGB pixels, mean over frames; None for frames too small for it."""
     encode_seconds: float
     decode_fps: float
-    """Frames per second of decoding the whole file to 8-bit RGB, all that it takes included."""
+    """Frames per second of decoding the whole file to 8-bit RGB, including all preparation."""
     macs_per_pixel: float | None
-    """Multiplications of the network for a pixel; None where there is no network."""
+    """Multiplications of the network per pixel; None for a classic codec."""
 
 
 class Report:
-    """A folder of results."""
+    """A folder with the results and files of a comparison."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Go on with a folder's results; raises SettingsError for those of other settings."""
+        """Open a folder with its earlier results; raises SettingsError if the settings differ."""
         self.folder = folder
         self.settings = settings
         self.points: list[RdPoint] = []
@@ -64,26 +68,27 @@ class Report:
                 key for key in before | settings if before.get(key) != settings.get(key)
             )
             raise SettingsError(
-                f"{folder} holds a comparison of another {' and '.join(changed)}: name another folder"
+                f"{folder} holds a comparison of another {' and '.join(changed)}: "
+                "name another folder"
             )
         self.points = points
 
     def path(self, point: RdPoint) -> Path:
-        """Return where the file of a point is."""
+        """Return the path of a point's file."""
         return self.folder / FILES / point.file
 
     def has_file(self, point: RdPoint) -> bool:
-        """Tell whether the file of a point is there."""
+        """Return whether a point's file exists and has the recorded size."""
         path = self.path(point)
         return path.is_file() and path.stat().st_size == point.file_bytes
 
     def find(self, system: str, rate: str) -> RdPoint | None:
-        """Return a point if it has been measured, and its file is there."""
+        """Return the point of a system and rate, if it has been measured and its file exists."""
         found = (point for point in self.points if (point.system, point.rate) == (system, rate))
         return next(filter(self.has_file, found), None)
 
     def add(self, point: RdPoint, data: bytes) -> None:
-        """Keep a file and what it is worth."""
+        """Write a point's file, and the results with the new point."""
         with replacing(self.path(point)) as part:
             part.write_bytes(data)
         same = (point.system, point.rate)
@@ -97,12 +102,18 @@ class Report:
             part.write_text(json.dumps(kept, indent=1) + "\n")
 
     def bd_rates(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Return the BD-rate of each system against each other in percent, by the quality, the system and the anchor."""
+        """Return the BD-rates between systems in percent, by quality, system and anchor.
+
+        A BD-rate is None if the curves do not determine it.
+        """
         return {quality: _bd_rates(self.points, quality) for quality in QUALITIES}
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[RdPoint]]:
-    """Return the settings and points of a comparison; raises SettingsError for a folder that holds none."""
+    """Return the settings and points of a comparison.
+
+    Raises SettingsError for a folder without valid results.
+    """
     try:
         kept = json.loads((folder / RESULTS).read_text())
         return dict(kept["settings"]), [_checked(RdPoint(**point)) for point in kept["points"]]
@@ -111,7 +122,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[RdPoint]]:
 
 
 def _checked(point: RdPoint) -> RdPoint:
-    """Return a point as it was read, if its values are what they should be; raises ValueError."""
+    """Return a point as it was read; raises ValueError for wrong types, NaN or a path as a name."""
     for name, kind in get_type_hints(RdPoint).items():
         value = getattr(point, name)
         if not isinstance(value, kind) or (isinstance(value, float) and not isfinite(value)):
@@ -150,7 +161,10 @@ def curves(points: Sequence[RdPoint]) -> dict[str, list[RdPoint]]:
 def measure(
     system: Contender, rate: str, video: Video, held_out: Video | None, show: Show
 ) -> tuple[RdPoint, bytes]:
-    """Make a file, decode it and measure it, on the frames between the video's if these are given."""
+    """Encode a video at a rate, decode the file and measure it; return the point and the file.
+
+    With `held_out` frames, which lie between the video's, those are decoded and measured instead.
+    """
     began = time.perf_counter()
     file = system.encode(video, rate, show)
     encode_seconds = time.perf_counter() - began
@@ -197,9 +211,9 @@ def compare(
     is_held_out: bool = False,
     show: Show = lambda _: None,
 ) -> Iterator[RdPoint]:
-    """Measure what the report does not have yet, yielding each point.
+    """Measure each point that the report lacks, and yield it.
 
-    With the odd frames held out, networks are fitted to the even ones, and measured on the odd ones in between.
+    `is_held_out` fits networks to the even frames and measures them on the odd ones in between.
     """
     held_out = None
     if is_held_out:

@@ -1,4 +1,4 @@
-"""What can be compared: networks and classic codecs, each of which makes files of a video at several rates."""
+"""Contenders of a comparison: networks and classic codecs that encode at several rates."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,20 +25,20 @@ LAMBDAS = (0.02, 0.3)
 Pictures = Iterator[NDArray[np.uint8]]
 """RGB pictures (3, H, W)."""
 Show = Callable[[Progress], None]
-"""Takes how far a fit has come."""
+"""Function that takes the progress of a fit."""
 
 
 @dataclass(frozen=True)
 class File:
-    """What a system makes of a video."""
+    """A video as a system has encoded it."""
 
     data: bytes
     macs_per_pixel: float | None = None
-    """Multiplications that decoding takes for a pixel; None where there is no network."""
+    """Multiplications of decoding per pixel; None for a classic codec."""
 
 
 class Contender(ABC):
-    """Something that makes files of a video, at several rates."""
+    """A system that encodes a video at several rates."""
 
     name: str
     rates: Sequence[str]
@@ -46,18 +46,21 @@ class Contender(ABC):
 
     @abstractmethod
     def encode(self, video: Video, rate: str, show: Show) -> File:
-        """Make a file, telling how far it is."""
+        """Encode a video at a rate; `show` takes the progress."""
 
     @abstractmethod
     def decode(self, data: bytes, video: Video) -> Pictures:
-        """Yield the frames of a file of a video."""
+        """Yield the decoded frames of a file; `video` is its source."""
 
     @abstractmethod
     def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
-        """Yield the frames of a file at rising times, in frames; raises SettingsError for times at which it has none."""
+        """Yield the frames of a file at rising times, in frames.
+
+        Raises SettingsError for times between frames that the system cannot decode.
+        """
 
     def file_name(self, rate: str) -> str:
-        """Return the name of a file, with nothing in it that a shell or a file system minds."""
+        """Return a file name for a rate, safe for shells and file systems."""
         return f"{self.name}-{rate.replace(' ', '-')}{self.suffix}".replace("*", "star")
 
 
@@ -72,7 +75,7 @@ class AnchorContender(Contender):
         self.suffix = f".{self._codec.form}"
 
     def encode(self, video: Video, rate: str, show: Show) -> File:
-        """Make a file; raises SettingsError where the codec cannot do it."""
+        """Encode a video; raises SettingsError if the codec cannot."""
         del show
         return File(anchors.encode(video, self._codec, int(rate.removeprefix("crf "))))
 
@@ -82,14 +85,14 @@ class AnchorContender(Contender):
         return anchors.decode(data, self._codec, height=height, width=width)
 
     def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
-        """Yield the frames at times; raises SettingsError for those in between."""
+        """Yield the frames at times; raises SettingsError for times between frames."""
         if not all(float(time).is_integer() for time in times):
             raise SettingsError("classic codecs have no frames in between: leave --codecs out")
         return (frame for index, frame in enumerate(self.decode(data, video)) if index in times)
 
 
 class NetworkContender(Contender):
-    """A preset at several lambdas, or, without a rate term, in several sizes as in the papers."""
+    """A preset at several lambdas, or, without a rate term, in several sizes as in papers."""
 
     suffix = ".nerv"
 
@@ -107,7 +110,7 @@ class NetworkContender(Contender):
             self.rates = [f"size {size}" for size in SIZES[:rates]]
 
     def encode(self, video: Video, rate: str, show: Show) -> File:
-        """Make a file."""
+        """Fit the preset's network to a video and encode it."""
         lambda_ = float(rate.split()[1]) if rate.startswith("rate") else None
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
         config = replace(self._config, lambda_=lambda_, size=sizes.get(rate, DEFAULT_SIZE))
@@ -129,7 +132,10 @@ class NetworkContender(Contender):
         return ReferenceDecoder(Clip.parse(data)).frames()
 
     def at(self, data: bytes, video: Video, times: Sequence[float]) -> Pictures:
-        """Yield the frames at times; raises SettingsError for those in between, of a network that has none."""
+        """Yield the frames at times.
+
+        Raises SettingsError for times between frames if the preset is not continuous.
+        """
         del video
         if not (self._preset.continuous or all(float(time).is_integer() for time in times)):
             raise SettingsError(f"preset {self.name} has no frames in between")
@@ -137,7 +143,7 @@ class NetworkContender(Contender):
 
 
 def frame_at(system: str, data: bytes, video: Video, time: float) -> NDArray[np.uint8]:
-    """Return the frame (3, H, W) of a file of a system at a time, in frames."""
+    """Return the frame (3, H, W) of a system's file at a time, in frames."""
     if system in anchors.CODECS:
         return next(AnchorContender(system, 1).at(data, video, [time]))
     return ReferenceDecoder(Clip.parse(data)).frame(time)

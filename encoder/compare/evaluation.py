@@ -1,4 +1,4 @@
-"""Measure a file on disk against its source: every frame decoded from the file, after 8-bit rounding."""
+"""Measure a file against its source, over all decoded frames after 8-bit rounding."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from encoder.segmentation.mask import Masked
 from encoder.training.losses import ms_ssim_window
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue (BT.601)."""
+"""Weights of red, green and blue in luma (BT.601)."""
 YUV_WEIGHTS = (6 / 8, 1 / 8, 1 / 8)
-"""Weights of the planes' PSNR."""
+"""Weights of the PSNR of luma and both chroma planes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,45 +26,54 @@ class FrameQuality:
     """Quality of a frame, or the mean of several."""
 
     psnr_db: float
-    """Of the RGB pixels."""
+    """PSNR of the RGB pixels."""
     psnr_yuv_db: float
-    """Of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1."""
+    """PSNR of luma and both chroma planes (BT.601, not subsampled), weighted 6:1:1."""
     ms_ssim: float | None
-    """Of the RGB pixels; None for a frame that is too small for it."""
+    """MS-SSIM of the RGB pixels; None for a frame that is too small for it."""
     psnr_masked_db: float | None = None
-    """Of the pixels that are masked; None where none are."""
+    """PSNR of the masked RGB pixels; None if no pixel is masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a file is worth."""
+    """Quality and size of a file."""
 
     psnr_db: float
-    """Peak signal-to-noise ratio of the RGB pixels, mean over frames."""
+    """Peak signal-to-noise ratio (PSNR) of the RGB pixels, mean over frames."""
     psnr_yuv_db: float
-    """That of luma and both chroma planes, weighted 6:1:1."""
+    """PSNR of luma and both chroma planes, weighted 6:1:1, mean over frames."""
     ms_ssim: float | None
-    """Multi-scale structural similarity of the RGB pixels, mean over frames; None for frames of 32 pixels and less."""
+    """Multi-scale structural similarity of the RGB pixels, mean over frames.
+
+    None for frames whose shorter side has 32 pixels or less.
+    """
     psnr_masked_db: float | None
-    """Peak signal-to-noise ratio of the pixels that were masked, mean over frames; None without a mask."""
+    """PSNR of the masked pixels, mean over frames; None without a mask."""
     bits_per_pixel: float
-    """Size of the file over the pixels of all frames."""
+    """Bits of the file divided by the pixels of all frames."""
     file_bytes: int
     frames: int
     width: int
     height: int
     fps: float
-    """Frames per second that the clip is shown at."""
+    """Frame rate of the clip, in frames per second."""
 
 
 def pictures(clip: Clip, source: Frames) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield each decoded frame (3, H, W) with that of the source; raises SettingsError if the source does not have as many."""
+    """Yield each decoded frame (3, H, W) with the source's frame.
+
+    Raises SettingsError if the source has another number of frames.
+    """
     check_count(source, clip.header.frames)
     yield from zip(ReferenceDecoder(clip).frames(), frames_of(source), strict=True)
 
 
 def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Iterator[FrameQuality]:
-    """Yield the quality of each decoded frame, also where the source was masked; raises as `pictures` does."""
+    """Yield the quality of each decoded frame, and of its masked pixels if there is a mask.
+
+    Raises SettingsError as `pictures` does.
+    """
     for index, (decoded, original) in enumerate(pictures(clip, source)):
         yield frame_quality(
             decoded, original, None if masked is None else masked.mask(range(index, index + 1))[0]
@@ -74,7 +83,7 @@ def qualities(clip: Clip, source: Frames, masked: Masked | None = None) -> Itera
 def frame_quality(
     decoded: NDArray[np.uint8], original: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
 ) -> FrameQuality:
-    """Return the quality of an RGB frame (3, H, W), and of its pixels that are masked (H, W)."""
+    """Return the quality of an RGB frame (3, H, W), and of its pixels in a mask (H, W)."""
     planes = [_yuv(picture) for picture in (decoded, original)]
     yuv = sum(weight * psnr_db(a, b) for weight, a, b in zip(YUV_WEIGHTS, *planes, strict=True))
     return FrameQuality(
@@ -88,7 +97,7 @@ def frame_quality(
 
 
 def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
-    """Return the mean over frames of each figure, over those frames that have it."""
+    """Return the mean of each figure over the frames that have it."""
     means: dict[str, float | None] = {}
     for name in ("psnr_db", "psnr_yuv_db", "ms_ssim", "psnr_masked_db"):
         values = [value for frame in frames if (value := getattr(frame, name)) is not None]
@@ -97,7 +106,7 @@ def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
 
 
 def evaluation(file_bytes: int, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
-    """Return the figures of a file of a size from those of its frames."""
+    """Return the figures of a file from its size and from those of its frames."""
     mean = mean_quality(frames)
     return Evaluation(
         psnr_db=mean.psnr_db,
@@ -114,7 +123,10 @@ def evaluation(file_bytes: int, clip: Clip, frames: Sequence[FrameQuality]) -> E
 
 
 def _yuv(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return luma and both chroma planes, all of them in 0..255, (3, H, W)."""
+    """Map an RGB picture (3, H, W) to luma and both chroma planes (3, H, W).
+
+    Luma is in 0..255, chroma in -127.5..127.5.
+    """
     red, _, blue = picture.astype(np.float64)
     luma = np.tensordot(LUMA, picture, 1)
     return np.stack([luma, (blue - luma) / (2 * (1 - LUMA[2])), (red - luma) / (2 * (1 - LUMA[0]))])

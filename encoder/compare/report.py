@@ -1,4 +1,7 @@
-"""What a comparison came to: tables in Markdown, and a page with plots, crops and error maps that needs nothing else."""
+"""Report of a comparison: tables in Markdown, and one self-contained HTML page.
+
+The page has plots, crops and error maps as well.
+"""
 
 import base64
 import io
@@ -26,9 +29,9 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "published.json"
 CROP = 128
 """Height and width of a crop, in pixels; smaller frames are shown whole."""
 ERROR_GAIN = 4
-"""What differences are multiplied by in an error map."""
+"""Factor of the differences in an error map."""
 LABELS = ("PSNR of RGB in dB", "PSNR of YUV 6:1:1 in dB", "MS-SSIM")
-"""Of QUALITIES."""
+"""Labels of QUALITIES."""
 COLUMNS = {
     "system": "{0.system}",
     "rate": "{0.rate}",
@@ -41,12 +44,16 @@ COLUMNS = {
 }
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; \
+padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; \
+white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-figure { display: inline-block; margin: .5rem; vertical-align: top; } figcaption { font-size: .85rem; max-width: 16rem; }
-img { image-rendering: pixelated; width: 16rem; } svg { background: white; max-width: 100%; height: auto; }
+figure { display: inline-block; margin: .5rem; vertical-align: top; } \
+figcaption { font-size: .85rem; max-width: 16rem; }
+img { image-rendering: pixelated; width: 16rem; } \
+svg { background: white; max-width: 100%; height: auto; }
 """
 
 Rows = Sequence[Sequence[str]]
@@ -54,16 +61,16 @@ Rows = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a title, and a text that says what it shows."""
+    """A table with a title and an explanation."""
 
     title: str
     text: str
     rows: Rows
-    """Its head first."""
+    """Rows of cells; the first is the head."""
 
 
 def write_report(report: Report, video: Video, frame: int, *, is_held_out: bool = False) -> None:
-    """Write the tables and the page of a report; the pictures are of a frame of the video."""
+    """Write the tables and the page of a report, with pictures of one frame of the video."""
     tables = [points_table(report), *bd_tables(report), published_table(report)]
     settings = ", ".join(
         f"{key.replace('_', ' ')}: {value}" for key, value in report.settings.items()
@@ -84,7 +91,10 @@ def write_report(report: Report, video: Video, frame: int, *, is_held_out: bool 
     for table in tables:
         body += [f"<h2>{table.title}</h2>", f"<p>{table.text}</p>", *html(table.rows)]
     with replacing(report.folder / PAGE) as part:
-        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
+        head = (
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f"<title>Comparison</title><style>{STYLE}</style>"
+        )
         part.write_text("\n".join([head, *body]) + "\n")
 
 
@@ -99,18 +109,20 @@ def points_table(report: Report) -> Table:
                 [*(form.format(point) for form in COLUMNS.values()), similarity, complexity]
             )
     text = (
-        "Sizes are those of the files; qualities are of what was decoded from them, after 8-bit rounding, mean over frames. "
-        "Decoding is to RGB on the CPU, of all frames or of those held out: networks by the reference decoder, classic codecs "
-        "(4:2:0) by FFmpeg."
+        "Sizes are those of the files; qualities are of what was decoded from them, "
+        "after 8-bit rounding, mean over frames. "
+        "Decoding is to RGB on the CPU, of all frames or of those held out: "
+        "networks by the reference decoder, classic codecs (4:2:0) by FFmpeg."
     )
     return Table("Files", text, rows)
 
 
 def bd_tables(report: Report) -> list[Table]:
-    """Return the tables of each system's BD-rate against each, one for each quality."""
+    """Return the tables of the BD-rates between systems, one for each quality."""
     text = (
-        "How many more bytes a row takes than a column at equal quality; below zero, the row is smaller. Empty where curves "
-        "have little of their range in common, or under three points."
+        "How many more bytes a row takes than a column at equal quality; "
+        "below zero, the row is smaller. "
+        "Empty where curves have little of their range in common, or under three points."
     )
     tables: list[Table] = []
     for quality, label in zip(QUALITIES, LABELS, strict=True):
@@ -124,7 +136,7 @@ def bd_tables(report: Report) -> list[Table]:
 
 
 def published_table(report: Report) -> Table:
-    """Return the table of what others published, beside what the same system came to here."""
+    """Return the table of published results, next to this comparison's for the same system."""
     here = {
         name: ", ".join(_pair(p.bits_per_pixel, p.psnr_db) for p in curve)
         for name, curve in curves(report.points).items()
@@ -141,7 +153,10 @@ def published_table(report: Report) -> Table:
                 entry["source"],
             ]
         )
-    text = "Mostly of other videos, sizes and machines, their bits per pixel estimated and not those of a file."
+    text = (
+        "Mostly of other videos, sizes and machines, "
+        "their bits per pixel estimated and not those of a file."
+    )
     return Table("Published", text, rows)
 
 
@@ -190,17 +205,21 @@ def plot(report: Report, label: str, name: str) -> str:
 
 
 def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> list[str]:
-    """Return a crop of a frame, of the source and of each system at about the same bits per pixel, with maps of the errors."""
+    """Return the figures of a frame as HTML: crops of the source and of each system.
+
+    The systems' points have similar bits per pixel. Each has a map of its errors.
+    """
     original = video.frames[frame]
     lines = [_figure(original, "source")]
     for name, point in _alike(curves(list(filter(report.has_file, report.points)))).items():
-        time = frame / 2 if is_held_out else frame  # files of even frames have half of them
+        time = frame / 2 if is_held_out else frame  # such files have the even frames alone
         decoded = frame_at(point.system, report.path(point).read_bytes(), video, time)
         errors = np.abs(decoded.astype(np.int16) - original) * ERROR_GAIN
         lines.append(
             _figure(
                 decoded,
-                f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, {point.psnr_db:.2f} dB",
+                f"{name}, {point.rate}: {point.bits_per_pixel:.4f} bits per pixel, "
+                f"{point.psnr_db:.2f} dB",
             )
         )
         lines.append(
@@ -210,7 +229,7 @@ def pictures(report: Report, video: Video, frame: int, *, is_held_out: bool) -> 
 
 
 def _alike(found: Mapping[str, Sequence[RdPoint]]) -> dict[str, RdPoint]:
-    """Return the point of each curve whose size is nearest to what is in the middle of all."""
+    """Return the point of each curve whose bits per pixel are nearest to the median of all."""
     middle = float(
         np.median([log(point.bits_per_pixel) for curve in found.values() for point in curve])
     )
@@ -229,4 +248,7 @@ def _figure(picture: NDArray[np.uint8], caption: str) -> str:
     image.imsave(buffer, np.ascontiguousarray(cropped.transpose(1, 2, 0)), format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
     text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )

@@ -1,1 +1,1 @@
-"""Read checkpoints that others published."""
+"""Import of checkpoints that other projects published."""

@@ -1,4 +1,4 @@
-"""Read the checkpoint that HNeRV's authors published: a network and its feature maps in 8-bit integers, as a clip."""
+"""Import of HNeRV's published checkpoint, a network and feature maps in 8 bits, as a clip."""
 
 import re
 import struct
@@ -24,22 +24,38 @@ from encoder.models.sizing import Layout
 from encoder.training.ptq import quantize
 
 BITS = 10
-"""Bits of a weight in the clip: the authors' 8 have an offset, so that ours, which have none, lie elsewhere."""
+"""Bits of a weight in the clip.
+
+The authors' 8-bit grid has an offset. Ours has none, so more bits are needed to come close to it.
+"""
 STAGE = re.compile(r"decoder\.(\d+)\..*")
-"""The authors' names of the stem, which is number 0, and of the stages."""
+"""Pattern of the authors' names of the stem, number 0, and of the stages."""
 HEAD = "head_layer"
 BROKEN = (
-    UnpicklingError, struct.error, EOFError, RuntimeError, LookupError, AttributeError, TypeError, ValueError, ArithmeticError,
-    RecursionError, MemoryError, BitstreamError,
-)  # fmt: skip
-"""What a file makes torch, or us, raise which is no such checkpoint."""
+    UnpicklingError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    BitstreamError,
+)
+"""Exceptions that mean "not an HNeRV checkpoint"."""
 
 
 def read_hnerv(path: Path, *, rate: Fraction, settings: str) -> Clip:
-    """Return the clip of a checkpoint, whose frames are shown at a rate; raises SourceError for what is no such checkpoint."""
+    """Return the clip of a checkpoint, with a frame rate and the record of its settings.
+
+    Raises SourceError for a file that is not such a checkpoint.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says of some files what it thinks of them
+            warnings.simplefilter("ignore")  # torch warns about some files
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         latents = _dequantised(checkpoint["embed"])
         weights = {name: _dequantised(entry) for name, entry in checkpoint["model"].items()}
@@ -68,11 +84,11 @@ def _clip(latents: Tensor, network: Hnerv, rate: Fraction, settings: str) -> Cli
 
 
 def _dequantised(entry: Mapping[str, Any]) -> Tensor:
-    """Return a tensor of the checkpoint; raises ValueError for one that a stranger made to do harm."""
+    """Return a dequantized tensor of the checkpoint; raises ValueError for a malicious one."""
     integers = entry["quant"]
     low = entry["min"]
     scale = entry["scale"]
-    # Before any arithmetic: a small file may hold a view of one number as billions.
+    # Checked before any arithmetic: a small file may hold one number expanded to billions.
     if integers.dtype != torch.uint8 or integers.numel() > MAX_WEIGHTS:
         raise ValueError("not 8-bit integers, or too many")
     if not all(
@@ -86,10 +102,13 @@ def _dequantised(entry: Mapping[str, Any]) -> Tensor:
 
 
 def _network(latents: Tensor, weights: Mapping[str, Tensor]) -> Hnerv:
-    """Return the network of feature maps (T, C, h, w) and of weights by their authors' names; raises ValueError.
+    """Return the network with feature maps (T, C, h, w) and weights by their authors' names.
 
-    The strides follow from the shapes: a stage's convolution makes stride**2 times the channels that the next one takes. Stems
-    that make several cells of one, which the authors' smaller grids would need, are none of ours.
+    The strides follow from the shapes: a stage's convolution makes stride**2 times the input
+    channels of the next one. Stems that upsample, which the authors' smaller grids need, are not
+    supported.
+
+    Raises ValueError for frames that are too large, or weights that do not fit together.
     """
     convolutions = {
         name.removesuffix(".weight"): x for name, x in weights.items() if name.endswith(".weight")

@@ -56,7 +56,7 @@ class Checkpoint:
                 kept = json.loads(file.metadata()[KEY])
                 checkpoint = cls(**(kept | {"config": FitConfig(**kept["config"])}))
                 found: dict[int, State] = {}
-                for key in file.keys():  # noqa: SIM118 (the file is no mapping)
+                for key in file.keys():  # noqa: SIM118 (the file is not a mapping)
                     index, name = key.split(".", 1)
                     found.setdefault(int(index), {})[name] = file.get_tensor(key)
                 states = [found[index] for index in range(len(found))]

@@ -1,4 +1,4 @@
-"""The file of a clip whose segments come in any order: it grows by each one whose turn it is."""
+"""Write a clip's file in order, from segments that arrive in any order."""
 
 import contextlib
 import zlib
@@ -17,7 +17,7 @@ from encoder.jobs.run_state import RunState
 
 
 class ClipAssembler:
-    """Writes a clip; a file that was there before is kept until the new one is whole."""
+    """Writes a clip; an existing file is kept until the new one is complete."""
 
     def __init__(
         self, output: Path, header: Header, topology: Topology, unfinished: RunState
@@ -27,21 +27,23 @@ class ClipAssembler:
         self._writer = ClipWriter(output, header, topology)
         self._waiting: dict[int, Finished] = {}
         self._checksums: list[int] = []
-        """Of the segments that are written."""
+        """CRC-32 of each segment that is written."""
         self.frames = 0
-        """Number of frames that the file has."""
+        """Number of frames in the file."""
         self.states: list[State] = []
-        """Of the networks of the segments that are written, as far as they are kept."""
+        """States of the written segments' networks, if states are kept."""
 
     def take(self, index: int, finished: Finished) -> None:
-        """Take the segment of a number, from 0.
+        """Take the segment with a number, from 0, and write the segments whose turn has come.
 
-        Raises OSError where the file cannot grow, RunError for another segment in place of one that is written.
+        Raises OSError if the file cannot grow, RunError if a written segment comes again with other
+        bytes.
         """
         if index < len(self._checksums):
             if zlib.crc32(bytes(finished.segment)) != self._checksums[index]:
                 raise RunError(
-                    f"segment {index} was fitted twice and came out differently: the states of workers are lost"
+                    f"segment {index} was fitted twice and came out differently: "
+                    "the states of workers are lost"
                 )
             return
         self._waiting[index] = finished
@@ -55,16 +57,16 @@ class ClipAssembler:
                 self.states.append(following.state)
 
     def finish(self) -> None:
-        """End the file, once all segments are there; raises OSError."""
+        """Finish the file, once all segments are written; raises OSError."""
         self._writer.finish()
 
     def stop(self) -> None:
-        """Close the file, if there is one, as a whole clip of the segments that it has."""
-        with contextlib.suppress(OSError):  # of what did not fit
+        """Close the file, if there is one, as a complete clip of the segments in it."""
+        with contextlib.suppress(OSError):  # the disk may be full
             self._writer.close()
         if not self.frames:
             return
-        # It can be played as it is, too.
+        # A failure is no loss: the file can be played as it is, too.
         with contextlib.suppress(OSError, BitstreamError):
             clip = Clip.read(self._output, strict=False)
             try:
@@ -74,7 +76,7 @@ class ClipAssembler:
                 self._end_in_place(clip)
 
     def _end_in_place(self, clip: Clip) -> None:
-        """Write a clip over the file: on a full disk, where no more fits than the file already takes."""
+        """Overwrite the file with as many segments as fit in its size, as the disk is full."""
         room = self._output.stat().st_size
         lengths = range(len(clip.segments), 0, -1)
         whole = next(

@@ -34,11 +34,13 @@ class Progress:
     """Progress of an encoding."""
 
     done: float
-    """Share of all fits that is done, 0..1; for a GOP, the share of its own fits."""
+    """Finished share of all fits, 0..1; for a GOP, the part of it that the GOP has done."""
     segment: int
     """Number of the segment in training, from 0."""
     psnr_db: float
     """PSNR of the training outputs of the latest epoch."""
+    is_whole: bool = True
+    """Whether an epoch or a segment has ended; False within a long epoch."""
     finished: Finished | None = None
     """The segment, once it is coded."""
     notes: tuple[str, ...] = ()
@@ -74,7 +76,10 @@ class Gop:
         start: float = 0.0,
         state: GopState | None = None,
     ) -> None:
-        """Take the budget of all GOPs, the schedule's progress at the start, and an earlier state."""
+        """Take the number of the GOP and the budget of all GOPs.
+
+        `start` is the schedule's progress at the start. `state` is that of an earlier run.
+        """
         self._encoder = encoder
         self._budget = budget
         self._start = start
@@ -93,7 +98,10 @@ class Gop:
         return GopState(finished=tuple(self._finished), frame_encoder=self._frame_encoder, fit=fit)
 
     def run(self) -> Iterator[Progress]:
-        """Yield each epoch, the progress of long ones, and each segment; earlier segments first."""
+        """Yield each epoch, the progress of long ones, and each segment.
+
+        Segments that an earlier run finished come first.
+        """
         for index, finished in zip(self._segments, tuple(self._finished), strict=False):
             self._before = finished.segment.weights(self._encoder.topology.tensors, self._before)
             yield Progress(
@@ -124,7 +132,12 @@ class Gop:
         psnr_db = 0.0
         for epoch in fit.epochs(frames, masked):
             psnr_db = epoch.psnr_db
-            yield Progress(done=self._done(index, epoch.progress), segment=index, psnr_db=psnr_db)
+            yield Progress(
+                done=self._done(index, epoch.progress),
+                segment=index,
+                psnr_db=psnr_db,
+                is_whole=epoch.is_whole,
+            )
         segment = encoder.segment(index, network, fit.training.quantizer, self._before)
         self._before = segment.weights(encoder.topology.tensors, self._before)
         self._frame_encoder = fit.training.frame_encoder_state
@@ -135,11 +148,11 @@ class Gop:
         )
 
     def _done(self, index: int, part: float) -> float:
-        """Return the share of all fits that this GOP has done, up to a part of a segment."""
+        """Return the share of all fits that this GOP has done, after a part of a segment."""
         return sum(self._shares[self._segments.start : index]) + part * self._shares[index]
 
     def _share(self, index: int, began: float) -> Budget:
-        """Return the budget of a segment whose preparation began at a time."""
+        """Return the budget that is left for a segment whose preparation began at a time."""
         if self._budget.seconds is None:
             return self._budget
         seconds = self._shares[index] * max(

@@ -1,4 +1,4 @@
-"""A job: everything that decides on a clip's bytes, in a form that can be sent to workers."""
+"""A job: all settings that decide on a clip's bytes, in a form that can be sent to workers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,9 +40,9 @@ class Job:
     keep_states: bool
     """Whether a checkpoint is written at the end."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
-    """Camera motion that another encoder of this job has found, by segment."""
+    """Camera motion by segment, if another encoder of this job has found it."""
     topology: Topology | None = None
-    """Topology that it has traced, which takes seconds."""
+    """Topology, if another encoder of this job has traced it, which takes seconds."""
 
     def open(self) -> Frames:
         """Return the video, masked; raises SourceError, SettingsError."""

@@ -25,15 +25,15 @@ class LocalWorkers(WorkerBackend):
         """Start a process."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, work, number), daemon=True)
-        # It is for this process; the other would be killed by it while it starts.
+        # Ctrl-C is for this process alone; it would kill the child during its start.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         process.start()
         signal.signal(signal.SIGINT, before)
-        theirs.close()  # or its end would go unnoticed
+        theirs.close()  # otherwise the child's end would go unnoticed
         return _Process(process, ours)
 
     def ready(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Wait for pipes."""
+        """Wait for pipes with a message; return their workers."""
         connections = {
             worker.connection: worker for worker in workers if isinstance(worker, _Process)
         }
@@ -76,7 +76,7 @@ class _Process(Worker):
 
 
 def _serve(connection: Connection, work: JobContext, number: int) -> None:
-    """Fit the groups that are asked for, and tell how far they have come."""
+    """Fit each group whose number is received; send its progress, then None, or an error."""
     try:
         encoder = work.job.encoder(worker=number)
         while True:
@@ -84,6 +84,6 @@ def _serve(connection: Connection, work: JobContext, number: int) -> None:
                 connection.send_bytes(pickle.dumps(progress))
             connection.send_bytes(pickle.dumps(None))
     except (EOFError, BrokenPipeError):
-        pass  # nobody wants more
+        pass  # the scheduler has closed the pipe
     except (CodecError, OSError) as error:
         connection.send_bytes(pickle.dumps(error))

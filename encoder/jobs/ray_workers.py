@@ -1,4 +1,4 @@
-"""Workers on the machines of a Ray cluster, which see the source and the output under the same names."""
+"""Workers on the machines of a Ray cluster, which share the paths of the source and the output."""
 
 import logging
 import socket
@@ -17,10 +17,13 @@ CONNECT_SECONDS = 5.0
 
 
 class RayWorkers(WorkerBackend):
-    """Starts Ray actors, each with the cores or the GPU that it needs."""
+    """Starts Ray actors, each with its cores or its GPU."""
 
     def __init__(self, address: str) -> None:
-        """Connect to a cluster at host:port, ray://host:port, or auto; raises SettingsError where there is none."""
+        """Connect to a cluster at host:port, ray://host:port, or auto.
+
+        Raises SettingsError if there is no cluster.
+        """
         _check(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -32,7 +35,10 @@ class RayWorkers(WorkerBackend):
         self.gpus = sum(int(node.get("GPU", 0)) for node in self._nodes)
 
     def capacity(self, device: str, threads: int) -> int:
-        """Return how many workers have room; raises SettingsError where no machine has that many cores."""
+        """Return the number of workers that the cluster has room for.
+
+        Raises SettingsError if no machine has as many cores as a worker has threads.
+        """
         count = (
             self.gpus
             if device == "cuda"
@@ -45,15 +51,15 @@ class RayWorkers(WorkerBackend):
         return count
 
     def start(self, work: JobContext, number: int) -> Worker:
-        """Start an actor, wherever there is room."""
-        del number  # Ray finds the GPU
+        """Start an actor on any machine with room."""
+        del number  # Ray chooses the GPU
         needs: dict[str, Any] = (
             {"num_gpus": 1} if work.job.device == "cuda" else {"num_cpus": work.job.threads}
         )
         return _RayWorker(ray.remote(**needs)(_Actor).remote(work))
 
     def ready(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Wait for what actors yield."""
+        """Wait until actors yield progress; return their workers."""
         streams = {worker.stream: worker for worker in workers if isinstance(worker, _RayWorker)}
         found, _ = ray.wait(list(streams), fetch_local=False)
         return [streams[stream] for stream in found]
@@ -64,7 +70,7 @@ class RayWorkers(WorkerBackend):
 
 
 def _check(address: str) -> None:
-    """Raise SettingsError where nothing answers, for which Ray itself would wait for minutes."""
+    """Raise SettingsError if nothing answers; Ray itself would wait for minutes."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -80,7 +86,7 @@ class _Actor:
         self._encoder: SegmentEncoder | None = None
 
     def fit(self, group: int) -> Iterator[Progress]:
-        if self._encoder is None:  # here, where its errors are told
+        if self._encoder is None:  # not in __init__, whose errors would not reach `receive`
             self._encoder = self._work.job.encoder()
         yield from with_notes(self._work.fit(self._encoder, group))
 

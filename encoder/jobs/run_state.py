@@ -1,4 +1,4 @@
-"""What an interrupted run leaves beside its clip, so that another one goes on from there."""
+"""State of an interrupted run, kept beside its clip, from which another run goes on."""
 
 import contextlib
 import fcntl
@@ -25,9 +25,11 @@ logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 GROUP = "group-{}.pt"
 BEFORE = "before.nerv"
+"""Copy of the clip that the run replaces."""
 LOCK = "lock"
+"""File that a run locks."""
 REPLACED = "replaced"
-"""What a run locks, and what tells that the clip in place is its own."""
+"""File whose presence tells that the output is the run's own clip."""
 UNREADABLE = (
     OSError,
     EOFError,
@@ -39,28 +41,30 @@ UNREADABLE = (
     AttributeError,
     BitstreamError,
 )
-"""What reading a damaged file may raise."""
+"""Errors from reading a damaged file."""
 
 
 class RunState:
-    """A folder that holds how far each group of segments has come."""
+    """A folder with the state of each group of segments (GOP)."""
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
-        """Take the settings on which the bytes depend."""
-        self._output = output.resolve()  # workers elsewhere have other current folders
+        """Take the clip's path and the settings on which its bytes depend."""
+        self._output = output.resolve()  # the current folder of workers may differ
         self._settings = settings
         self.folder = self._output.with_name(f".{output.name}.unfinished")
 
     @property
     def exists(self) -> bool:
-        """Whether an earlier run left something to go on with."""
+        """Whether an earlier run left a state to go on from."""
         return any(self.folder.glob(GROUP.format("*")))
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:
-        """Keep other runs away from the folder, which is made if it is not there, and deleted if nothing is left in it.
+        """Lock the folder against other runs.
 
-        Raises RunError if there is another run, OSError.
+        The folder is made if it is missing, and deleted at the end if it holds no state.
+
+        Raises OSError, and RunError if another run holds the lock.
         """
         self.folder.mkdir(exist_ok=True)
         with (self.folder / LOCK).open("w") as file:
@@ -75,7 +79,7 @@ class RunState:
                     self.remove()
 
     def begin(self) -> None:
-        """Make the folder, if it is not there, and write down the settings; raises OSError."""
+        """Make the folder if it is missing, and write the settings; raises OSError."""
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / SETTINGS) as part:
             part.write_text(json.dumps(self._settings))
@@ -96,7 +100,7 @@ class RunState:
 
     @property
     def advice(self) -> str:
-        """What to do if one does not want to go on."""
+        """Advice for a user who does not want to resume."""
         kept = (
             f", after taking {self.before.name} out of it, the clip that was there before"
             if self.before.exists()
@@ -105,9 +109,10 @@ class RunState:
         return f"to start anew, delete {self.folder}{kept}"
 
     def load(self, group: int, tensors: int) -> GopState | None:
-        """Return how far a group of segments of a number of tensors has come; None if nothing was saved.
+        """Return the state of a group; None if none was saved.
 
-        Raises RunError for a file that cannot be read.
+        `tensors` is the number of tensors of a segment. Raises RunError for a file that cannot be
+        read.
         """
         path = self._path(group)
         if not path.exists():
@@ -121,7 +126,7 @@ class RunState:
             raise RunError(f"{path} cannot be read: delete it to fit its segments anew") from None
 
     def save(self, group: int, state: GopState) -> None:
-        """Keep how far a group has come; a disk that is full is told, and does not matter now."""
+        """Save the state of a group; a failure, as on a full disk, is only logged."""
         segments = [
             torch.from_numpy(np.frombuffer(bytes(each.segment), np.uint8).copy())
             for each in state.finished
@@ -133,7 +138,7 @@ class RunState:
             "frame_encoder": state.frame_encoder,
             "fit": state.fit,
         }
-        buffer = io.BytesIO()  # of files torch tells no error that can be understood
+        buffer = io.BytesIO()  # torch's own errors about files are unclear
         torch.save(kept, buffer)
         try:
             with replacing(self._path(group)) as part:
@@ -142,7 +147,7 @@ class RunState:
             logger.warning("how far the fit is cannot be saved: %s", error)
 
     def keep(self) -> None:
-        """Keep the clip that is about to be replaced, if there is one, unless it is one that this run has begun."""
+        """Keep the clip that is about to be replaced, unless it is this run's own."""
         if (self.folder / REPLACED).exists():
             return
         if self._output.exists() and not self.before.exists():
@@ -154,12 +159,12 @@ class RunState:
         (self.folder / REPLACED).touch()
 
     def remove(self) -> None:
-        """Delete the folder: the clip is finished, or nothing has been kept."""
+        """Delete the folder, once the clip is finished or if the folder holds no state."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def before(self) -> Path:
-        """Where the clip is kept that is replaced."""
+        """Path of the kept copy of the replaced clip."""
         return self.folder / BEFORE
 
     def _path(self, group: int) -> Path:

@@ -1,4 +1,4 @@
-"""Run of a job: segments are fitted, written as they are finished, saved and shown."""
+"""Run of a job: fit its segments, write finished ones, save states, and show the progress."""
 
 import contextlib
 import logging
@@ -43,7 +43,7 @@ class Run:
     resume: bool
     """Whether to go on where an interrupted run stopped."""
     save_seconds: float
-    """Time between two states that a later run can go on from."""
+    """Time between two saved states, in seconds."""
     checkpoint: Path | None
     """File for the states of the networks, if they are wanted."""
     notes: Sequence[str] = ()
@@ -51,13 +51,16 @@ class Run:
 
 
 def run_job(job: Job, run: Run) -> None:
-    """Fit a job, and write its clip segment by segment, and the checkpoint if one is wanted."""
+    """Fit a job, write its clip segment by segment, and write the checkpoint if one is wanted.
+
+    Raises RunError if the output is locked or cannot be resumed, and the errors of the fits.
+    """
     unfinished = RunState(run.output, _identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
         began = time.perf_counter()
         workers = _workers(job, run)
-        # Where workers fit, this process only finds the canvas and the topology.
+        # If workers fit, this process only finds the canvas and the topology.
         encoder = (job if run.backend is None else replace(job, device="cpu")).encoder()
         budget = _serial_budget(job, workers)
         unfinished.begin()
@@ -105,7 +108,7 @@ def run_job(job: Job, run: Run) -> None:
 
 
 def _check(unfinished: RunState, *, resume: bool) -> None:
-    """Raise RunError where a run would lose an earlier one's state, or cannot go on with it."""
+    """Raise RunError if a run would lose an earlier run's state, or cannot go on from it."""
     if resume and unfinished.exists:
         unfinished.check()
     elif unfinished.exists:
@@ -115,7 +118,7 @@ def _check(unfinished: RunState, *, resume: bool) -> None:
 
 
 def _workers(job: Job, run: Run) -> int:
-    """Return the number of workers; raises SettingsError where there is no room for any."""
+    """Return the number of workers; raises SettingsError if there is no room for any."""
     if run.backend is None:
         return 1
     room = run.backend.capacity(job.device, job.threads)
@@ -125,7 +128,7 @@ def _workers(job: Job, run: Run) -> int:
 
 
 def _serial_budget(job: Job, workers: int) -> Budget:
-    """Return the budget as if one worker fitted all segments one after the other."""
+    """Return the budget of one worker that would fit all segments in turn."""
     if job.budget.seconds is None:
         return job.budget
     plan = job.plan

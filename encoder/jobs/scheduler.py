@@ -1,4 +1,4 @@
-"""Fit groups of segments, one after the other here, or side by side by workers elsewhere."""
+"""Fit groups of segments (GOPs): in turn in this process, or in parallel by workers."""
 
 import heapq
 import logging
@@ -16,29 +16,30 @@ from encoder.jobs.run_state import RunState
 from encoder.jobs.segment_encoder import SegmentEncoder
 
 MAX_TRIES = 3
-"""Times that a group is begun before the end of its worker counts as an error."""
+"""Number of lost workers in a row at which a group counts as failed."""
 
 logger = logging.getLogger(__name__)
 
 Event = tuple[int, Progress]
-"""Number of a group, and how far it has come."""
+"""Number of a group, and its progress."""
 Events = Generator[Event]
-"""Closed, they end all fits."""
+"""Events of all groups; closing the generator ends all fits."""
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """How groups are fitted."""
+    """A job with the state of its run, in a form that can be sent to workers."""
 
     job: Job
     unfinished: RunState
     save_seconds: float
-    """Time between two states of a group that are saved."""
+    """Time between two saved states of a group, in seconds."""
 
     def fit(self, encoder: SegmentEncoder, number: int) -> Iterator[Progress]:
-        """Fit a group, from where an earlier run left it, if there was one; a segment is saved before it is handed out.
+        """Fit a group, from the state that an earlier run left, if any; yield its progress.
 
-        So nobody ever fits a segment anew that is written, of which others may be differences.
+        A segment is saved before it is yielded. So no run ever fits a written segment again, from
+        which later segments may be differences.
         """
         state = self.unfinished.load(number, len(encoder.topology.tensors))
         known = len(state.finished) if state else 0
@@ -53,7 +54,10 @@ class JobContext:
 
 
 def with_notes(steps: Iterator[Progress]) -> Iterator[Progress]:
-    """Yield the steps of a worker with what was logged meanwhile, which is said where all workers are followed."""
+    """Yield the steps of a worker, each with the warnings logged meanwhile.
+
+    The scheduler's process logs them.
+    """
     notes = _Notes()
     ours = logging.getLogger("encoder")
     ours.addHandler(notes)
@@ -75,7 +79,7 @@ class _Notes(logging.Handler):
 
 
 class LostError(Exception):
-    """A worker has ended before its group; says how."""
+    """A worker has ended before its group; the message tells how."""
 
 
 class Worker(ABC):
@@ -87,34 +91,40 @@ class Worker(ABC):
 
     @abstractmethod
     def receive(self) -> Progress | None:
-        """Return how far the group has come, None once it is done; raises LostError, and what went wrong there."""
+        """Return the group's progress, or None once it is done.
+
+        Raises LostError if the worker has ended, and any error of the fit.
+        """
 
     @abstractmethod
     def end(self) -> None:
-        """End the worker, whatever it is doing."""
+        """End the worker, even in the middle of a fit."""
 
 
 class WorkerBackend(ABC):
-    """Where workers come from."""
+    """Source of workers."""
 
     gpus: int | None = None
-    """How many GPUs they have; None if those of this machine."""
+    """Number of GPUs of all machines; None if workers use those of this machine."""
 
     def capacity(self, device: str, threads: int) -> int:
-        """Return how many workers of some threads, or of a GPU, there may be; raises SettingsError for none."""
+        """Return the largest number of workers, each with `threads` threads or a GPU.
+
+        Raises SettingsError if there is no room for any.
+        """
         del device, threads
         return sys.maxsize
 
     @abstractmethod
     def start(self, work: JobContext, number: int) -> Worker:
-        """Start another worker, with a number from 0 that no other has now."""
+        """Start another worker, with a number from 0 that no running worker has."""
 
     @abstractmethod
     def ready(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Wait until at least one of some workers has something to tell; return those."""
+        """Wait until at least one of the workers has a message; return those that have one."""
 
     def close(self) -> None:  # noqa: B027 (some have nothing to close)
-        """Leave, once all workers have ended."""
+        """Release the backend's resources, once all workers have ended."""
 
 
 def run_serial(work: JobContext, encoder: SegmentEncoder) -> Events:
@@ -125,37 +135,38 @@ def run_serial(work: JobContext, encoder: SegmentEncoder) -> Events:
 
 
 class Scheduler:
-    """Hands groups out to workers."""
+    """Assigns groups to workers."""
 
     def __init__(self, work: JobContext, backend: WorkerBackend, workers: int) -> None:
         self._work = work
         self._backend = backend
         self._slots = list(reversed(range(workers)))
-        """Numbers that new workers may have."""
+        """Free numbers for new workers."""
         self._numbers: dict[Worker, int] = {}
         self._idle: list[Worker] = []
         self._groups: dict[Worker, int] = {}
-        """What each busy worker does."""
+        """Group of each busy worker."""
         self._waiting = deque(range(len(work.job.plan.groups)))
         self._tries = Counter[int]()
         self._failure: Exception | None = None
-        """What went wrong in the first group that cannot be fitted."""
+        """Error of the first group that cannot be fitted."""
         self._reached: dict[int, int] = {}
-        """The last segment of each group that is finished."""
+        """Last finished segment of each group."""
 
     def run(self) -> Events:
-        """Fit all groups; one whose worker is lost is begun again by another.
+        """Fit all groups; if a worker is lost, another one goes on with its group.
 
-        Raises SettingsError if that happens again and again, and what went wrong in a worker, once the groups before are done.
+        Raises FitError if a group loses its worker MAX_TRIES times. Raises the error of a fit once
+        the groups before it are done.
         """
         try:
             while self._waiting or self._groups:
                 while self._waiting and (self._idle or self._slots):
                     self._hand_out()
-                while self._idle:  # what they hold may be what others wait for
+                while self._idle:  # other workers may wait for their memory or cores
                     self._end(self._idle.pop())
                 for worker in self._backend.ready(list(self._groups)) if self._groups else ():
-                    if worker in self._groups:  # not ended for what another had to tell
+                    if worker in self._groups:  # it may have been ended after another's error
                         yield from self._receive(worker)
             if self._failure is not None:
                 raise self._failure
@@ -200,7 +211,7 @@ class Scheduler:
             yield group, progress
 
     def _lose(self, worker: Worker, error: LostError) -> None:
-        """Let another worker do what one has left undone."""
+        """End a lost worker, and queue its group again; raises FitError after MAX_TRIES."""
         group = self._groups.pop(worker)
         self._end(worker)
         segments = self._work.job.plan.groups[group]
@@ -211,7 +222,7 @@ class Scheduler:
         self._waiting.appendleft(group)
 
     def _fail(self, group: int, error: Exception) -> None:
-        """Give up a group, and those after it."""
+        """Give up a group and those after it."""
         self._failure = error
         for worker in [worker for worker, other in self._groups.items() if other >= group]:
             del self._groups[worker]
@@ -224,7 +235,7 @@ class Scheduler:
 
 
 def makespan(shares: Sequence[float], workers: int) -> float:
-    """Return the time that workers take for jobs, each of which goes to the first worker that is free."""
+    """Return the time in which workers finish all jobs; the first free one takes the next job."""
     free = [0.0] * workers
     for share in shares:
         heapq.heapreplace(free, free[0] + share)

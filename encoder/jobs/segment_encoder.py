@@ -1,4 +1,4 @@
-"""Encoder of a video's segments: each is fitted, quantized and coded, with one topology for all."""
+"""Encoder of a video's segments: fit, quantize and code each, with one topology for all."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,14 +60,14 @@ class SegmentEncoder:
         keep_states: bool = False,
         train_step: Callable[..., TrainStep] = TrainStep,
     ) -> None:
-        """Take the video and how to encode it.
+        """Take the video and the settings of its encoding.
 
         `settings` is the record in the file. `motions` and `topology` are those of another encoder
-        of the same video. `states` are the networks of an earlier run to go on from; those of this
-        run are kept if `keep_states`.
+        of the same video. `states` are the networks of an earlier run to go on from. `keep_states`
+        keeps the states of this run's networks.
 
-        Raises SettingsError for a file too small, BitstreamError for a video that the format cannot
-        hold, SourceError.
+        Raises SourceError, SettingsError for states or a file size that do not fit the video, and
+        BitstreamError for a video that the format cannot hold.
         """
         began = time.perf_counter()
         self.header = _header(source, preset, settings)
@@ -103,7 +103,7 @@ class SegmentEncoder:
         """Segments that `run` has finished."""
 
     def run(self, budget: Budget, *, start: float = 0.0) -> Iterator[Progress]:
-        """Fit all segments in turn, from a part of the schedule on, and keep them."""
+        """Fit all segments in turn and keep them; `start` is the schedule's progress at first."""
         done = 0.0
         for number in range(len(self.plan.groups)):
             progress = None
@@ -114,7 +114,11 @@ class SegmentEncoder:
             done += progress.done if progress else 0.0
 
     def start(self, index: int, before: Weights | None) -> VideoNetwork:
-        """Return the network of a segment as its fit starts with it."""
+        """Return the network with which a segment's fit starts.
+
+        It has the weights of its state, if there are states, or else the learned ones of `before`,
+        the previous segment. Raises SettingsError for states of another network.
+        """
         network = self.network(index).to(self._device)
         if self._states is not None:
             try:
@@ -137,12 +141,12 @@ class SegmentEncoder:
         before: Weights | None,
         frame_encoder: FitState | None,
     ) -> Trainer:
-        """Return the fit of a segment's network, from a part of the schedule on.
+        """Return the fit of a segment's network; `start` is the schedule's progress at first.
 
         `before` holds the weights of the previous segment, if differences from them may be coded.
-        `frame_encoder` is the state of its frame encoder, if it had one.
+        `frame_encoder` is the state of that segment's frame encoder, if it had one.
         """
-        # States have latents of their own, with which a new frame encoder would not agree.
+        # A new frame encoder would not agree with the latents of the states.
         encoder = network.frame_encoder() if self._states is None else None
         if encoder is not None:
             encoder = encoder.to(self._device)
@@ -180,31 +184,32 @@ class SegmentEncoder:
     def segment(
         self, index: int, network: nn.Module, quantizer: QatQuantizer | None, before: Weights | None
     ) -> Segment:
-        """Return a coded segment; tensors that are shorter so are coded as differences."""
+        """Return a coded segment; tensors are coded as differences if that is shorter."""
         run = self.plan.runs[index]
-        compression = self._compression
+        coder = self._compression.coder
         quantized = quantize(
             {name: x.detach() for name, x in network.named_parameters()},
             quantizer,
-            compression.bits or DEFAULT_BITS,
+            self._compression.bits or DEFAULT_BITS,
             before=None if before is None else self._tensors(before),
             given=self.given,
-            huffman=compression.coder == "huffman",
+            huffman=coder == "huffman",
         )
         tensors = self.topology.tensors
         named = dict(zip(tensors, (quantized[name] for name in self._names), strict=True))
-        return Segment.encode(run.start, len(run), named, tensors, coder=compression.coder)
+        modes = self._preset.recipe.quantization.coder_modes
+        return Segment.encode(run.start, len(run), named, tensors, coder=coder, modes=modes)
 
     def frames(self, index: int) -> Tensor:
-        """Return the uint8 frames (T, 3, H, W) of a segment; those of the latest are cached."""
+        """Return the uint8 frames (T, 3, H, W) of a segment; the latest segment's are cached."""
         if self._cached is None or self._cached[0] != index:
-            self._cached = None  # or both would be in memory
+            self._cached = None  # otherwise both segments would be in memory
             pixels = _even(self._source.read(self.plan.runs[index]))
             self._cached = (index, torch.from_numpy(pixels).to(self._device))
         return self._cached[1]
 
     def masked(self, index: int) -> Tensor | None:
-        """Return the mask of a segment's frames (T, H, W), if the video has one."""
+        """Return the mask (T, H, W) of a segment's frames, if the video has one."""
         if not isinstance(self._source, Masked):
             return None
         mask = _even(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
@@ -242,7 +247,7 @@ class SegmentEncoder:
         )
 
     def _check_size(self) -> None:
-        """Raise SettingsError for a wanted size that no file can have."""
+        """Raise SettingsError for a target size that no file can have."""
         wanted = self._compression.file_bytes
         if wanted is not None and wanted <= self._overhead:
             raise SettingsError(
@@ -287,7 +292,7 @@ def _header(source: Frames, preset: Preset, settings: str) -> Header:
 
 
 def _even(frames: NDArray[Any]) -> NDArray[Any]:
-    """Repeat the last row and column of frames (T, C, H, W) of odd size: 4:2:0 has even sizes."""
+    """Pad frames (T, C, H, W) to even sizes for 4:2:0, by repeating the last row and column."""
     height, width = frames.shape[2:]
     if height % 2 == width % 2 == 0:
         return frames

@@ -1,4 +1,4 @@
-"""Turn a torch network into the topology of a clip: its ONNX graph, with the parameters as inputs."""
+"""Turn a torch network into a clip's topology: its ONNX graph, with the parameters as inputs."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ from encoder.config import SizeName
 from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
 
 OPSET = 20
-"""The first with Gelu as one operator."""
+"""First ONNX opset with Gelu as one operator."""
 IR_VERSION = 10
 
 
@@ -28,12 +28,11 @@ def trace(network: nn.Module) -> Topology:
     parameters = {name: value.detach().cpu() for name, value in network.named_parameters()}
     names = [TIME, *(str(index) for index in range(len(parameters)))]
     with warnings.catch_warnings():
-        # torch's exporter uses what torch deprecates.
+        # torch's exporter uses deprecated functions of torch.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        logging.getLogger("torch.onnx").setLevel(
-            logging.ERROR
-        )  # or it reports that torchvision is absent
+        # At lower levels, it reports that torchvision is absent.
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Stateless(network, tuple(parameters)).eval(),
             (torch.zeros(2), *parameters.values()),
@@ -54,13 +53,13 @@ def trace(network: nn.Module) -> Topology:
 def topology_of(
     make: Callable[[VideoShape, SizeName], nn.Module], shape: VideoShape, size: SizeName
 ) -> Topology:
-    """Return the topology of a preset's network; comparisons ask for the same one often."""
+    """Return the topology of a preset's network, cached because comparisons reuse it."""
     network = make(shape, size)
     return trace(network if isinstance(network, VideoNetwork) else PlainNetwork(network))
 
 
 class _Stateless(nn.Module):
-    """A network whose parameters are arguments, so that the exporter neither folds nor drops any."""
+    """A network with parameters as arguments, so that the exporter neither folds nor drops any."""
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class _Stateless(nn.Module):
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what a decoder does not need: documentation, names of nodes, inferred shapes."""
+    """Remove documentation, names of nodes and inferred shapes, which a decoder does not need."""
     model.ir_version = IR_VERSION
     for field in ("producer_name", "producer_version", "doc_string", "metadata_props"):
         model.ClearField(field)

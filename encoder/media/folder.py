@@ -7,9 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from encoder.common.errors import SourceError
+from encoder.media.decoding import Picture, Pictures
 from encoder.media.geometry import display_size, orientation
 from encoder.media.timeline import even_timeline
-from encoder.media.tracks import Picture, Pictures, Track, open_track
+from encoder.media.tracks import Track, open_track
 from encoder.media.video import Size, size_text
 
 IMAGE_SUFFIXES = frozenset(

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from encoder.common.errors import SourceError
 from encoder.media.colours import BACKGROUNDS, KNOWN, Converter
+from encoder.media.decoding import Picture
 from encoder.media.fields import Order, deinterlaced, field_order
 from encoder.media.folder import open_folder
 from encoder.media.geometry import default_size, display_size, letterboxed, orientation, same_shape
 from encoder.media.reading import DEFAULT_READING, Reading
-from encoder.media.tracks import Picture, open_track
+from encoder.media.tracks import open_track
 from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
 
 SEEK_FRAMES = 250

@@ -16,11 +16,6 @@ from torch import Tensor, nn
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
 
-SHUFFLE = 4
-"""Upscaling factor of the head: the trunk works at 1/4 of the frame's height and width."""
-STRIDES = (5, 4, 6)
-"""Possible upscaling factors of the trunk; the network uses the one that pads the canvas least."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig(VideoShape):
@@ -41,12 +36,16 @@ class FastConfig(VideoShape):
     """Nonlinearity of the trunk."""
     scene_channels: int = 16
     """Channels of the still grid, at the trunk's resolution."""
+    shuffle: int = 4
+    """Upscaling factor of the head: the trunk works at 1/shuffle of the frame's sides."""
+    strides: tuple[int, ...] = (5, 4, 6)
+    """Possible upscaling factors of the trunk; the one that pads the canvas least is used."""
 
     @property
     def stride(self) -> int:
         """Upscaling factor of the trunk."""
         return min(
-            STRIDES, key=lambda stride: self._rows(stride) * self._columns(stride) * stride**2
+            self.strides, key=lambda stride: self._rows(stride) * self._columns(stride) * stride**2
         )
 
     @property
@@ -58,13 +57,13 @@ class FastConfig(VideoShape):
     def canvas(self) -> tuple[int, int]:
         """Height and width of the canvas, in pixels."""
         rows, columns = self.grid
-        return rows * self.stride * SHUFFLE, columns * self.stride * SHUFFLE
+        return rows * self.stride * self.shuffle, columns * self.stride * self.shuffle
 
     def _rows(self, stride: int) -> int:
-        return ceil((self.height + (self.margin or (0, 0))[0]) / (stride * SHUFFLE))
+        return ceil((self.height + (self.margin or (0, 0))[0]) / (stride * self.shuffle))
 
     def _columns(self, stride: int) -> int:
-        return ceil((self.width + (self.margin or (0, 0))[1]) / (stride * SHUFFLE))
+        return ceil((self.width + (self.margin or (0, 0))[1]) / (stride * self.shuffle))
 
 
 class Fast(VideoNetwork):
@@ -81,6 +80,7 @@ class Fast(VideoNetwork):
         ]
         scene = StillGrid(shape=(config.scene_channels, rows * stride, columns * stride))
         self.stride = stride
+        self.shuffle = config.shuffle
         self.latents = nn.ModuleList([*temporal, scene])
         self.mix = nn.Conv2d(
             sum(channels for _, channels in config.latents), config.stem_channels, 3, padding=1
@@ -96,7 +96,7 @@ class Fast(VideoNetwork):
         self.after = nn.Sequential(
             SeparableBlock(trunk, config.activation), SeparableBlock(trunk, config.activation)
         )
-        self.head = nn.Conv2d(trunk, 3 * SHUFFLE**2, 1)
+        self.head = nn.Conv2d(trunk, 3 * config.shuffle**2, 1)
         self.camera = None
         if config.margin is not None:
             self.camera = Camera(
@@ -131,5 +131,6 @@ class Fast(VideoNetwork):
             self.expand(self.gather(self.before(coarse))), self.stride
         ) + self.detail(scene(t))
         skip = F.interpolate(coarse, scale_factor=float(self.stride), mode="bilinear")
-        canvas = torch.sigmoid(planes(self.head(self.after(self.activation(fine)) + skip), SHUFFLE))
+        trunk = self.after(self.activation(fine)) + skip
+        canvas = torch.sigmoid(planes(self.head(trunk), self.shuffle))
         return canvas if self.camera is None else self.camera(canvas, t)

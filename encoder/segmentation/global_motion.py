@@ -1,10 +1,11 @@
-"""Global motion: where each frame lies on a canvas that all frames of a segment share.
+"""Global motion: the place of each frame on a canvas that all frames of a segment share.
 
-A network that stores positions on the screen must store what a moving camera shows at each of them anew. Fitted on a canvas
-that moves with the camera, it stores the scene once.
+Under a moving camera, a network that stores positions on the screen stores the same scene many
+times. On a canvas that moves with the camera, it stores the scene once.
 
-The motion is found by Gauss-Newton steps on reduced frames, from coarse to fine (Lucas and Kanade, "An iterative image
-registration technique", 1981), reweighted so that the sum of absolute differences becomes smallest.
+Gauss-Newton steps on reduced frames find the motion, from coarse to fine (Lucas and Kanade,
+"An iterative image registration technique", 1981). They are reweighted to minimize the sum of
+absolute differences.
 """
 
 import contextlib
@@ -23,28 +24,31 @@ from encoder.models.base import as_given
 MAX_MARGIN = 0.125
 """Largest displacement, as a share of the frame's side."""
 COARSEST_PIXELS = 40
+"""Smallest longer side to which the frames are halved for the coarsest level."""
 FINEST_PIXELS = 160
-"""Longest side of the frames that the motion is sought in, at first and at last."""
+"""Largest longer side of the reduced frames at the finest level."""
 BLOCK = 8
-"""Frames that are worked on at once."""
+"""Number of frames that are processed at once."""
 FIRST_STEPS = 12
+"""Number of steps at the coarsest level."""
 STEPS = 5
-"""Steps at the coarsest resolution, and at each other."""
+"""Number of steps at each other level."""
 OUTLIER = 0.25
-"""Difference of two colours in 0..1 above which they do not count more: what moves by itself, or is covered."""
+"""Difference in brightness, 0..1, of an outlier: an object that moves by itself, or is covered."""
 EXACT = 0.03
-"""Difference under which what counts is its square, or no weight would be finite."""
+"""Difference below which squares count, so that all weights are finite."""
 DAMPING = 1e-3
-"""Part of the mean curvature that is added to all, so that flat pictures move nothing."""
+"""Share of the mean curvature that is added to the diagonal, so that flat pictures move nothing."""
 WORTHWHILE = 0.9
-"""Share of the difference without motion that must at most be left with it."""
+"""Largest difference with motion that is accepted, as a share of the one without motion."""
 
 
 def estimate_motion(frames: Tensor) -> Tensor:
-    """Return the displacement (T, 2, 2, 2) of the corners of uint8 frames (T, 3, H, W) against the middle frame, in pixels.
+    """Return the displacements (T, 2, 2, 2) of the corners of uint8 frames (T, 3, H, W), in pixels.
 
-    [t, 0] is to the right and [t, 1] down; rows and columns are those of the corners, top left first. Displacements inside
-    of a frame are bilinear between them. Zeros are returned where a motion of the whole picture explains little.
+    They are relative to the middle frame: [t, 0] to the right and [t, 1] down. The last two axes
+    are the rows and columns of the corners, top left first. Displacements inside a frame are
+    bilinear between its corners. They are zero if a motion of the whole picture explains little.
     """
     count, _, height, width = frames.shape
     size = torch.tensor([width, height], device=frames.device)[:, None, None]
@@ -70,29 +74,28 @@ def estimate_motion(frames: Tensor) -> Tensor:
     ):
         return torch.zeros_like(motion)
     found = motion.clamp(-MAX_MARGIN, MAX_MARGIN)
-    # Half of the way to each side makes the smallest canvas.
+    # Centred displacements make the smallest canvas.
     center = (found.amax((0, 2, 3), keepdim=True) + found.amin((0, 2, 3), keepdim=True)) / 2
     return (found - center) * size
 
 
 def _reduced(frames: Tensor, factor: int) -> Tensor:
-    """Return the brightness of frames (T, 3, H, W), made smaller by a factor: (T, 1, h, w) in 0..1."""
+    """Map frames (T, 3, H, W) to their brightness (T, 1, h, w) in 0..1, reduced by a factor."""
     return F.avg_pool2d(
         frames.sum(1, keepdim=True, dtype=torch.float32) / (3 * 255), factor, ceil_mode=True
     )
 
 
 def _aligned(small: Tensor, motion: Tensor, middle: Tensor, steps: int) -> Tensor:
-    """Return a better motion of reduced frames (T, 1, h, w) against the middle one (1, h, w)."""
+    """Refine the motion of reduced frames (T, 1, h, w) against the middle one (1, h, w)."""
     height, width = middle.shape[1:]
-    # How the picture changes if it moves by its whole side.
+    # Slopes of the picture, per motion by its whole side.
     padded = F.pad(middle[None], (1, 1, 1, 1), mode="replicate")[0]
     across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2 * (width - 1)
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2 * (height - 1)
     corners = torch.eye(4, device=small.device).view(1, 4, 2, 2)
-    shares = F.interpolate(
-        corners, size=(height, width), mode="bilinear", align_corners=True
-    )  # of each corner, (1, 4, h, w)
+    # Shares of the corners in each pixel's displacement, (1, 4, h, w).
+    shares = F.interpolate(corners, size=(height, width), mode="bilinear", align_corners=True)
     identity = torch.eye(8, device=small.device)
     for _ in range(steps):
         moved, *slopes = _moved(torch.cat([middle, across, down]), motion).split(1, dim=1)
@@ -107,11 +110,10 @@ def _aligned(small: Tensor, motion: Tensor, middle: Tensor, steps: int) -> Tenso
 
 
 def _moved(planes: Tensor, motion: Tensor) -> Tensor:
-    """Return planes (C, h, w) moved to where each of some frames is: (T, C, h, w)."""
+    """Move planes (C, h, w) by the motion of each of T frames; return them as (T, C, h, w)."""
     corners = motion.new_tensor([-1.0, 1.0])
-    still = torch.stack(
-        [corners.expand(2, 2), corners[:, None].expand(2, 2)]
-    )  # x and y of the corners
+    # Coordinates x and y of the corners.
+    still = torch.stack([corners.expand(2, 2), corners[:, None].expand(2, 2)])
     grid = F.interpolate(
         still + 2 * motion, size=planes.shape[1:], mode="bilinear", align_corners=True
     )
@@ -122,27 +124,27 @@ def _moved(planes: Tensor, motion: Tensor) -> Tensor:
 
 
 def _difference(small: Tensor, motion: Tensor) -> float:
-    """Return the mean difference between frames (T, 1, h, w) and the middle one moved to where they are."""
+    """Return the mean difference between frames (T, 1, h, w) and the moved middle frame."""
     return (_moved(small[len(small) // 2], motion) - small).abs().clamp(max=OUTLIER).mean().item()
 
 
 LOOKS = 12
-"""Segments, at most, whose motion is looked at to find how large a canvas must be."""
+"""Largest number of segments whose motion decides on the size of the canvas."""
 
 Read = Callable[[int], Tensor]
-"""Returns the frames (T, 3, H, W) of the segment of a number; raises SourceError."""
+"""Function from a segment's number to its frames (T, 3, H, W); raises SourceError."""
 
 
 class Canvas:
-    """How far the camera moves in each segment; its size is that of the segments whose motion is known at first."""
+    """Camera motion in each segment; the motions known at first decide on the canvas's size."""
 
     def __init__(self, read: Read, motions: Mapping[int, Tensor]) -> None:
-        """Take the displacements of the corners in some segments, as `estimate_motion` returns them."""
+        """Take the corners' displacements in some segments, as `estimate_motion` returns them."""
         self._read = read
         self.motions = dict(motions)
-        """Of the segments that have been looked at."""
+        """Displacements (T, 2, 2, 2) of the corners in pixels, by segment, as far as known."""
         self.margin: tuple[int, int] | None = None
-        """Pixels by which the canvas is larger than a frame, downwards and to the right; None if the camera stands still."""
+        """Pixels by which the canvas is taller and wider than a frame; None without motion."""
         if any(motion.any() for motion in motions.values()):
             across, down = (
                 torch.stack([motion.abs().amax((0, 2, 3)) for motion in motions.values()])
@@ -153,17 +155,17 @@ class Canvas:
 
     @classmethod
     def look(cls, read: Read, segments: int) -> Self:
-        """Look at some of the segments."""
+        """Return a canvas whose size follows from the motion in some of the segments."""
         motions: dict[int, Tensor] = {}
         for index in sorted(
             {round(place) for place in np.linspace(0, segments - 1, min(LOOKS, segments))}
         ):
-            with contextlib.suppress(SourceError):  # it is told when its turn comes
+            with contextlib.suppress(SourceError):  # raised again when the segment is fitted
                 motions[index] = _estimate(read(index))
         return cls(read, motions)
 
     def motion(self, index: int) -> Tensor:
-        """Return the motion of a segment, as far as the canvas allows; raises SourceError."""
+        """Return the motion of a segment, clamped to the canvas; raises SourceError."""
         if index not in self.motions:
             down, right = self.margin or (0, 0)
             limits = torch.tensor([right / 2, down / 2])[:, None, None]
@@ -172,5 +174,5 @@ class Canvas:
 
 
 def _estimate(frames: Tensor) -> Tensor:
-    # As the camera will have it, so that a run that goes on from this one's states finds the same canvas.
+    # Rounded as the camera's parameters are, so that a resumed run finds the same canvas.
     return as_given(estimate_motion(frames).cpu())

@@ -1,4 +1,4 @@
-"""Masks: which pixels of a video are unknown, and are filled by the network that was fitted to the others."""
+"""Masks of unknown pixels, which a network fitted to the other pixels fills in."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -11,16 +11,19 @@ from encoder.media.source import Source
 from encoder.media.video import Frames, Reduced, Size, Video, blocks
 
 WHITE = 128
-"""Value from which on a pixel of a mask's picture counts as masked."""
+"""Smallest value of a masked pixel in a mask's picture."""
 GREY = 128
-"""What stands where a pixel is unknown."""
+"""Colour of unknown pixels."""
 
 
 class Masked:
-    """A video without what is masked, so that nothing of it can reach a network."""
+    """A video with its masked pixels greyed out, so that none of them can reach a network."""
 
     def __init__(self, source: Frames, pictures: Frames, *, name: str = "the mask") -> None:
-        """Take one picture for all frames, or one for each; raises SettingsError for another number of them."""
+        """Take one picture for all frames, or one for each frame.
+
+        Raises SettingsError for another number of pictures.
+        """
         self._source = source
         self._pictures = pictures
         self._name = name
@@ -29,7 +32,7 @@ class Masked:
                 f"a mask has 1 or {source.count} pictures, {name} has {pictures.count}"
             )
         if pictures.count == 1:
-            self.mask(range(1))  # what is wrong with it is told before the fit
+            self.mask(range(1))  # raises before the fit if the picture is unusable
 
     @property
     def rate(self) -> Fraction:
@@ -47,18 +50,24 @@ class Masked:
         return self._source.size
 
     def read(self, run: range) -> NDArray[np.uint8]:
-        """Return RGB frames (T, 3, H, W) with grey in place of what is masked; raises SourceError, SettingsError."""
+        """Return RGB frames (T, 3, H, W) with masked pixels in grey.
+
+        Raises SourceError, SettingsError.
+        """
         frames = self._source.read(run)
-        if isinstance(self._source, Video):  # these are its own
+        if isinstance(self._source, Video):  # it returns a view of its own frames
             frames = frames.copy()
-        for block in blocks(len(run)):  # or a long run would be in memory several times
+        for block in blocks(len(run)):  # otherwise a long run would be in memory several times
             part = frames[block.start : block.stop]
             mask = self.mask(range(run.start + block.start, run.start + block.stop))
             np.copyto(part, np.uint8(GREY), where=mask[:, None])
         return frames
 
     def mask(self, run: range) -> NDArray[np.bool_]:
-        """Return which pixels of frames are masked, (T, H, W); raises SettingsError where nothing is left of a frame."""
+        """Return the mask (T, H, W) of frames, True for masked pixels.
+
+        Raises SettingsError if all pixels of a frame are masked.
+        """
         single = self._pictures.count == 1
         mask = self._pictures.read(range(1) if single else run).max(1) >= WHITE
         if mask.all((1, 2)).any():
@@ -71,8 +80,11 @@ class Masked:
 
 
 def read_mask(path: Path, source: Frames) -> Masked:
-    """Return a video as a picture for all of its frames masks it, or a folder or video of a picture for each: white is masked.
+    """Return a video with a mask; white pixels of the mask's pictures are masked.
 
-    Raises SourceError for what cannot be read, SettingsError for another number of pictures, or one that masks everything.
+    The path is a picture for all frames, or a folder or video with a picture for each frame.
+
+    Raises SourceError for a mask that cannot be read, SettingsError for a wrong number of pictures
+    or a picture that masks all pixels.
     """
     return Masked(source, Source(path, size=source.size), name=f"mask {path}")

@@ -26,16 +26,16 @@ class Allocation:
     """Shares of time and bytes among the segments."""
 
     still_frames: int = 50
-    """Frames of mean hardness whose share equals the fixed part of any segment's share.
+    """Fixed part of each segment's share, as a number of frames of mean hardness.
 
     The longest segment's length bounds it: networks of shorter segments are smaller.
     """
     still_change: float = 10.0
-    """Change of a frame, of 255, that is as hard as the picture itself."""
+    """Change of a frame, of 255, that is as hard to fit as the picture itself."""
     group_key_share: float = 4.0
-    """Share of a key segment relative to another one, for presets with segments of a few frames."""
+    """Share of a key segment relative to a delta segment, for presets with a fixed short length."""
     group_key_interval: int = 16
-    """Segments from one key to the next, for these presets."""
+    """Number of segments from one key segment to the next, for these presets."""
 
 
 DEFAULT = Allocation()
@@ -91,11 +91,11 @@ def make_plan(
 ) -> Plan:
     """Cut a video into segments at shot boundaries, by its thumbnails.
 
-    Segments have at most `segment_frames` frames, unless the preset has a fixed length. Where
-    frames are so large that a clip could not hold the weights, segments are shorter and keys
-    closer together. `on_progress` takes the share of the video that has been read.
+    Segments have at most `segment_frames` frames, unless the preset has a fixed length. For frames
+    so large that a clip could not hold the weights, segments are shorter and keys closer together.
+    `on_progress` takes the share of the video that has been read.
 
-    Raises SettingsError for lengths under 1 and for a network that is too large, SourceError.
+    Raises SourceError, and SettingsError for lengths under 1 or a network that is too large.
     """
     if segment_frames < 1:
         raise SettingsError(f"a segment needs at least 1 frame, got {segment_frames}")
@@ -146,7 +146,7 @@ def _hardness(
     differences: NDArray[np.float64], runs: Sequence[range], still_change: float
 ) -> tuple[float, ...]:
     """Return the mean hardness of a frame of each run: 1 for a still picture, more for changes."""
-    # The first difference of a run is that from the run before.
+    # The first difference of a run is to the last frame of the run before it.
     hard = [
         1 + float(np.mean(differences[run.start + 1 : run.stop])) / still_change
         if len(run) > 1

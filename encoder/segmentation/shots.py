@@ -1,4 +1,4 @@
-"""Where a video is cut into segments: at scene cuts, and evenly between them."""
+"""Cut a video into segments: at scene cuts, and evenly between them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,35 +15,36 @@ from encoder.media.video import Frames
 logger = logging.getLogger(__name__)
 
 CUT = 12.0
-"""Mean difference of two neighbouring thumbnails from which on there may be a cut, of 255."""
+"""Smallest mean difference, of 255, between the thumbnails on both sides of a cut."""
 OUTSTANDING = 3.0
-"""How much larger the difference at a cut is than those around it."""
+"""Smallest ratio of the difference at a cut to the differences around it."""
 NEIGHBOURS = 3
-"""Differences on each side that one is compared with."""
+"""Number of differences on each side that a difference is compared with."""
 SHORTEST = 8
-"""Fewest frames of a scene: a shorter one goes with the next."""
+"""Smallest number of frames of a scene; a cut sooner than that is ignored."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How much each frame of a video differs from the one before, 0 for the first."""
+    """Differences of each frame of a video from the previous one; 0 for the first frame."""
 
     mean: NDArray[np.float64]
-    """Absolute difference, (T,), of 255."""
+    """Mean absolute differences (T,), of 255."""
     root_mean_square: NDArray[np.float64]
-    """The same as squared errors see it."""
+    """Root mean square differences (T,), of 255."""
 
 
 def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) -> Changes:
-    """Return how much each frame of a video of thumbnails differs from the one before.
+    """Return the difference of each frame of a video of thumbnails from the previous one.
 
-    What is shown is the share of the frames that lie before. What cannot be read of a damaged video counts as standing still:
-    the rest of it can be fitted. Raises SourceError where nothing can be read.
+    `show` takes the share of the frames that have been read. Frames that follow damage count as a
+    still picture, so that the frames before it can be fitted. Raises SourceError if no frame can be
+    read.
     """
     found: list[tuple[float, float]] = []
     before: NDArray[np.int32] | None = None
     try:
-        for index in range(thumbnails.count):  # one by one, to come as near to a damage as can be
+        for index in range(thumbnails.count):  # one by one, to get as close to damage as possible
             frame = thumbnails.read(range(index, index + 1))[0].astype(np.int32)
             difference = frame - (frame if before is None else before)
             found.append(
@@ -62,7 +63,10 @@ def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) 
 
 
 def cuts(differences: Sequence[float] | NDArray[np.float64]) -> list[int]:
-    """Return the numbers of the frames that begin a scene, but for the first: those unlike the one before, as no other near."""
+    """Return the numbers of the frames that begin a scene, without the first.
+
+    Such a frame differs from the previous one far more than the frames around it do.
+    """
     found: list[int] = []
     for index in range(1, len(differences)):
         around = [
@@ -78,7 +82,11 @@ def cuts(differences: Sequence[float] | NDArray[np.float64]) -> list[int]:
 
 
 def split(frames: int, length: int, starts: Sequence[int] = ()) -> list[range]:
-    """Cut frames into runs of at most a length: at the starts of scenes, and in between into the fewest that are even."""
+    """Cut frames into runs of at most `length` frames.
+
+    They are cut at the starts of scenes, and each scene into as few runs as possible, of about
+    equal length.
+    """
     runs: list[range] = []
     for start, stop in pairwise((0, *starts, frames)):
         parts = ceil((stop - start) / length)

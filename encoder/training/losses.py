@@ -8,11 +8,11 @@ from torch import Tensor
 WINDOWS = (11, 9, 7, 5, 3)
 """Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
 SCALES = 16
-"""MS-SSIM halves a frame four times."""
+"""Factor from MS-SSIM's finest scale to its coarsest: it halves a frame four times."""
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
-    """Return 8 MSE: what PSNR is made of. The factor brings its slope near that of the other losses."""
+    """Return 8 MSE, the error that PSNR measures; the 8 matches the slope of the other losses."""
     return 8 * F.mse_loss(output, target)
 
 
@@ -22,9 +22,9 @@ def l1_ssim(output: Tensor, target: Tensor) -> Tensor:
 
 
 def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
-    """Return 60 (0.7 L1 + 0.3 (1 - MS-SSIM)) + L1 of the Fourier coefficients (Boosting-NeRV, section 3.4).
+    """Return 60 (0.7 L1 + 0.3 (1 - MS-SSIM)) + L1 of the Fourier coefficients.
 
-    Frames too small for MS-SSIM have L1 in its place.
+    From Boosting-NeRV, section 3.4. For frames too small for MS-SSIM, L1 replaces it.
     """
     difference = F.l1_loss(output, target)
     window = ms_ssim_window(*output.shape[2:])
@@ -38,5 +38,5 @@ def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
 
 
 def ms_ssim_window(height: int, width: int) -> int | None:
-    """Return the size of MS-SSIM's window for a frame; None for one that is too small for it."""
+    """Return the size of MS-SSIM's window for a frame; None if the frame is too small for it."""
     return next((size for size in WINDOWS if (size - 1) * SCALES < min(height, width)), None)

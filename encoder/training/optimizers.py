@@ -1,10 +1,12 @@
-"""Optimisers that torch does not have.
+"""Optimizers that torch does not have.
 
-Muon: momentum whose matrices are made orthogonal, so that all directions of a convolution learn at the same pace (K. Jordan,
-"Muon: an optimizer for hidden layers in neural networks", 2024). The step is scaled so that learning rates of Adam fit (Liu et
-al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2).
+Muon makes the momentum of a matrix orthogonal, so that all directions of a convolution learn at the
+same pace (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024). Its step is
+scaled so that learning rates of Adam fit (Liu et al., "Muon is scalable for LLM training",
+arXiv 2502.16982, section 2.2).
 
-Adan: Adam whose step also follows the change of the gradient (Xie et al., arXiv 2208.06677, algorithm 1).
+Adan is an Adam whose step also follows the change of the gradient (Xie et al., arXiv 2208.06677,
+algorithm 1).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,18 +21,18 @@ from encoder.training.recipe import Recipe
 MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial that drives all singular values towards 1."""
+"""Coefficients of the polynomial that drives all singular values towards 1."""
 RMS = 0.2
-"""Root mean square of a step at a learning rate of 1, as Adam's steps usually have it."""
+"""Root mean square of a step at a learning rate of 1, as is usual for Adam's steps."""
 
 ADAN_DECAYS = (0.98, 0.92, 0.99)
-"""Of the means of the gradient, of its change, and of the square of both."""
+"""Decays of the means of the gradient, of its change, and of the look-ahead gradient's square."""
 EPSILON = 1e-8
-"""Added to a divisor."""
+"""Number added to a divisor, so that it is not zero."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimise the weights of convolutions, of shape (out, in, ...), as matrices (out, in * ...)."""
+    """Optimizer of convolution weights (out, in, ...), taken as matrices (out, in * ...)."""
 
     def __init__(self, params: Iterable[nn.Parameter], *, lr: float) -> None:
         super().__init__(params, {"lr": lr})
@@ -56,7 +58,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return roughly the nearest matrix (M, N) whose singular values are all 1: Newton-Schulz iterations."""
+    """Return, roughly, the nearest matrix (M, N) whose singular values are all 1.
+
+    It is found by Newton-Schulz iterations.
+    """
     a, b, c = COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
@@ -68,7 +73,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Adan(torch.optim.Optimizer):
-    """Optimise parameters of any shape."""
+    """Optimizer of parameters of any shape."""
 
     def __init__(
         self, params: Iterable[nn.Parameter] | Iterable[dict[str, object]], *, lr: float
@@ -105,7 +110,10 @@ class Adan(torch.optim.Optimizer):
 
 
 MATRIX_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"muon": Muon}
-"""Optimizers of convolutions as matrices, by the recipe's name; Adam takes the other parameters."""
+"""Optimizers of convolutions as matrices, by their names in a recipe.
+
+Adam optimizes the other parameters.
+"""
 
 
 def make_optimizers(
@@ -115,9 +123,9 @@ def make_optimizers(
     *,
     latents: Collection[str] = (),
 ) -> list[torch.optim.Optimizer]:
-    """Return the optimisers of a network's tensors by name, and of more that belong to something else.
+    """Return the optimizers of a network's tensors (`learned`, by name) and of `more` tensors.
 
-    Each of their groups has a `gain`, which the learning rate is multiplied by.
+    Each parameter group has a `gain`, a factor of the learning rate.
     """
     tables = [x for name, x in learned.items() if name in latents]
     make = MATRIX_OPTIMIZERS.get(recipe.optimizer)
@@ -138,5 +146,5 @@ def make_optimizers(
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Return whether a tensor is a convolution between all channels, to be optimized as a matrix."""
+    """Return whether a tensor is the weight of a convolution between all channels."""
     return tensor.ndim == 4 and tensor.shape[1] > 1  # noqa: PLR2004 (out, in, h, w)

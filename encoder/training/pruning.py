@@ -1,4 +1,4 @@
-"""Pruning: the smallest weights of all layers together are set to zero, and stay there (NeRV, section 3.4)."""
+"""Pruning: the smallest weights of all layers together become zero for good (NeRV, section 3.4)."""
 
 from collections.abc import Collection, Mapping
 
@@ -9,9 +9,10 @@ from torch import Tensor
 def masks(
     tensors: Mapping[str, Tensor], share: float, *, latents: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Return where the weights of layers are kept if the smallest share of all that are learned is to go, by name.
+    """Return masks by name that are True for kept weights; the smallest share of all is pruned.
 
-    Latents are left alone, as HNeRV leaves its embeddings: pruning them with the rest costs far more than it saves.
+    Only learned weights of layers are pruned. Latents are kept, as HNeRV keeps its embeddings:
+    pruning them costs far more than it saves.
     """
     layers = {name: x for name, x in tensors.items() if x.requires_grad and name not in latents}
     weights = {name: x for name, x in layers.items() if x.ndim > 1}

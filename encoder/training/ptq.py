@@ -1,4 +1,4 @@
-"""From a fitted network's tensors to the integers that are coded."""
+"""Quantization of a fitted network's tensors to the integers that are coded (PTQ)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from encoder.models.base import GIVEN_STEP
 from encoder.training.qat import QatQuantizer
 
 SMALLEST = 2.0**-40
-"""Stands for the largest weight of a tensor of smaller ones, so that its step is one that the format has."""
+"""Lower bound of a tensor's largest weight, so that the format can hold the step."""
 
 
 def quantize(
@@ -25,10 +25,12 @@ def quantize(
     given: Collection[str] = (),
     huffman: bool = False,
 ) -> dict[str, Quantized]:
-    """Return the integers of each tensor and their step: the learned one, or that of a number of bits.
+    """Return the integers of each tensor and their step, by name.
 
-    Of what was in the segment before, the difference is coded: where the quantiser says so, or else where its integers are the
-    smaller ones. Tensors that are given, not learned, are coded alone and have a step of their own.
+    The step is the quantizer's learned one, or without a quantizer that of a number of `bits`.
+    `before` holds the tensors of the previous segment. A tensor is coded as its difference from
+    them if the quantizer has decided so, or, without a quantizer, if that makes its integers
+    smaller. `given` tensors, which are not learned, are coded alone with a fixed step.
     """
     bound = 2 ** (bits - 1) - 1
     old = before or {}
@@ -49,7 +51,10 @@ def quantize(
 
 
 def _smaller(value: Tensor, old: Tensor | None, bound: int) -> Quantized:
-    """Return a tensor's integers, or those of its difference from another at the same step, if these are smaller."""
+    """Return a tensor's integers, or those of its difference from `old` if these are smaller.
+
+    Both have the same step.
+    """
     alone = _quantize(value, 0.0, bound)
     if old is None:
         return alone
@@ -61,11 +66,13 @@ def _smaller(value: Tensor, old: Tensor | None, bound: int) -> Quantized:
 def _quantize(
     tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0
 ) -> Quantized:
-    """Round a tensor to multiples of the steps of its channels, or of the smallest that keep the integers within a bound."""
+    """Round a tensor to multiples of its channels' steps.
+
+    The steps grow if the integers would exceed the bound.
+    """
     values = tensor.detach().cpu().numpy()
-    shift = int(
-        np.median(offsets)
-    )  # the offsets that are left are small, and none if all are the same
+    # The remaining offsets are small, and zero if all are equal.
+    shift = int(np.median(offsets))
     offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
     relative = channel_steps(1.0, offsets, axis, values.ndim)
     largest = max(float(np.abs(values / relative).max()), SMALLEST)

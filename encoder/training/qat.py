@@ -1,7 +1,8 @@
-"""Quantisation inside the training loop: learned steps of tensors and channels, and the bits that the coder's models need.
+"""Quantization in the training loop (QAT): learned steps, and the bits under the coder's models.
 
-Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Compression by Entropy Penalized
-Reparameterization, 2020); noise first and rounding last follow NVRC (arXiv 2409.07414, section 3.3).
+Rate-distortion training of weights goes back to Oktay et al. (Scalable Model Compression by Entropy
+Penalized Reparameterization, 2020). Training first through noise and last through rounding follows
+NVRC (arXiv 2409.07414, section 3.3).
 """
 
 from collections.abc import Collection, Mapping
@@ -18,18 +19,18 @@ DEFAULT = Quantization()
 INITIAL_STEP = 0.15
 """Step at the start, in standard deviations of the tensor."""
 HALF_OCTAVE = log(2) / 2
-"""Distance of the logarithms of two neighbouring steps."""
+"""Distance between the logarithms of two neighbouring steps."""
 HALF = 0.5
-"""How far a bin reaches to each side of its value, in steps."""
+"""Half of a bin's width, in steps."""
 MIN_SCALE = 0.05
-"""Smallest scale of the Laplace model, in steps: below it a tensor costs nothing anyway."""
+"""Smallest scale of the Laplace model, in steps; below it a tensor costs almost no bits."""
 
 
 class QatQuantizer(nn.Module):
-    """Steps for the channels of a network's tensors, learned together with it.
+    """Quantization steps of a network's tensors and channels, learned together with the network.
 
-    The channels are the first axis of a weight, and the second of a latent (T, C, h, w). Their steps lie an integer number of
-    half octaves from the tensor's.
+    The channels are the first axis of a weight, and the second axis of a latent (T, C, h, w). A
+    channel's step differs from the tensor's by a whole number of half octaves.
     """
 
     noise: Tensor
@@ -52,9 +53,9 @@ class QatQuantizer(nn.Module):
         self._settings = settings
         self._before = before or {}
         self.differences: frozenset[str] | None = None if before else frozenset()
-        """Names of the tensors that are coded as differences; None until that is decided."""
+        """Names of the tensors that are coded as differences; None until `decide` is called."""
         learned = {name: x.detach() for name, x in tensors.items() if x.requires_grad}
-        # A tensor of equal values has no deviation; its magnitude sets the step then.
+        # The standard deviation of equal values is 0; their magnitude sets the step then.
         spread = [
             max(x.std(correction=0).item(), x.abs().mean().item(), 1e-6) for x in learned.values()
         ]
@@ -67,9 +68,9 @@ class QatQuantizer(nn.Module):
             torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)),
             persistent=False,
         )
-        # Random numbers cost more than what is done with them: a part of these, from a random place on, is as good.
+        # Drawing noise takes longer than using it, so `noisy` takes a random slice of this buffer.
         size = sum(x.numel() for x in learned.values())
-        # Always the same, for fits that go on from a state.
+        # The seed is fixed, so that a resumed fit has the same noise.
         noise = (
             torch.rand(4 * size, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
             - HALF
@@ -78,16 +79,16 @@ class QatQuantizer(nn.Module):
         self._places = 3 * size
 
     def get_extra_state(self) -> list[str] | None:
-        """Return what is coded as differences, for `state_dict`."""
+        """Return the names of the tensors that are coded as differences, for `state_dict`."""
         return None if self.differences is None else sorted(self.differences)
 
     def set_extra_state(self, state: list[str] | None) -> None:
-        """Take what is coded as differences, for `load_state_dict`."""
+        """Set the names of the tensors that are coded as differences, for `load_state_dict`."""
         self.differences = None if state is None else frozenset(state)
 
     def steps(self) -> dict[str, Tensor]:
-        """Return the steps of each learned tensor, in a shape that is broadcast to its own."""
-        # The offsets' gradient is that of the logarithm of the steps.
+        """Return the steps of each learned tensor by name, broadcastable to its shape."""
+        # STE: the offsets have the gradient of the steps' logarithms.
         offsets = (
             self.offsets
             + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
@@ -101,7 +102,10 @@ class QatQuantizer(nn.Module):
         }
 
     def learned(self, name: str) -> tuple[float, NDArray[np.int32]] | None:
-        """Return a tensor's step, and by how many half octaves its channels' lie over it; None if the tensor is given."""
+        """Return a tensor's step, and its channels' offsets from it in half octaves.
+
+        Returns None if the tensor is given, not learned.
+        """
         if name not in self._shapes:
             return None
         index = list(self._shapes).index(name)
@@ -121,7 +125,7 @@ class QatQuantizer(nn.Module):
         return noisy
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the dequantised tensors; gradients pass the rounding unchanged."""
+        """Return the dequantized tensors; gradients pass the rounding unchanged (STE)."""
         rounded = dict(tensors)
         for name, step in self.steps().items():
             change = _round(self._change(name, tensors[name]) / step) * step
@@ -131,7 +135,11 @@ class QatQuantizer(nn.Module):
         return rounded
 
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the expected code length of all learned tensors, in bits; of the shorter of both ways while that is open."""
+        """Return the expected code length of all learned tensors, in bits.
+
+        Until `decide` is called, each tensor counts with the shorter of its two codes: alone, or as
+        a difference.
+        """
         lengths: list[Tensor] = []
         for name, step in self.steps().items():
             if self.differences is None:
@@ -142,7 +150,7 @@ class QatQuantizer(nn.Module):
 
     @torch.no_grad()
     def decide(self, tensors: Mapping[str, Tensor]) -> None:
-        """Code as differences from now on what is shorter so."""
+        """Decide, once, which tensors are coded as differences: those with a shorter code then."""
         if self.differences is None:
             lengths = {
                 name: self._both(name, tensors[name], step) for name, step in self.steps().items()
@@ -152,12 +160,12 @@ class QatQuantizer(nn.Module):
             )
 
     def _both(self, name: str, tensor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bits of a tensor coded alone, and as a difference."""
+        """Return the bits of a tensor that is coded alone, and as a difference."""
         change = tensor - self._before[name]
         return self._bits(name, tensor / step), self._bits(name, change / step)
 
     def _change(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what is coded of a tensor: its difference from the segment before, if it is coded so."""
+        """Return the coded part of a tensor: its difference from `before`, or all of it."""
         return tensor - self._before[name] if name in (self.differences or ()) else tensor
 
     def channel_axis(self, name: str) -> int:
@@ -190,12 +198,12 @@ def _round(x: Tensor) -> Tensor:
 def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:
     """Return the bits of values (in steps) under Laplace models binned at integers.
 
-    The scale is the maximum likelihood one, mean |y|, at which the derivative of the code length by the scale vanishes:
-    so it is taken as a constant.
+    The scale is the maximum likelihood estimate, mean |y|. The derivative of the code length by the
+    scale vanishes there, so the scale is treated as a constant.
     """
     size = y.abs()
     scale = scale.clamp(min=MIN_SCALE)
     inside = 1 - (-(size + HALF) / scale).exp() / 2 - ((size - HALF).clamp(max=0) / scale).exp() / 2
-    # Far outside, the logarithm is taken of the formula, not of its vanishing value.
+    # Outside the middle bin, the probability may underflow; its logarithm is written out.
     outside = (size - HALF) / scale - torch.log(-torch.expm1(-1 / scale) / 2)
     return torch.where(size < HALF, -inside.clamp(min=1e-9).log(), outside).sum() / log(2)

@@ -1,4 +1,4 @@
-"""Rate control: lambda, the weight of a bit against the distortion, constant or steered to a size."""
+"""Rate control of lambda, the weight of a bit in the loss: constant, or steered to a size."""
 
 from collections.abc import Callable
 from math import log
@@ -15,7 +15,7 @@ SCALINGS = 4
 SLOPE = 0.7
 """Assumed fall of log(size) as the logarithms of the steps rise by 1."""
 MIN_SLOPE = 0.1
-"""Smallest slope that is measured."""
+"""Lower bound of the measured slope."""
 MAX_SCALING = 0.7
 """Largest change of the steps' logarithms at once."""
 
@@ -56,23 +56,23 @@ class RateControl(Stateful):
         self._missing = torch.tensor(0.0)
 
     def weight(self, bits: Tensor, progress: float) -> Tensor:
-        """Return the weight of a bit, given the present rate in bits and the fit's progress, 0..1."""
+        """Return the weight of a bit, for the current rate in bits and the fit's progress, 0..1."""
         if self.target_bits is not None and progress >= self._steering.start:
             self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
         return self._log_weight.exp().to(bits.device)
 
     def wants_calibration(self, progress: float) -> bool:
-        """Return whether the coder should be asked now, which costs the time of many steps."""
+        """Return whether to run the coder now, which takes as long as many steps."""
         return bool(self._calibrations) and progress >= self._calibrations[0]
 
     def calibrate(self, estimate: Tensor, coded: float) -> None:
-        """Take an estimated rate and the coder's, both in bits."""
+        """Set the ratio of the coder's size to the estimated rate; both are in bits."""
         self._calibrations.pop(0)
         self._coded_share = coded / estimate.item()
 
     @torch.no_grad()
     def scale(self, log_steps: Tensor, coded_bits: Callable[[], float]) -> None:
-        """Change all steps' logarithms to reach the target size, which steering misses by a little."""
+        """Change the logarithms of all steps to reach the target size, which steering misses."""
         if self.target_bits is None:
             return
         slope = SLOPE

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from encoder.codec.tensor_coder import MODES
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Distortion between output and target frames (B, 3, H, W) in 0..1."""
 
@@ -15,17 +17,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Schedule:
     """Shares of the fit, 0..1, at which its phases begin.
 
-    First noise, then rounding follows NVRC (arXiv 2409.07414, section 3.3).
+    Training through noise, then through rounding, follows NVRC (arXiv 2409.07414, section 3.3).
     """
 
     rate_from: float = 0.1
     """Start of the rate term in the loss."""
     noise_from: float = 0.3
-    """Start of training through quantization noise. The quantization steps are learned from here."""
+    """Start of training through quantization noise, and of learning the quantization steps."""
     round_from: float = 0.85
     """Start of training through rounding (STE)."""
     freeze_from: float = 0.93
-    """Time at which weights are rounded for good; only latents are fitted after it."""
+    """Time at which weights are rounded for good; only latents are fitted afterwards."""
     prune_at: float = 0.7
     """Time at which the smallest weights are set to zero, if any are pruned."""
     warmup: float = 0.1
@@ -43,13 +45,15 @@ class Quantization:
     step_learning_rates: tuple[float, float] = (8e-3, 5e-2)
     """Least and largest learning rate of the logarithms of the quantization steps."""
     step_travel: float = 9.0
-    """Distance that the logarithms of the steps can cover in a fit; short fits use higher rates."""
+    """Distance that the steps' logarithms can cover in a fit; short fits use higher rates."""
     has_channel_steps: bool = True
     """Whether each channel has a quantization step of its own."""
     predicts: bool = True
     """Whether latents may be coded as differences in time."""
     plane_axes: tuple[int, ...] = (2, 3)
     """Axes of a latent (T, C, h, w) that share a scale of the Laplace model."""
+    coder_modes: tuple[int, ...] = MODES
+    """Modes of a tensor that the range coder tries after the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +65,17 @@ class Steering:
     arrive: float = 0.5
     """Share of the fit at which the size should be reached."""
     proportional: float = 4.0
-    """Change of log(lambda) for each unit of log(size) that is missing, at once."""
+    """Immediate change of log(lambda) for each unit by which log(size) is off."""
     integral: float = 60.0
-    """Change of log(lambda) for each unit of log(size) that is missing during a whole fit."""
+    """Change of log(lambda) for each unit by which log(size) is off during a whole fit."""
     firm_from: float = 0.85
-    """Share of the fit after which the firm integral gain holds: learning rates are low there."""
+    """Share of the fit after which `firm_integral` holds: learning rates are low there."""
     firm_integral: float = 1200.0
     """Integral gain near the end of the fit."""
     max_change: float = 0.5
     """Largest change of log(lambda) at once."""
     max_rise: float = log(4)
-    """Largest rise of log(lambda) before `arrive`: a short fit would pay for it in quality."""
+    """Largest rise of log(lambda) before `arrive`; more costs short fits quality."""
     calibrate_at: tuple[float, ...] = (0.4, 0.6, 0.7, 0.8, 0.9, 0.94)
     """Shares of the fit at which the estimated rate is compared with the coder's."""
 

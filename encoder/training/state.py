@@ -1,4 +1,4 @@
-"""State of a fit, which a later run goes on from."""
+"""State of a fit, from which a later run goes on."""
 
 import copy
 from collections.abc import Mapping

@@ -72,7 +72,7 @@ class TrainStep(Stateful):
         self.changed_at = 0
         """Number of the step at which a phase began last: the quality may fall there."""
         self._stage = 0
-        """Number of such phases so far."""
+        """Number of phases that have begun so far."""
         self._began: float | None = None
         """Progress of the fit at the first step."""
         self.frame_encoder_state: FitState | None = None
@@ -87,7 +87,7 @@ class TrainStep(Stateful):
         self._scaled = False
 
     def state_dict(self) -> FitState:
-        """Return a copy of the state, that of all parts included."""
+        """Return a copy of the state, including all parts."""
         parts = {
             "network": self.network,
             "quantizer": self.quantizer,
@@ -130,10 +130,10 @@ class TrainStep(Stateful):
     def step(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
     ) -> Tensor:
-        """Take one step on frames (B, 3, H, W) of the given numbers (B,); return their MSE.
+        """Take one step on the target frames (B, 3, H, W); return their MSE.
 
-        The mask (B, H, W) is True for pixels that do not count. `gain` is a factor of the learning
-        rates.
+        `batch` (B,) holds the numbers of the frames. The mask (B, H, W) is True for pixels that do
+        not count. `gain` is a factor of the learning rates.
         """
         schedule = self.recipe.schedule
         if self._began is None:
@@ -290,7 +290,7 @@ class TrainStep(Stateful):
 
     @torch.no_grad()
     def _settle(self, frame_encoder: nn.Module, frames: Tensor) -> None:
-        """Make the latents of all frames once more, for good."""
+        """Compute the final latents of all frames (T, 3, H, W), and drop the frame encoder."""
         for batch in torch.arange(len(frames), device=frames.device).split(self.recipe.batch):
             self._tensors[self._frame_latent][batch] = frame_encoder(unit(frames[batch]))
         self.frame_encoder_state = frame_encoder.state_dict()

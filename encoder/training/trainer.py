@@ -1,6 +1,6 @@
 """The fit of a network to the frames of a segment, as a generator over epochs.
 
-The caller prints the epochs, and may stop. A monitor rolls the fit back when its quality collapses.
+The caller prints the epochs, and may stop early. The fit rolls back when its quality collapses.
 """
 
 import logging
@@ -32,13 +32,13 @@ COLLAPSE_DB = 6.0
 CHANGE_DB = 15.0
 """Largest fall when pruning, noise or rounding starts."""
 EASE_DB = 0.5
-"""Fall of the expected quality from epoch to epoch: steering to a size costs quality slowly."""
+"""Fall of the expected quality per epoch: steering to a size costs quality slowly."""
 ENOUGH_DB = 40.0
-"""Quality above which changes mean little: that of black frames jumps by tens of decibels."""
+"""Quality above which changes mean little: black frames jump by tens of decibels."""
 LOWER = 0.5
 """Factor of the learning rate after a collapse."""
 MAX_COLLAPSES = 4
-"""Largest number of collapses before the quality is back."""
+"""Largest number of collapses before the quality recovers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Epoch:
     progress: float
     """Share of the fit that is done, 0..1."""
     psnr_db: float
-    """PSNR of the training outputs of the latest whole epoch, before 8-bit rounding; first 0."""
+    """PSNR of the latest whole epoch's training outputs, before 8-bit rounding; 0 at first."""
     is_whole: bool = True
     """Whether the epoch has ended."""
 
@@ -66,12 +66,12 @@ class DivergenceMonitor(Stateful):
         self._fell_at = -1
         """Number of the step of the latest collapse."""
         self.collapses = 0
-        """Number of collapses since the quality was last back."""
+        """Number of collapses since the quality last recovered."""
         self.gain = 1.0
         """Factor of the learning rate."""
 
     def expect(self, reference_db: float) -> None:
-        """Expect the quality of the state that the fit goes on from."""
+        """Set the expected quality to that of the state the fit rolls back to."""
         self.reference_db = reference_db
 
     def collapsed(self, psnr_db: float, step: int, *, is_changed: bool = False) -> bool:
@@ -120,7 +120,10 @@ class Trainer(Stateful):
         self._clock = clock
         self._epochs = 0
         self._spent = 0.0
-        """Share of the time budget: a resumed run may have another number of workers."""
+        """Spent share of the time budget.
+
+        Not in seconds, as the budget of a resumed run differs with its number of workers.
+        """
         self._left = torch.zeros(0, dtype=torch.long)
         """Numbers of the frames that are still to come in this epoch."""
         self._error = torch.zeros(())
@@ -128,7 +131,7 @@ class Trainer(Stateful):
         self._psnr_db = 0.0
         self._monitor = DivergenceMonitor()
         self._good: FitState | None = None
-        """State to roll back to; the epoch after it has passed."""
+        """State to roll back to: the epoch after it has passed without a collapse."""
         self._latest: FitState | None = None
         """State from before the running epoch; becomes `_good` once that epoch passes."""
         self._latest_at = -KEEP_STEPS
@@ -202,8 +205,8 @@ class Trainer(Stateful):
         self._epochs += 1
 
     def _mean_psnr_db(self) -> float:
-        """Return the quality of an epoch, or of the part of it that there was time for."""
-        # This waits for the device, once an epoch.
+        """Return the PSNR of an epoch, or of its finished part."""
+        # This waits for the device, so it is called only once per epoch.
         mean = self._error.item() / (len(self._frames) - len(self._left))
         return -10 * log10(max(mean, 1e-10)) if isfinite(mean) else -inf
 
@@ -231,7 +234,7 @@ class Trainer(Stateful):
         torch.set_rng_state(state["random"])
 
     def _roll_back(self, psnr_db: float) -> None:
-        """Go on from the last good state with a lower learning rate; raises FitError if hopeless."""
+        """Go on from the last good state at a lower learning rate; raises FitError if hopeless."""
         monitor = self._monitor
         good = self._good or self._latest
         if monitor.is_hopeless or good is None:
@@ -245,7 +248,7 @@ class Trainer(Stateful):
         monitor.expect(good["monitor"]["reference_db"])
         self._spent = spent
         self._epochs = epochs
-        torch.randperm(len(self._frames))  # or the same batches would come again
+        torch.randperm(len(self._frames))  # otherwise the same batches would come again
         logger.warning(
             "the fit fell from %.1f to %.1f dB: back to where it was, with a lower learning rate",
             kept["reference_db"],

@@ -2,7 +2,7 @@
 
 aioice has no setting for the addresses that it offers, and takes any datagram from any sender. Its
 sockets are open before a connection is handed out, so the replacements are for the whole process.
-They last as long as a body of `host_addresses`.
+They last while a body of `host_addresses` runs.
 """
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
@@ -93,14 +93,15 @@ class HostAddresses:
 
 
 _in_use: list[HostAddresses] = []
-"""Addresses of the running `host_addresses`: aioice has one state for the process, so has this."""
+"""Addresses in use, the newest last: global, like the functions of aioice that they replace."""
 
 
 @contextmanager
 def host_addresses(addresses: HostAddresses) -> Generator[None]:
     """Let aioice use these addresses while the body runs.
 
-    If several bodies run, the one that began last decides. aioice is itself again after all.
+    If several bodies run, the addresses of the newest are used. After the last body, aioice is as
+    before.
     """
     _in_use.append(addresses)
     _install()

@@ -1,0 +1,1 @@
+"""Measurements behind docs/explanation/results.md and docs/explanation/ablations.md."""

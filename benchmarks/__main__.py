@@ -1,0 +1,229 @@
+"""Measure the figures of docs/explanation/results.md and docs/explanation/ablations.md.
+
+Each measurement keeps its points in benchmarks/data. Nothing else should run on the machine.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.points import CLIPS, DATA, load_points, record
+from encoder.cli.options import SAMPLE
+from encoder.common.console import Commands, show_table
+from encoder.common.errors import SettingsError
+from encoder.common.flags import add_flags, from_flags
+from encoder.media.reading import Reading
+
+if TYPE_CHECKING:
+    from benchmarks.fits import Measurement
+    from encoder.media.video import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Measurements of one module."""
+
+    summary: str
+    """Description in one line."""
+    names: tuple[str, ...]
+    """Names of the measurements, the module's keys."""
+    load: Callable[[], "Mapping[str, Measurement]"]
+    """Function that imports the module."""
+
+
+def _rate_distortion() -> "Mapping[str, Measurement]":
+    from benchmarks.rate_distortion import MEASUREMENTS
+
+    return MEASUREMENTS
+
+
+def _encoding_speed() -> "Mapping[str, Measurement]":
+    from benchmarks.encoding_speed import MEASUREMENTS
+
+    return MEASUREMENTS
+
+
+def _decoding_speed() -> "Mapping[str, Measurement]":
+    from benchmarks.decoding_speed import MEASUREMENTS
+
+    return MEASUREMENTS
+
+
+def _allocation() -> "Mapping[str, Measurement]":
+    from benchmarks.allocation import MEASUREMENTS
+
+    return MEASUREMENTS
+
+
+def _held_out() -> "Mapping[str, Measurement]":
+    from benchmarks.held_out import MEASUREMENTS
+
+    return MEASUREMENTS
+
+
+GROUPS = {
+    "rate-distortion": Group(
+        summary="size and quality of files, against the papers' pipeline and classic codecs",
+        names=("ours", "ladder", "paper", "codecs", "ablations", "targets", "overhead"),
+        load=_rate_distortion,
+    ),
+    "encoding-speed": Group(
+        summary="speed of fits, against the papers' recipes, and for long and large videos",
+        names=("speed", "lengths", "workers", "large", "film"),
+        load=_encoding_speed,
+    ),
+    "decoding-speed": Group(
+        summary="speed of decoding with PyTorch, ONNX Runtime and the engines",
+        names=("decoding", "integers"),
+        load=_decoding_speed,
+    ),
+    "allocation": Group(
+        summary="evenness of the quality of segments",
+        names=("scenes", "keys"),
+        load=_allocation,
+    ),
+    "held-out": Group(
+        summary="quality of frames and pixels that networks were not fitted to",
+        names=("interpolation", "inpainting"),
+        load=_held_out,
+    ),
+}
+"""Measurements of points, by the name of their command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit code."""
+    commands = Commands("benchmarks", __doc__, install="nervcast[all]")
+    for name, group in GROUPS.items():
+        example = f"python -m benchmarks {name} {group.names[0]}"
+        command = commands.add(name, _measure, summary=group.summary, example=example)
+        command.set_defaults(group=group)
+        command.add_argument("measurement", choices=group.names, help="measurement to make")
+        _add_clip(command, seconds=120)
+    _add_ablations(commands)
+    paper = commands.add(
+        "paper",
+        _paper,
+        summary="compare NeRV++'s paper with a report of `encoder compare` on Bunny",
+        example="python -m benchmarks paper reproduction",
+    )
+    paper.add_argument("folder", type=Path, help="folder of the report")
+    tables = commands.add(
+        "tables",
+        _tables,
+        summary="print the tables of docs/explanation/results.md",
+        example="python -m benchmarks tables",
+    )
+    _add_data(tables)
+    return commands.main(argv)
+
+
+def _add_ablations(commands: Commands) -> None:
+    command = commands.add(
+        "ablations",
+        _ablations,
+        summary="gain or loss of other choices than those of the preset `fast`",
+        example='python -m benchmarks ablations fit bunny --seconds 30 --only "head: 1x1"',
+    )
+    command.add_argument(
+        "what",
+        choices=("pace", "fit", "table"),
+        help="time epochs of each choice, fit each choice, or print the table",
+    )
+    _add_clip(command, seconds=60)
+    command.add_argument("--seed", type=int, default=0, help="seed of each fit (default: 0)")
+    command.add_argument(
+        "--only", nargs="+", default=[], metavar="CHOICE", help="choices to take (default: all)"
+    )
+
+
+def _add_clip(command: argparse.ArgumentParser, *, seconds: int) -> None:
+    command.add_argument("clip", choices=CLIPS, nargs="?", default="bunny", help="clip to measure")
+    command.add_argument(
+        "--source",
+        type=Path,
+        metavar="VIDEO",
+        help="video of the clip (default: the bundled sample, for bunny)",
+    )
+    command.add_argument("--resize", metavar="WxH", help="frame size (default: 320x180 for bunny)")
+    add_flags(command, Reading, ("matrix",))
+    command.add_argument(
+        "--seconds", type=int, default=seconds, help=f"time for each fit (default: {seconds})"
+    )
+    _add_data(command)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=DATA,
+        help="folder of the points (default: benchmarks/data)",
+    )
+
+
+def _open(args: argparse.Namespace) -> "Video":
+    """Return the clip's video; raises SettingsError, SourceError."""
+    from encoder.media.source import read_video
+    from encoder.media.video import parse_size
+
+    if args.source is None and args.clip != "bunny":
+        raise SettingsError(f"{args.clip} is not bundled: name its video with --source")
+    size = CLIPS[args.clip] if args.resize is None else parse_size(args.resize)
+    return read_video(args.source or SAMPLE, size=size, reading=from_flags(Reading, args))
+
+
+def _measure(args: argparse.Namespace) -> None:
+    measure = args.group.load()[args.measurement]
+    key = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}
+    for point in record(measure(_open(args), args.seconds), key, args.data):
+        print(point, flush=True)
+
+
+def _ablations(args: argparse.Namespace) -> None:
+    import torch
+
+    from benchmarks.ablations import Measured, ablation_table
+
+    if args.what == "table":
+        print("\n".join(ablation_table(args.data)))
+        return
+    torch.set_num_threads(1)
+    measured = Measured.load(args.clip, args.data)
+    video = _open(args)
+    if args.what == "pace":
+        lines = measured.pace(video, args.only)
+    else:
+        lines = measured.fit(video, args.seconds, args.seed, args.only)
+    for line in lines:
+        measured.save(args.data)
+        print(line, flush=True)
+
+
+def _paper(args: argparse.Namespace) -> None:
+    from benchmarks.paper import POINT_COLUMNS, bd_rates
+    from encoder.compare.compare import read_results
+
+    settings, points = read_results(args.folder)
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items()))
+    rows = [{name: getattr(point, name) for name in POINT_COLUMNS} for point in points]
+    show_table(rows, as_json=False)
+    show_table(list(bd_rates(args.folder)), as_json=False)
+
+
+def _tables(args: argparse.Namespace) -> None:
+    from benchmarks.tables import others, tables
+
+    points = load_points(args.data)
+    for table in tables(points):
+        print("\n".join(table), end="\n\n")
+    for point in others(points):
+        print(point)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Variants of the training step that the encoder does not use."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.networks import Banded
+from encoder.models.base import VideoNetwork
+from encoder.training.losses import squared
+from encoder.training.step import TrainStep
+
+AVERAGE_FROM = 0.6
+"""Share of the fit after which weights are averaged."""
+AVERAGE_DECAY = 0.99
+"""Decay of their mean."""
+COARSE_UNTIL = 0.3
+"""Share of the fit in which the loss sees half of the resolution."""
+
+
+class Averaged(TrainStep):
+    """Step that replaces the weights with their mean when rounding starts."""
+
+    _mean: dict[str, Tensor] | None = None
+
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
+        """Take a step."""
+        round_from = self.recipe.schedule.round_from
+        learned = {name: x for name, x in self.network.named_parameters() if x.requires_grad}
+        with torch.no_grad():
+            if progress >= round_from and self._mean is not None:
+                for name, x in learned.items():
+                    x.copy_(self._mean[name])
+                self._mean = None
+            elif AVERAGE_FROM <= progress < round_from:
+                self._mean = self._mean or {name: x.clone() for name, x in learned.items()}
+                for name, x in learned.items():
+                    self._mean[name].lerp_(x, 1 - AVERAGE_DECAY)
+        return super().step(batch, target, mask, progress, gain=gain)
+
+
+class Coarse(TrainStep):
+    """Step whose loss sees half of the resolution at first."""
+
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
+        """Take a step."""
+        self.recipe = replace(self.recipe, loss=_halved if progress < COARSE_UNTIL else squared)
+        return super().step(batch, target, mask, progress, gain=gain)
+
+
+def _halved(output: Tensor, target: Tensor) -> Tensor:
+    return squared(F.avg_pool2d(output, 2), F.avg_pool2d(target, 2))
+
+
+class HalfPrecision(TrainStep):
+    """Step in bfloat16 wherever torch considers it safe."""
+
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
+        """Take a step."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().step(batch, target, mask, progress, gain=gain)
+
+
+class Compiled(TrainStep):
+    """Steps of a network that torch compiles at the first one."""
+
+    def __init__(self, network: VideoNetwork, *args: Any, **options: Any) -> None:
+        super().__init__(network, *args, **options)
+        network.compile()
+
+
+class Bands(TrainStep):
+    """Step that sees one band of each picture, another one each time, of a `Banded` network."""
+
+    def step(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
+    ) -> Tensor:
+        """Take a step."""
+        assert isinstance(self.network, Banded)
+        height, width = target.shape[2:]
+        hidden = self.network.choose_band(height, width).expand(len(target), -1, -1)
+        seen = height / max(height - int(hidden[0, :, 0].sum()), 1)
+        self.recipe = replace(
+            self.recipe, loss=lambda output, target: seen * squared(output, target)
+        )
+        hidden = hidden if mask is None else mask | hidden
+        return super().step(batch, target, hidden, progress, gain=gain)

@@ -1,0 +1,203 @@
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from helpers import moving_square
+
+from benchmarks import __main__ as command_line
+from benchmarks.ablations import OWN, Measured, ablation_table
+from benchmarks.choices import choices
+from benchmarks.fits import FAST, fit_point, make_encoder, run_fit
+from benchmarks.points import DATA, load_points, record
+from benchmarks.rate_distortion import techniques
+from benchmarks.tables import others, tables
+from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
+from encoder.config import Budget, Compression
+from encoder.media.video import Video
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "explanation"
+NAMES = (*command_line.GROUPS, "ablations", "paper", "tables")
+
+
+def page(name):
+    return (PAGES / name).read_text().replace("**", "")
+
+
+@pytest.fixture
+def video():
+    return Video(moving_square(6, 18, 32), Fraction(25))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of points that is not ours, and a check that ours stays as it is."""
+    before = {path.name: path.read_bytes() for path in DATA.iterdir()}
+    yield tmp_path
+    assert {path.name: path.read_bytes() for path in DATA.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([*([name] if name else []), "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(each in told for each in ([name] if name else NAMES))
+
+
+def test_help_does_not_import_what_it_does_not_need():
+    script = (
+        "import sys, contextlib\n"
+        "from benchmarks.__main__ import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
+        "assert not {'torch', 'numpy', 'onnx', 'av'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", command_line.GROUPS)
+def test_names_are_those_of_the_measurements(name):
+    group = command_line.GROUPS[name]
+    assert group.names == tuple(group.load())
+
+
+def test_pages_name_commands_that_exist(capsys):
+    text = "\n".join(path.read_text() for path in PAGES.glob("*.md"))
+    commands = [part.split("`")[0] for part in text.split("python -m benchmarks ")[1:]]
+    assert len(commands) > 20
+    for command in commands:
+        words = command.splitlines()[0].split("#")[0].replace("CLIP", "bunny").split()
+        with pytest.raises(SystemExit) as ended:
+            command_line.main([*words, "--help"])
+        assert ended.value.code == 0
+        if len(words) > 1 and words[0] in command_line.GROUPS:
+            assert words[1] in command_line.GROUPS[words[0]].names
+    capsys.readouterr()
+
+
+def test_tables_of_results_are_those_of_the_points():
+    found = list(tables(load_points()))
+    assert len(found) == 14
+    for table in found:
+        assert "\n".join(table) + "\n" in page("results.md")
+
+
+def test_table_of_ablations_is_that_of_the_points():
+    assert "\n".join(ablation_table()) + "\n" in page("ablations.md")
+
+
+def test_every_point_is_in_a_table_or_listed():
+    points = load_points()
+    tabled = {"ours", "ladder", "paper", "codecs", "ablations", "targets", "speed", "lengths"}
+    tabled |= {"scenes", "keys", "decoding", "interpolation", "inpainting"}
+    listed = others(points)
+    assert all(point in listed or point["measurement"] in tabled for point in points)
+
+
+def test_measurement_is_kept_and_replaces_an_older_one(video, data):
+    old = {"measurement": "ours", "clip": "bunny", "seconds": 1, "bytes": 1}
+    other = {"measurement": "ours", "clip": "bunny", "seconds": 2, "bytes": 2}
+    (data / "results.json").write_text(json.dumps([old, other]))
+    points = [fit_point(video, FAST, Budget(epochs=3), Compression(lambda_=0.3))]
+    key = {"measurement": "ours", "clip": "bunny", "seconds": 1}
+    (made,) = record(points, key, data)
+    assert load_points(data) == [other, made]
+    assert made.items() >= key.items()
+    assert made["bytes"] > 100
+    assert 5 < made["psnr_db"] < 50
+    assert 0 < made["bits_per_weight"] < 32
+
+
+def test_command_keeps_its_points_in_the_folder(data, capsys):
+    assert command_line.main(["encoding-speed", "film", "--data", str(data)]) == 0
+    assert [point["workers"] for point in load_points(data)] == [1, 64, 1, 64]
+    assert "segment_times" in capsys.readouterr().out
+
+
+def test_command_measures_another_size(data):
+    command = "rate-distortion codecs --resize 32x18 --data"
+    assert command_line.main([*command.split(), str(data)]) == 0
+    points = load_points(data)
+    assert len(points) == 15
+    assert max(point["bytes"] for point in points) < 50_000
+
+
+def test_clip_without_a_video_is_one_line(data, capsys):
+    assert command_line.main(["rate-distortion", "ours", "carphone", "--data", str(data)]) == 2
+    assert capsys.readouterr().err == (
+        "error: carphone is not bundled: name its video with --source\n"
+    )
+
+
+def test_choices_are_timed_in_turns_and_fitted_once(video, data):
+    measured = Measured(clip="bunny")
+    name = "head: 1x1"
+    assert len(list(measured.pace(video, [name]))) == 2
+    assert measured.paces[OWN] == 1.0
+    assert measured.paces[name] > 0
+    assert not list(measured.pace(video, [name]))
+    measured.preset_seconds = (0.0, 1.0)  # of a slow machine
+    measured.paces[name] = 1.0
+    measured.starts[name] = 0.0
+    assert len(list(measured.fit(video, 2, 0, [name]))) == 2
+    assert not list(measured.fit(video, 2, 0, [name]))
+    assert {point["epochs"] for point in measured.points} == {2}
+    measured.save(data)
+    assert Measured.load("bunny", data).points == measured.points
+    assert [line.split(" | ")[0] for line in ablation_table(data)[2:]] == [
+        "| the preset",
+        f"| {name}",
+    ]
+
+
+def test_unknown_choice(data, capsys):
+    command = ["ablations", "fit", "--only", "nothing", "--data", str(data)]
+    assert command_line.main(command) == 2
+    assert "unknown choice 'nothing'" in capsys.readouterr().err
+
+
+def test_choices_are_those_of_the_measured_data():
+    assert set(Measured.load("bunny").paces) <= set(choices())
+
+
+@pytest.mark.parametrize("name", choices())
+@pytest.mark.soak
+def test_every_choice_fits(name, video):
+    choice = choices()[name]
+    encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
+    assert run_fit(encoder, Budget(epochs=3)).header.frames == 6
+
+
+@pytest.mark.parametrize("name", ["optimiser: SOAP", "bands, batch: 8", "weights averaged"])
+def test_choices_of_each_kind_fit(name, video):
+    choice = choices()[name]
+    encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
+    assert run_fit(encoder, Budget(epochs=4)).header.frames == 6
+
+
+@pytest.mark.parametrize("name", ["prediction of latents", "scales of rows and columns"])
+def test_coder_tries_the_modes_of_the_recipe_alone(name, video):
+    preset = techniques()[name]
+    clip = run_fit(make_encoder(video, preset, Compression()), Budget(epochs=3))
+    tried = PREDICTED | ROWS | COLUMNS | PAIRS
+    used = {tensor.flags & tried for tensor in clip.segments[0].tensors}
+    assert used <= set(preset.recipe.quantization.coder_modes)
+
+
+def test_paper_is_compared_with_a_report(tmp_path, capsys):
+    report = {
+        "settings": {"seed": 0},
+        "points": [],
+        "bd_rate": {"psnr_db": {"nerv": {}, "nerv++": {"nerv": -20.0}}, "ms_ssim": {}},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(report))
+    assert command_line.main(["paper", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "seed: 0" in told
+    assert "-27.98" in told
+    assert "-20" in told

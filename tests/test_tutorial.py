@@ -1,0 +1,32 @@
+"""The tutorial runs from its first cell to its last."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_outputs_are_stripped(notebook):
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_tutorial_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    client = NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output.data for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 2  # the plots, and the frames in between
+    assert "animation" in shown[-1]["text/html"]
+    assert (tmp_path / "tutorial.nerv").stat().st_size > 1000
