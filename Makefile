@@ -41,6 +41,7 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
+	$(PYTHON) .ci/prose.py
 
 # Builds the documentation into site/, the tutorial with its outputs.
 docs: install

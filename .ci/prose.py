@@ -21,20 +21,23 @@ MAX_MEDIAN = 16
 """Words of the median sentence of all pages."""
 
 VERBS = (
-    "is|are|was|were|it|its|they|one|others|has|have|had|does|do|did|can|cannot|may|must|will|would|"
-    "comes?|came|goes|follows?|makes?|made|takes?|took|holds?|needs?|depends?|stands?|lies|belongs?|"
-    "remains|says|tells|shows?"
+    "is|are|was|were|it|its|they|one|others|has|have|had|does|do|did|can|cannot|may|must|will|"
+    "would|comes?|came|goes|follows?|makes?|made|takes?|took|holds?|needs?|depends?|stands?|lies|"
+    "belongs?|remains|says|tells|shows?"
 )
 RULES = {
     "headless clause, name the thing": re.compile(
-        rf"\b[Ww]hat (?:{VERBS})\b|\b(?:for|by|to|of|from|than|as|with|and|or) (?:what|who|whoever)\b"
-        r"|\b[Ww]hoever\b|\b(?:of|to|for|with) whom\b|\b[Oo]f which\b"
+        rf"\b[Ww]hat (?:{VERBS})\b|\b[Ww]hoever\b|\b[Oo]f which\b"
+        r"|\b(?:for|by|to|of|from|than|as|with|and|or) (?:what|who|whoever)\b"
+        r"|\b(?:of|to|for|with) whom\b|^(?:What|Who|Whom)\b(?!.*\?$)"
     ),
-    "say the viewer, the server, the session": re.compile(r"\b(?:[Hh]e|[Hh]im|[Hh]is|[Ss]he|[Hh]ers?)\b"),
-    "number in words": re.compile(r"\ba (?:third|quarter|fifth|sixth|seventh|eighth|tenth|\w+th) of\b"),
+    "say the viewer, the server, the session": re.compile(
+        r"\b(?:[Hh]e|[Hh]im|[Hh]is|[Ss]he|[Hh]ers?)\b"
+    ),
+    "number in words": re.compile(r"\ba (?:third|quarter|fifth|sixth|tenth|\w+th) of\b"),
     "use -ize": re.compile(
-        r"\b(?:de|un|re)?(?:quant|norm|optim|initial|minim|maxim|organ|recogn|synchron|equal|parallel"
-        r"|general|visual|serial|util|summar)(?:al)?is(?:e[drs]?|ing|ations?|er)\b",
+        r"\b(?:de|un|re)?(?:quant|norm|optim|initial|minim|maxim|organ|recogn|synchron|equal"
+        r"|parallel|general|visual|serial|util|summar)(?:al)?is(?:e[drs]?|ing|ations?|er)\b",
         re.IGNORECASE,
     ),
 }
@@ -43,7 +46,11 @@ RUN_ON = re.compile(r"Of\b|\.\.\.|, |and\b|or\b")
 INLINE_CODE = re.compile(r"``?[^`]+``?")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 ABBREVIATIONS = re.compile(r"\b(?:e\.g|i\.e|vs|etc|cf|al|fig|no|approx)\.", re.IGNORECASE)
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+(?=[\"'(*_`\[]*[A-Z0-9X])|(?<=[:;])\s+(?=[A-Z])")
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])[\"')\]*_]*\s+(?=[\"'(*_`\[]*[A-Z0-9X])|(?<=[:;])\s+(?=[A-Z])"
+)
+DIAGRAM = re.compile(r"\s*(?:\S+\n[├└│]|.*[├└│]|    \S)")
+PRAGMA = re.compile(r"#!|# (?:noqa|type:|pyright:|ruff:|fmt:)")
 WORD = re.compile(r"[A-Za-z0-9][\w'/.,%+-]*")
 
 
@@ -55,11 +62,12 @@ def plain(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a paragraph."""
-    return [part for part in SENTENCE_END.split(" ".join(plain(text).split())) if part.strip()]
+    parts = SENTENCE_END.split(" ".join(plain(text).split()))
+    return [part for part in parts if part.strip()]
 
 
 def page_paragraphs(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs of a page with the numbers of their lines; tables and code are left out."""
+    """Yield the paragraphs of a page with their lines' numbers, without tables and code."""
     lines: list[str] = []
     start = 0
     is_code = False
@@ -67,7 +75,9 @@ def page_paragraphs(path: Path) -> Iterator[tuple[int, str]]:
         if line.lstrip().startswith("```"):
             is_code = not is_code
         is_item = re.match(r"\s*(?:[-*+]|\d+\.)\s", line) is not None
-        is_text = not (is_code or re.match(r"\s*(?:\||#|<|```|\$|---|!!!|:::)|    ", line)) or is_item
+        is_text = (
+            not (is_code or re.match(r"\s*(?:\||#|<|```|\$|---|!!!|:::)|    ", line)) or is_item
+        )
         if lines and (not line.strip() or is_item or not is_text):
             yield start, " ".join(lines)
             lines = []
@@ -76,31 +86,39 @@ def page_paragraphs(path: Path) -> Iterator[tuple[int, str]]:
             lines.append(re.sub(r"^\s*(?:[-*+>]|\d+\.)\s+", "", line).strip())
 
 
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of the line, the kind, and the text of docstrings, by paragraph."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        body = node.body if isinstance(node, (ast.Module, ast.ClassDef, *functions)) else []
+        for index, child in enumerate(body):
+            if not isinstance(child, ast.Expr) or not isinstance(child.value, ast.Constant):
+                continue
+            kind = "field" if index else "module" if isinstance(node, ast.Module) else "docstring"
+            for paragraph in re.split(r"\n\s*\n", str(child.value.value)):
+                if not DIAGRAM.match(paragraph):
+                    yield child.lineno, kind, paragraph
+                kind = "docstring" if kind == "module" else kind
+
+
+def comments(source: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of the line, the kind, and the text of comments."""
+    lines: list[str] = []
+    start = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not PRAGMA.match(token.string):
+            start = start if lines else token.start[0]
+            lines.append(re.sub(r"# ?(?:noqa|type:|pyright:)[^#]*", "", token.string.lstrip("# ")))
+        elif lines and token.type not in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT):
+            yield start, "comment", " ".join(lines)
+            lines = []
+
+
 def module_texts(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield the number of the line, the kind, and the text of docstrings and comments."""
     source = path.read_text()
-    tree = ast.parse(source)
-    owners = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        for index, child in enumerate(getattr(node, "body", []) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []):
-            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant) and isinstance(child.value.value, str)):
-                continue
-            kind = "field"
-            if index == 0:
-                kind = "module" if isinstance(node, ast.Module) else "docstring" if isinstance(node, owners) else kind
-            for paragraph in re.split(r"\n\s*\n", child.value.value):
-                if not re.match(r"\s*(?:\S+\n[├└│]|.*[├└│]|    \S)", paragraph):
-                    yield child.lineno, kind, paragraph
-                kind = "docstring" if kind == "module" else kind
-    comment: list[str] = []
-    start = 0
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not re.match(r"#!|# (?:noqa|type:|pyright:|ruff:|fmt:)", token.string):
-            start = start if comment else token.start[0]
-            comment.append(re.sub(r"# ?(?:noqa|type:|pyright:)[^#]*", "", token.string.lstrip("# ")))
-        elif comment and token.type not in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT):
-            yield start, "comment", " ".join(comment)
-            comment = []
+    yield from docstrings(ast.parse(source))
+    yield from comments(source)
 
 
 def faults(text: str, kind: str) -> Iterator[str]:
@@ -113,8 +131,6 @@ def faults(text: str, kind: str) -> Iterator[str]:
         count = len(WORD.findall(sentence))
         if count > MAX_WORDS:
             yield f"{count} words: {sentence[:70]}..."
-        if re.match(r"(?:What|Who|Whoever|Whom)\b", sentence) and not sentence.rstrip().endswith("?"):
-            yield f"headless clause, name the thing: {sentence[:60]}..."
         for name, pattern in RULES.items():
             if found := pattern.search(sentence):
                 yield f"{name}: ...{sentence[max(found.start() - 30, 0) : found.end() + 30]}..."
@@ -123,23 +139,27 @@ def faults(text: str, kind: str) -> Iterator[str]:
 def main() -> int:
     """Print the faults of all files; return whether there are any."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, help="files and folders (default: all)")
+    parser.add_argument("paths", nargs="*", type=Path, help="files, folders (default: all)")
     named = parser.parse_args().paths
     paths = named or [ROOT / place for place in PLACES]
-    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
+    files = sorted(
+        {file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))}
+    )
     found = 0
     lengths: list[int] = []
     for file in files:
         if file.suffix == ".md":
             texts = [(number, "page", text) for number, text in page_paragraphs(file)]
-            lengths += [len(WORD.findall(each)) for _, _, text in texts for each in sentences(text)]
+            found_sentences = [each for _, _, text in texts for each in sentences(text)]
+            lengths += [len(WORD.findall(each)) for each in found_sentences]
         elif file.suffix == ".py":
             texts = list(module_texts(file))
         else:
             continue
         for number, kind, text in texts:
             for fault in faults(text, kind):
-                print(f"{file.relative_to(ROOT) if file.is_absolute() else file}:{number}: {fault}")
+                shown = file.relative_to(ROOT) if file.is_absolute() else file
+                print(f"{shown}:{number}: {fault}")
                 found += 1
     if lengths and median(lengths) > MAX_MEDIAN:
         print(f"the median sentence of the pages has {median(lengths):g} words, over {MAX_MEDIAN}")

@@ -212,7 +212,10 @@ def _paper(args: argparse.Namespace) -> None:
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items()))
     rows = [{name: getattr(point, name) for name in POINT_COLUMNS} for point in points]
     show_table(rows, as_json=False)
-    show_table(list(bd_rates(args.folder)), as_json=False)
+    rates = list(bd_rates(args.folder))
+    if not rates:
+        raise SettingsError("the report has no network to compare with NeRV")
+    show_table(rates, as_json=False)
 
 
 def _tables(args: argparse.Namespace) -> None:

@@ -3,8 +3,9 @@
 Each changes one thing in the preset as it was before its head changed; the new head is one of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -34,8 +35,12 @@ class Choice:
     train_step: Callable[..., TrainStep] = TrainStep
 
 
-def choices() -> dict[str, Choice]:
-    """Return all choices by name, the preset's own first."""
+@cache
+def choices() -> Mapping[str, Choice]:
+    """Return all choices by name, the preset's own first.
+
+    They are made once, because topologies are cached by the factory of the network.
+    """
     MATRIX_OPTIMIZERS["soap"] = Soap
     own = _with_network(WideHead)
     presets = {OWN: own} | _recipes(own)

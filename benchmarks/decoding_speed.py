@@ -65,8 +65,11 @@ def decoding(_: Video, __: int) -> Iterator[Point]:
                 engine: stack.enter_context(open_engine(clip, engine, batch=BATCH))
                 for engine in ENGINES
             }
-            decoders = {"PyTorch": _eager(encoder, clip), "ONNX Runtime": _plain(clip)}
-            decoders |= {engine: _batch(opened) for engine, opened in engines.items()}
+            decoders = {
+                "PyTorch": eager_decoder(encoder, clip),
+                "ONNX Runtime": plain_decoder(clip),
+            }
+            decoders |= {engine: engine_decoder(opened) for engine, opened in engines.items()}
             key = {"preset": name, "size": size, "frame": size_text(frame_size)}
             for decoder, fps in race(decoders).items():
                 yield key | {"decoder": decoder} | fps
@@ -84,8 +87,8 @@ def integers(video: Video, seconds: int) -> Iterator[Point]:
             engine = stack.enter_context(open_engine(clip, name, batch=BATCH))
             quantized = engine.load(calibrator.apply(engine.graph(0), found.convolutions))
             stack.callback(quantized.close)
-            decoders[name] = _network(engine, engine.network(0))
-            decoders[f"{name}, integers"] = _network(engine, quantized)
+            decoders[name] = network_decoder(engine, engine.network(0))
+            decoders[f"{name}, integers"] = network_decoder(engine, quantized)
         lost = {
             "loss_db": found.loss_db,
             "share": found.share,
@@ -95,12 +98,13 @@ def integers(video: Video, seconds: int) -> Iterator[Point]:
             yield {"decoder": decoder} | fps | lost
 
 
-def _batch(engine: Engine) -> Decode:
+def engine_decoder(engine: Engine) -> Decode:
+    """Return a decoder of a batch by an engine."""
     times = np.arange(BATCH, dtype=np.float64)
     return lambda: engine.frames(times)
 
 
-def _network(engine: Engine, network: Network) -> Decode:
+def network_decoder(engine: Engine, network: Network) -> Decode:
     """Return a decoder of a batch by a network that an engine has loaded, in all of its streams."""
     times = np.arange(BATCH, dtype=np.float32)
     frames = np.empty((BATCH, *engine.picture), np.uint8)
@@ -117,14 +121,14 @@ def _network(engine: Engine, network: Network) -> Decode:
     return decode
 
 
-def _plain(clip: Clip) -> Decode:
+def plain_decoder(clip: Clip) -> Decode:
     """Return a decoder of the exported graph, with our conversion of colours but no rewrites."""
     session = Session(build_graph(SegmentModels(clip), 0, rewrites=()))
     times = np.arange(BATCH, dtype=np.float32)
     return lambda: session.run({TIME: times})
 
 
-def _eager(encoder: SegmentEncoder, clip: Clip) -> Decode:
+def eager_decoder(encoder: SegmentEncoder, clip: Clip) -> Decode:
     """Return a decoder in PyTorch, with feature maps in its fastest memory format."""
     network = encoder.network(0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = SegmentModels(clip).weights(0).values()

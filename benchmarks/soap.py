@@ -23,7 +23,8 @@ class Soap(Muon):
         state = self.state[parameter]
         if not state:
             sides = _sides(gradient)
-            axes = [torch.linalg.eigh(side).eigenvectors for side in sides]
+            # In single precision, LAPACK may fail for sides of low rank.
+            axes = [torch.linalg.eigh(side.double()).eigenvectors.float() for side in sides]
             zeros = torch.zeros_like(gradient)
             state.update(steps=0, sides=sides, axes=axes, mean=zeros, square=zeros.clone())
         state["steps"] += 1

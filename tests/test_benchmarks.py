@@ -4,19 +4,34 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from helpers import moving_square
 
 from benchmarks import __main__ as command_line
 from benchmarks.ablations import OWN, Measured, ablation_table
 from benchmarks.choices import choices
-from benchmarks.fits import FAST, fit_point, make_encoder, run_fit
+from benchmarks.decoding_speed import (
+    BATCH,
+    eager_decoder,
+    engine_decoder,
+    network_decoder,
+    plain_decoder,
+)
+from benchmarks.fits import FAST, fit_point, make_encoder, run_fit, with_recipe
+from benchmarks.paper import bd_rates
 from benchmarks.points import DATA, load_points, record
 from benchmarks.rate_distortion import techniques
 from benchmarks.tables import others, tables
 from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
 from encoder.config import Budget, Compression
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
+from encoder.models.fast import Fast, FastConfig
+from encoder.segmentation.plan import make_plan
+from encoder.training.trainer import Trainer
+from export.engines.registry import open_engine
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "explanation"
@@ -56,7 +71,9 @@ def test_help_does_not_import_what_it_does_not_need():
         "with contextlib.suppress(SystemExit):\n    main(['--help'])\n"
         "assert not {'torch', 'numpy', 'onnx', 'av'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -189,15 +206,59 @@ def test_coder_tries_the_modes_of_the_recipe_alone(name, video):
     assert used <= set(preset.recipe.quantization.coder_modes)
 
 
-def test_paper_is_compared_with_a_report(tmp_path, capsys):
-    report = {
-        "settings": {"seed": 0},
-        "points": [],
-        "bd_rate": {"psnr_db": {"nerv": {}, "nerv++": {"nerv": -20.0}}, "ms_ssim": {}},
-    }
-    (tmp_path / "results.json").write_text(json.dumps(report))
-    assert command_line.main(["paper", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "seed: 0" in told
-    assert "-27.98" in told
-    assert "-20" in told
+def test_bd_rates_of_the_paper_stand_beside_those_of_a_report(tmp_path):
+    rates = {"psnr_db": {"nerv": {}, "nerv++": {"nerv": -20.0}, "hnerv": {}}, "ms_ssim": {}}
+    (tmp_path / "results.json").write_text(json.dumps({"bd_rate": rates}))
+    found, other = bd_rates(tmp_path)
+    assert (found["paper in %"], found["here in %"]) == (-27.98, -20.0)
+    assert (other["paper in %"], other["here in %"]) == (
+        "",
+        "under three points, or too little overlap",
+    )
+
+
+def test_paper_without_a_report_is_one_line(tmp_path, capsys):
+    assert command_line.main(["paper", str(tmp_path)]) == 2
+    assert "is no result of a comparison" in capsys.readouterr().err
+
+
+def test_decoders_show_the_same_pictures():
+    video = Video(moving_square(BATCH, 18, 32), Fraction(25))
+    encoder = make_encoder(video, FAST, Compression())
+    clip = run_fit(encoder, Budget(epochs=4))
+    with open_engine(clip, "onnxruntime-cpu", batch=BATCH) as engine:
+        expected = engine_decoder(engine)().astype(int)
+        others = (
+            network_decoder(engine, engine.network(0)),
+            plain_decoder(clip),
+            eager_decoder(encoder, clip),
+        )
+        assert all(np.abs(decode().astype(int) - expected).max() <= 1 for decode in others)
+
+
+@pytest.mark.parametrize(("shuffle", "strides"), [(2, (10, 8)), (8, (3, 2))])
+def test_trunk_at_another_resolution(shuffle, strides):
+    config = FastConfig(height=60, width=90, frames=3, shuffle=shuffle, strides=strides)
+    assert config.stride in strides
+    assert Fast(config)(torch.arange(2.0)).shape == (2, 3, *config.canvas)
+    rows, columns = config.grid
+    cell = config.stride * shuffle
+    assert config.canvas == (rows * cell, columns * cell)
+
+
+class Telling(SegmentEncoder):
+    """Tells its progress after each step."""
+
+    def fit(self, index, network, budget, *, start, **options):
+        training = super().fit(index, network, budget, start=start, **options).training
+        return Trainer(training, budget, start=start, notice_seconds=0.0)
+
+
+def test_progress_within_an_epoch_is_not_an_epoch(video):
+    preset = with_recipe(FAST, batch=1)
+    plan = make_plan(video, preset, segment_frames=6, key_interval=1)
+    device = torch.device("cpu")
+    encoder = Telling(video, preset, Compression(), plan=plan, device=device, settings="")
+    steps = list(encoder.run(Budget(epochs=3)))
+    assert sum(step.is_whole and step.finished is None for step in steps) == 3
+    assert sum(not step.is_whole for step in steps) > 6

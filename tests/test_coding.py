@@ -77,6 +77,12 @@ def test_too_large_for_the_format():
         best_mode(np.array([5000, 0], np.int32), step=1.0)
 
 
+@pytest.mark.parametrize("mode", [0, ROWS, PREDICTED | COLUMNS])
+def test_only_the_modes_that_are_asked_for_are_tried(mode):
+    integers = np.arange(60, dtype=np.int32).reshape(6, 10)
+    assert best_mode(integers, step=1.0, modes=[mode]).tensor.flags == mode
+
+
 def test_levels_cover_all_scales():
     for scale in np.geomspace(0.02, 300, 30):
         assert 0 <= best_mode(noise(scale, 2000), step=1.0).tensor.level < LEVELS

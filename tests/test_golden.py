@@ -1,6 +1,5 @@
 import hashlib
 import json
-import re
 
 import numpy as np
 import pytest
@@ -75,5 +74,5 @@ def test_dictionary_is_the_one_of_the_format():
 
 def test_operators_are_those_of_the_format():
     text = FORMAT.read_text()
-    listed = text[text.index("The operators are:") :].split("\n\n")[1]
-    assert set(re.findall(r"`(\w+)`", listed)) == OPERATORS
+    listed = text[text.index("The operators are:") :].split("```")[1].removeprefix("text")
+    assert set(listed.split()) == OPERATORS

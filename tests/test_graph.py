@@ -98,3 +98,15 @@ def test_half_precision_tells_late_frames_apart():
     expected = Session(full).run({"t": times})
     assert largest_difference(Session(half).run({"t": times}), expected) <= 1
     assert not np.array_equal(expected[0], expected[1])
+
+
+def test_rewrites_leave_the_pictures_the_same(tiny_clip):
+    models = SegmentModels(tiny_clip)
+    times = {"t": np.arange(3, dtype=np.float32)}
+    plain = build_graph(models, 0, rewrites=())
+    rewritten = build_graph(models, 0)
+    assert [node.op_type for node in plain.graph.node] != [
+        node.op_type for node in rewritten.graph.node
+    ]
+    pictures = [Session(model).run(times).astype(int) for model in (plain, rewritten)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1

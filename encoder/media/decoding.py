@@ -48,7 +48,7 @@ def opened(path: Path) -> InputContainer:
 
 
 def decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures:
-    """Yield the pictures of a video track, from at least 2 s before a tick on; raises SourceError."""
+    """Yield the pictures of a video track, from 2 s before a tick on; raises SourceError."""
     try:
         with opened(path) as container:
             stream = container.streams.video[number]

@@ -283,9 +283,8 @@ class Source:
         rows, columns = letterboxed(
             (max(round(shown[0] * scale[0]), 1), max(round(shown[1] * scale[1]), 1)), self.size
         )
-        frame = np.full(
-            (3, self.size[1], self.size[0]), BACKGROUNDS[self._reading.background], np.uint8
-        )
+        width, height = self.size
+        frame = np.full((3, height, width), BACKGROUNDS[self._reading.background], np.uint8)
         inner = way.size((columns.stop - columns.start, rows.stop - rows.start))
         frame[:, rows, columns] = way.apply(
             self._converter.convert(picture.frame, inner)

@@ -1,10 +1,9 @@
 """Interface between the encoder and a network.
 
-A network's parameters are coded, in their order. They are of three kinds:
-
-- *latents* hold features of single frames or places, such as a grid (T, C, h, w);
-- *given* parameters are not learned, but computed from the video before the fit;
-- *weights* are all others.
+A network's parameters are coded, in their order. They are of three kinds.
+*Latents* hold features of single frames or places, such as a grid (T, C, h, w).
+*Given* parameters are computed from the video before the fit, not learned.
+*Weights* are all others.
 """
 
 from collections.abc import Callable
@@ -45,7 +44,7 @@ class VideoNetwork(nn.Module):
     """
 
     def latent_parameters(self) -> list[nn.Parameter]:
-        """Return the latents, of shape (T, C, h, w) or (T, C): the encoder codes and tunes them apart."""
+        """Return the latents, (T, C, h, w) or (T, C), which are coded and tuned apart."""
         return []
 
     def given_parameters(self) -> list[nn.Parameter]:
@@ -53,7 +52,7 @@ class VideoNetwork(nn.Module):
         return [x for x in self.parameters() if not x.requires_grad]
 
     def displacements(self) -> nn.Parameter | None:
-        """Return the given parameter that holds the camera's motion (T, 2, 2, 2), if there is one."""
+        """Return the given parameter with the camera's motion (T, 2, 2, 2), if there is one."""
         return None
 
     def prepare(self, read: Callable[[], Tensor], motion: Tensor | None) -> None:
@@ -67,7 +66,7 @@ class VideoNetwork(nn.Module):
     def frame_encoder(self) -> nn.Module | None:
         """Return a new encoder of frames, or None if the latents are learned by themselves.
 
-        It maps frames (B, 3, H, W) in 0..1 to rows (B, C, h, w) of the first latent, during the fit.
+        It maps frames (B, 3, H, W) in 0..1 to rows (B, C, h, w) of the first latent.
         """
         return None
 
@@ -78,7 +77,7 @@ class VideoNetwork(nn.Module):
 
 
 class PlainNetwork(VideoNetwork):
-    """Any torch module that maps times (B,) to frames (B, 3, H, W): all its parameters are weights."""
+    """Any torch module from times (B,) to frames (B, 3, H, W); all parameters are weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

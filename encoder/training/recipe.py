@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import log
+from math import cos, log, pi
 from typing import Literal
 
 from torch import Tensor
@@ -11,6 +11,9 @@ from encoder.codec.tensor_coder import MODES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Distortion between output and target frames (B, 3, H, W) in 0..1."""
+
+LEAST_FACTOR = 1e-3
+"""Smallest factor of the learning rate, at the end of the cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,13 @@ class Schedule:
     """Learning rate at the very start, as a share of the full one."""
     rate_every: int = 8
     """Number of steps between two evaluations of the rate term."""
+
+    def learning_rate_factor(self, progress: float) -> float:
+        """Return the learning rate's factor at a share of the fit: linear rise, cosine fall."""
+        if progress < self.warmup:
+            return self.warmup_start + (1 - self.warmup_start) * progress / self.warmup
+        fall = (progress - self.warmup) / (1 - self.warmup)
+        return max((1 + cos(pi * fall)) / 2, LEAST_FACTOR)
 
 
 @dataclass(frozen=True, kw_only=True)

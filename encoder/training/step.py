@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import cos, pi
 from typing import Any
 
 import torch
@@ -21,8 +20,6 @@ from encoder.training.state import FitState, Stateful
 
 HIDDEN = 0.5
 """Colour of masked pixels of both output and target, so that no loss sees them."""
-LEAST_FACTOR = 1e-3
-"""Smallest factor of the learning rate, at the end of the cosine."""
 
 
 class TrainStep(Stateful):
@@ -195,17 +192,10 @@ class TrainStep(Stateful):
             wanted = settings.step_travel * (progress - self._began) / max(self.steps, 1)
             steps_rate = min(max(wanted, least), most)
             self._optimizers[0].param_groups[-1]["gain"] = steps_rate / self.recipe.learning_rate
-        warmup = self.recipe.schedule.warmup
-        start = self.recipe.schedule.warmup_start
-        rising = start + (1 - start) * progress / warmup
-        factor = (
-            rising if progress < warmup else (1 + cos(pi * (progress - warmup) / (1 - warmup))) / 2
-        )
+        factor = self.recipe.schedule.learning_rate_factor(progress)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = (
-                    gain * self.recipe.learning_rate * group["gain"] * max(factor, LEAST_FACTOR)
-                )
+                group["lr"] = gain * self.recipe.learning_rate * group["gain"] * factor
 
     def _weighed_bits(
         self,
