@@ -28,8 +28,7 @@ test: install peers
 # What takes long: all networks, kills and resumptions, clusters; and what is measured of streaming, with what it comes to.
 soak: install peers
 	$(PYTHON) -m pytest -n auto --dist worksteal -m 'soak and not alone'
-	$(PYTHON) -m pytest -m 'soak and alone'
-	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m alone tests/test_load.py tests/test_watching.py tests/test_resilience.py
+	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m 'soak and alone'
 	$(PYTHON) tests/latency.py
 
 # Browsers, and a media server, that the player is tested with.

@@ -151,6 +151,7 @@ def test_clip_without_a_video_is_one_line(data, capsys):
     )
 
 
+@pytest.mark.soak
 def test_choices_are_timed_in_turns_and_fitted_once(video, data):
     measured = Measured(clip="bunny")
     name = "head: 1x1"

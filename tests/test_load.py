@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.soak]
 
 HERE = Path(__file__).parent
 SECONDS = float(os.environ.get("LOAD_SECONDS", "10"))
@@ -54,7 +54,6 @@ def watch(url, viewers, codec, pid):
     return found
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize(
     ("width", "height", "viewers", "codec", "most"),
     [(640, 360, 64, "H264", 0.6), (1280, 720, 4, "H264", 0.4), (640, 360, 4, "VP8", 0.6)],

@@ -15,7 +15,7 @@ from load import Watcher
 from playing import SDP, offer_for
 from yarl import URL
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.soak]
 
 TOKEN = "correct horse battery"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -83,7 +83,6 @@ async def start(tmp_path, monkeypatch):
         yield begin
 
 
-@pytest.mark.soak
 async def test_many_viewers_leave_nothing_behind(start, http):
     server = await start()
 
@@ -191,7 +190,6 @@ async def test_viewer_watches_on_whatever_strangers_send(start, http):
     assert b"Traceback" not in await server.process.stderr.read()
 
 
-@pytest.mark.soak
 async def test_viewer_watches_on_while_strangers_attack(start, http):
     """A minute of all that `attacks.py` knows: at least 24 of 25 pictures in each second, none later than 150 ms."""
     seconds = float(os.environ.get("ATTACK_SECONDS", "60"))

@@ -188,6 +188,7 @@ def test_full_disk_leaves_what_is_finished(video):
     assert clip.segments == Clip.read(folder / "clip.nerv").segments[: len(clip.segments)]
 
 
+@pytest.mark.soak
 def test_source_that_breaks_leaves_what_is_finished(video):
     folder = video.parent
     write_images(folder / "images", FRAMES)
