@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(monkeypatch, package, gpus, message):
 def test_every_function_of_cuda_exists():
     from cuda.bindings import runtime
 
-    text = (ROOT / "export" / "cuda.py").read_text()
+    text = (ROOT / "export" / "engines" / "cuda.py").read_text()
     names = set(re.findall(r'"(cuda[A-Z]\w+)"', text)) | set(
         re.findall(r"_runtime\.(\w+(?:\.\w+)?)", text)
     )
