@@ -33,6 +33,7 @@ COMMANDS = [
     "encoder evaluate",
     "encoder models",
     "encoder import",
+    "encoder fit",
     "encoder compare",
     "encoder bench",
     "export",

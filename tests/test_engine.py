@@ -107,9 +107,9 @@ def test_batches_are_no_larger_than_their_memory_may_be(tiny_clip, monkeypatch, 
 
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize(("batch", "split"), [(1, (1, 1)), (4, (2, 2)), (5, (3, 2)), (8, (3, 3))])
-def test_batch_is_split_among_lanes(tiny_clip, monkeypatch, name, batch, split):
-    for module in ("onnxruntime_engine", "openvino_engine"):
-        monkeypatch.setattr(f"export.{module}.core_count", lambda: 3)
+def test_batch_is_split_among_streams(tiny_clip, monkeypatch, name, batch, split):
+    for module in ("ort", "ov"):
+        monkeypatch.setattr(f"export.engines.{module}.core_count", lambda: 3)
     engine = open_engine(tiny_clip, name, batch=batch, pixels="rgb")
     assert (engine.streams, engine.micro_batch) == split
     times = np.array([0, 1, 2, 0, 1, 2, 1, 0, 1.5, 4, 3, 5, 2])

@@ -181,7 +181,9 @@ def test_a_network_without_latents_is_never_frozen():
     assert all(x.requires_grad for x in fit.training.network.parameters())
 
 
-@pytest.mark.parametrize("preset", ["nirvana", "nerv", "hnerv"])
+@pytest.mark.parametrize(
+    "preset", [pytest.param("hnerv", marks=pytest.mark.soak), "nirvana", "nerv"]
+)
 def test_a_higher_rate_makes_a_smaller_file_of_every_recipe(preset):
     video = Video(moving_square(6, 32, 48), Fraction(25))
     sizes = []

@@ -339,6 +339,7 @@ def test_everything_goes_on_as_if_nothing_had_happened(
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.soak
 @pytest.mark.alone
 def test_time_that_was_spent_is_not_spent_again(video, tmp_path):
     work = make_work(video, tmp_path, save_seconds=0.5, budget=Budget(seconds=12.0))
