@@ -33,7 +33,6 @@ COMMANDS = [
     "encoder evaluate",
     "encoder models",
     "encoder import",
-    "encoder fit",
     "encoder compare",
     "encoder bench",
     "export",
@@ -74,6 +73,7 @@ def folder(tiny_file, write_video):
 
 
 LONG = (
+    "encoder fit",
     "encoder compare",
     "encoder compress",
     "encoder bench",
