@@ -4,8 +4,9 @@
 """
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from encoder.common.lazy import lazy_parts
 
 if TYPE_CHECKING:
     from encoder.api import evaluate as evaluate
@@ -20,19 +21,14 @@ __all__ = ["Clip", "CodecError", "FitConfig", "evaluate", "fit", "open"]
 # ONNX Runtime sends telemetry to its maker unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_PLACES = {
-    "fit": ("encoder.api", "fit"),
-    "evaluate": ("encoder.api", "evaluate"),
-    "open": ("encoder.clip", "open_clip"),
-    "Clip": ("encoder.clip", "Clip"),
-    "CodecError": ("encoder.common.errors", "CodecError"),
-    "FitConfig": ("encoder.config", "FitConfig"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Return a part of the interface, imported when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(import_module(module), attribute)
+__getattr__ = lazy_parts(
+    __name__,
+    {
+        "fit": ("encoder.api", "fit"),
+        "evaluate": ("encoder.api", "evaluate"),
+        "open": ("encoder.clip", "open_clip"),
+        "Clip": ("encoder.clip", "Clip"),
+        "CodecError": ("encoder.common.errors", "CodecError"),
+        "FitConfig": ("encoder.config", "FitConfig"),
+    },
+)

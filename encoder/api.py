@@ -1,8 +1,9 @@
 """Python interface of the encoder: fit a video or array, and evaluate a clip."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ def fit(
     record = config.text(video)
     if network is not None:
         record = record.replace(f"--preset {config.preset} --size {config.size}", "custom network")
-    with torch.random.fork_rng():
-        encoder = open_encoder(
-            video, config, preset=preset, device=pick_device(device), settings=record
-        )
+    place = pick_device(device)
+    # The fit seeds torch's generators: the caller's random numbers must not change by that.
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        encoder = open_encoder(video, config, preset=preset, device=place, settings=record)
         for progress in encoder.run(config.limit(video.count)):
             if on_progress is not None:
                 on_progress(progress)
@@ -99,7 +100,11 @@ def evaluate(
     if isinstance(source, str | Path):
         video: Frames = Source(Path(source), size=opened.size, reading=Reading(**reading))
     else:
+        if reading:
+            raise SettingsError(f"an array is read as it is, without {', '.join(reading)}")
         video = array_video(source, opened.frame_rate)
+        if video.size != opened.size:
+            raise SettingsError(f"the clip has {opened.size} pixels, the frames {video.size}")
     hidden = None if mask is None else read_mask(Path(mask), video)
     frames = list(qualities(opened, video, hidden))
     return evaluation(len(bytes(opened)), opened, frames)
@@ -107,12 +112,11 @@ def evaluate(
 
 def config_of(settings: dict[str, Any]) -> FitConfig:
     """Return the settings of a fit; raises SettingsError for unknown names."""
-    try:
-        return FitConfig(**settings)
-    except TypeError:
-        known = ", ".join(name.rstrip("_") for name in FitConfig.__dataclass_fields__)
-        wrong = ", ".join(set(settings) - set(FitConfig.__dataclass_fields__))
-        raise SettingsError(f"no such setting: {wrong}; known are {known}") from None
+    known = [field.name for field in fields(FitConfig)]
+    wrong = [name for name in settings if name not in known]
+    if wrong:
+        raise SettingsError(f"no such setting: {', '.join(wrong)}; known are {', '.join(known)}")
+    return FitConfig(**settings)
 
 
 def open_source(
@@ -122,6 +126,8 @@ def open_source(
     if not isinstance(source, str | Path):
         if config.resize is not None:
             raise SettingsError("frames of an array are not resized")
+        if not 0 < frame_rate < inf:
+            raise SettingsError(f"the frame rate must be over 0, got {frame_rate}")
         return array_video(source, Fraction(frame_rate).limit_denominator(1001))
     return Source(
         Path(source),

@@ -3,11 +3,10 @@
 `open_engine` is the Python interface. The package imports no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-# It sets an environment variable that must be there before ONNX Runtime is imported.
-import encoder as encoder
+# The import of `encoder` sets a variable that ONNX Runtime reads when it is imported.
+from encoder.common.lazy import lazy_parts
 
 if TYPE_CHECKING:
     from export.engines.base import Engine as Engine
@@ -15,15 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "open_engine"]
 
-_PLACES = {
-    "open_engine": ("export.engines.registry", "open_engine"),
-    "Engine": ("export.engines.base", "Engine"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Return a part of the interface, imported when it is first asked for (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(import_module(module), attribute)
+__getattr__ = lazy_parts(
+    __name__,
+    {
+        "open_engine": ("export.engines.registry", "open_engine"),
+        "Engine": ("export.engines.base", "Engine"),
+    },
+)

@@ -86,10 +86,10 @@ def _is_keyframe(codec: str, data: bytes) -> bool:
 
 
 class Watcher:
-    """One viewer, who counts frames; with `decode` he sees them instead: then take them from `track`.
+    """One viewer, who counts frames; with `decode` they are decoded instead: take them from `track`.
 
-    He connects from the addresses that aioice knows of, which by itself are all but loopback: see stay_on_loopback().
-    Without a server to join(), offer() and accept(), or answer(), are how he gets his connection.
+    It connects from the addresses that aioice knows of, which by itself are all but loopback: see stay_on_loopback().
+    Without a server to join(), offer() and accept(), or answer(), make the connection.
     """
 
     def __init__(

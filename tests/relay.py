@@ -23,7 +23,7 @@ Address = tuple[str, int]
 
 
 class Relay:
-    """Drops a random part of the media between one viewer and the server: `down` to the viewer, `up` from him.
+    """Drops a random part of the media between one viewer and the server: `down` to the viewer, `up` from there.
 
     async with Relay(down=0.02) as relay:
         answer = relay.rewrite(await post(without_candidates(offer)))
@@ -102,7 +102,7 @@ class _End(asyncio.DatagramProtocol):
 def without_candidates(sdp: str) -> str:
     """Return an SDP without candidates: of a viewer's offer, so that the server finds no way past the relay.
 
-    It learns where the viewer is when he calls, as with browsers.
+    It learns the viewer's address from the first packet, as with browsers.
     """
     lines = (
         line

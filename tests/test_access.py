@@ -167,7 +167,7 @@ async def test_who_may_watch_does_not_control_what_others_watch(connect):
         assert state["may_control"] is may_control
         answer = await client.post(session, json={"playing": False}, headers=watch)
         assert answer.status == (200 if may_control else 403)
-    # His own timeline was the only one that stopped.
+    # The viewer's own timeline was the only one that stopped.
     assert (await (await client.get("/api/clips/tiny", headers=watch)).json())["playing"] is True
     await peer.close()
 

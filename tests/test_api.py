@@ -372,7 +372,7 @@ async def test_bad_fragments(client, body, headers, status, reason):
     async with Watcher(client) as watcher:
         response = await client.patch(watcher.location, data=body, headers=headers)
         assert (response.status, (await response.json())["error"]) == (status, reason)
-        await watcher.frames(3)  # he watches on
+        await watcher.frames(3)  # the viewer watches on
 
 
 def test_public_address_is_named_beside_those_of_the_machine():
@@ -416,7 +416,7 @@ async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch)
         (session,) = client.app[SESSIONS].all
 
         async def look_all_the_time():
-            while True:  # as his page does, and whoever reads the metrics
+            while True:  # as the page and readers of the metrics do
                 await session.poll_stats()
                 await asyncio.sleep(0.01)
 

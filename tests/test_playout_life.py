@@ -170,6 +170,7 @@ async def test_close_that_meets_the_wake_up_is_not_lost(studio):
     playout.start()
     until(lambda: playout.is_closed)
     until(lambda: player_threads() == [])
+    assert playout.is_resting
 
 
 async def test_private_playout_is_where_the_shared_one_is():

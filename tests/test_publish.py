@@ -250,7 +250,8 @@ async def test_an_address_that_is_none_is_a_reason_to_try_again(server, begin):
     headers = {"Location": "http://[::1/", "Content-Type": "application/sdp"}
     server.answers = [web.Response(status=200, body=b"v=0", headers=headers)]
     begin()
-    await server.frames(3)
+    assert len(await server.frames(3)) == 3
+    assert [method for method, *_ in server.requests] == ["POST", "POST"]
 
 
 async def test_lost_connection_is_made_anew(server, begin):

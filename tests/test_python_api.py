@@ -146,6 +146,8 @@ def test_arrays_that_are_no_frames(frames, reason):
         ({"epocs": 3}, "no such setting: epocs; known are"),
         ({"epochs": 0}, "the number of epochs must be at least 1"),
         ({"preset": "x264"}, "unknown preset 'x264'"),
+        ({"frame_rate": 0}, "the frame rate must be over 0, got 0"),
+        ({"frame_rate": float("nan")}, "the frame rate must be over 0, got nan"),
         ({"resize": (16, 16)}, "frames of an array are not resized"),
         ({"file_size": "9"}, "the file's size must be over"),
     ],
@@ -153,6 +155,24 @@ def test_arrays_that_are_no_frames(frames, reason):
 def test_settings_that_do_not_fit(settings, reason):
     with pytest.raises(SettingsError, match=reason):
         encoder.fit(FRAMES, **settings)
+
+
+def test_settings_of_a_wrong_type_are_errors_of_python():
+    with pytest.raises(TypeError, match="not supported between instances of 'str' and 'int'"):
+        encoder.fit(FRAMES, epochs="3")
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "reason"),
+    [
+        (FRAMES[:, :, :16], {}, r"the clip has \(32, 18\) pixels, the frames \(32, 16\)"),
+        (FRAMES[:3], {}, "the clip has 6 frames, the source 3"),
+        (FRAMES, {"matrix": "bt709"}, "an array is read as it is, without matrix"),
+    ],
+)
+def test_evaluations_that_do_not_fit(clip, frames, options, reason):
+    with pytest.raises(SettingsError, match=reason):
+        encoder.evaluate(clip, frames, **options)
 
 
 def test_engines_take_clips_paths_and_slices(clip):

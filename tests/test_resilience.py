@@ -280,7 +280,7 @@ async def test_terminated_server_lets_viewers_finish(start, http):
     await asyncio.sleep(1)
     before = watcher.counter.frames
     await asyncio.sleep(2)
-    assert watcher.counter.frames - before > 40  # he watches on
+    assert watcher.counter.frames - before > 40  # the viewer watches on
     assert await statuses(http, "GET", server.url / "readyz") == {503}
     peer, offer = await offer_for("H264")
     assert await statuses(http, "POST", server.whep, data=offer, headers=SDP) == {503}
