@@ -1,6 +1,7 @@
 """Packets that are cut once for all viewers are those that aiortc makes for each."""
 
 import asyncio
+import gc
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rate import RateCounter
 from aiortc.rtcdtlstransport import State
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RTP_HISTORY_SIZE, HeaderExtensionsMap, RtpPacket
@@ -244,3 +246,17 @@ def test_private_names_of_the_libraries_are_in_the_hooks_alone():
         text = path.read_text()
         assert "_RTC" not in text or path.name in hooks, path
         assert "noqa: SLF001" not in text or path.name in hooks | others, path
+
+
+async def test_viewer_keeps_no_bandwidth_estimate(connection):
+    """An estimate has a thousand objects that each garbage collection would visit."""
+    viewer = ViewerTrack("H264")
+    receiver = add_viewer(connection, viewer).receiver
+    reached, found = [receiver], {id(receiver)}
+    for each in reached:
+        assert not isinstance(each, RateCounter)
+        near = gc.get_referents(each) if type(each).__module__.startswith("aiortc") else []
+        near += list(each.values()) if isinstance(each, dict) else []
+        reached += [other for other in near if id(other) not in found]
+        found |= {id(other) for other in near}
+    viewer.stop()

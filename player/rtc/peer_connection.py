@@ -15,7 +15,12 @@ from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
 from encoder.common.errors import SettingsError
 from player.rtc import rtp_sender
 from player.rtc.aioice_hooks import offers_host_addresses
-from player.rtc.aiortc_hooks import SenderInternals, replace_send_loop, use_our_ciphers
+from player.rtc.aiortc_hooks import (
+    SenderInternals,
+    drop_bandwidth_estimate,
+    replace_send_loop,
+    use_our_ciphers,
+)
 from player.rtc.answer import complete_answer, offer_for_aiortc
 from player.rtc.codec_choice import CodecChoice
 from player.rtc.fanout import ViewerTrack
@@ -47,6 +52,7 @@ def add_viewer(
     """
     use_our_ciphers(connection)
     transceiver = connection.addTransceiver(viewer, direction="sendonly")
+    drop_bandwidth_estimate(transceiver.receiver)
     known = RTCRtpSender.getCapabilities("video").codecs
     wanted = [f"video/{codec}" for codec in (CODECS if any_codec else [viewer.codec])]
     preferred = [codec for name in wanted for codec in known if codec.mimeType == name]
