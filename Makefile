@@ -1,10 +1,10 @@
-# make install | demo | test | check | docs | soak | fuzz | reproduce-bunny
+# make install | demo | test | unit | check | docs | soak | fuzz | reproduce-bunny
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
 
-.PHONY: install demo test check docs soak fuzz reproduce-bunny peers clean
+.PHONY: install demo test unit check docs soak fuzz reproduce-bunny peers clean
 
 install: $(INSTALLED)
 
@@ -25,15 +25,19 @@ test: install peers
 	$(PYTHON) -m pytest -n auto --dist worksteal --durations 10 -m 'not alone and not soak'
 	$(PYTHON) -m pytest --durations 10 -m 'alone and not soak'
 
+# The tests that connect to nothing.
+unit: install
+	$(PYTHON) -m pytest -n auto --dist worksteal -m 'not alone and not soak' tests/codec tests/media tests/training tests/engines tests/streaming
+
 # What takes long: all networks, kills and resumptions, clusters; and what is measured of streaming, with what it comes to.
 soak: install peers
 	$(PYTHON) -m pytest -n auto --dist worksteal -m 'soak and not alone'
 	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m 'soak and alone'
-	$(PYTHON) tests/latency.py
+	$(PYTHON) tests/support/latency.py
 
 # Browsers, and a media server, that the player is tested with.
 peers:
-	sh tests/install_peers.sh
+	sh tests/support/install_peers.sh
 
 check: install
 	$(VENV)/bin/ruff check .
@@ -54,7 +58,7 @@ reproduce-bunny: install
 
 # 200,000 mutated files, which takes its time.
 fuzz: install
-	$(PYTHON) tests/fuzz.py
+	$(PYTHON) tests/support/fuzz.py
 
 clean:
 	rm -rf $(VENV) site bunny.nerv bunny.onnx

@@ -1,6 +1,7 @@
 """Small clips that the tests share: fitted for a moment, coded and read back."""
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,9 @@ from encoder.jobs import segment_encoder
 from encoder.presets import PRESETS
 
 USUAL_PRESETS = ("fast", "nerv++", "hnerv")
+TESTS = Path(__file__).parent
+UNIT = ("codec", "media", "training", "engines", "streaming")
+"""Folders of the unit tests, which connect to nothing."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +53,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for value in values
         ):
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture(autouse=True)
+def without_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep unit tests off the network."""
+    if request.path.relative_to(TESTS).parts[0] in UNIT and not request.node.get_closest_marker(
+        "alone"
+    ):
+        monkeypatch.setattr(socket.socket, "connect", _refuse)
+        monkeypatch.setattr(socket.socket, "listen", _refuse)
+
+
+def _refuse(*_: object) -> None:
+    raise AssertionError("a unit test connects to something")
 
 
 @pytest.fixture(scope="session")

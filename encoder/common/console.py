@@ -124,15 +124,21 @@ def show_table(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(list(rows)))
         return
-    texts = [
-        [name.replace("_", " ") for name in rows[0]],
-        *(list(map(_cell, row.values())) for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for line in texts:
-        print(
-            "  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        )
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name, value in rows[0].items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        table.add_column(name.replace("_", " "), justify="right" if is_number else "left")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    # A terminal's lines are as wide as it is; a file's are as long as the table needs.
+    console = Console(width=None if sys.stdout.isatty() else MAX_LINE)
+    with console.capture() as lines:
+        console.print(table)
+    print(lines.get(), end="")
 
 
 def _cell(value: object) -> str:

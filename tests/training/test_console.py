@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from encoder.common.atomic_file import replacing
-from encoder.common.console import MAX_LINE, PrintableFormatter, printable, show
+from encoder.common.console import MAX_LINE, PrintableFormatter, printable, show, show_table
 from encoder.common.errors import SettingsError, first_line
 from encoder.common.progress import progress
 
@@ -70,3 +70,19 @@ def test_text_of_a_stranger_cannot_steer_the_terminal(capsys):
     assert printable("x" * 10_000) == "x" * MAX_LINE + "..."
     record = logging.LogRecord("encoder", logging.WARNING, "", 0, "note %s", ("\x07",), None)
     assert PrintableFormatter("%(message)s").format(record) == "note ?"
+
+
+def test_numbers_of_a_table_end_below_each_other(capsys):
+    show_table(
+        [
+            {"preset": "[bold]", "frames_per_second": 1234.5, "parameters": 5, "title": "a " * 80},
+            {"preset": "b\x1b", "frames_per_second": 1.25, "parameters": 12345, "title": "c"},
+        ],
+        as_json=False,
+    )
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "preset  frames per second  parameters  title",
+        "[bold]              1,234           5  " + ("a " * 80).rstrip(),
+        "b?                   1.25      12,345  c",
+    ]

@@ -9,7 +9,7 @@ import encoder
 import export
 from encoder.presets import PRESETS
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add-a-network.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-network.md"
 
 
 def test_example_makes_a_clip_that_decodes(tmp_path, monkeypatch, capsys):

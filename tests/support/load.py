@@ -1,6 +1,6 @@
 """Opens viewers of a server (WHEP) and counts what each receives, without decoding it.
 
-python tests/load.py http://127.0.0.1:8080 --viewers 64 --seconds 30
+python tests/support/load.py http://127.0.0.1:8080 --viewers 64 --seconds 30
 
 prints one JSON object. The address is the server's, whose first clip is watched then, or a clip's: http://…/whep/NAME.
 """

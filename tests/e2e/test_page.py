@@ -11,7 +11,9 @@ from helpers import SAMPLE
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/install_peers.sh"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/support/install_peers.sh"
+    ),
 ]
 
 STATE = """

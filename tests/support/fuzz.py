@@ -1,4 +1,4 @@
-"""Feed mutated files to the decoder and the rewrites of graphs: `python tests/fuzz.py --count 200000` prints what came of them.
+"""Feed mutated files to the decoder and the rewrites of graphs: `python tests/support/fuzz.py --count 200000` prints what came of them.
 
 Each file must end in BitstreamError or in the frames that the damage leaves, in bounded time and memory. A segment that
 survives, in a file whose checksums were not made to fit, must have the very weights of the undamaged file: or else the picture

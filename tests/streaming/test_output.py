@@ -141,7 +141,7 @@ def test_pipe_is_written_into(tiny_file, tmp_path):
 
 def test_standard_output_takes_y4m(tiny_file, tmp_path):
     command = [sys.executable, "-m", "player", "decode", str(tiny_file), "-"]
-    done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[2])
     decode(tiny_file, tmp_path / "file.y4m")
     assert done.stdout == (tmp_path / "file.y4m").read_bytes()
 
@@ -156,7 +156,7 @@ def test_full_output_is_one_line(tiny_file, output):
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         )
     lines = [line for line in done.stderr.splitlines() if "%" not in line]
     assert (done.returncode, lines) == (2, [f"error: No space left on device: {output}"])

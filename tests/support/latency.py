@@ -1,6 +1,6 @@
 """Measure the time from drawing a picture to its being on Chromium's screen, by a time stamp in the picture.
 
-python tests/latency.py [--seconds 30] [CLIP]
+python tests/support/latency.py [--seconds 30] [CLIP]
 
 prints milliseconds: the median, the 95th percentile, and how many pictures were read.
 """

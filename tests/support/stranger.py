@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-FORMAT = Path(__file__).parents[1] / "docs" / "reference" / "bitstream.md"
-DICTIONARY = Path(__file__).parents[1] / "encoder" / "codec" / "dictionary.bin"
+FORMAT = Path(__file__).parents[2] / "docs" / "reference" / "bitstream.md"
+DICTIONARY = Path(__file__).parents[2] / "encoder" / "codec" / "dictionary.bin"
 WORD, STATE = 32, 1 << 64
 
 

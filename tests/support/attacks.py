@@ -1,6 +1,6 @@
 """Sends a server on this machine what strangers may send, for a while.
 
-python tests/attacks.py http://127.0.0.1:8080 --ports 40000 40001 --seconds 60
+python tests/support/attacks.py http://127.0.0.1:8080 --ports 40000 40001 --seconds 60
 
 prints how many of each attack were made. Its rates are bounded, so that the machine has time for the server.
 """

@@ -24,9 +24,11 @@ from relay import Relay
 pytestmark = pytest.mark.alone
 
 with_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/install_peers.sh"
+    not (CHROMIUM and DRIVER), reason="no Chromium: sh tests/support/install_peers.sh"
 )
-with_firefox = pytest.mark.skipif(not FIREFOX, reason="no Firefox: sh tests/install_peers.sh")
+with_firefox = pytest.mark.skipif(
+    not FIREFOX, reason="no Firefox: sh tests/support/install_peers.sh"
+)
 SECONDS = int(os.environ.get("WATCH_SECONDS", "10"))
 RATE = 25
 SIZE = "return document.getElementById('video').videoWidth"

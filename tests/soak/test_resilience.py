@@ -199,7 +199,7 @@ def begin_attack(server, watcher, seconds):
     ports = re.findall(
         r"a=candidate:\S+ 1 udp \d+ 127\.0\.0\.1 (\d+) ", watcher.peer.remoteDescription.sdp
     )
-    script = Path(__file__).with_name("attacks.py")
+    script = Path(__file__).parents[1] / "support" / "attacks.py"
     command = [sys.executable, script, str(server.url), "--seconds", str(seconds), "--ports"]
     return asyncio.create_subprocess_exec(*command, *ports, stdout=asyncio.subprocess.PIPE)
 

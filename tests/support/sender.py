@@ -1,6 +1,6 @@
 """A server whose pictures are decoded beforehand, so that what it costs is sending alone.
 
-python tests/sender.py --width 640 --height 360
+python tests/support/sender.py --width 640 --height 360
 
 prints its address, and serves until it is interrupted.
 """

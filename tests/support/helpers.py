@@ -34,7 +34,27 @@ Pixels = NDArray[np.uint8]
 Network = Callable[[VideoShape, SizeName], torch.nn.Module]
 COMMAND = Path(__file__).with_name("command.py")
 """What runs a command in a process of its own without tracing networks again: `python COMMAND encoder fit`."""
-SAMPLE = Path(__file__).parents[1] / "player" / "data" / "bunny.nerv"
+COMMANDS = [
+    "encoder",
+    "encoder fit",
+    "encoder compress",
+    "encoder info",
+    "encoder evaluate",
+    "encoder models",
+    "encoder import",
+    "encoder compare",
+    "encoder bench",
+    "export",
+    "export onnx",
+    "export trt",
+    "export bench",
+    "export verify",
+    "player",
+    "player serve",
+    "player publish",
+    "player decode",
+]
+SAMPLE = Path(__file__).parents[2] / "player" / "data" / "bunny.nerv"
 """The clip that ships with the player."""
 
 

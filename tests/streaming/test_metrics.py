@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from player.metrics import TABLE, Metrics
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \| ([\w, ]+) \| (.+) \|")
 
 

@@ -23,7 +23,7 @@ from export.engines.trt import TensorRt
 from export.graph import build_graph
 from export.roofline import measure_ceilings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKER = ROOT.parent / "shared" / "tools" / "trt_api.py"
 VERSIONS = ("10.13.3.9", "11.4.0.106")
 METHODS = {

@@ -64,7 +64,7 @@ class Janus:
     async def __aenter__(self) -> Self:
         """Start it."""
         if JANUS is None:
-            raise JanusError("no Janus: sh tests/install_peers.sh")
+            raise JanusError("no Janus: sh tests/support/install_peers.sh")
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._start()

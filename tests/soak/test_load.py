@@ -11,14 +11,21 @@ import pytest
 
 pytestmark = [pytest.mark.alone, pytest.mark.soak]
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = float(os.environ.get("LOAD_SECONDS", "10"))
 
 
 @contextmanager
 def sending(width, height):
     """Start a sender; give its address and the number of its process."""
-    command = [sys.executable, HERE / "sender.py", "--width", str(width), "--height", str(height)]
+    command = [
+        sys.executable,
+        SUPPORT / "sender.py",
+        "--width",
+        str(width),
+        "--height",
+        str(height),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().strip(), process.pid
@@ -30,7 +37,7 @@ def watch(url, viewers, codec, pid):
     """Return what viewers received, and the share of a core that the server took meanwhile."""
     command = [
         sys.executable,
-        HERE / "load.py",
+        SUPPORT / "load.py",
         url,
         "--viewers",
         str(viewers),

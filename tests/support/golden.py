@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from encoder.codec.clip import Clip, SegmentModels
 from encoder.codec.reference_decoder import ReferenceDecoder
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def digest(clip: Clip) -> list[str]:

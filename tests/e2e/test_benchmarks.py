@@ -33,7 +33,7 @@ from encoder.segmentation.plan import make_plan
 from encoder.training.trainer import Trainer
 from export.engines.registry import open_engine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "explanation"
 NAMES = (*command_line.GROUPS, "ablations", "paper", "tables")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import COMMAND, SAMPLE, moving_square, run
-from test_published import checkpoint
+from helpers import COMMAND, COMMANDS, SAMPLE, moving_square, run
+from published import checkpoint
 
 from encoder.codec.clip import Clip
 from encoder.codec.segment import HUFFMAN, RANGE
@@ -24,27 +24,7 @@ from encoder.config import SIZES
 from encoder.presets import PRESETS
 from export.engines.registry import ENGINES
 
-ROOT = Path(__file__).parents[1]
-COMMANDS = [
-    "encoder",
-    "encoder fit",
-    "encoder compress",
-    "encoder info",
-    "encoder evaluate",
-    "encoder models",
-    "encoder import",
-    "encoder compare",
-    "encoder bench",
-    "export",
-    "export onnx",
-    "export trt",
-    "export bench",
-    "export verify",
-    "player",
-    "player serve",
-    "player publish",
-    "player decode",
-]
+ROOT = Path(__file__).parents[2]
 
 
 def run_process(command, cwd, how=("-m",)):

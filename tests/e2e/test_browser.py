@@ -26,13 +26,15 @@ window.nervcast.statistics().then((inbound) => {
 
 @pytest.mark.parametrize("command", ["chromium", "chromedriver", "firefox-esr", "janus"])
 def test_players_peers_are_there_in_ci(command):
-    assert os.environ.get("CI") != "true" or shutil.which(command), "sh tests/install_peers.sh"
+    assert os.environ.get("CI") != "true" or shutil.which(command), (
+        "sh tests/support/install_peers.sh"
+    )
 
 
 @pytest.fixture
 def browser(tmp_path):
     if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium: sh tests/install_peers.sh")
+        pytest.skip("no Chromium: sh tests/support/install_peers.sh")
     with browsing(tmp_path / "profile") as driver:
         yield driver
 

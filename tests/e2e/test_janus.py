@@ -12,7 +12,7 @@ from load import Watcher, until
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.skipif(not JANUS, reason="no Janus: sh tests/install_peers.sh"),
+    pytest.mark.skipif(not JANUS, reason="no Janus: sh tests/support/install_peers.sh"),
 ]
 
 TOKEN = "a secret of theirs"

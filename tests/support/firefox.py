@@ -69,7 +69,7 @@ class Firefox:
     async def __aenter__(self) -> Self:
         """Start the browser."""
         if FIREFOX is None:
-            raise FirefoxError("no Firefox: sh tests/install_peers.sh")
+            raise FirefoxError("no Firefox: sh tests/support/install_peers.sh")
         self._profile.mkdir()
         lines = (
             f"user_pref({json.dumps(name)}, {json.dumps(value)});\n"
