@@ -185,6 +185,7 @@ def test_choices_are_those_of_the_measured_data():
 
 @pytest.mark.parametrize("name", choices())
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own
 def test_every_choice_fits(name, video):
     choice = choices()[name]
     encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)

@@ -57,6 +57,7 @@ LONG = (
     "encoder compare",
     "encoder compress",
     "encoder bench",
+    "encoder evaluate",
     "encoder models",
     "encoder import",
     "export bench",
@@ -448,7 +449,7 @@ def test_ladder_from_one_fit(tmp_path, write_video):
 )
 def test_ways_to_a_smaller_file(tmp_path, write_video, options, coder, made):
     write_video(moving_square(4, 36, 64), "video.mp4")
-    done = run(f"encoder fit video.mp4 --epochs 300 {options}", tmp_path)
+    done = run(f"encoder fit video.mp4 --epochs 150 {options}", tmp_path)
     assert done.returncode == 0, done.stderr
     info = json.loads(run("encoder info video.nerv --json", tmp_path).stdout)
     assert options in info["settings"]
@@ -469,9 +470,6 @@ def test_models_are_listed(tmp_path):
     ]
     assert all(list(row) == ["preset", "size", "parameters", "macs_per_pixel"] for row in rows)
     assert all(row["parameters"] > 1000 and row["macs_per_pixel"] > 100 for row in rows)
-    lines = run("encoder models --resize 320x180 --frames 50", tmp_path).stdout.splitlines()
-    assert len(lines) == 1 + len(rows)
-    assert lines[1].split()[:2] == ["fast", "XS"]
 
 
 def test_masked_pixels_are_filled_and_measured(tmp_path, write_video):
@@ -567,7 +565,10 @@ def test_export_without_any_clip(tmp_path):
 def test_folder_of_images_gives_its_name_to_the_clip(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    assert run(f"player decode {ROOT}/player/data/bunny.nerv images", tmp_path).returncode == 0
+    assert (
+        run(f"player decode {ROOT}/player/data/bunny.nerv images --frames 0:3", tmp_path).returncode
+        == 0
+    )
     assert run("encoder fit . --epochs 1 --resize 32x18", images).returncode == 0
     assert (images / "images.nerv").exists()
 
@@ -662,19 +663,18 @@ def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monk
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM]
 )
-def test_interrupted_fit_leaves_nothing(tmp_path, number):
+def test_interrupted_fit_leaves_nothing(write_video, number):
+    path = write_video(moving_square(6, 36, 64))
     fit = subprocess.Popen(
-        [sys.executable, "-m", "encoder", "fit", "--budget", "100"],
-        cwd=tmp_path,
+        [sys.executable, COMMAND, "encoder", "fit", path, "--budget", "100"],
+        cwd=path.parent,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert any(
-        "fitting 132 frames of 320x180" in fit.stderr.readline() for _ in range(3)
-    )  # what is read is told before
+    assert any("fitting 6 frames of 64x36" in fit.stderr.readline() for _ in range(3))
     time.sleep(1)
     fit.send_signal(number)
     assert fit.wait(30) == 130
     assert fit.stderr.read().splitlines()[-1] == "interrupted"
-    assert list(tmp_path.iterdir()) == []
+    assert list(path.parent.iterdir()) == [path]
     fit.stderr.close()

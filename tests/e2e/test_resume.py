@@ -24,7 +24,7 @@ from helpers import COMMAND, make_encoder, moving_square, run, write_images
 
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
-from encoder.common.errors import RunError, SettingsError, SourceError
+from encoder.common.errors import FitError, RunError, SourceError
 from encoder.config import Budget, FitConfig
 from encoder.jobs.clip_assembler import ClipAssembler
 from encoder.jobs.gop import Finished, Gop, Progress
@@ -458,7 +458,7 @@ def test_workers_that_are_killed_again_and_again(video, tmp_path):
             yield event
 
     with pytest.raises(
-        SettingsError, match=f"exit code -9 at the segments from 0 to 1, {MAX_TRIES} times"
+        FitError, match=f"exit code -9 at the segments from 0 to 1, {MAX_TRIES} times"
     ):
         list(events())
 
@@ -519,11 +519,11 @@ def test_memory_is_that_of_a_segment(write_video, monkeypatch):
     # What is freed goes back at once, so that chance has next to no say in the peak.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(128 * 1024))
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    frames = np.broadcast_to(moving_square(1, 180, 320), (96, 3, 180, 320))
+    frames = np.broadcast_to(moving_square(1, 180, 320), (288, 3, 180, 320))
     # Or the first fit alone would trace its network, which takes memory too.
     make_encoder(Video(frames[:8].copy(), Fraction(25)), size="XS")
     peaks = []
-    for count in (48, 96):
+    for count in (144, 288):  # FFmpeg's pools have their size by then
         path = write_video(frames[:count], f"{count}.mp4")
         lengths = ["--segment-frames", "8", "--key-interval", "2", "--epochs", "1"]
         command = [*FIT, path.name, "--resize", "source", *lengths, "-o", f"{count}.nerv"]
@@ -531,7 +531,7 @@ def test_memory_is_that_of_a_segment(write_video, monkeypatch):
             peak = peak_megabytes(process)
         assert process.returncode == 0
         peaks.append(peak)
-    assert abs(peaks[1] - peaks[0]) < 4.5  # megabytes; all frames would be 8.3 more
+    assert abs(peaks[1] - peaks[0]) < 12.5  # megabytes; all frames would be 25 more
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
