@@ -65,9 +65,9 @@ def test_bound_model_runs():
     ("preset", "size", "margin"),
     [
         *((preset, (180, 320), None) for preset in PRESETS),
-        ("fast", (288, 352), None),
         ("fast", (720, 1280), (14, 10)),
-        ("nerv++", (720, 1280), None),
+        pytest.param("fast", (288, 352), None, marks=pytest.mark.soak),
+        pytest.param("nerv++", (720, 1280), None, marks=pytest.mark.soak),
         ("hnerv-boost", (720, 1280), None),
     ],
 )

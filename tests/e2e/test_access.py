@@ -15,8 +15,6 @@ from player.server import routes_whep as whep_module
 from player.server.app import WEB, serve
 from player.server.auth import GUESSES, HEADERS, Access
 
-pytestmark = pytest.mark.alone
-
 TOKEN, WATCH = "correct horse battery", "watch and no more"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 

@@ -25,8 +25,6 @@ from player.server.app_keys import CHANNELS, SESSIONS
 from player.server.limits import Limits
 from player.server.status_line import describe, showing
 
-pytestmark = pytest.mark.alone
-
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
 

@@ -49,9 +49,9 @@ def children(pid):
 
 def test_from_video_to_browser(browser, tmp_path, write_video):
     write_video(
-        np.concatenate([moving_square(60, 90, 160), 255 - moving_square(60, 90, 160)]), "clip.mp4"
+        np.concatenate([moving_square(30, 90, 160), 255 - moving_square(30, 90, 160)]), "clip.mp4"
     )
-    for command in ("encoder fit clip.mp4 --epochs 8", "export onnx"):
+    for command in ("encoder fit clip.mp4 --epochs 4", "export onnx"):
         done = subprocess.run(
             [sys.executable, "-m", *command.split()],
             cwd=tmp_path,
@@ -104,7 +104,7 @@ def seeks(browser):
     """The second half of the clip is the negative of the first: seeking changes the brightness of a corner."""
     browser.find_element("id", "play").click()
     corners = []
-    for frame in (10, 70):
+    for frame in (10, 40):
         browser.execute_script(
             "const s = document.getElementById('seek'); s.value = arguments[0];"
             "for (const kind of ['input', 'change']) s.dispatchEvent(new Event(kind));",

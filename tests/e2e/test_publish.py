@@ -23,8 +23,6 @@ from player.rtc.i420 import i420_frame
 from player.rtc.ice import Ice
 from player.whip_client import PublishError, publish
 
-pytestmark = pytest.mark.alone
-
 
 class MediaServer:
     """Takes WHIP offers; `answers` says with what the next ones are refused."""

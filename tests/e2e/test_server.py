@@ -21,8 +21,6 @@ from player.server.auth import Access
 from player.server.limits import Limits
 from player.server.sessions import Sessions
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 async def client(aiohttp_client, tiny_clip):

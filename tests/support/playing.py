@@ -87,3 +87,11 @@ def player_threads():
 
 def picture(value=128):
     return np.full((96, 64), value, np.uint8)
+
+
+def planes_of(frame):
+    """Return the three planes of a decoded frame."""
+    return [
+        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width]
+        for plane in frame.planes
+    ]
