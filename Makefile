@@ -3,6 +3,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
+# One test more than there are cores: some of them wait for sockets and disks.
+JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: install demo test unit check docs soak fuzz reproduce-bunny peers clean
 
@@ -22,16 +24,16 @@ bunny.nerv: | $(INSTALLED)
 	$(PYTHON) -m encoder fit
 
 test: install peers
-	$(PYTHON) -m pytest -n auto --dist worksteal --durations 10 -m 'not alone and not soak'
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m 'not alone and not soak'
 	$(PYTHON) -m pytest --durations 10 -m 'alone and not soak'
 
 # The tests that connect to nothing.
 unit: install
-	$(PYTHON) -m pytest -n auto --dist worksteal -m 'not alone and not soak' tests/codec tests/media tests/training tests/engines tests/streaming
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal -m 'not alone and not soak' tests/codec tests/media tests/training tests/engines tests/streaming
 
 # What takes long: all networks, kills and resumptions, clusters; and what is measured of streaming, with what it comes to.
 soak: install peers
-	$(PYTHON) -m pytest -n auto --dist worksteal -m 'soak and not alone'
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal -m 'soak and not alone'
 	LOAD_SECONDS=30 WATCH_SECONDS=30 $(PYTHON) -m pytest -s -m 'soak and alone'
 	$(PYTHON) tests/support/latency.py
 

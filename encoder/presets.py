@@ -20,6 +20,7 @@ from encoder.models.hnerv_boost import Boost, BoostConfig
 from encoder.models.nerv import Nerv, NervConfig
 from encoder.models.nirvana import Nirvana, NirvanaConfig
 from encoder.models.ps_nerv import PsNerv, PsNervConfig
+from encoder.models.pyramid import Pyramid, PyramidConfig
 from encoder.models.sizing import REFERENCE, share
 from encoder.training.losses import l1_ms_ssim_frequencies, l1_ssim, squared
 from encoder.training.recipe import Recipe, Schedule
@@ -49,6 +50,13 @@ FAST_WIDTHS: dict[SizeName, tuple[int, int, int]] = {
     "L": (96, 64, 64),
 }
 """Stem channels, trunk channels and rank of the default network."""
+PYRAMID_WIDTHS: dict[SizeName, tuple[int, int]] = {
+    "XS": (24, 2),
+    "S": (32, 3),
+    "M": (48, 3),
+    "L": (64, 4),
+}
+"""Channels and blocks of the pyramid's trunk."""
 STEM_CHANNELS: dict[SizeName, int] = {"XS": 8, "S": 26, "M": 58, "L": 112}
 """Stem channels of NeRV and its successors (NeRV's code)."""
 HNERV_PARAMETERS: dict[SizeName, float] = {"XS": 0.35e6, "S": 0.75e6, "M": 1.5e6, "L": 3e6}
@@ -67,6 +75,11 @@ NIRVANA_HIDDEN: dict[SizeName, int] = {"XS": 64, "S": 128, "M": 256, "L": 512}
 def _fast(shape: VideoShape, size: SizeName) -> VideoNetwork:
     stem, trunk, rank = FAST_WIDTHS[size]
     return Fast(FastConfig.of(shape, stem_channels=stem, trunk_channels=trunk, rank=rank))
+
+
+def _pyramid(shape: VideoShape, size: SizeName) -> VideoNetwork:
+    channels, blocks = PYRAMID_WIDTHS[size]
+    return Pyramid(PyramidConfig.of(shape, channels=channels, blocks=blocks))
 
 
 def _nerv(shape: VideoShape, size: SizeName, *, options: Mapping[str, Any]) -> VideoNetwork:
@@ -105,6 +118,17 @@ def _parameters(shape: VideoShape, size: SizeName, full_hd: Mapping[SizeName, fl
     return published[size] * share(shape.height, shape.width, reference) ** 2
 
 
+FAST_RECIPE = Recipe(
+    loss=squared,
+    batch=4,
+    learning_rate=1.6e-2,
+    latent_rate=3.0,
+    optimizer="muon",
+    betas=(0.9, 0.99),
+    lambda_=0.05,
+    schedule=Schedule(warmup=0.04),
+)
+"""Recipe of our own networks."""
 NERV: Mapping[str, Any] = {"block": "convolution", "floor": 96}
 NERV_STAR_PP: Mapping[str, Any] = {"expansion": 1.5, "depth": 2}
 """Options of NeRV and NeRV*++ that differ from those of NeRV++."""
@@ -127,16 +151,13 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(
         title="ours: latents on a canvas under a camera, for small machines",
         network=_fast,
-        recipe=Recipe(
-            loss=squared,
-            batch=4,
-            learning_rate=1.6e-2,
-            latent_rate=3.0,
-            optimizer="muon",
-            betas=(0.9, 0.99),
-            lambda_=0.05,
-            schedule=Schedule(warmup=0.04),
-        ),
+        recipe=FAST_RECIPE,
+        camera=True,
+    ),
+    "pyramid": Preset(
+        title="ours: a pyramid of latents, warped by a coarse field, for smaller files",
+        network=_pyramid,
+        recipe=FAST_RECIPE,
         camera=True,
     ),
     "nerv": Preset(

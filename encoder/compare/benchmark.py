@@ -93,9 +93,13 @@ def bench(
 def peak_gflops(device: torch.device) -> float:
     """Return the billions of operations per second in a product of large fp32 matrices."""
     # Matrix products round as convolutions do (TF32), so that both are comparable.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
-    seconds = median(_timed(lambda: a @ b, device) for _ in range(PRODUCTS))
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+        seconds = median(_timed(lambda: a @ b, device) for _ in range(PRODUCTS))
+    finally:
+        matmul.allow_tf32 = before
     return 2 * MATRIX**3 / seconds / GIGA
 
 

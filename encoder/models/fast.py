@@ -109,7 +109,7 @@ class Fast(VideoNetwork):
 
     def displacements(self) -> nn.Parameter | None:
         """Return the camera's motion, if there is a camera."""
-        return None if self.camera is None else self.camera.displacements.values
+        return None if self.camera is None else self.camera.motion
 
     def prepare(self, read: Callable[[], Tensor], motion: Tensor | None) -> None:
         """Aim the camera, if there is one."""

@@ -85,7 +85,7 @@ class StillGrid(nn.Module):
 
 
 class Camera(nn.Module):
-    """Camera that cuts each frame from a larger canvas.
+    """Camera that cuts each frame from a canvas.
 
     The displacements of a frame's corners define its place and shape on the canvas.
     They are given and coded with the weights, not learned.
@@ -94,12 +94,23 @@ class Camera(nn.Module):
     origin: Tensor
     scale: Tensor
 
-    def __init__(self, *, frames: int, size: tuple[int, int], canvas: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        *,
+        frames: int | None,
+        size: tuple[int, int],
+        canvas: tuple[int, int],
+        sampling: str = "bilinear",
+    ) -> None:
+        """Take the number of frames, or None for a camera that stands still."""
         super().__init__()
         self.size = size
-        self.displacements = TemporalGrid(frames=frames, period=1, shape=(2, 2, 2))
-        self.displacements.requires_grad_(requires_grad=False)
-        self.displacements.values.zero_()
+        self.sampling = sampling
+        self.displacements = None
+        if frames is not None:
+            self.displacements = TemporalGrid(frames=frames, period=1, shape=(2, 2, 2))
+            self.displacements.requires_grad_(requires_grad=False)
+            self.displacements.values.zero_()
         (top, bottom), (left, right) = [
             ((whole - part) / 2, (whole + part) / 2 - 1)
             for whole, part in zip(canvas, size, strict=True)
@@ -111,27 +122,55 @@ class Camera(nn.Module):
         self.register_buffer("origin", corners * scale - 1, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
+    @property
+    def motion(self) -> nn.Parameter | None:
+        """The displacements of all frames' corners (T, 2, 2, 2), if the camera moves."""
+        return None if self.displacements is None else self.displacements.values
+
     def aim(self, displacements: Tensor) -> None:
         """Set the displacements of the frames' corners (T, 2, 2, 2), in pixels.
 
         They have the order of `encoder.segmentation.global_motion.estimate_motion`.
+        The camera must be one that moves.
         """
-        values = self.displacements.values
+        values = self.motion
+        assert values is not None
         values[: len(displacements)] = as_given(displacements)
         values[len(displacements) :] = values[len(displacements) - 1]
 
-    def forward(self, canvas: Tensor, t: Tensor) -> Tensor:
-        """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W)."""
-        corners = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2), -1..1
-        # A factor, not a size: a size would export operators that read shapes.
-        # A clip must not have those.
-        factor = (self.size[0] / 2, self.size[1] / 2)
-        places = F.interpolate(
-            corners, scale_factor=factor, mode="bilinear", align_corners=True
-        )  # (B, 2, H, W)
+    def forward(self, canvas: Tensor, t: Tensor, field: Tensor | None = None) -> Tensor:
+        """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W).
+
+        `field` (B, 2, rows, columns) displaces the parts of each frame further, in pixels.
+        Its outermost nodes lie on the frame's corners.
+        """
+        height, width = self.size
+        nodes = self.origin[None]  # (1, 2, 2, 2), -1..1
+        if self.displacements is not None:
+            nodes = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2)
+        factor = (height / 2, width / 2)
+        if field is not None:
+            rows, columns = field.shape[2:]
+            nodes = _resized(nodes, (rows / 2, columns / 2)) + self.scale * field
+            # A part of a pixel more, or rounding may lose a row.
+            factor = ((height + 0.25) / rows, (width + 0.25) / columns)
+        elif self.displacements is None:
+            nodes = nodes + 0 * t[:, None, None, None]
+        places = _resized(nodes, factor)  # (B, 2, H, W)
         return F.grid_sample(
-            canvas, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=True
+            canvas,
+            places.permute(0, 2, 3, 1),
+            mode=self.sampling,
+            padding_mode="border",
+            align_corners=True,
         )
+
+
+def _resized(x: Tensor, factor: tuple[float, float]) -> Tensor:
+    """Return (B, C, h, w) resized bilinearly, corners upon corners."""
+    # A factor, not a size: a size would export operators that read shapes.
+    # A clip must not have those.
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
 
 
 def planes(x: Tensor, factor: int) -> Tensor:

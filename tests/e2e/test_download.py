@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import encoder
 from encoder.codec.container import MAX_FILE_BYTES, ChunkReader, signature
 from encoder.common.errors import BitstreamError, SettingsError, SourceError
 from player.playback import download as download_module
@@ -776,3 +777,11 @@ def test_certificate_that_nobody_vouches_for(secure, fetch):
     download = ended(fetch(secure.url))
     assert "certificate verify failed" in download.error
     assert secure.requests == []
+
+
+def test_clip_is_opened_by_its_url(server, tiny_clip):
+    server.data = bytes(tiny_clip)
+    assert bytes(encoder.open(server.url)) == bytes(tiny_clip)
+    server.script = [answer(404)]
+    with pytest.raises(SourceError, match=r"cannot read http://127.*clip\.nerv: Not Found"):
+        encoder.open(f"{server.url}?token=secret")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from encoder.compare.benchmark import bench
+from encoder.compare.benchmark import bench, peak_gflops
 from encoder.models.base import VideoShape
 from encoder.presets import PRESETS, complexity
 from encoder.training.losses import squared
@@ -29,3 +29,14 @@ def test_arithmetic_is_three_times_that_of_decoding():
     decoding = 2e-9 * complexity(preset, "S", shape).macs_per_pixel * 72 * 128
     speed = bench(preset, "S", height=72, width=128, device=CPU)
     assert speed.gflop_per_step == pytest.approx(3 * decoding, rel=0.05)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_precision_of_products_is_left_as_it_was(allowed):
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        assert peak_gflops(CPU) > 1
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

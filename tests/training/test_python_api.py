@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-import threading
 from fractions import Fraction
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from torch import nn
 
 import encoder
 import export
-from encoder.common.errors import BitstreamError, SettingsError, SourceError
+from encoder.common.errors import BitstreamError, SettingsError
 
 FRAMES = moving_square(6, 18, 32)
 
@@ -54,21 +52,6 @@ def test_saved_clip_is_opened_again(clip, tmp_path, kind):
     again = encoder.open(kind(path))
     assert bytes(again) == path.read_bytes() == bytes(clip)
     assert np.array_equal(again[0:6], clip[0:6])
-
-
-def test_clip_is_opened_by_its_url(clip, tmp_path):
-    clip.save(tmp_path / "clip.nerv")
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    handler.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        assert bytes(encoder.open(f"{url}/clip.nerv")) == bytes(clip)
-        with pytest.raises(
-            SourceError, match=r"cannot read http://127.*nope\.nerv: File not found"
-        ):
-            encoder.open(f"{url}/nope.nerv?token=secret")
-        server.shutdown()
 
 
 def test_files_that_are_no_clips(tmp_path):

@@ -1,0 +1,122 @@
+"""A pyramid of small latents, a small trunk, and a displacement field for each frame.
+
+Most bits of `Fast` lie in one wide grid and in wide convolutions.
+Here latents of several scales are upsampled and mixed by 1x1 convolutions, as in Cool-Chic.
+All layers work at 1/4 of the frame's height and width, and one PixelShuffle makes the picture.
+A warp moves each frame to the camera's place, and its parts by a coarse field (as CoDeF's).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoder.models.base import VideoNetwork, VideoShape
+from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
+
+SHUFFLE = 4
+"""Upscaling factor of the head: the trunk works at 1/SHUFFLE of the frame's sides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidConfig(VideoShape):
+    """Configuration of a segment's network: its frame size, widths and grids."""
+
+    channels: int = 32
+    """Channels of the trunk."""
+    blocks: int = 3
+    """Separable blocks of the trunk."""
+    temporal: tuple[tuple[int, int, int], ...] = ((1, 2, 16), (4, 6, 16), (12, 6, 8))
+    """Period in frames, channels, and stride in pixels of each temporal grid."""
+    still: tuple[tuple[int, int], ...] = ((8, 4), (4, 8), (2, 16))
+    """Channels and stride in pixels of each still grid."""
+    cell: int | None = 32
+    """Distance of the displacement field's nodes, in pixels; None for no field."""
+    sampling: str = "bicubic"
+    """Interpolation between the canvas's pixels, as in `torch.nn.functional.grid_sample`."""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas, in pixels."""
+        unit = max(stride for *_, stride in (*self.temporal, *self.still))
+        down, right = self.margin or (0, 0)
+        return ceil((self.height + down) / unit) * unit, ceil((self.width + right) / unit) * unit
+
+    @property
+    def nodes(self) -> tuple[int, int]:
+        """Rows and columns of the displacement field's nodes."""
+        assert self.cell is not None
+        return max(round(self.height / self.cell), 1) + 1, max(round(self.width / self.cell), 1) + 1
+
+
+class Pyramid(VideoNetwork):
+    """Network that maps times to frames."""
+
+    def __init__(self, config: PyramidConfig) -> None:
+        super().__init__()
+        height, width = config.canvas
+        temporal = [
+            TemporalGrid(
+                frames=config.frames,
+                period=period,
+                shape=(channels, height // stride, width // stride),
+            )
+            for period, channels, stride in config.temporal
+        ]
+        still = [
+            StillGrid(shape=(channels, height // stride, width // stride))
+            for channels, stride in config.still
+        ]
+        self.latents = nn.ModuleList([*temporal, *still])
+        self.strides = tuple(stride for *_, stride in (*config.temporal, *config.still))
+        self.still = len(still)
+        features = sum(grid.values.shape[1] for grid in (*temporal, *still))
+        self.mix = nn.Conv2d(features, config.channels, 1)
+        self.trunk = nn.Sequential(
+            *(SeparableBlock(config.channels, F.gelu) for _ in range(config.blocks))
+        )
+        self.head = nn.Conv2d(config.channels, 3 * SHUFFLE**2, 1)
+        self.field = None
+        if config.cell is not None:
+            self.field = TemporalGrid(frames=config.frames, period=1, shape=(2, *config.nodes))
+        self.camera = Camera(
+            frames=config.frames if config.margin is not None else None,
+            size=(config.height, config.width),
+            canvas=config.canvas,
+            sampling=config.sampling,
+        )
+
+    def latent_parameters(self) -> list[nn.Parameter]:
+        """Return the temporal grids, the still grids and the displacement field."""
+        field = [] if self.field is None else [self.field.values]
+        return [*self.latents.parameters(), *field]
+
+    def displacements(self) -> nn.Parameter | None:
+        """Return the camera's motion, if the camera moves."""
+        return self.camera.motion
+
+    def prepare(self, read: Callable[[], Tensor], motion: Tensor | None) -> None:
+        """Aim the camera, if it moves."""
+        del read
+        if self.camera.motion is not None and motion is not None:
+            self.camera.aim(motion)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1."""
+        features = [
+            F.interpolate(grid(t), scale_factor=stride / SHUFFLE, mode="bilinear")
+            if stride > SHUFFLE
+            else grid(t)
+            for grid, stride in zip(self.latents, self.strides, strict=True)
+        ]  # (B or 1, C, h, w) each
+        still = torch.cat(features[-self.still :], dim=1)
+        moving = torch.cat(features[: -self.still], dim=1)
+        kinds = self.mix.weight.split([moving.shape[1], still.shape[1]], dim=1)
+        # The still part is convolved once for all frames.
+        x = F.conv2d(moving, kinds[0], self.mix.bias) + F.conv2d(still, kinds[1])
+        x = self.head(self.trunk(F.gelu(x)))
+        canvas = torch.sigmoid(planes(x, SHUFFLE))
+        return self.camera(canvas, t, None if self.field is None else self.field(t))
