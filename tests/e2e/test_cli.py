@@ -130,7 +130,7 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --budget 0", "the budget must be over 0 seconds, got 0"),
         ("encoder fit --epochs 0", "the number of epochs must be at least 1, got 0"),
         ("encoder fit --segment-frames 0", "a segment needs at least 1 frame, got 0"),
-        ("encoder fit --preset x", "unknown preset 'x', known are: fast, nerv, e-nerv"),
+        ("encoder fit --preset x", "unknown preset 'x', known are: fast, pyramid, nerv, e-nerv"),
         ("encoder fit --resize big", "a size is two numbers of 1 to 8192 like 640x360, got 'big'"),
         ("encoder fit -o nowhere/a.nerv", "no such folder: nowhere"),
         ("encoder fit -o empty", "output empty is a folder"),
