@@ -61,8 +61,8 @@ def without_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     if request.path.relative_to(TESTS).parts[0] in UNIT and not request.node.get_closest_marker(
         "alone"
     ):
-        monkeypatch.setattr(socket.socket, "connect", _refuse)
-        monkeypatch.setattr(socket.socket, "listen", _refuse)
+        for name in ("connect", "listen", "sendto"):
+            monkeypatch.setattr(socket.socket, name, _refuse)
 
 
 def _refuse(*_: object) -> None:

@@ -188,5 +188,7 @@ def test_largest_within_a_budget(budget, found):
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(SettingsError, match=r"unknown preset 'x', known are: fast, pyramid, nerv, e-nerv"):
+    with pytest.raises(
+        SettingsError, match=r"unknown preset 'x', known are: fast, pyramid, nerv, e-nerv"
+    ):
         find_preset("x")
