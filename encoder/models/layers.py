@@ -155,6 +155,7 @@ class Camera(nn.Module):
             # A part of a pixel more, or rounding may lose a row.
             factor = ((height + 0.25) / rows, (width + 0.25) / columns)
         elif self.displacements is None:
+            # Times make a batch of the places, and keep the exporter from folding them to a table.
             nodes = nodes + 0 * t[:, None, None, None]
         places = _resized(nodes, factor)  # (B, 2, H, W)
         return F.grid_sample(

@@ -330,19 +330,23 @@ def certificate(tmp_path):
     return cert, key
 
 
-async def test_tls(start, certificate):
-    cert, _ = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    url = await start(tls=context)
-    assert url.startswith("https://")
+async def health(url, cert):
+    """Return the status of a server's health check over TLS, for a client that trusts it."""
     trusting = ssl.create_default_context(cafile=cert)
     trusting.check_hostname = False
     async with (
         ClientSession(connector=TCPConnector(ssl=trusting)) as client,
         client.get(f"{url}/healthz") as response,
     ):
-        assert response.status == 200
+        return response.status
+
+
+async def test_tls(start, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    url = await start(tls=context)
+    assert url.startswith("https://")
+    assert await health(url, certificate[0]) == 200
     async with ClientSession() as client:
         with pytest.raises(ClientConnectorError):
             await client.get(f"{url}/healthz")
@@ -352,7 +356,6 @@ async def test_handshakes_count_as_connections(start, certificate, monkeypatch):
     """Of who only connects to a server with TLS, too, few stay, and none for long."""
     monkeypatch.setattr(connections_module, "MAX_PER_ADDRESS", 5)
     monkeypatch.setattr(connections_module, "ASK_SECONDS", 1.0)
-    cert, _ = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     url = await start(tls=context)
@@ -360,13 +363,7 @@ async def test_handshakes_count_as_connections(start, certificate, monkeypatch):
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
     for reader, _ in held[:3]:
         assert await asyncio.wait_for(reader.read(), 0.5) == b""  # the oldest
-    trusting = ssl.create_default_context(cafile=cert)
-    trusting.check_hostname = False
-    async with (
-        ClientSession(connector=TCPConnector(ssl=trusting)) as client,
-        client.get(f"{url}/healthz") as response,
-    ):
-        assert response.status == 200
+    assert await health(url, certificate[0]) == 200
     for reader, _ in held:
         assert await asyncio.wait_for(reader.read(), 3) == b""
     for _, writer in held:

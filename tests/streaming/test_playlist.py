@@ -8,7 +8,6 @@ import pytest
 from stand_ins import (
     Screen,
     Shades,
-    Studio,
     make_broken,
     make_clip,
     make_source,
@@ -23,13 +22,6 @@ from player.playback.playout import Playout
 LONG = 60
 SHORT = 180
 """Chroma of the clips' pictures."""
-
-
-@pytest.fixture
-async def studio():
-    studio = Studio()
-    yield studio
-    await studio.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from stand_ins import (
     TICK_SECONDS,
     Screen,
     Shades,
-    Studio,
     make_broken,
     make_source,
     player_threads,
@@ -24,13 +23,6 @@ from player.playback.encoder_loop import IDLE_SECONDS
 
 IDLE_TICKS = IDLE_SECONDS / TICK_SECONDS
 INTERVALS = "nervcast_frame_interval_seconds_sum"
-
-
-@pytest.fixture
-async def studio():
-    studio = Studio()
-    yield studio
-    await studio.close()
 
 
 async def test_nothing_is_encoded_while_nobody_watches(studio):

@@ -15,7 +15,6 @@ from stand_ins import (
     PatientDecoder,
     Screen,
     Shades,
-    Studio,
     make_clip,
     make_source,
     player_threads,
@@ -26,13 +25,6 @@ from player.playback.playout import Playout
 
 TICK_PTS = 3600
 """Units of timestamps of a tick."""
-
-
-@pytest.fixture
-async def studio():
-    studio = Studio()
-    yield studio
-    await studio.close()
 
 
 @pytest.mark.alone
