@@ -185,7 +185,9 @@ def test_choices_are_those_of_the_measured_data():
 
 @pytest.mark.parametrize("name", choices())
 @pytest.mark.soak
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings(  # torch.compile's own
+    "ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute of a Tensor:UserWarning"
+)
 def test_every_choice_fits(name, video):
     choice = choices()[name]
     encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
