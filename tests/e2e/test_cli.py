@@ -620,7 +620,7 @@ def test_second_signal_ends_at_once(folder):
     with subprocess.Popen(
         [sys.executable, "-c", STUBBORN, "tiny.nerv"], cwd=folder, stderr=subprocess.PIPE, text=True
     ) as server:
-        assert "serving" in server.stderr.readline()
+        assert any("serving" in line for line in server.stderr)
         server.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert server.poll() is None
@@ -665,16 +665,12 @@ def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monk
 )
 def test_interrupted_fit_leaves_nothing(write_video, number):
     path = write_video(moving_square(6, 36, 64))
-    fit = subprocess.Popen(
-        [sys.executable, COMMAND, "encoder", "fit", path, "--budget", "100"],
-        cwd=path.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert any("fitting 6 frames of 64x36" in fit.stderr.readline() for _ in range(3))
-    time.sleep(1)
-    fit.send_signal(number)
-    assert fit.wait(30) == 130
-    assert fit.stderr.read().splitlines()[-1] == "interrupted"
+    command = [sys.executable, COMMAND, "encoder", "fit", path, "--budget", "100"]
+    with subprocess.Popen(command, cwd=path.parent, stderr=subprocess.PIPE, text=True) as fit:
+        # A slow machine writes lines of progress before.
+        assert any("fitting 6 frames of 64x36" in line for line in fit.stderr)
+        time.sleep(1)
+        fit.send_signal(number)
+        assert fit.wait(30) == 130
+        assert fit.stderr.read().splitlines()[-1] == "interrupted"
     assert list(path.parent.iterdir()) == [path]
-    fit.stderr.close()

@@ -79,6 +79,7 @@ def test_ceilings_are_those_of_products():
 def test_ceilings_are_measured_by_the_engine(tiny_clip, name, monkeypatch):
     monkeypatch.setattr("export.roofline.MEMORY_MATRIX", (64, 128))
     engine = open_engine(tiny_clip, name, batch=1)
+    engine.wait_idle()  # its second segment is loaded in the background
     steps = iter(
         [0.001, 0.01, 0.031, 0.201, 0.065]
     )  # a small one, two of squares, a long row, a chain
