@@ -29,7 +29,7 @@ test: install peers
 
 # The tests that connect to nothing.
 unit: install
-	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal -m 'not alone and not soak' tests/codec tests/media tests/training tests/engines tests/streaming
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal -m 'not alone and not soak' --ignore tests/e2e --ignore tests/soak
 
 # What takes long: all networks, kills and resumptions, clusters; and what is measured of streaming, with what it comes to.
 soak: install peers

@@ -1,6 +1,6 @@
 """Check the rules of prose that a program can check: `python .ci/prose.py [PATH ...]`.
 
-It reads Markdown pages, and docstrings and comments of Python modules.
+It reads Markdown pages, and docstrings, comments and messages of Python modules.
 """
 
 import argparse
@@ -50,6 +50,8 @@ SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"')\]*_]*\s+(?=[\"'(*_`\[]*[A-Z0-9X])|(?<=[:;])\s+(?=[A-Z])"
 )
 DIAGRAM = re.compile(r"\s*(?:\S+\n[├└│]|.*[├└│]|    \S)")
+HELP = ("help", "summary", "description")
+MESSAGE = re.compile(r"(?:\w+Error|logger\.\w+)$")
 PRAGMA = re.compile(r"#!|# (?:noqa|type:|pyright:|ruff:|fmt:)")
 WORD = re.compile(r"[A-Za-z0-9][\w'/.,%+-]*")
 
@@ -114,10 +116,38 @@ def comments(source: str) -> Iterator[tuple[int, str, str]]:
             lines = []
 
 
+def messages(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of the line, the kind, and the text of errors, log lines and help."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        texts = [each.value for each in node.keywords if each.arg in HELP]
+        if MESSAGE.search(ast.unparse(node.func)):
+            texts += node.args
+        for text in texts:
+            if words := _words(text):
+                yield node.lineno, "message", words
+
+
+def _words(node: ast.expr) -> str:
+    """Return a string with its formatted values as single words; nothing for other expressions."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.sub(r"%[-+.\d]*[sdfgr]", "X", text)
+        case ast.JoinedStr(values=parts):
+            return "".join(
+                _words(part) if isinstance(part, ast.Constant) else "X" for part in parts
+            )
+        case _:
+            return ""
+
+
 def module_texts(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the number of the line, the kind, and the text of docstrings and comments."""
+    """Yield the number of the line, the kind, and the text of docstrings, comments and messages."""
     source = path.read_text()
-    yield from docstrings(ast.parse(source))
+    tree = ast.parse(source)
+    yield from docstrings(tree)
+    yield from messages(tree)
     yield from comments(source)
 
 

@@ -61,6 +61,7 @@ def fit(
     config = config_of(settings)
     video = open_source(source, config, frame_rate)
     preset = find_preset(config.preset)
+    named = ""
     if network is not None:
         make = network
         preset = Preset(
@@ -68,11 +69,11 @@ def fit(
             network=lambda shape, _: make(shape),
             recipe=recipe or CUSTOM_RECIPE,
         )
+        named = "custom network"
     elif recipe is not None:
         preset = replace(preset, recipe=recipe)
-    record = config.text(video)
-    if network is not None:
-        record = record.replace(f"--preset {config.preset} --size {config.size}", "custom network")
+        named = f"--preset {config.preset} --size {config.size} with a custom recipe"
+    record = config.text(video, network=named)
     place = pick_device(device)
     # The fit seeds torch's generators: the caller's random numbers must not change by that.
     with torch.random.fork_rng([place] if place.type == "cuda" else []):

@@ -203,14 +203,15 @@ class FitConfig(Reading):
             return round(bits * video.count / video.rate / BITS_PER_BYTE)
         return None
 
-    def text(self, video: Frames, *, after: str = "") -> str:
+    def text(self, video: Frames, *, after: str = "", network: str = "") -> str:
         """Return the record in the file: the options that reproduce its bytes.
 
         `after` replaces the budget and follows the target size, for a file made from a checkpoint.
+        `network` replaces the preset and its size. What the video assumes comes last.
         """
         width, height = video.size
-        record: dict[str, object] = {"preset": self.preset, "size": self.size}
-        record["resize"] = f"{width}x{height}"
+        preset = {"preset": self.preset, "size": self.size}
+        record: dict[str, object] = {"resize": f"{width}x{height}"}
         optional = ("track", "matrix", "background", "mask")
         limit = self.limit(video.count)
         sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
@@ -224,7 +225,8 @@ class FitConfig(Reading):
             "key_interval": self.key_interval,
             "seed": self.seed,
         }
-        return f"{_flags(record)}{after} {_flags(last)}"
+        network = network or _flags(preset)
+        return f"{network} {_flags(record)}{after} {_flags(last)}{video.assumption}"
 
     def _changed(self, names: tuple[str, ...]) -> dict[str, object]:
         """Return the fields among `names` that differ from their defaults."""

@@ -21,8 +21,8 @@ from encoder.presets import PRESETS
 
 USUAL_PRESETS = ("fast", "nerv++", "hnerv")
 TESTS = Path(__file__).parent
-UNIT = ("codec", "media", "training", "engines", "streaming")
-"""Folders of the unit tests, which connect to nothing."""
+CONNECTED = ("e2e", "soak")
+"""Folders of the tests that connect to something; all others are unit tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,9 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def without_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep unit tests off the network."""
-    if request.path.relative_to(TESTS).parts[0] in UNIT and not request.node.get_closest_marker(
-        "alone"
-    ):
+    if request.path.relative_to(TESTS).parts[
+        0
+    ] not in CONNECTED and not request.node.get_closest_marker("alone"):
         for name in ("connect", "listen", "sendto"):
             monkeypatch.setattr(socket.socket, name, _refuse)
 

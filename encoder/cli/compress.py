@@ -73,7 +73,7 @@ def _compress(args: argparse.Namespace) -> None:
             source,
             config,
             device=pick_device(args.device),
-            settings=config.text(source, after=f" after {kept.seconds:.0f} s") + source.assumption,
+            settings=config.text(source, after=f" after {kept.seconds:.0f} s"),
             states=states,
         )
         for rate, config in configs.items()

@@ -173,7 +173,7 @@ def _job(
         budget=config.limit(source.count),
         device=device,
         threads=args.threads or _threads(args, len(plan.groups)),
-        settings=config.text(source) + source.assumption,
+        settings=config.text(source),
         keep_states=args.checkpoint is not None,
     )
 

@@ -29,9 +29,7 @@ def writable(path: Path, *others: Path | None) -> None:
     With this check, a long job fails at its start instead of its end.
     """
     if any(other is not None and other.resolve() == path.resolve() for other in others):
-        raise SettingsError(
-            f"output {path} would take the place of what is read or written besides"
-        )
+        raise SettingsError(f"output {path} is also another file of this command")
     if path.is_dir():
         raise SettingsError(f"output {path} is a folder")
     if not path.parent.is_dir():

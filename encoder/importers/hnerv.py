@@ -63,7 +63,7 @@ def read_hnerv(path: Path, *, rate: Fraction, settings: str) -> Clip:
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from None
     except BROKEN:
-        raise SourceError(f"{path} is no quantised checkpoint of HNeRV") from None
+        raise SourceError(f"{path} is no quantized checkpoint of HNeRV") from None
 
 
 def _clip(latents: Tensor, network: Hnerv, rate: Fraction, settings: str) -> Clip:

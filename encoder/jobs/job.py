@@ -44,11 +44,6 @@ class Job:
     topology: Topology | None = None
     """Topology, if another encoder of this job has traced it, which takes seconds."""
 
-    def open(self) -> Frames:
-        """Return the video, masked; raises SourceError, SettingsError."""
-        source = Source(self.source, size=self.size, reading=self.config.reading)
-        return masked(source, self.config)
-
     def encoder(self, *, worker: int = 0) -> SegmentEncoder:
         """Return the encoder of the job, on the device of a worker.
 
@@ -58,16 +53,12 @@ class Job:
         device = pick_device(self.device)
         if device.type == "cuda":
             device = torch.device("cuda", worker % torch.cuda.device_count())
-        video = self.open()
-        return SegmentEncoder(
-            video,
-            find_preset(self.config.preset),
-            self.config.compression(video),
-            plan=self.plan,
-            size=self.config.size,
+        return open_encoder(
+            Source(self.source, size=self.size, reading=self.config.reading),
+            self.config,
             device=device,
+            plan=self.plan,
             settings=self.settings,
-            seed=self.config.seed,
             motions=self.motions or None,
             topology=self.topology,
             keep_states=self.keep_states,
@@ -80,12 +71,14 @@ def open_encoder(
     *,
     device: torch.device,
     preset: Preset | None = None,
+    plan: Plan | None = None,
     settings: str | None = None,
     **options: Any,
 ) -> SegmentEncoder:
     """Return the encoder of a video in this process; options are those of SegmentEncoder.
 
-    A preset replaces that of the settings. Raises SettingsError, SourceError, BitstreamError.
+    A preset replaces that of the settings. Without a plan, the video is searched for scenes.
+    Raises SettingsError, SourceError, BitstreamError.
     """
     preset = preset or find_preset(config.preset)
     video = masked(video, config)
@@ -93,7 +86,7 @@ def open_encoder(
         video,
         preset,
         config.compression(video),
-        plan=plan_of(video, config, preset),
+        plan=plan or plan_of(video, config, preset),
         size=config.size,
         device=device,
         settings=config.text(video) if settings is None else settings,

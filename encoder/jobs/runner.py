@@ -176,6 +176,6 @@ def _tell(output: Path, frames: int, unfinished: RunState) -> None:
     if frames:
         logger.info("%s holds the first %d frames", output, frames)
     if unfinished.before.exists():
-        logger.info("what it held before is in %s", unfinished.before)
+        logger.info("the clip that it replaced is in %s", unfinished.before)
     if unfinished.exists:
         logger.info("the same command with --resume goes on")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,6 +41,11 @@ class Frames(Protocol):
         """Width and height of the frames."""
         ...
 
+    @property
+    def assumption(self) -> str:
+        """Note for the record in the clip about colours that are assumed, or nothing."""
+        ...
+
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return RGB frames (T, 3, H, W); raises SourceError."""
         ...
@@ -68,6 +74,11 @@ class Video:
         """Width and height of the frames."""
         return self.frames.shape[3], self.frames.shape[2]
 
+    @property
+    def assumption(self) -> str:
+        """Nothing, since RGB frames are taken as they are."""
+        return ""
+
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return a run of frames (T, 3, H, W)."""
         return self.frames[run.start : run.stop]
@@ -77,32 +88,57 @@ class Video:
         return Reduced(self)
 
 
-class Reduced:
-    """Frames of another video, reduced by leaving pixels out."""
+class View(ABC):
+    """Another video with changed pixels."""
 
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-        self._step = -(-max(frames.size) // THUMBNAIL)
+    def __init__(self, source: Frames) -> None:
+        self._source = source
 
     @property
     def rate(self) -> Fraction:
         """Frames per second."""
-        return self._frames.rate
+        return self._source.rate
 
     @property
     def count(self) -> int:
         """Number of frames."""
-        return self._frames.count
+        return self._source.count
 
     @property
     def size(self) -> Size:
         """Width and height of the frames."""
-        width, height = self._frames.size
+        return self._source.size
+
+    @property
+    def assumption(self) -> str:
+        """Note for the record in the clip about colours that are assumed, or nothing."""
+        return self._source.assumption
+
+    @abstractmethod
+    def read(self, run: range) -> NDArray[np.uint8]:
+        """Return RGB frames (T, 3, H, W); raises SourceError."""
+
+    def thumbnails(self) -> Frames:
+        """Return the same frames in thumbnail size."""
+        return Reduced(self)
+
+
+class Reduced(View):
+    """Frames of another video, reduced by leaving pixels out."""
+
+    def __init__(self, source: Frames) -> None:
+        super().__init__(source)
+        self._step = -(-max(source.size) // THUMBNAIL)
+
+    @property
+    def size(self) -> Size:
+        """Width and height of the frames."""
+        width, height = self._source.size
         return -(-width // self._step), -(-height // self._step)
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return RGB frames (T, 3, H, W); raises SourceError."""
-        return self._frames.read(run)[:, :, :: self._step, :: self._step]
+        return self._source.read(run)[:, :, :: self._step, :: self._step]
 
     def thumbnails(self) -> Frames:
         """Return this video, which is small already."""

@@ -1,6 +1,5 @@
 """Masks of unknown pixels, which a network fitted to the other pixels fills in."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from encoder.common.errors import SettingsError
 from encoder.media.source import Source
-from encoder.media.video import Frames, Reduced, Size, Video, blocks
+from encoder.media.video import Frames, Video, View, blocks
 
 WHITE = 128
 """Smallest value of a masked pixel in a mask's picture."""
@@ -16,7 +15,7 @@ GREY = 128
 """Colour of unknown pixels."""
 
 
-class Masked:
+class Masked(View):
     """A video with its masked pixels greyed out, so that none of them can reach a network."""
 
     def __init__(self, source: Frames, pictures: Frames, *, name: str = "the mask") -> None:
@@ -24,7 +23,7 @@ class Masked:
 
         Raises SettingsError for another number of pictures.
         """
-        self._source = source
+        super().__init__(source)
         self._pictures = pictures
         self._name = name
         if pictures.count not in (1, source.count):
@@ -33,21 +32,6 @@ class Masked:
             )
         if pictures.count == 1:
             self.mask(range(1))  # raises before the fit if the picture is unusable
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames per second."""
-        return self._source.rate
-
-    @property
-    def count(self) -> int:
-        """Number of frames."""
-        return self._source.count
-
-    @property
-    def size(self) -> Size:
-        """Width and height of the frames."""
-        return self._source.size
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return RGB frames (T, 3, H, W) with masked pixels in grey.
@@ -73,10 +57,6 @@ class Masked:
         if mask.all((1, 2)).any():
             raise SettingsError(f"{self._name} leaves nothing of a frame")
         return np.broadcast_to(mask, (len(run), *mask.shape[1:])) if single else mask
-
-    def thumbnails(self) -> Frames:
-        """Return the same frames, made small."""
-        return Reduced(self)
 
 
 def read_mask(path: Path, source: Frames) -> Masked:

@@ -55,9 +55,7 @@ def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) 
     except SourceError as error:
         if not found:
             raise
-        logger.warning(
-            "only what lies before frame %d, about, can be fitted: %s", len(found), error
-        )
+        logger.warning("only the frames before about %d can be fitted: %s", len(found), error)
         found += [(0.0, 0.0)] * (thumbnails.count - len(found))
     return Changes(*np.array(found).T)
 

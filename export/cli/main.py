@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--pixels",
             choices=("i420", "rgb"),
             default="i420",
-            help="what comes out (default: i420)",
+            help="pixel format of the decoded frames (default: i420)",
         )
         command.add_argument(
             "--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})"
@@ -110,7 +110,7 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
     from export.passes.int8 import Int8Calibrator
 
     if args.precision == "fp16":
-        raise SettingsError("what --int8 leaves is in 32 bits: not with --precision fp16")
+        raise SettingsError("--int8 keeps its other values in 32 bits: leave out --precision fp16")
     source = Source(
         args.int8, size=(clip.header.width, clip.header.height), reading=from_flags(Reading, args)
     )

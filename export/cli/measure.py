@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     bench = commands.add(
         "bench",
         _bench,
-        summary="measure how fast engines decode a clip, and what the machine allows",
+        summary="measure how fast engines decode a clip, and the limits of the machine",
         example="python -m export bench bunny.nerv --engine openvino --batch 1 8",
     )
     verify = commands.add(

@@ -31,7 +31,7 @@ def add_stream_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--stun",
         metavar="URL",
-        help="STUN server, for who is behind NAT, like stun:example.org:3478",
+        help="STUN server for viewers behind NAT, like stun:example.org:3478",
     )
     command.add_argument(
         "--turn", metavar="URL", help="TURN server, like turn:USER:PASSWORD@example.org:3478"

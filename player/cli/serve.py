@@ -71,12 +71,12 @@ def add(commands: Commands) -> None:
 def _add_access(command: argparse.ArgumentParser) -> None:
     access = command.add_argument_group("access")
     access.add_argument(
-        "--token", help=f"what viewers must know, as in http://…/?token=…; also ${TOKEN}"
+        "--token", help=f"token that viewers must send, as in http://…/?token=…; also ${TOKEN}"
     )
     access.add_argument(
         "--watch-token",
         metavar="TOKEN",
-        help=f"lets one watch, but not control what others watch; also ${WATCH_TOKEN}",
+        help=f"token that lets viewers watch, but not control the playback; also ${WATCH_TOKEN}",
     )
     access.add_argument(
         "--insecure", action="store_true", help="let everybody in who reaches the address"

@@ -80,7 +80,7 @@ def pick_writer(output: str) -> Writer:
         if output == STANDARD_OUTPUT and sys.stdout.isatty():
             raise SettingsError("standard output is a terminal: pipe it, like | ffmpeg -i -")
         if kind not in ("", ".y4m") and output != STANDARD_OUTPUT:
-            raise SettingsError(f"what goes through a pipe is Y4M: name it OUT.y4m, got {output}")
+            raise SettingsError(f"a pipe takes only Y4M: name it OUT.y4m, got {output}")
         return VIDEOS[".y4m"]
     if output.endswith("/") or path.is_dir() or not kind:
         if path.exists() and not path.is_dir():

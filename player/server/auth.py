@@ -85,7 +85,9 @@ class Access:
                     f"a token needs {MIN_TOKEN_LENGTH} or more printable ASCII characters"
                 )
         if watch_token is not None and token is None:
-            raise SettingsError("--watch-token needs --token, for those who may control")
+            raise SettingsError(
+                "--watch-token needs --token, which lets viewers control the playback"
+            )
         if token is not None and token == watch_token:
             raise SettingsError("--token and --watch-token are the same")
         if not ipaddress.ip_address(host).is_loopback and token is None and not insecure:

@@ -160,7 +160,7 @@ def test_help_names_the_engines(tmp_path):
         ("encoder models --frames 0", "a segment needs at least 1 frame, got 0"),
         ("encoder import nerv a.pth", "invalid choice: 'nerv'"),
         ("encoder import hnerv nope.pth -o a.nerv", "cannot read nope.pth: No such file"),
-        ("encoder import hnerv plain -o a.nerv", "plain is no quantised checkpoint of HNeRV"),
+        ("encoder import hnerv plain -o a.nerv", "plain is no quantized checkpoint of HNeRV"),
         (
             "encoder import hnerv plain --fps 0 -o a.nerv",
             "fps must be over 0 and at most 1000, got 0",
@@ -182,11 +182,11 @@ def test_help_names_the_engines(tmp_path):
         ("encoder fit --file-size 100", "the file's size must be over"),
         (
             "encoder fit a.mp4 -o empty/../a.mp4",
-            "a.mp4 would take the place of what is read or written besides",
+            "a.mp4 is also another file of this command",
         ),
         (
             "encoder fit -o a.nerv --checkpoint a.nerv",
-            "a.nerv would take the place of what is read or written besides",
+            "a.nerv is also another file of this command",
         ),
         ("encoder fit --checkpoint nowhere/a.safetensors", "no such folder: nowhere"),
         ("encoder compress nope --bits-per-pixel 1", "cannot read nope"),
@@ -551,7 +551,7 @@ def test_export_does_not_replace_the_clip(tmp_path):
     clip.write_bytes(SAMPLE.read_bytes())
     done = run("export onnx -o bunny.nerv", tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "bunny.nerv would take the place of what is read" in done.stderr
+    assert "bunny.nerv is also another file of this command" in done.stderr
     assert clip.read_bytes() == SAMPLE.read_bytes()
 
 
@@ -644,9 +644,7 @@ def test_clips_of_the_same_name_are_told_apart(folder):
         assert "serving tiny, tiny-2 on" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    "file", ["README.md", "docs/how-to/deploy.md", "docs/how-to/long-videos.md"]
-)
+@pytest.mark.parametrize("file", ["README.md", "docs/how-to/deploy.md", "docs/how-to/scale.md"])
 def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monkeypatch):
     monkeypatch.setenv("NERVCAST_TOKEN", "a token of theirs")
     commands = re.findall(

@@ -418,7 +418,9 @@ def test_fit_goes_on_within_an_epoch(stop):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("at", [12, 31, 63, 90, 130, 142])  # some before a state is kept
+@pytest.mark.parametrize(  # some before a state is kept
+    "at", [12, 90, 142, *(pytest.param(at, marks=pytest.mark.soak) for at in (31, 63, 130))]
+)
 @pytest.mark.parametrize("kind", ["nan", "large"])
 def test_fit_comes_back_from_a_collapse(caplog, at, kind):
     """Whatever the fit has begun meanwhile: to count bits, to quantise, to round, to freeze."""

@@ -79,7 +79,7 @@ def test_published_checkpoint_has_its_quality():
 )
 def test_no_checkpoint(tmp_path, content):
     (tmp_path / "file.pth").write_bytes(content)
-    with pytest.raises(SourceError, match="is no quantised checkpoint of HNeRV"):
+    with pytest.raises(SourceError, match="is no quantized checkpoint of HNeRV"):
         read_hnerv(tmp_path / "file.pth", rate=Fraction(25), settings="")
 
 
@@ -119,7 +119,7 @@ def change(path, value):
 )
 def test_checkpoint_of_something_else(tmp_path, change):
     torch.save(change(checkpoint()), tmp_path / "file.pth")
-    with pytest.raises(SourceError, match="is no quantised checkpoint of HNeRV"):
+    with pytest.raises(SourceError, match="is no quantized checkpoint of HNeRV"):
         read_hnerv(tmp_path / "file.pth", rate=Fraction(25), settings="")
 
 

@@ -135,7 +135,7 @@ def test_pipe_is_written_into(tiny_file, tmp_path):
     assert found == [(tmp_path / "file.y4m").read_bytes()]
     assert (tmp_path / "pipe.y4m").is_fifo()
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(SettingsError, match=r"what goes through a pipe is Y4M: name it OUT\.y4m"):
+    with pytest.raises(SettingsError, match=r"a pipe takes only Y4M: name it OUT\.y4m"):
         pick_writer(str(tmp_path / "pipe.mp4"))
 
 

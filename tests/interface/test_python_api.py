@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -14,6 +15,7 @@ from torch import nn
 import encoder
 import export
 from encoder.common.errors import BitstreamError, SettingsError
+from encoder.presets import PRESETS
 
 FRAMES = moving_square(6, 18, 32)
 
@@ -102,9 +104,17 @@ class Wave(nn.Module):
 def test_network_of_ones_own():
     clip = encoder.fit(FRAMES, network=Wave, epochs=60)
     assert encoder.evaluate(clip, FRAMES).psnr_db > 12
-    assert "custom network" in clip.header.settings
+    assert clip.header.settings.startswith("custom network --resize 32x18 --epochs 60 ")
     with export.open_engine(clip, "onnxruntime-cpu", pixels="rgb") as engine:
         assert np.abs(engine[0:6].astype(int) - clip[0:6]).max() <= 1
+
+
+def test_record_tells_of_a_recipe_and_of_assumed_colours(write_video):
+    recipe = replace(PRESETS["fast"].recipe, batch=2)
+    clip = encoder.fit(write_video(FRAMES), size="XS", epochs=1, recipe=recipe)
+    record = clip.header.settings
+    assert record.startswith("--preset fast --size XS with a custom recipe --resize 32x18 ")
+    assert record.endswith(" (BT.601 assumed)")
 
 
 @pytest.mark.parametrize(
