@@ -80,26 +80,42 @@ def test_no_picture_of_corners_is_enlarged(sample_clip):
     )
 
 
-def test_what_only_looks_like_a_camera_stays():
-    scales = np.array([1, 1, 4, 4], np.float32)
-    for shape, mode in (
-        ((2, 3, 2), "align_corners"),
-        ((2, 2, 2), "half_pixel"),
-        ((3, 2, 2), "align_corners"),
-    ):
-        nodes = [
-            helper.make_node(
-                "Resize",
-                ["t", "", "scales"],
-                ["x"],
-                mode="linear",
-                coordinate_transformation_mode=mode,
-            ),
-            helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1]),
-        ]
-        model = small_model(nodes, shape, scales=scales)
-        multiply_places(model)
-        assert operators(model) == ["Resize", "Transpose"]
+def enlarged_places(shape, mode, scales):
+    nodes = [
+        helper.make_node(
+            "Resize", ["t", "", "scales"], ["x"], mode="linear", coordinate_transformation_mode=mode
+        ),
+        helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    return small_model(nodes, shape, scales=np.array([1, 1, *scales], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales"),
+    [((2, 2, 2), (8, 16)), ((2, 5, 7), (20.25 / 5, 45.25 / 7)), ((2, 1, 3), (4, 4))],
+)
+def test_nodes_of_a_field_are_enlarged_by_products(shape, scales):
+    model = enlarged_places(shape, "align_corners", scales)
+    nodes = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    expected = Session(model).run({"t": nodes})
+    multiply_places(model)
+    assert operators(model).count("MatMul") == 2
+    assert "Resize" not in operators(model)
+    assert np.allclose(Session(model).run({"t": nodes}), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "scales"),
+    [
+        ((2, 2, 2), "half_pixel", (4, 4)),
+        ((3, 2, 2), "align_corners", (4, 4)),
+        ((2, 2, 2), "align_corners", (2, 4)),  # products would be no faster
+    ],
+)
+def test_what_only_looks_like_a_camera_stays(shape, mode, scales):
+    model = enlarged_places(shape, mode, scales)
+    multiply_places(model)
+    assert operators(model) == ["Resize", "Transpose"]
 
 
 def test_polynomial_is_a_sine():
