@@ -219,7 +219,7 @@ def test_help_names_the_engines(tmp_path):
         ("player decode tiny.nerv out.mp4 --engine x", "unknown engine 'x'"),
         (
             "export onnx tiny.nerv --int8 tiny.mp4 --precision fp16",
-            "not with --precision fp16",
+            "leave out --precision fp16",
         ),
         ("export onnx tiny.nerv --int8 short.mp4", "the clip has 6 frames, the source 2"),
         ("export onnx tiny.nerv --int8 nope.mp4", "no such file or folder: nope.mp4"),
