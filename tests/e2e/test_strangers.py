@@ -108,6 +108,8 @@ async def test_a_session_outlives_what_its_own_viewer_sends(serve, http):
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "x"])
 async def test_compressed_bodies_are_refused_unread(serve, http, coding):
     _, url = await serve()
+    while (await http.get(url / "readyz")).status != 200:  # until its engine is loaded
+        await asyncio.sleep(0.05)
     bomb = zlib.compress(bytes(1 << 28), 9)
     late = [0.0]
 
