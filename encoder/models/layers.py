@@ -138,26 +138,26 @@ class Camera(nn.Module):
         values[: len(displacements)] = as_given(displacements)
         values[len(displacements) :] = values[len(displacements) - 1]
 
-    def forward(self, canvas: Tensor, t: Tensor, field: Tensor | None = None) -> Tensor:
+    def forward(
+        self, canvas: Tensor, t: Tensor, field: Tensor | None = None, *, reduction: int = 1
+    ) -> Tensor:
         """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W).
 
         `field` (B, 2, rows, columns) displaces the parts of each frame further, in pixels.
         Its outermost nodes lie on the frame's corners.
+        `reduction` divides the sides of the canvases and of the frames, corners upon corners.
         """
-        height, width = self.size
+        height, width = (ceil(side / reduction) for side in self.size)
         nodes = self.origin[None]  # (1, 2, 2, 2), -1..1
         if self.displacements is not None:
             nodes = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2)
-        factor = (height / 2, width / 2)
         if field is not None:
             rows, columns = field.shape[2:]
-            nodes = _resized(nodes, (rows / 2, columns / 2)) + self.scale * field
-            # A part of a pixel more, or rounding may lose a row.
-            factor = ((height + 0.25) / rows, (width + 0.25) / columns)
+            nodes = resized(nodes, (rows, columns)) + self.scale * field
         elif self.displacements is None:
             # Times make a batch of the places, and keep the exporter from folding them to a table.
             nodes = nodes + 0 * t[:, None, None, None]
-        places = _resized(nodes, factor)  # (B, 2, H, W)
+        places = resized(nodes, (height, width))  # (B, 2, H, W)
         return F.grid_sample(
             canvas,
             places.permute(0, 2, 3, 1),
@@ -167,11 +167,18 @@ class Camera(nn.Module):
         )
 
 
-def _resized(x: Tensor, factor: tuple[float, float]) -> Tensor:
-    """Return (B, C, h, w) resized bilinearly, corners upon corners."""
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (B, C, h, w) resized bilinearly to (B, C, *size), corners upon corners."""
     # A factor, not a size: a size would export operators that read shapes.
     # A clip must not have those.
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+    factors = tuple(_factor(*sides) for sides in zip(x.shape[2:], size, strict=True))
+    return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=True)
+
+
+def _factor(before: int, after: int) -> float:
+    """Return a factor that makes a side from another, whatever its rounding to float32."""
+    # Multiples of 1/2 are exact. For others, a part of a pixel more keeps rounding from losing one.
+    return after / before if 2 * after % before == 0 else (after + 0.25) / before
 
 
 def planes(x: Tensor, factor: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 Most bits of `Fast` lie in one wide grid and in wide convolutions.
 Here latents of several scales are upsampled and mixed by 1x1 convolutions, as in Cool-Chic.
-All layers work at 1/4 of the frame's height and width, and one PixelShuffle makes the picture.
+All layers work at 1/4 of the frame's height and width, and a PixelShuffle makes the luma.
+The chroma has half of its height and width, as in 4:2:0 video.
 A warp moves each frame to the camera's place, and its parts by a coarse field (as CoDeF's).
 """
 
@@ -15,10 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.models.base import VideoNetwork, VideoShape
-from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
+from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes, resized
 
 SHUFFLE = 4
-"""Upscaling factor of the head: the trunk works at 1/SHUFFLE of the frame's sides."""
+"""Upscaling factor of the luma's head: the trunk works at 1/SHUFFLE of the frame's sides."""
+REDUCTION = 2
+"""Factor by which the canvas of the chroma is smaller than that of the luma, as in 4:2:0 video."""
+DIFFERENCES = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
+"""Differences of R, G and B from the luma, by Cb and Cr (JPEG, ITU-T T.871, section 7)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ class PyramidConfig(VideoShape):
 class Pyramid(VideoNetwork):
     """Network that maps times to frames."""
 
+    differences: Tensor
+
     def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
         height, width = config.canvas
@@ -78,7 +85,11 @@ class Pyramid(VideoNetwork):
         self.trunk = nn.Sequential(
             *(SeparableBlock(config.channels, F.gelu) for _ in range(config.blocks))
         )
-        self.head = nn.Conv2d(config.channels, 3 * SHUFFLE**2, 1)
+        self.luma = nn.Conv2d(config.channels, SHUFFLE**2, 1)
+        self.chroma = nn.Conv2d(config.channels, 2 * (SHUFFLE // REDUCTION) ** 2, 1)
+        self.register_buffer(
+            "differences", torch.tensor(DIFFERENCES)[..., None, None], persistent=False
+        )
         self.field = None
         if config.cell is not None:
             self.field = TemporalGrid(frames=config.frames, period=1, shape=(2, *config.nodes))
@@ -117,6 +128,10 @@ class Pyramid(VideoNetwork):
         kinds = self.mix.weight.split([moving.shape[1], still.shape[1]], dim=1)
         # The still part is convolved once for all frames.
         x = F.conv2d(moving, kinds[0], self.mix.bias) + F.conv2d(still, kinds[1])
-        x = self.head(self.trunk(F.gelu(x)))
-        canvas = torch.sigmoid(planes(x, SHUFFLE))
-        return self.camera(canvas, t, None if self.field is None else self.field(t))
+        x = self.trunk(F.gelu(x))
+        field = None if self.field is None else self.field(t)
+        luma = torch.sigmoid(planes(self.luma(x), SHUFFLE))
+        chroma = torch.tanh(planes(self.chroma(x), SHUFFLE // REDUCTION)) / 2
+        seen = self.camera(chroma, t, field, reduction=REDUCTION)
+        differences = resized(F.conv2d(seen, self.differences), self.camera.size)
+        return self.camera(luma, t, field) + differences

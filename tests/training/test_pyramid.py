@@ -53,6 +53,23 @@ def test_every_size_of_a_field_covers_every_frame(nodes):
         assert still(canvas, ONE, field).shape == canvas.shape
 
 
+def test_chroma_is_displaced_as_the_luma_is():
+    config = PyramidConfig(
+        height=17, width=33, frames=2, sampling="bilinear"
+    )  # odd: 9 x 17 of chroma
+    network = Pyramid(config)
+    with torch.no_grad():
+        for latent in network.latent_parameters():
+            latent.normal_(generator=torch.Generator().manual_seed(1))
+        network.chroma.weight.mul_(5)
+        network.field.values.zero_()
+        before = network(ONE)
+        network.field.values[:, 0] = 4
+        after = network(ONE)
+    assert (before[:, 0] - before[:, 1]).std() > 0.05  # it has colours
+    assert torch.allclose(after[..., :-4], before[..., 4:], atol=1e-5)
+
+
 @pytest.mark.parametrize("margin", [None, (2, 7)])
 @pytest.mark.parametrize(("height", "width"), [(18, 32), (19, 33), (50, 20), (1, 1)])
 def test_frames_have_any_size_and_the_range_of_colours(height, width, margin):
