@@ -103,7 +103,7 @@ class NetworkContender(Contender):
         self._config = replace(config, preset=name)
         self._device = device
         if self._preset.recipe.lambda_ and config.bits is None:
-            self.rates = [f"rate {weight:.3g}" for weight in np.geomspace(*LAMBDAS, rates)]
+            self.rates = [f"lambda {weight:.3g}" for weight in np.geomspace(*LAMBDAS, rates)]
         elif rates > len(SIZES):
             raise SettingsError(f"preset {name} has {len(SIZES)} sizes, got {rates} rates")
         else:
@@ -111,7 +111,7 @@ class NetworkContender(Contender):
 
     def encode(self, video: Video, rate: str, show: Show) -> File:
         """Fit the preset's network to a video and encode it."""
-        lambda_ = float(rate.split()[1]) if rate.startswith("rate") else None
+        lambda_ = float(rate.split()[1]) if rate.startswith("lambda") else None
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
         config = replace(self._config, lambda_=lambda_, size=sizes.get(rate, DEFAULT_SIZE))
         budget = config.limit(video.count)

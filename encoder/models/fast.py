@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.models.base import VideoNetwork, VideoShape
-from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes
+from encoder.models.camera import Camera
+from encoder.models.layers import SeparableBlock, StillGrid, TemporalGrid, planes
 
 
 @dataclass(frozen=True, kw_only=True)

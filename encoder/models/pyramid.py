@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.models.base import VideoNetwork, VideoShape
-from encoder.models.layers import Camera, SeparableBlock, StillGrid, TemporalGrid, planes, resized
+from encoder.models.camera import Camera, resized
+from encoder.models.layers import SeparableBlock, StillGrid, TemporalGrid, planes
 
 SHUFFLE = 4
 """Upscaling factor of the luma's head: the trunk works at 1/SHUFFLE of the frame's sides."""

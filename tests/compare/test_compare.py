@@ -134,7 +134,7 @@ def test_names_of_files_are_harmless():
 
 def test_sizes_are_the_rates_of_what_is_not_fitted_for_a_rate():
     assert network("hnerv", 3).rates == ["size XS", "size S", "size M"]
-    assert network("fast", 3).rates == ["rate 0.02", "rate 0.0775", "rate 0.3"]
+    assert network("fast", 3).rates == ["lambda 0.02", "lambda 0.0775", "lambda 0.3"]
     assert network("fast", 3, bits=8).rates == ["size XS", "size S", "size M"]
     with pytest.raises(SettingsError, match="preset nerv has 4 sizes, got 5 rates"):
         network("nerv", 5)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from helpers import panning
 
 from encoder.models.base import VideoShape
+from encoder.models.camera import Camera
 from encoder.models.e_nerv import TransformerBlock
 from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Thumbnails
@@ -11,7 +12,6 @@ from encoder.models.hnerv_boost import ConditionedBlock
 from encoder.models.hnerv_encoder import ConvNextEncoder
 from encoder.models.layers import (
     PARTS,
-    Camera,
     PositionalEncoding,
     SeparableBlock,
     StillGrid,

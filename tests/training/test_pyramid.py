@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from encoder.models.layers import Camera
+from encoder.models.camera import Camera
 from encoder.models.pyramid import Pyramid, PyramidConfig
 
 CANVAS = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
