@@ -61,7 +61,7 @@ def fit(
     config = config_of(settings)
     video = open_source(source, config, frame_rate)
     preset = find_preset(config.preset)
-    named = ""
+    described = ""
     if network is not None:
         make = network
         preset = Preset(
@@ -69,11 +69,11 @@ def fit(
             network=lambda shape, _: make(shape),
             recipe=recipe or CUSTOM_RECIPE,
         )
-        named = "custom network"
+        described = "custom network"
     elif recipe is not None:
         preset = replace(preset, recipe=recipe)
-        named = f"--preset {config.preset} --size {config.size} with a custom recipe"
-    record = config.text(video, network=named)
+        described = f"--preset {config.preset} --size {config.size} with a custom recipe"
+    record = config.text(video, network=described)
     place = pick_device(device)
     # The fit seeds torch's generators: the caller's random numbers must not change by that.
     with torch.random.fork_rng([place] if place.type == "cuda" else []):

@@ -207,7 +207,7 @@ class FitConfig(Reading):
         """Return the record in the file: the options that reproduce its bytes.
 
         `after` replaces the budget and follows the target size, for a file made from a checkpoint.
-        `network` replaces the preset and its size. What the video assumes comes last.
+        `network` replaces the preset and its size. A note on assumed colours comes last.
         """
         width, height = video.size
         preset = {"preset": self.preset, "size": self.size}

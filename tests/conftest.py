@@ -58,9 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def without_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep unit tests off the network."""
-    if request.path.relative_to(TESTS).parts[
-        0
-    ] not in CONNECTED and not request.node.get_closest_marker("alone"):
+    folder = request.path.relative_to(TESTS).parts[0]
+    if folder not in CONNECTED and not request.node.get_closest_marker("alone"):
         for name in ("connect", "listen", "sendto"):
             monkeypatch.setattr(socket.socket, name, _refuse)
 

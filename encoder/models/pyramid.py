@@ -117,7 +117,7 @@ class Pyramid(VideoNetwork):
             self.camera.aim(motion)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map times in frames (B,) to frames (B, 3, H, W) in 0..1."""
+        """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
         features = [
             F.interpolate(grid(t), scale_factor=stride / SHUFFLE, mode="bilinear")
             if stride > SHUFFLE

@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="pixel format of the decoded frames (default: i420)",
         )
         command.add_argument(
-            "--precision", choices=("fp32", "fp16"), help=f"of the network (default: {precision})"
+            "--precision",
+            choices=("fp32", "fp16"),
+            help=f"precision of the network (default: {precision})",
         )
         command.add_argument(
             "--int8",

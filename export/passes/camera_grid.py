@@ -13,7 +13,12 @@ from export.passes.onnx_utils import add_constant, attributes, drop_unused, set_
 PAIR = 2
 """Coordinates of a position."""
 ENLARGEMENT = 4
-"""Smallest factor from nodes to positions for which products of matrices are faster."""
+"""Smallest factor from nodes to positions at which an enlargement becomes products."""
+MAX_NODES = 128
+"""Largest number of rows or columns of nodes.
+
+It bounds the matrices and their products, which grow faster than an enlargement does.
+"""
 
 
 def multiply_places(model: onnx.ModelProto) -> None:
@@ -55,7 +60,9 @@ def _enlarged_nodes(
     after = shapes[node.output[0]][1:]
     if 0 in (*before, *after) or before[0] != PAIR:
         return None
-    is_small = all(ENLARGEMENT * b <= a for b, a in zip(before[1:], after[:2], strict=True))
+    is_small = max(before[1:]) <= MAX_NODES and all(
+        ENLARGEMENT * b <= a for b, a in zip(before[1:], after[:2], strict=True)
+    )
     return resize.input[0] if is_small else None
 
 

@@ -86,7 +86,7 @@ class Access:
                 )
         if watch_token is not None and token is None:
             raise SettingsError(
-                "--watch-token needs --token, which lets viewers control the playback"
+                "--watch-token needs --token, which lets viewers control the shared timeline"
             )
         if token is not None and token == watch_token:
             raise SettingsError("--token and --watch-token are the same")

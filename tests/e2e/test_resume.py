@@ -98,7 +98,7 @@ def peak_megabytes(process):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_killed_again_and_again_a_fit_comes_to_the_same_bytes(write_video, kills):
+def test_killed_fit_comes_to_the_same_bytes(write_video, kills):
     folder = write_video(FRAMES[:16]).parent
     whole = fit(
         folder, "-o", "whole.nerv", *(["--workers", "2"] if kills > 1 else []), epochs=15 * kills

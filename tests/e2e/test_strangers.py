@@ -113,6 +113,8 @@ async def test_compressed_bodies_are_refused_unread(serve, http, coding):
             if response.status == 200:  # its engine is loaded
                 break
         await asyncio.sleep(0.05)
+    else:
+        raise TimeoutError
     bomb = zlib.compress(bytes(1 << 28), 9)
     late = [0.0]
 

@@ -109,7 +109,8 @@ def test_nodes_of_a_field_are_enlarged_by_products(shape, scales):
     [
         ((2, 2, 2), "half_pixel", (4, 4)),
         ((3, 2, 2), "align_corners", (4, 4)),
-        ((2, 2, 2), "align_corners", (2, 4)),  # products would be no faster
+        ((2, 2, 2), "align_corners", (2, 4)),  # hardly enlarged
+        ((2, 2, 129), "align_corners", (4, 4)),  # a stranger's nodes, of any number
     ],
 )
 def test_what_only_looks_like_a_camera_stays(shape, mode, scales):
