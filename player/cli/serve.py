@@ -76,7 +76,8 @@ def _add_access(command: argparse.ArgumentParser) -> None:
     access.add_argument(
         "--watch-token",
         metavar="TOKEN",
-        help=f"token that lets viewers watch, but not control the shared timeline; also ${WATCH_TOKEN}",
+        help="token that lets viewers watch, but not control the shared timeline; "
+        f"also ${WATCH_TOKEN}",
     )
     access.add_argument(
         "--insecure", action="store_true", help="let everybody in who reaches the address"

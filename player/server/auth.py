@@ -85,9 +85,7 @@ class Access:
                     f"a token needs {MIN_TOKEN_LENGTH} or more printable ASCII characters"
                 )
         if watch_token is not None and token is None:
-            raise SettingsError(
-                "--watch-token needs --token, which lets viewers control the shared timeline"
-            )
+            raise SettingsError("--watch-token needs --token, which controls the shared timeline")
         if token is not None and token == watch_token:
             raise SettingsError("--token and --watch-token are the same")
         if not ipaddress.ip_address(host).is_loopback and token is None and not insecure:
