@@ -5,6 +5,8 @@ INSTALLED := $(VENV)/.installed
 PORT := 8080
 # One test more than there are cores: some of them wait for sockets and disks.
 JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# The tests start hundreds of interpreters; without compiled modules, each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test unit check docs soak fuzz reproduce-bunny peers clean
 

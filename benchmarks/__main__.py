@@ -168,8 +168,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def _open(args: argparse.Namespace) -> "Video":
     """Return the clip's video; raises SettingsError, SourceError."""
+    from encoder.media.size import parse_size
     from encoder.media.source import read_video
-    from encoder.media.video import parse_size
 
     if args.source is None and args.clip != "bunny":
         raise SettingsError(f"{args.clip} is not bundled: name its video with --source")

@@ -20,8 +20,9 @@ from encoder.codec.graph_names import TIME
 from encoder.common.onnx_runtime import Session
 from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.segment_encoder import SegmentEncoder
+from encoder.media.size import size_text
 from encoder.media.source import read_video
-from encoder.media.video import Video, size_text
+from encoder.media.video import Video
 from encoder.presets import find_preset
 from export.engines.base import Engine, Network
 from export.engines.registry import open_engine

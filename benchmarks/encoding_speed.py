@@ -16,8 +16,9 @@ from encoder.codec.clip import Clip
 from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.scheduler import makespan
 from encoder.jobs.trace import topology_of
+from encoder.media.size import size_text
 from encoder.media.source import read_video
-from encoder.media.video import Video, size_text
+from encoder.media.video import Video
 from encoder.presets import find_preset
 from encoder.segmentation.plan import Plan
 

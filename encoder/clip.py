@@ -18,7 +18,7 @@ from encoder.codec.container import MAX_FILE_BYTES
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import BitstreamError, SourceError
-from encoder.media.video import Size
+from encoder.media.size import Size
 
 TIMEOUT_SECONDS = 30.0
 """Longest wait for data from a web server."""

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from encoder.codec.segment import HUFFMAN_BOUND, CoderName
+from encoder.codec.coder import HUFFMAN_BOUND, CoderName
 from encoder.common.errors import SettingsError
 from encoder.common.flags import Flag, flag_name
 from encoder.media.reading import Reading
-from encoder.media.video import Frames, Size, parse_size
+from encoder.media.size import Size, parse_size
+
+if TYPE_CHECKING:
+    from encoder.media.video import Frames
 
 SizeName = Literal["XS", "S", "M", "L"]
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
@@ -184,14 +187,14 @@ class FitConfig(Reading):
     def _unsized(self) -> Compression:
         return Compression(lambda_=self.lambda_, bits=self.bits, prune=self.prune, coder=self.coder)
 
-    def compression(self, video: Frames) -> Compression:
+    def compression(self, video: "Frames") -> Compression:
         """Return the compression of a video; raises SettingsError."""
         size = self.target_bytes(video)
         if size is None:
             return self._unsized()
         return Compression(file_bytes=size, prune=self.prune, coder=self.coder)
 
-    def target_bytes(self, video: Frames) -> int | None:
+    def target_bytes(self, video: "Frames") -> int | None:
         """Return the wanted size of a video's file, in bytes, if there is one."""
         width, height = video.size
         if self.bits_per_pixel is not None:
@@ -203,7 +206,7 @@ class FitConfig(Reading):
             return round(bits * video.count / video.rate / BITS_PER_BYTE)
         return None
 
-    def text(self, video: Frames, *, after: str = "", network: str = "") -> str:
+    def text(self, video: "Frames", *, after: str = "", network: str = "") -> str:
         """Return the record in the file: the options that reproduce its bytes.
 
         `after` replaces the budget and follows the target size, for a file made from a checkpoint.

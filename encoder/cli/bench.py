@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     from encoder.compare.benchmark import bench
-    from encoder.media.video import parse_size
+    from encoder.media.size import parse_size
     from encoder.presets import find_preset
     from encoder.training.device import pick_device
 

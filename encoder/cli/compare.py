@@ -3,7 +3,6 @@
 import argparse
 import logging
 import zlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,6 +194,8 @@ def _settings(
     source: Path,
     video: "Video",
 ) -> dict[str, object]:
+    from importlib.metadata import version
+
     import numpy as np
 
     frames, _, height, width = video.frames.shape

@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
 
 def _models(args: argparse.Namespace) -> None:
     from encoder.config import SIZES
-    from encoder.media.video import parse_size
+    from encoder.media.size import parse_size
     from encoder.models.base import VideoShape
     from encoder.presets import PRESETS, complexity
 

@@ -8,11 +8,12 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.codec.coder import HUFFMAN, HUFFMAN_BOUND, NUMBERS, RANGE, CoderName
 from encoder.codec.container import DELTA_SEGMENT
 from encoder.codec.entropy import Integers, RangeDecoder, RangeEncoder
 from encoder.codec.tensor_coder import MODES, best_mode
@@ -21,12 +22,6 @@ from encoder.common.errors import BitstreamError
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
 KEY_SEGMENT = 0
-RANGE = 0
-HUFFMAN = 1
-HUFFMAN_BOUND = 127
-"""Largest magnitude of an integer in Huffman's code, where it takes a byte."""
-CoderName = Literal["range", "huffman"]
-NUMBERS: dict[CoderName, int] = {"range": RANGE, "huffman": HUFFMAN}
 
 Weights = dict[str, NDArray[np.float32]]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from encoder.common.errors import CodecError, SourceError
 from encoder.config import FitConfig
-from encoder.media.video import Size
+from encoder.media.size import Size
 
 State = dict[str, Tensor]
 """State of a network, by the names of its parameters."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from encoder.codec.topology import Topology
 from encoder.config import Budget, DeviceName, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
+from encoder.media.size import Size
 from encoder.media.source import Source
-from encoder.media.video import Frames, Size
+from encoder.media.video import Frames
 from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
 from encoder.segmentation.plan import Plan, make_plan

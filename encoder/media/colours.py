@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from encoder.common.errors import SourceError
 from encoder.media import hdr
 from encoder.media.reading import Background, Matrix
-from encoder.media.video import Size
+from encoder.media.size import Size
 
 RESAMPLING = Interpolation.LANCZOS | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 HD_WIDTH = 1280

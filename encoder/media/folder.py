@@ -9,9 +9,9 @@ from pathlib import Path
 from encoder.common.errors import SourceError
 from encoder.media.decoding import Picture, Pictures
 from encoder.media.geometry import display_size, orientation
+from encoder.media.size import Size, size_text
 from encoder.media.timeline import even_timeline
 from encoder.media.tracks import Track, open_track
-from encoder.media.video import Size, size_text
 
 IMAGE_SUFFIXES = frozenset(
     {

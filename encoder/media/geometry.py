@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from encoder.codec.container import MAX_SIDE
 from encoder.media.frame_data import display_matrix
-from encoder.media.video import Size
+from encoder.media.size import Size
 
 DEFAULT_PIXELS = 320 * 180
 """Largest default size of a frame in pixels. Two CPU cores fit such frames in minutes."""

@@ -17,8 +17,9 @@ from encoder.media.fields import Order, deinterlaced, field_order
 from encoder.media.folder import open_folder
 from encoder.media.geometry import default_size, display_size, letterboxed, orientation, same_shape
 from encoder.media.reading import DEFAULT_READING, Reading
+from encoder.media.size import Size, size_text
 from encoder.media.tracks import open_track
-from encoder.media.video import THUMBNAIL, Size, Video, check_memory, size_text
+from encoder.media.video import THUMBNAIL, Video, check_memory
 
 SEEK_FRAMES = 250
 """Distance in frames up to which reading on is faster than seeking."""

@@ -17,9 +17,9 @@ from encoder.common.errors import SourceError
 from encoder.media.decoding import Pictures, decode, opened
 from encoder.media.fields import Order
 from encoder.media.frame_rate import DEFAULT_RATE
+from encoder.media.size import size_text
 from encoder.media.timeline import PacketTimes, Timeline, even_timeline, join, make_timeline
 from encoder.media.truncation import is_truncated
-from encoder.media.video import size_text
 
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 """Flags of tracks that are covers or previews."""

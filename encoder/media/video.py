@@ -1,7 +1,6 @@
 """Interface of videos, which are read in runs of frames, and the sizes of frames."""
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.container import MAX_SIDE
 from encoder.common.errors import SettingsError, SourceError
+from encoder.media.size import Size, size_text
 
 BLOCK_FRAMES = 32
 """Number of frames that are read at once where all are needed in order."""
 THUMBNAIL = 48
 """Approximate long side of thumbnails, in pixels."""
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
 
 
 class Frames(Protocol):
@@ -173,17 +169,3 @@ def check_memory(count: int, size: Size, *, shorter: str = "") -> None:
             f"{count} frames of {size_text(size)} do not fit in half of the memory: "
             f"use --resize{shorter}"
         )
-
-
-def parse_size(text: str) -> Size:
-    """Return the width and height of a text like 640x360; raises SettingsError."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    size = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
-        raise SettingsError(f"a size is two numbers of 1 to {MAX_SIDE} like 640x360, got {text!r}")
-    return size
-
-
-def size_text(size: Size) -> str:
-    """Return a size as text like 640x360."""
-    return f"{size[0]}x{size[1]}"

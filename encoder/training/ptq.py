@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from encoder.codec.coder import HUFFMAN_BOUND
 from encoder.codec.entropy import MAX_BOUND, Integers
-from encoder.codec.segment import HUFFMAN_BOUND, Quantized
+from encoder.codec.segment import Quantized
 from encoder.codec.tensor_header import MAX_OFFSET, NOTHING, ZERO, channel_steps
 from encoder.models.base import GIVEN_STEP
 from encoder.training.qat import QatQuantizer

@@ -54,7 +54,7 @@ def _frame_rate(text: str) -> Fraction:
 def _run(args: argparse.Namespace) -> None:
     from av.video.reformatter import VideoReformatter
 
-    from encoder.media.video import parse_size
+    from encoder.media.size import parse_size
     from export.engines.registry import open_engine
     from player.playback.catalog import read
     from player.playback.frame_selection import frame_range, frame_times

@@ -32,7 +32,7 @@ from encoder.codec.container import Header
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 from encoder.media.colours import HD_HEIGHT, HD_WIDTH, RESAMPLING
-from encoder.media.video import Size, size_text
+from encoder.media.size import Size, size_text
 from export.engines.base import Frames
 from export.graph import PixelFormat
 from player.rtc.i420 import i420_frame

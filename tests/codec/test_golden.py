@@ -8,8 +8,8 @@ from stranger import FORMAT, strangers_decays, strangers_pictures, strangers_wei
 
 from encoder.codec import tensor_header
 from encoder.codec.clip import Clip
+from encoder.codec.coder import HUFFMAN, RANGE
 from encoder.codec.entropy import DECAYS
-from encoder.codec.segment import HUFFMAN, RANGE
 from encoder.codec.topology import OPERATORS, dictionary
 
 DIGESTS = json.loads((DATA / "v1.json").read_text())

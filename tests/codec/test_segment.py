@@ -7,16 +7,9 @@ from math import inf, nan
 import numpy as np
 import pytest
 
+from encoder.codec.coder import HUFFMAN, RANGE
 from encoder.codec.entropy import RangeEncoder
-from encoder.codec.segment import (
-    DELTA_SEGMENT,
-    HUFFMAN,
-    KEY_SEGMENT,
-    PREFIX,
-    RANGE,
-    Quantized,
-    Segment,
-)
+from encoder.codec.segment import DELTA_SEGMENT, KEY_SEGMENT, PREFIX, Quantized, Segment
 from encoder.codec.tensor_header import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import BitstreamError

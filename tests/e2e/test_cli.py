@@ -19,7 +19,7 @@ from helpers import COMMAND, COMMANDS, SAMPLE, moving_square, run
 from published import checkpoint
 
 from encoder.codec.clip import Clip
-from encoder.codec.segment import HUFFMAN, RANGE
+from encoder.codec.coder import HUFFMAN, RANGE
 from encoder.config import SIZES
 from encoder.presets import PRESETS
 from export.engines.registry import ENGINES
@@ -114,6 +114,14 @@ def test_help_takes_under_half_a_second(tmp_path):
             run_process(f"{command} --help", tmp_path)
             seconds.append(time.perf_counter() - start)
         assert min(seconds) < 0.5, command
+
+
+@pytest.mark.parametrize("package", ["encoder", "export", "player"])
+def test_help_loads_no_numpy(package, tmp_path):
+    done = run_process("", tmp_path, ["-X", "importtime", "-m", package, "--help"])
+    assert done.returncode == 0
+    assert "encoder.common.console" in done.stderr
+    assert "numpy" not in done.stderr
 
 
 def test_help_names_the_engines(tmp_path):

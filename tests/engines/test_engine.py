@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers import fit_clip
 
+from encoder.codec.coder import HUFFMAN
 from encoder.codec.reference_decoder import ReferenceDecoder
-from encoder.codec.segment import HUFFMAN
 from encoder.common.errors import BitstreamError, EngineError, SettingsError
 from encoder.common.onnx_runtime import Session
 from encoder.presets import PRESETS

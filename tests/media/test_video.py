@@ -9,8 +9,8 @@ from helpers import moving_square, write_images
 from encoder.cli.options import SAMPLE
 from encoder.common.errors import SettingsError, SourceError
 from encoder.media.metrics import psnr_db
+from encoder.media.size import parse_size
 from encoder.media.source import Source, read_video
-from encoder.media.video import parse_size
 
 FRAMES = moving_square(6, 36, 64)
 IDENTITY = bytes.fromhex(

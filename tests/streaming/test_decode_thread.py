@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stand_ins import Shades, make_clip, until
 
-from encoder.codec.segment import HUFFMAN
+from encoder.codec.coder import HUFFMAN
 from encoder.common.errors import EngineError
 from export.engines.registry import open_engine
 from player.metrics import Metrics

@@ -8,9 +8,10 @@ import torch
 from golden import DATA, digest, pictures
 
 from encoder.codec.clip import Clip
+from encoder.codec.coder import CoderName
 from encoder.codec.container import Header
 from encoder.codec.entropy import Integers
-from encoder.codec.segment import CoderName, Quantized, Segment
+from encoder.codec.segment import Quantized, Segment
 from encoder.codec.tensor_header import NOTHING, Shape
 from encoder.codec.topology import Topology
 from encoder.jobs.trace import trace
