@@ -267,9 +267,8 @@ class Source:
         way = orientation(picture.frame)
         shown = _shown_size(picture)
         if same_shape(shown, self.shown_size):
-            return way.apply(self._converter.convert(picture.frame, way.size(self.size))).transpose(
-                2, 0, 1
-            )
+            pixels = self._converter.convert(picture.frame, way.size(self.size))
+            return way.apply(pixels).transpose(2, 0, 1)
         if not self._changed:
             self._changed = True
             logger.warning(
@@ -287,9 +286,8 @@ class Source:
         width, height = self.size
         frame = np.full((3, height, width), BACKGROUNDS[self._reading.background], np.uint8)
         inner = way.size((columns.stop - columns.start, rows.stop - rows.start))
-        frame[:, rows, columns] = way.apply(
-            self._converter.convert(picture.frame, inner)
-        ).transpose(2, 0, 1)
+        pixels = self._converter.convert(picture.frame, inner)
+        frame[:, rows, columns] = way.apply(pixels).transpose(2, 0, 1)
         return frame
 
 
