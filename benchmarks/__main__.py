@@ -126,7 +126,7 @@ def _add_ablations(commands: Commands) -> None:
         "ablations",
         _ablations,
         summary="gain or loss of other choices than those of the preset `fast`",
-        example='python -m benchmarks ablations fit bunny --seconds 30 --only "head: 1x1"',
+        example='python -m benchmarks ablations fit bunny --seconds 30 --only "trunk: 24 channels"',
     )
     command.add_argument(
         "what",

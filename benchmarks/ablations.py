@@ -25,7 +25,7 @@ from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
 
-FILE_BYTES = {"bunny": 80_000, "carphone": 40_000}
+FILE_BYTES = {"bunny": 55_000, "carphone": 28_000}
 """Size that all fits to a clip are steered to."""
 LOST_DB = 0.25
 """Loss after which a choice is given up."""

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.networks import Banded
 from encoder.models.base import VideoNetwork
 from encoder.training.losses import squared
 from encoder.training.step import TrainStep
@@ -75,21 +74,3 @@ class Compiled(TrainStep):
     def __init__(self, network: VideoNetwork, *args: Any, **options: Any) -> None:
         super().__init__(network, *args, **options)
         network.compile()
-
-
-class Bands(TrainStep):
-    """Step that sees one band of each picture, another one each time, of a `Banded` network."""
-
-    def step(
-        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
-    ) -> Tensor:
-        """Take a step."""
-        assert isinstance(self.network, Banded)
-        height, width = target.shape[2:]
-        hidden = self.network.choose_band(height, width).expand(len(target), -1, -1)
-        seen = height / max(height - int(hidden[0, :, 0].sum()), 1)
-        self.recipe = replace(
-            self.recipe, loss=lambda output, target: seen * squared(output, target)
-        )
-        hidden = hidden if mask is None else mask | hidden
-        return super().step(batch, target, hidden, progress, gain=gain)

@@ -14,7 +14,6 @@ from encoder.config import SizeName
 from encoder.models import nirvana
 from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
 from encoder.models.e_nerv import Enerv, EnervConfig
-from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Hnerv, hnerv_config
 from encoder.models.hnerv_boost import Boost, BoostConfig
 from encoder.models.nerv import Nerv, NervConfig
@@ -43,20 +42,13 @@ class Preset:
     """Fixed number of frames of a segment; each network then starts from the previous one."""
 
 
-FAST_WIDTHS: dict[SizeName, tuple[int, int, int]] = {
-    "XS": (24, 20, 20),
-    "S": (40, 32, 32),
-    "M": (64, 48, 48),
-    "L": (96, 64, 64),
-}
-"""Stem channels, trunk channels and rank of the default network."""
-PYRAMID_WIDTHS: dict[SizeName, tuple[int, int]] = {
+FAST_WIDTHS: dict[SizeName, tuple[int, int]] = {
     "XS": (24, 2),
     "S": (32, 3),
     "M": (48, 3),
     "L": (64, 4),
 }
-"""Channels and blocks of the pyramid's trunk."""
+"""Channels and blocks of the default network's trunk."""
 STEM_CHANNELS: dict[SizeName, int] = {"XS": 8, "S": 26, "M": 58, "L": 112}
 """Stem channels of NeRV and its successors (NeRV's code)."""
 HNERV_PARAMETERS: dict[SizeName, float] = {"XS": 0.35e6, "S": 0.75e6, "M": 1.5e6, "L": 3e6}
@@ -73,12 +65,7 @@ NIRVANA_HIDDEN: dict[SizeName, int] = {"XS": 64, "S": 128, "M": 256, "L": 512}
 
 
 def _fast(shape: VideoShape, size: SizeName) -> VideoNetwork:
-    stem, trunk, rank = FAST_WIDTHS[size]
-    return Fast(FastConfig.of(shape, stem_channels=stem, trunk_channels=trunk, rank=rank))
-
-
-def _pyramid(shape: VideoShape, size: SizeName) -> VideoNetwork:
-    channels, blocks = PYRAMID_WIDTHS[size]
+    channels, blocks = FAST_WIDTHS[size]
     return Pyramid(PyramidConfig.of(shape, channels=channels, blocks=blocks))
 
 
@@ -121,14 +108,14 @@ def _parameters(shape: VideoShape, size: SizeName, full_hd: Mapping[SizeName, fl
 FAST_RECIPE = Recipe(
     loss=squared,
     batch=4,
-    learning_rate=1.6e-2,
-    latent_rate=3.0,
+    learning_rate=3.2e-2,
+    latent_rate=2.5,
     optimizer="muon",
     betas=(0.9, 0.99),
     lambda_=0.05,
     schedule=Schedule(warmup=0.04),
 )
-"""Recipe of our own networks."""
+"""Recipe of our own network."""
 NERV: Mapping[str, Any] = {"block": "convolution", "floor": 96}
 NERV_STAR_PP: Mapping[str, Any] = {"expansion": 1.5, "depth": 2}
 """Options of NeRV and NeRV*++ that differ from those of NeRV++."""
@@ -149,14 +136,8 @@ RC_HNERV_RECIPE = replace(HNERV_RECIPE, batch=1, learning_rate=9.9e-4)
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
-        title="ours: latents on a canvas under a camera, for small machines",
+        title="ours: a pyramid of latents, seen by a camera and through a coarse field",
         network=_fast,
-        recipe=FAST_RECIPE,
-        camera=True,
-    ),
-    "pyramid": Preset(
-        title="ours: a pyramid of latents, warped by a coarse field, for smaller files",
-        network=_pyramid,
         recipe=FAST_RECIPE,
         camera=True,
     ),

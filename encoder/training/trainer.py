@@ -24,11 +24,14 @@ logger = logging.getLogger(__name__)
 MAX_STEP_PIXELS = 4 * 1920 * 1080
 """Largest number of pixels of a step's frames, which bounds its memory."""
 KEEP_STEPS = 8
-"""Smallest number of steps between two states that the fit can roll back to."""
+"""Smallest number of steps between two states that the fit can roll back to.
+
+The best epoch of as many steps is judged. The quality of a single step varies too much.
+"""
 NOTICE_SECONDS = 5.0
 """Time after which a long epoch yields its progress."""
 COLLAPSE_DB = 6.0
-"""Largest fall of an epoch's quality below the expected one."""
+"""Largest fall of the quality below the expected one."""
 CHANGE_DB = 15.0
 """Largest fall when pruning, noise or rounding starts."""
 EASE_DB = 0.5
@@ -75,10 +78,10 @@ class DivergenceMonitor(Stateful):
         self.reference_db = reference_db
 
     def collapsed(self, psnr_db: float, step: int, *, is_changed: bool = False) -> bool:
-        """Return whether an epoch's quality is NaN or far too low; lower the learning rate if so.
+        """Return whether the quality is NaN or far too low; lower the learning rate if so.
 
-        `step` is the number of the epoch's last step. `is_changed` tells whether a phase of
-        quantization or pruning has just begun.
+        `step` is the number of the last step of the epochs that are judged. `is_changed` tells
+        whether a phase of quantization or pruning has just begun.
         """
         shown = min(psnr_db, ENOUGH_DB)
         tolerance = CHANGE_DB if is_changed else COLLAPSE_DB
@@ -101,7 +104,7 @@ class DivergenceMonitor(Stateful):
 class Trainer(Stateful):
     """Trains within a budget, and rolls back when the quality collapses."""
 
-    STATE = ("_epochs", "_spent", "_left", "_error", "_psnr_db", "_latest_at")
+    STATE = ("_epochs", "_spent", "_left", "_error", "_best_db", "_psnr_db", "_latest_at")
 
     def __init__(
         self,
@@ -128,12 +131,14 @@ class Trainer(Stateful):
         """Numbers of the frames that are still to come in this epoch."""
         self._error = torch.zeros(())
         """Sum of the squared errors of this epoch's frames."""
+        self._best_db = -inf
+        """PSNR of the best epoch since `_latest_at`."""
         self._psnr_db = 0.0
         self._monitor = DivergenceMonitor()
         self._good: FitState | None = None
         """State to roll back to: the epoch after it has passed without a collapse."""
         self._latest: FitState | None = None
-        """State from before the running epoch; becomes `_good` once that epoch passes."""
+        """State from before the epochs that are judged next; becomes `_good` once they pass."""
         self._latest_at = -KEEP_STEPS
         """Number of steps at that state."""
 
@@ -154,15 +159,20 @@ class Trainer(Stateful):
             yield from self._pass(step_frames)
             if len(self._left) == len(frames):
                 break  # there was no time left
-            psnr_db = self._mean_psnr_db()
+            # This waits for the device, so it is done only once per epoch.
+            psnr_db = _mean_psnr_db(self._error.item(), len(frames) - len(self._left))
+            self._best_db = max(self._best_db, psnr_db)
             # A part of an epoch may have harder frames than the whole.
-            is_judged = not len(self._left) or not isfinite(psnr_db)
-            if is_judged and self._has_collapsed(psnr_db, step_frames):
-                self._roll_back(psnr_db)
-                continue
+            is_whole = not len(self._left)
+            is_due = self.training.steps >= self._latest_at + KEEP_STEPS or self._progress() >= 1
+            if not isfinite(psnr_db) or (is_whole and is_due):
+                judged_db = self._best_db if isfinite(psnr_db) else psnr_db
+                if self._has_collapsed(judged_db, step_frames):
+                    self._roll_back(judged_db)
+                    continue
+                self._good = self._latest or self._good
+                self._latest = None
             self._psnr_db = psnr_db
-            self._good = self._latest or self._good
-            self._latest = None
             yield Epoch(
                 index=self._epochs - 1, progress=min(self._progress(), 1.0), psnr_db=psnr_db
             )
@@ -174,13 +184,14 @@ class Trainer(Stateful):
     def _begin_epoch(self, frames: Tensor) -> None:
         if self.training.steps >= self._latest_at + KEEP_STEPS:
             self._latest_at = self.training.steps
+            self._best_db = -inf
             self._latest = self._snapshot()
         self._left = torch.randperm(len(frames)).to(frames.device)
         self._error = torch.zeros(())
 
     def _has_collapsed(self, psnr_db: float, step_frames: int) -> bool:
         steps = self.training.steps
-        recent = 2 * -(-len(self._frames) // step_frames)
+        recent = 2 * max(-(-len(self._frames) // step_frames), KEEP_STEPS)
         is_changed = steps - self.training.changed_at <= recent
         return self._monitor.collapsed(psnr_db, steps, is_changed=is_changed)
 
@@ -203,12 +214,6 @@ class Trainer(Stateful):
             if self._budget.seconds is not None:
                 self._spent = (self._clock() - self._began) / self._budget.seconds
         self._epochs += 1
-
-    def _mean_psnr_db(self) -> float:
-        """Return the PSNR of an epoch, or of its finished part."""
-        # This waits for the device, so it is called only once per epoch.
-        mean = self._error.item() / (len(self._frames) - len(self._left))
-        return -10 * log10(max(mean, 1e-10)) if isfinite(mean) else -inf
 
     def state_dict(self) -> FitState:
         """Return a copy of the state, together with the states to roll back to."""
@@ -262,6 +267,12 @@ class Trainer(Stateful):
         else:
             share = self._spent
         return self._start + share * (1 - self._start)
+
+
+def _mean_psnr_db(error: float, frames: int) -> float:
+    """Return the PSNR of a number of frames with a sum of squared errors."""
+    mean = error / frames
+    return -10 * log10(max(mean, 1e-10)) if isfinite(mean) else -inf
 
 
 def frames_per_step(recipe: Recipe, height: int, width: int) -> int:

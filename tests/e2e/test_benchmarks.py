@@ -28,7 +28,6 @@ from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
-from encoder.models.fast import Fast, FastConfig
 from encoder.segmentation.plan import make_plan
 from encoder.training.trainer import Trainer
 from export.engines.registry import open_engine
@@ -194,7 +193,7 @@ def test_every_choice_fits(name, video):
     assert run_fit(encoder, Budget(epochs=3)).header.frames == 6
 
 
-@pytest.mark.parametrize("name", ["optimiser: SOAP", "bands, batch: 8", "weights averaged"])
+@pytest.mark.parametrize("name", ["optimiser: SOAP", "no displacement field", "weights averaged"])
 def test_choices_of_each_kind_fit(name, video):
     choice = choices()[name]
     encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
@@ -238,16 +237,6 @@ def test_decoders_show_the_same_pictures():
             eager_decoder(encoder, clip),
         )
         assert all(np.abs(decode().astype(int) - expected).max() <= 1 for decode in others)
-
-
-@pytest.mark.parametrize(("shuffle", "strides"), [(2, (10, 8)), (8, (3, 2))])
-def test_trunk_at_another_resolution(shuffle, strides):
-    config = FastConfig(height=60, width=90, frames=3, shuffle=shuffle, strides=strides)
-    assert config.stride in strides
-    assert Fast(config)(torch.arange(2.0)).shape == (2, 3, *config.canvas)
-    rows, columns = config.grid
-    cell = config.stride * shuffle
-    assert config.canvas == (rows * cell, columns * cell)
 
 
 class Telling(SegmentEncoder):

@@ -335,7 +335,7 @@ def test_what_only_looks_like_colours_stays(one, two):
     assert operators(model) == ["Tanh", "Add", "Div"]
 
 
-@pytest.mark.parametrize(("preset", "clips"), [("fast", 0), ("nerv++", 0), ("rc-hnerv", 1)])
+@pytest.mark.parametrize(("preset", "clips"), [("fast", 1), ("nerv++", 0), ("rc-hnerv", 1)])
 def test_colours_are_limited_where_they_may_be_others(preset, clips):
     models = SegmentModels(fit_clip(preset, frames=3, height=20, width=26))
     limited = [

@@ -45,7 +45,7 @@ def test_a_fit_goes_on_from_its_own_states():
     first = make_encoder()
     list(first.run(Budget(epochs=2)))
     # Changed, so that they cannot be taken for what another fit with the same seed comes to.
-    states = [state | {"head.bias": state["head.bias"] + 5} for state in first.states]
+    states = [state | {"luma.bias": state["luma.bias"] + 5} for state in first.states]
     again = make_encoder(states)
     assert again.topology == first.topology
     networks = [again.network(index) for index in range(2)]
@@ -55,7 +55,7 @@ def test_a_fit_goes_on_from_its_own_states():
         assert torch.equal(
             before["camera.displacements.values"], after["camera.displacements.values"]
         )
-        for name in ("head.weight", "head.bias"):
+        for name in ("luma.weight", "luma.bias"):
             assert torch.allclose(before[name], after[name], atol=0.1)
 
 
@@ -82,8 +82,8 @@ def test_states_are_those_before_rounding():
     list(encoder.run(Budget(epochs=30)))
     decoded = encoder.clip().segments[0].weights(encoder.topology.tensors)
     weights = dict(encoder.network(0).named_parameters())
-    name = dict(zip(weights, encoder.topology.tensors, strict=True))["gather.weight"]
-    difference = encoder.states[0]["gather.weight"].numpy() - decoded[name]
+    name = dict(zip(weights, encoder.topology.tensors, strict=True))["mix.weight"]
+    difference = encoder.states[0]["mix.weight"].numpy() - decoded[name]
     assert 0 < abs(difference).mean() < abs(decoded[name]).mean()
 
 

@@ -6,7 +6,6 @@ from helpers import panning
 from encoder.models.base import VideoShape
 from encoder.models.camera import Camera
 from encoder.models.e_nerv import TransformerBlock
-from encoder.models.fast import Fast, FastConfig
 from encoder.models.hnerv import Thumbnails
 from encoder.models.hnerv_boost import ConditionedBlock
 from encoder.models.hnerv_encoder import ConvNextEncoder
@@ -178,19 +177,11 @@ def test_frame_encoder_reduces_frames_to_the_grid():
     assert encoder(torch.rand(2, 3, 78, 115)).shape == (2, 16, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "grid"),
-    [((180, 320), 5, (9, 16)), ((144, 176), 4, (9, 11)), ((120, 168), 6, (5, 7))],
-)
-def test_fast_takes_the_stride_that_pads_least(size, stride, grid):
-    config = FastConfig(height=size[0], width=size[1], frames=1)
-    assert (config.stride, config.grid) == (stride, grid)
-
-
-def test_fast_does_its_work_at_a_quarter_of_the_resolution():
-    network = Fast(FastConfig(height=180, width=320, frames=132))
-    assert 200_000 < count(network) < 240_000
-    assert network.head(torch.zeros(1, 32, 45, 80)).shape == (1, 48, 45, 80)
+def test_fast_is_small_and_does_its_work_at_a_quarter_of_the_resolution():
+    network = PRESETS["fast"].network(VideoShape(height=180, width=320, frames=132), "S")
+    weights = count(network) - sum(x.numel() for x in network.latent_parameters())
+    assert 8_000 < weights < 10_000
+    assert network.features(torch.zeros(1)).shape == (1, 32, 48, 80)
 
 
 @pytest.mark.parametrize("margin", [None, (2, 7)])
@@ -202,7 +193,8 @@ def test_fast_covers_any_size_in_the_range_of_colours(height, width, margin):
     # 4:2:0 pictures need even sizes.
     assert frames.shape[2] >= height + height % 2
     assert frames.shape[3] >= width + width % 2
-    assert 0 <= frames.min() <= frames.max() <= 1
+    # Bicubic samples and the colours go beyond the range a little, and decoders clip them.
+    assert -0.2 < frames.min() <= frames.max() < 1.2
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from encoder.models.camera import Camera
-from encoder.models.pyramid import Pyramid, PyramidConfig
+from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
 
 CANVAS = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 ONE = torch.zeros(1)
@@ -84,7 +84,6 @@ def test_network_has_few_weights():
     latents = sum(x.numel() for x in network.latent_parameters())
     assert sum(x.numel() for x in network.parameters()) - latents < 10_000
     assert [tuple(x.shape) for x in network.latent_parameters()] == [
-        (120, 2, 9, 11),
         (31, 6, 9, 11),
         (11, 6, 18, 22),
         (1, 8, 36, 44),
@@ -108,4 +107,10 @@ def test_mixing_apart_is_one_convolution():
             )
             for grid in network.latents
         ]
-        assert torch.allclose(seen[0], F.gelu(network.mix(torch.cat(features, 1))), atol=1e-5)
+        mixed = network.mix(torch.cat(features, 1))
+        assert torch.allclose(seen[0], network.activation(mixed), atol=1e-5)
+
+
+def test_activation_is_near_gelu():
+    x = torch.linspace(-5, 5, 101)
+    assert torch.allclose(scaled_gelu(x), 1.702 * F.gelu(x), atol=0.04)
