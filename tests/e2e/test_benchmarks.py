@@ -104,7 +104,8 @@ def test_tables_of_results_are_those_of_the_points():
 
 
 def test_table_of_ablations_is_that_of_the_points():
-    assert "\n".join(ablation_table()) + "\n" in page("ablations.md")
+    head, line, *rows = ablation_table()
+    assert not rows or "\n".join([head, line, *rows]) + "\n" in page("ablations.md")
 
 
 def test_every_point_is_in_a_table_or_listed():
