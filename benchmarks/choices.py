@@ -24,6 +24,7 @@ from encoder.training.optimizers import MATRIX_OPTIMIZERS
 from encoder.training.step import TrainStep
 
 TEMPORAL = PyramidConfig.temporal
+"""The preset's grids in time: one every 4th frame, and a finer one every 12th."""
 OWN = "the preset"
 """Name of the preset's own choices."""
 

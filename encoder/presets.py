@@ -136,7 +136,7 @@ RC_HNERV_RECIPE = replace(HNERV_RECIPE, batch=1, learning_rate=9.9e-4)
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
-        title="ours: a pyramid of latents, seen by a camera and through a coarse field",
+        title="ours: a pyramid of latents, a camera, and a displacement field for each frame",
         network=_fast,
         recipe=FAST_RECIPE,
         camera=True,

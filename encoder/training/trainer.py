@@ -136,7 +136,7 @@ class Trainer(Stateful):
         self._psnr_db = 0.0
         self._monitor = DivergenceMonitor()
         self._good: FitState | None = None
-        """State to roll back to: the epoch after it has passed without a collapse."""
+        """State to roll back to: the epochs judged after it have passed without a collapse."""
         self._latest: FitState | None = None
         """State from before the epochs that are judged next; becomes `_good` once they pass."""
         self._latest_at = -KEEP_STEPS

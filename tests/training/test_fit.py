@@ -440,6 +440,21 @@ def test_fit_comes_back_from_a_collapse(caplog, at, kind):
     assert fit.training.quantizer is not None
 
 
+def test_one_bad_step_among_good_ones_is_no_collapse(caplog, monkeypatch):
+    """An epoch of four frames is one step, and its quality is that of a single batch."""
+    fit = make_fit(Budget(epochs=100))
+    step, count = fit.training.step, 0
+
+    def noisy(*args, **options):
+        nonlocal count
+        count += 1
+        return step(*args, **options) * (100 if count % 7 == 0 else 1)
+
+    monkeypatch.setattr(fit.training, "step", noisy)
+    assert len(list(fit.epochs(FRAMES))) == 100
+    assert "back to where it was" not in caplog.text
+
+
 def test_fit_that_collapses_again_and_again():
     fit = make_fit(Budget(epochs=100))
     epochs = fit.epochs(FRAMES)

@@ -186,7 +186,7 @@ def test_fast_is_small_and_does_its_work_at_a_quarter_of_the_resolution():
 
 @pytest.mark.parametrize("margin", [None, (2, 7)])
 @pytest.mark.parametrize(("height", "width"), [(18, 32), (19, 33), (50, 20), (1, 1)])
-def test_fast_covers_any_size_in_the_range_of_colours(height, width, margin):
+def test_fast_covers_any_size(height, width, margin):
     shape = VideoShape(height=height + height % 2, width=width + width % 2, frames=5, margin=margin)
     frames = PRESETS["fast"].network(shape, "S")(torch.tensor([0.0, 1.5, 4.0]))
     assert frames.shape[:2] == (3, 3)
