@@ -5,8 +5,9 @@ Each measurement keeps its points in benchmarks/data. Nothing else should run on
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,11 @@ def _held_out() -> "Mapping[str, Measurement]":
     return MEASUREMENTS
 
 
+GPU_PARTS = ("fit", "decode")
+GPU_MINUTES = 13.0
+"""Default time of `gpu`."""
+FITTING = 0.6
+"""Share of the time of `gpu` for fits."""
 GROUPS = {
     "rate-distortion": Group(
         summary="size and quality of files, against the papers' pipeline and classic codecs",
@@ -104,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("measurement", choices=group.names, help="measurement to make")
         _add_clip(command, seconds=120)
     _add_ablations(commands)
+    _add_gpu(commands)
     paper = commands.add(
         "paper",
         _paper,
@@ -137,6 +144,36 @@ def _add_ablations(commands: Commands) -> None:
     command.add_argument("--seed", type=int, default=0, help="seed of each fit (default: 0)")
     command.add_argument(
         "--only", nargs="+", default=[], metavar="CHOICE", help="choices to take (default: all)"
+    )
+
+
+def _add_gpu(commands: Commands) -> None:
+    command = commands.add(
+        "gpu",
+        _gpu,
+        summary="speed of fits and of decoding on an NVIDIA GPU, the most valuable figures first",
+        example="python -m benchmarks gpu --part decode --minutes 5 -o gpu",
+    )
+    command.add_argument(
+        "--part", choices=(*GPU_PARTS, "all"), default="all", help="part to measure (default: all)"
+    )
+    command.add_argument(
+        "--minutes",
+        type=float,
+        default=GPU_MINUTES,
+        metavar="N",
+        help=f"time for all measurements (default: {GPU_MINUTES:g})",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="folder of the figures (JSON), tables and plots",
+    )
+    command.add_argument(
+        "--smoke", action="store_true", help="smallest form, which runs on a CPU as well"
     )
 
 
@@ -202,6 +239,26 @@ def _ablations(args: argparse.Namespace) -> None:
     for line in lines:
         measured.save(args.data)
         print(line, flush=True)
+
+
+def _gpu(args: argparse.Namespace) -> None:
+    from benchmarks import gpu_decode, gpu_fit
+    from benchmarks.gpu_jobs import Deadline, run_jobs
+    from benchmarks.gpu_report import write_gpu_report
+
+    whole = Deadline(minutes=args.minutes, began=time.monotonic())
+    # Fits would take all of the time.
+    fits = replace(whole, minutes=args.minutes * FITTING) if args.part == "all" else whole
+    jobs = {
+        "fit": lambda: (gpu_fit.jobs(fits, smoke=args.smoke), fits),
+        "decode": lambda: (gpu_decode.jobs(smoke=args.smoke), whole),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    for part in GPU_PARTS if args.part == "all" else [args.part]:
+        path = args.output / f"{part}.json"
+        for point in run_jobs(*jobs[part](), path):
+            print(point, flush=True)
+        write_gpu_report(path)
 
 
 def _paper(args: argparse.Namespace) -> None:

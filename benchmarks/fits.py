@@ -30,9 +30,10 @@ def make_encoder(
     compression: Compression,
     *,
     plan: Plan | None = None,
+    device: torch.device = CPU,
     **options: Any,
 ) -> SegmentEncoder:
-    """Return an encoder on the CPU; without a plan, each scene is a segment of its own key."""
+    """Return an encoder; without a plan, each scene is a segment of its own key."""
     if plan is None:
         plan = make_plan(video, preset, segment_frames=FitConfig.segment_frames, key_interval=1)
     return SegmentEncoder(
@@ -40,7 +41,7 @@ def make_encoder(
         preset,
         compression,
         plan=plan,
-        device=CPU,
+        device=device,
         settings="",
         keep_states=True,
         **options,

@@ -17,7 +17,7 @@ class Soap(Muon):
     This is algorithm 3 of Vyas et al. (arXiv 2409.11321).
     """
 
-    def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
+    def _update(self, parameter: nn.Parameter, learning_rate: float | Tensor) -> None:
         assert parameter.grad is not None  # `step` checks it
         gradient = parameter.grad.flatten(1)
         state = self.state[parameter]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -77,12 +78,13 @@ def measure_speed(
     ceilings: Ceilings,
     *,
     report: Callable[[float], None],
+    seconds: float = MEASURE_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Measure an engine with full batches that cycle through the clip.
 
-    The graph alone, the copy, and the whole decoding are measured for MEASURE_SECONDS each.
-    `report` gets the share of the measurement that is done.
+    The graph alone, the copy, and the whole decoding are measured for `seconds` each. `report` gets
+    the share of the measurement that is done.
     """
     header = engine.clip.header
     numbers = np.arange(engine.batch)
@@ -101,16 +103,14 @@ def measure_speed(
         np.empty((engine.micro_batch, *engine.picture), np.uint8) for _ in range(engine.streams)
     ]
     engine.wait_idle()
-    alone = median(
-        _timed(lambda: _run(network, micro_batches), lambda done: report(done / 3), clock)
-    )
-    fetches = _timed(
+    timed = partial(_timed, clock=clock, limit=seconds)
+    alone = median(timed(lambda: _run(network, micro_batches), lambda done: report(done / 3)))
+    fetches = timed(
         lambda: _fetch(network, micro_batches, arrays),
         lambda done: report((1 + done) / 3),
-        clock,
         ready=lambda: _run(network, micro_batches),
     )
-    seconds = _timed(whole, lambda done: report((2 + done) / 3), clock)
+    batches = timed(whole, lambda done: report((2 + done) / 3))
     together = engine.micro_batch * engine.streams
     work = count_work(engine.graph(0), engine.micro_batch)
     return Speed(
@@ -118,10 +118,10 @@ def measure_speed(
         precision=engine.precision,
         batch=engine.batch,
         decode_fps=together / alone,
-        fps=engine.batch / median(seconds),
-        realtime=engine.batch / median(seconds) / float(header.rate),
-        p50_ms=median(seconds) / MILLI,
-        p95_ms=float(np.percentile(seconds, 95)) / MILLI,
+        fps=engine.batch / median(batches),
+        realtime=engine.batch / median(batches) / float(header.rate),
+        p50_ms=median(batches) / MILLI,
+        p95_ms=float(np.percentile(batches, 95)) / MILLI,
         gflop=work.flop / engine.micro_batch / GIGA,
         megabytes=work.bytes / engine.micro_batch / MEGA,
         peak_gflops=ceilings.flop_per_second / GIGA,
@@ -148,20 +148,21 @@ def _fetch(network: Network, micro_batches: list[Times], arrays: list[Frames]) -
 def _timed(
     run: Callable[[], None],
     report: Callable[[float], None],
-    clock: Callable[[], float],
     *,
+    clock: Callable[[], float],
+    limit: float,
     ready: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Return the duration of each of many runs, in seconds.
 
-    `ready` prepares a run. Its time counts towards MEASURE_SECONDS, but not towards the run.
+    `ready` prepares a run. Its time counts towards the limit in seconds, but not towards the run.
     """
     ready()
     run()  # the first run also allocates
     seconds: list[float] = []
     began = clock()
-    while (passed := clock() - began) < MEASURE_SECONDS or len(seconds) < MIN_BATCHES:
-        report(passed / MEASURE_SECONDS)
+    while (passed := clock() - began) < limit or len(seconds) < MIN_BATCHES:
+        report(passed / limit)
         ready()
         start = clock()
         run()

@@ -1,6 +1,8 @@
 """Wrapper of ONNX Runtime that keeps its errors and its untyped names in this module."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +28,9 @@ ERRORS: tuple[type[Exception], ...] = (
 """Exceptions of ONNX Runtime, which have no base class of their own."""
 FATAL_ONLY = 4
 """Lowest severity that ONNX Runtime writes to stderr. It raises lesser errors anyway."""
+
+PROFILED_RUNS = 5
+MICRO = 1e-6
 
 
 class Session:
@@ -71,6 +76,40 @@ class Session:
             return [np.asarray(output) for output in self.session.run(None, dict(inputs))]
         except ERRORS as error:
             raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
+
+
+def operator_seconds(
+    model: onnx.ModelProto,
+    inputs: Mapping[str, NDArray[Any]],
+    folder: Path,
+    *,
+    provider: str = "CPUExecutionProvider",
+    runs: int = PROFILED_RUNS,
+) -> dict[tuple[str, str], float]:
+    """Return the seconds of a run by operator and execution provider, mean over `runs`.
+
+    The profile is written into `folder`. Raises EngineError.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, [provider], enable_fallback=False
+        )
+        for _ in range(runs + 1):
+            session.run(None, dict(inputs))
+    except ERRORS as error:
+        raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
+    found: dict[tuple[str, str], list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            about = event["args"]
+            key = (about["op_name"], about["provider"])
+            found.setdefault(key, []).append(event["dur"] * MICRO)
+    # The first run also allocates.
+    return {key: sum(times[len(times) // (runs + 1) :]) / runs for key, times in found.items()}
 
 
 Buffer = tuple[tuple[int, ...], type[np.generic]]

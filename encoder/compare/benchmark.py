@@ -46,16 +46,22 @@ class Speed:
 
 
 def bench(
-    preset: Preset, size: SizeName, *, height: int, width: int, device: torch.device
+    preset: Preset,
+    size: SizeName,
+    *,
+    height: int,
+    width: int,
+    device: torch.device,
+    train_step: Callable[..., TrainStep] = TrainStep,
 ) -> Speed:
-    """Time the steps of a preset's fit to frames of noise."""
+    """Time the steps of a preset's fit to frames of noise, with another kind of step if given."""
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
     shape = VideoShape(
         height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None
     )
 
-    def fit(epochs: int) -> Trainer:
+    def fit(epochs: int, make_step: Callable[..., TrainStep]) -> Trainer:
         network = build(preset, shape, size).to(device)
         network.prepare(lambda: pictures, None)
         encoder = network.frame_encoder()
@@ -64,19 +70,19 @@ def bench(
         rate = None
         if preset.recipe.lambda_:
             rate = RateControl(lambda_=preset.recipe.lambda_, pixels=frames * height * width)
-        training = TrainStep(network, preset.recipe, frame_encoder=encoder, rate=rate)
+        training = make_step(network, preset.recipe, frame_encoder=encoder, rate=rate)
         return Trainer(training, Budget(epochs=epochs), start=FROM)
 
     steps = -(-frames // frames_per_step(preset.recipe, height, width))
     seconds: list[float] = []
     began = time.perf_counter()
-    for epoch in fit(EPOCHS).epochs(pictures):
+    for epoch in fit(EPOCHS, train_step).epochs(pictures):
         if epoch.is_whole:
             _wait(device)
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
-        list(fit(1).epochs(pictures))
+        list(fit(1, TrainStep).epochs(pictures))
     per_second = steps / median(seconds[1:])
     gflop = counter.get_total_flops() / steps / GIGA
     peak = peak_gflops(device)

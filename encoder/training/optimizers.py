@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self._update(parameter, group["lr"])
 
-    def _update(self, parameter: nn.Parameter, learning_rate: float) -> None:
+    def _update(self, parameter: nn.Parameter, learning_rate: float | Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None  # the caller looked
         state = self.state[parameter]
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         update = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
         scale = RMS * sqrt(max(update.shape))
-        parameter.add_(update.view(parameter.shape), alpha=-learning_rate * scale)
+        parameter.sub_(update.view(parameter.shape) * (learning_rate * scale))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class QatQuantizer(nn.Module):
             torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)),
             persistent=False,
         )
-        # Drawing noise takes longer than using it, so `noisy` takes a random slice of this buffer.
+        # Drawing noise takes longer than using it: `draw_noise` takes a slice of this buffer.
         size = sum(x.numel() for x in learned.values())
         # The seed is fixed, so that a resumed fit has the same noise.
         noise = (
@@ -76,7 +76,9 @@ class QatQuantizer(nn.Module):
             - HALF
         )
         self.register_buffer("noise", noise, persistent=False)
-        self._places = 3 * size
+        self._size = size
+        self.drawn = noise[:size]
+        """Noise of the next call of `noisy`, for all tensors one after the other."""
 
     def get_extra_state(self) -> list[str] | None:
         """Return the names of the tensors that are coded as differences, for `state_dict`."""
@@ -112,17 +114,19 @@ class QatQuantizer(nn.Module):
         offsets = (self.offsets.detach().split(self._counts)[index] / HALF_OCTAVE).round().int()
         return self.log_steps[index].exp().item(), offsets.cpu().numpy()
 
+    def draw_noise(self) -> None:
+        """Draw other noise for `noisy`."""
+        place = int(torch.randint(len(self.noise) - self._size, ()))
+        self.drawn = self.noise[place : place + self._size]
+
     def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with uniform noise of one step in place of rounding."""
-        place = int(torch.randint(self._places, ()))
-        noisy = dict(tensors)
-        for name, step in self.steps().items():
-            count = tensors[name].numel()
-            noisy[name] = torch.addcmul(
-                tensors[name], step, self.noise[place : place + count].view(tensors[name].shape)
-            )
-            place += count
-        return noisy
+        steps = self.steps()
+        noise = self.drawn.split([tensors[name].numel() for name in steps])
+        return dict(tensors) | {
+            name: torch.addcmul(tensors[name], step, part.view(tensors[name].shape))
+            for (name, step), part in zip(steps.items(), noise, strict=True)
+        }
 
     def rounded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the dequantized tensors; gradients pass the rounding unchanged (STE)."""

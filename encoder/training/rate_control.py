@@ -59,7 +59,8 @@ class RateControl(Stateful):
         """Return the weight of a bit, for the current rate in bits and the fit's progress, 0..1."""
         if self.target_bits is not None and progress >= self._steering.start:
             self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
-        return self._log_weight.exp().to(bits.device)
+        self._log_weight = self._log_weight.to(bits.device)  # once: a copy waits for the device
+        return self._log_weight.exp()
 
     def wants_calibration(self, progress: float) -> bool:
         """Return whether to run the coder now, which takes as long as many steps."""

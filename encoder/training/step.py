@@ -141,6 +141,17 @@ class TrainStep(Stateful):
         self._set_learning_rates(progress, gain)
         if self.quantizer is not None:
             self._go_on_quantizing(self.quantizer, progress)
+        error = self._update(batch, target, mask, progress)
+        self.steps += 1
+        return error
+
+    def _update(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
+    ) -> Tensor:
+        """Compute the loss, change the weights and return the MSE.
+
+        Only steering to a size waits for the device, and depends on more than the phase.
+        """
         tensors = self._with_latents(batch, target)
         output = self._forward(tensors, batch.float(), progress)[
             ..., : target.shape[2], : target.shape[3]
@@ -150,16 +161,19 @@ class TrainStep(Stateful):
         loss = self.recipe.loss(output, target)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
-        is_rated = self.steps % schedule.rate_every == 0
-        if self.quantizer is not None and self.rate is not None and is_rated:
+        if self.quantizer is not None and self.rate is not None and self._is_rated:
             loss = loss + self._weighed_bits(self.quantizer, self.rate, tensors, progress)
         loss.backward()
         for optimizer in self._optimizers:
             optimizer.step()
-        if self._prune and progress >= schedule.prune_at:
+        if self._prune and progress >= self.recipe.schedule.prune_at:
             self._keep_pruned()
-        self.steps += 1
         return F.mse_loss(output.detach(), target)
+
+    @property
+    def _is_rated(self) -> bool:
+        """Whether the rate counts in this step, if there is one."""
+        return self.steps % self.recipe.schedule.rate_every == 0
 
     def finish(self, frames: Tensor) -> None:
         """End the fit to uint8 frames (T, 3, H, W): fix the latents, and choose the differences."""
@@ -195,7 +209,10 @@ class TrainStep(Stateful):
         factor = self.recipe.schedule.learning_rate_factor(progress)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = gain * self.recipe.learning_rate * group["gain"] * factor
+                self._set_rate(group, gain * self.recipe.learning_rate * group["gain"] * factor)
+
+    def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
+        group["lr"] = learning_rate
 
     def _weighed_bits(
         self,
@@ -232,6 +249,8 @@ class TrainStep(Stateful):
                 self.rate.scale(quantizer.log_steps, partial(self._coded_bits, quantizer))
         if progress >= schedule.noise_from:
             quantizer.decide(self._tensors)
+            if progress < schedule.round_from:
+                quantizer.draw_noise()
         if progress >= schedule.noise_from and not self._frozen:
             # Before the noise, the rate alone would move the steps: upwards, without end.
             quantizer.requires_grad_()

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -83,6 +84,8 @@ class OnnxRuntimeCuda(Engine):
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
     provider = "CUDAExecutionProvider"
+    provider_options: Mapping[str, str] = MappingProxyType({"enable_cuda_graph": "1"})
+    """Options of the provider that are tried first; without them if they cannot be had."""
     device = "cuda"
 
     def __init__(
@@ -99,9 +102,14 @@ class OnnxRuntimeCuda(Engine):
         # Load the libraries that pip installed, which the loader does not find by itself.
         onnxruntime.preload_dlls()
         super().__init__(clip, batch=batch, pixels=pixels)
-        self._options: Mapping[str, str] = {"enable_cuda_graph": "1"}
+        self._options = self.provider_options
         # A CUDA graph belongs to the thread that recorded it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the networks that are loaded run as CUDA graphs."""
+        return bool(self._options)
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Open a session, with a CUDA graph if possible.
