@@ -35,7 +35,7 @@ class Soap(Muon):
         first = left.T @ mean @ right / (1 - FIRST_DECAY ** state["steps"])
         second = square / (1 - SECOND_DECAY ** state["steps"])
         update = left @ (first / (second.sqrt() + EPSILON)) @ right.T
-        parameter.add_(update.view(parameter.shape), alpha=-learning_rate)
+        parameter.sub_(update.view(parameter.shape) * learning_rate)
         for side, new in zip(state["sides"], _sides(gradient), strict=True):
             side.lerp_(new, 1 - SECOND_DECAY)
         if state["steps"] % ROTATE_EVERY == 0:
