@@ -1,4 +1,4 @@
-"""Speed of fits on a GPU, by kind of training step, and what a minute of fitting reaches."""
+"""Speed of fits on a GPU, by kind of training step, and the quality after a minute."""
 
 import contextlib
 import time
@@ -153,12 +153,12 @@ WHOLE = Scale(
 SMOKE = Scale(
     frame_size=(64, 36),
     frames=8,
-    steps=(("fast", "XS"), ("hnerv", "XS")),
-    modes=(("fp32", "eager"), ("bf16", "recorded"), ("tf32", "compiled, recorded")),
+    steps=(("fast", "XS"),),
+    modes=(("bf16", "recorded"), ("tf32", "compiled, recorded")),
     compiler="eager",
     matrix=256,
     fits=(("XS", 0.05),),
-    seconds=2,
+    seconds=1,
     papers=(("nerv", "XS"), ("nerv++", "XS")),
     most_epochs=4,
     job_seconds=0,

@@ -12,7 +12,6 @@ from encoder.compare.report import markdown
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "preset": ("network", "{}"),
-    "clip": ("network", "{}"),
     "size": ("size", "{}"),
     "frame": ("frame", "{}"),
     "source": ("source", "{}"),
@@ -76,6 +75,7 @@ def write_gpu_report(path: Path) -> None:
 
 
 def _rows(points: Sequence[Point]) -> Iterator[Sequence[str]]:
+    points = [{"preset": point["job"]} | point for point in points]  # a failed job has no more
     names = [name for name in COLUMNS if any(point.get(name) is not None for point in points)]
     yield [COLUMNS[name][0] for name in names]
     for point in points:
@@ -108,5 +108,5 @@ def _speed(point: Point) -> float | None:
 
 
 def _label(point: Point) -> str:
-    parts = ("preset", "clip", "frame", "engine", "kind", "precision", "mode", "batch")
+    parts = ("preset", "frame", "engine", "kind", "precision", "mode", "batch")
     return ", ".join(str(point[name]) for name in parts if name in point)

@@ -15,7 +15,7 @@ BAD_INPUT = 2
 """Exit code after an error of the user."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
-OWN_PACKAGES = ("encoder", "export", "player")
+OWN_PACKAGES = ("encoder", "export", "player", "benchmarks")
 MAX_LINE = 1024
 """Largest number of printed characters of a text; an untrusted file can put any text into one."""
 

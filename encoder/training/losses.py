@@ -1,5 +1,7 @@
 """Distortions between frames (B, 3, H, W) in 0..1."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from pytorch_msssim import ms_ssim, ssim
@@ -7,6 +9,9 @@ from torch import Tensor
 
 WINDOWS = (11, 9, 7, 5, 3)
 """Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
+SIGMA = 1.5
+"""Standard deviation of SSIM's window, in pixels (its authors')."""
+CHANNELS = 3
 SCALES = 16
 """Factor from MS-SSIM's finest scale to its coarsest: it halves a frame four times."""
 
@@ -18,7 +23,9 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
 
 def l1_ssim(output: Tensor, target: Tensor) -> Tensor:
     """Return 0.7 L1 + 0.3 (1 - SSIM) (NeRV, section 3.2)."""
-    return 0.7 * F.l1_loss(output, target) + 0.3 * (1 - ssim(output, target, data_range=1.0))
+    window = _gaussian(WINDOWS[0], output.device)
+    structure = 1 - ssim(output, target, data_range=1.0, win=window)
+    return 0.7 * F.l1_loss(output, target) + 0.3 * structure
 
 
 def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
@@ -27,11 +34,11 @@ def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
     From Boosting-NeRV, section 3.4. For frames too small for MS-SSIM, L1 replaces it.
     """
     difference = F.l1_loss(output, target)
-    window = ms_ssim_window(*output.shape[2:])
+    size = ms_ssim_window(*output.shape[2:])
     structure = (
         difference
-        if window is None
-        else 1 - ms_ssim(output, target, data_range=1.0, win_size=window)
+        if size is None
+        else 1 - ms_ssim(output, target, data_range=1.0, win=_gaussian(size, output.device))
     )
     spectrum = torch.view_as_real(torch.fft.fft2(output - target)).abs().mean()
     return 60 * (0.7 * difference + 0.3 * structure) + spectrum
@@ -40,3 +47,14 @@ def l1_ms_ssim_frequencies(output: Tensor, target: Tensor) -> Tensor:
 def ms_ssim_window(height: int, width: int) -> int | None:
     """Return the size of MS-SSIM's window for a frame; None if the frame is too small for it."""
     return next((size for size in WINDOWS if (size - 1) * SCALES < min(height, width)), None)
+
+
+@cache
+def _gaussian(size: int, device: torch.device) -> Tensor:
+    """Return SSIM's window for each channel (3, 1, 1, size).
+
+    It stays on the device: making it in each step would wait for the device each time.
+    """
+    places = torch.arange(size, dtype=torch.float32) - size // 2
+    window = (-places.square() / (2 * SIGMA**2)).exp()
+    return (window / window.sum()).expand(CHANNELS, 1, 1, size).contiguous().to(device)

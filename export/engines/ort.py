@@ -84,8 +84,13 @@ class OnnxRuntimeCuda(Engine):
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
     provider = "CUDAExecutionProvider"
-    provider_options: Mapping[str, str] = MappingProxyType({"enable_cuda_graph": "1"})
-    """Options of the provider that are tried first; without them if they cannot be had."""
+    provider_options: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
+    """Options of the provider.
+
+    Products of matrices in TF32 would misplace the pixels of a camera by parts of a pixel.
+    """
+    wants_graph = True
+    """Whether a CUDA graph is tried."""
     device = "cuda"
 
     def __init__(
@@ -102,14 +107,10 @@ class OnnxRuntimeCuda(Engine):
         # Load the libraries that pip installed, which the loader does not find by itself.
         onnxruntime.preload_dlls()
         super().__init__(clip, batch=batch, pixels=pixels)
-        self._options = self.provider_options
+        self.is_recorded = self.wants_graph
+        """Whether the networks run as CUDA graphs."""
         # A CUDA graph belongs to the thread that recorded it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether the networks that are loaded run as CUDA graphs."""
-        return bool(self._options)
 
     def load(self, model: onnx.ModelProto) -> Network:
         """Open a session, with a CUDA graph if possible.
@@ -127,15 +128,16 @@ class OnnxRuntimeCuda(Engine):
         try:
             return self._bound(model)
         except EngineError as error:
-            if not self._options:
+            if not self.is_recorded:
                 raise
-            self._options = {}
+            self.is_recorded = False
             logger.debug("without a CUDA graph: %s", error)
         return self._bound(model)
 
     def _bound(self, model: onnx.ModelProto) -> Network:
         size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
-        session = Session(model, self.provider, self._options)
+        graph = {"enable_cuda_graph": "1"} if self.is_recorded else {}
+        session = Session(model, self.provider, {**self.provider_options, **graph})
         buffers = {
             TIME: ((self.micro_batch,), np.float32),
             OUTPUT: ((self.micro_batch, *size), np.uint8),

@@ -75,6 +75,8 @@ def build_plan(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) ->
         )
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.REFIT)
+    # A camera's places, the products of matrices in fp32, need more than TF32's 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
     profile.set_shape(TIME, (1,), (max_batch,), (max_batch,))
     config.add_optimization_profile(profile)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,21 +21,28 @@ from benchmarks.decoding_speed import (
     plain_decoder,
 )
 from benchmarks.fits import FAST, fit_point, make_encoder, run_fit, with_recipe
+from benchmarks.gpu_jobs import Deadline, Job, run_jobs
+from benchmarks.gpu_report import write_gpu_report
 from benchmarks.paper import bd_rates
 from benchmarks.points import DATA, load_points, record
 from benchmarks.rate_distortion import techniques
 from benchmarks.tables import others, tables
+from benchmarks.train_steps import Recorded
 from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
+from encoder.models.base import VideoShape
+from encoder.presets import PRESETS, build
 from encoder.segmentation.plan import make_plan
+from encoder.training.rate_control import RateControl
+from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer
 from export.engines.registry import open_engine
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "explanation"
-NAMES = (*command_line.GROUPS, "ablations", "paper", "tables")
+NAMES = (*command_line.GROUPS, "ablations", "gpu", "paper", "tables")
 
 
 def page(name):
@@ -154,7 +162,7 @@ def test_clip_without_a_video_is_one_line(data, capsys):
 @pytest.mark.soak
 def test_choices_are_timed_in_turns_and_fitted_once(video, data):
     measured = Measured(clip="bunny")
-    name = "head: 1x1"
+    name = "trunk: one block less"
     assert len(list(measured.pace(video, [name]))) == 2
     assert measured.paces[OWN] == 1.0
     assert measured.paces[name] > 0
@@ -256,3 +264,97 @@ def test_progress_within_an_epoch_is_not_an_epoch(video):
     steps = list(encoder.run(Budget(epochs=3)))
     assert sum(step.is_whole and step.finished is None for step in steps) == 3
     assert sum(not step.is_whole for step in steps) > 6
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_gpu_benchmark_in_its_smallest_form(tmp_path):
+    command = ["gpu", "--smoke", "--minutes", "2", "-o", str(tmp_path)]
+    assert command_line.main(command) == 0
+    fit, decode = (
+        json.loads((tmp_path / f"{part}.json").read_text()) for part in ("fit", "decode")
+    )
+    assert not [point for point in (*fit["points"], *decode["points"]) if "refused" in point]
+    assert {"machine", "versions", "commit", "driver"} < fit.keys()
+    assert [p["mode"] for p in fit["points"] if p.get("measurement") == "steps"] == [
+        "recorded",
+        "compiled, recorded",
+    ]
+    (fast,) = [p for p in fit["points"] if "lambda" in p]
+    assert fast["bytes"] > 1000
+    assert {p["batch"] for p in decode["points"] if p.get("decode_fps", 0) > 0} == {1, 2}
+    (verified,) = [p for p in decode["points"] if "holds" in p]
+    assert verified["holds"]
+    table = (tmp_path / "decode.md").read_text()
+    assert "| fast | XS | 64x36 | onnxruntime |" in table
+    for part in ("fit", "decode"):
+        assert ET.parse(tmp_path / f"{part}.svg").getroot().tag.endswith("svg")
+
+
+def test_gpu_benchmark_stops_in_time_and_keeps_what_failed(tmp_path):
+    now = 0.0
+
+    def spend(seconds):
+        def run():
+            nonlocal now
+            for number in range(3):
+                now += seconds
+                yield {"number": number}
+
+        return run
+
+    def fail():
+        raise RuntimeError("no kernel\nfor this card")
+        yield
+
+    deadline = Deadline(minutes=1, began=0.0, clock=lambda: now)
+    jobs = [
+        Job("first", spend(5), 5),
+        Job("broken", fail, 5),
+        Job("long", spend(1), 46),
+        Job("last", spend(40), 5),
+    ]
+    path = tmp_path / "fit.json"
+    points = list(run_jobs(jobs, deadline, path))
+    assert points == [
+        *({"job": "first", "number": number} for number in range(3)),
+        {"job": "broken", "refused": "RuntimeError: no kernel"},
+        *({"job": "last", "number": number} for number in range(2)),
+    ]
+    assert json.loads(path.read_text())["points"] == points
+    write_gpu_report(path)
+
+
+@pytest.mark.parametrize("name", ["fast", "hnerv", "nerv++"])
+def test_recorded_steps_are_the_same_steps(name):
+    """On a CPU they are computed again; what a GPU would replay is what `Recorded` keeps."""
+    frames = torch.from_numpy(moving_square(10, 36, 64))
+    preset = PRESETS[name]
+    errors = []
+    for kind in (TrainStep, Recorded):
+        torch.manual_seed(1)
+        margin = (2, 2) if preset.camera else None
+        shape = VideoShape(height=36, width=64, frames=10, margin=margin)
+        network = build(preset, shape, "XS")
+        rate = RateControl(lambda_=0.05, pixels=10 * 36 * 64)
+        training = kind(network, preset.recipe, frame_encoder=network.frame_encoder(), rate=rate)
+        fit = Trainer(training, Budget(epochs=12))
+        errors.append([epoch.psnr_db for epoch in fit.epochs(frames)])
+    assert errors[1] == pytest.approx(errors[0], abs=1e-4)
+    assert errors[0][-1] > errors[0][0]
+
+
+def test_figures_of_a_gpu_are_those_of_the_page():
+    text = page("results.md")
+    fit, decode = (
+        json.loads((DATA / f"gpu-h200-{part}.json").read_text()) for part in ("fit", "decode")
+    )
+    assert fit["commit"].startswith("f2ff382")
+    for point in decode["points"]:
+        if point.get("batch") and "decode_fps" in point and point["kind"] != "fp32":
+            assert f"{point['decode_fps']:,.0f}, {point['fps']:,.0f}" in text
+    for point in fit["points"]:
+        if "steps_per_second" in point:
+            assert f" {point['steps_per_second']:.1f} |" in text
+        if "lambda" in point:
+            bits = 8 * point["bytes"] / (1280 * 720 * 132)
+            assert f"| {bits:.4f} | {point['psnr_db']:.2f} dB |" in text

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -231,6 +232,7 @@ class BoundCpu(OnnxRuntimeCuda):
     """The engine for CUDA on a CPU, whose buffers are the host's."""
 
     provider, device = "CPUExecutionProvider", "cpu"
+    provider_options = MappingProxyType({})
 
 
 def test_bound_session_decodes(tiny_clip, monkeypatch):
@@ -249,7 +251,7 @@ def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):
 
     def open_session(model, _provider, settings):
         opened.append(dict(settings))
-        if settings:
+        if "enable_cuda_graph" in settings:
             raise EngineError("not all on the GPU")
         return Session(model)
 
@@ -258,6 +260,24 @@ def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):
     assert engine.frames(np.zeros(2)).shape == (2, 3, 19, 26)
     engine.close()
     assert opened[:2] == [{"enable_cuda_graph": "1"}, {}]
+
+
+def test_products_on_a_gpu_are_in_fp32(tiny_clip, monkeypatch):
+    """TF32 has 10 bits for a place on a canvas of more than 1,024 pixels."""
+    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
+    opened = []
+
+    def open_session(model, provider, settings):
+        opened.append((provider, settings["use_tf32"]))
+        return Session(model)
+
+    class Bound(BoundCpu):
+        provider, provider_options = OnnxRuntimeCuda.provider, OnnxRuntimeCuda.provider_options
+
+    monkeypatch.setattr("export.engines.ort.Session", open_session)
+    with Bound(tiny_clip, batch=4) as engine:
+        engine.frames(np.zeros(2))
+    assert set(opened) == {("CUDAExecutionProvider", "0")}
 
 
 def test_network_that_is_not_needed_any_more_is_closed():

@@ -37,6 +37,7 @@ METHODS = {
         "add_optimization_profile",
         "create_timing_cache",
         "get_timing_cache",
+        "clear_flag",
         "set_flag",
         "set_timing_cache",
     ),
@@ -146,7 +147,7 @@ def test_build(trt, tmp_path, model):
     cache = tmp_path / "cache" / "timing"
     assert trt_build.build_plan(model, max_batch=8, timing_cache=cache) == model.SerializeToString()
     assert cache.read_bytes() == b"timings"
-    assert trt.set == ["refit", ("t", (1,), (8,), (8,)), b""]
+    assert trt.set == ["refit", "no tf32", ("t", (1,), (8,), (8,)), b""]
     trt_build.build_plan(model, max_batch=8, timing_cache=cache)
     assert trt.set[-1] == b"timings"
 

@@ -93,7 +93,7 @@ class FakeTensorRt:
 
     __version__ = "11.0"
     NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
-    BuilderFlag = types.SimpleNamespace(REFIT="refit")
+    BuilderFlag = types.SimpleNamespace(REFIT="refit", TF32="tf32")
 
     def __init__(self, cuda):
         self.cuda, self.built, self.loaded, self.refitted, self.set = cuda, [], 0, 0, []
@@ -152,6 +152,9 @@ class _Config:
 
     def set_flag(self, flag):
         self._trt.set.append(flag)
+
+    def clear_flag(self, flag):
+        self._trt.set.append(f"no {flag}")
 
     def add_optimization_profile(self, profile):
         pass
