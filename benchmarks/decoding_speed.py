@@ -26,7 +26,8 @@ from encoder.media.video import Video
 from encoder.presets import find_preset
 from export.engines.base import Engine, Network
 from export.engines.registry import open_engine
-from export.graph import CHROMA, CHROMA_OFFSET, LUMA, LUMA_OFFSET, build_graph
+from export.graph import build_graph
+from export.passes.i420 import CHROMA, CHROMA_OFFSET, LUMA, LUMA_OFFSET
 from export.passes.int8 import Int8Calibrator
 
 DECODED: tuple[tuple[str, SizeName, tuple[int, int]], ...] = (

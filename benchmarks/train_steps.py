@@ -110,12 +110,14 @@ class Recorded(TrainStep):
         self._recorded.clear()
         return super()._make_optimizers()
 
-    def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
-        # A number would be recorded with the step.
-        if not isinstance(group["lr"], Tensor):
-            device = group["params"][0].device
-            group |= {"lr": torch.zeros((), device=device), "capturable": device.type == "cuda"}
-        group["lr"].fill_(learning_rate)
+    def _set_learning_rates(self, progress: float, gain: float) -> None:
+        super()._set_learning_rates(progress, gain)
+        # A number would be recorded with the step; a tensor can change.
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                device = group["params"][0].device
+                kept = group.setdefault("recorded_lr", torch.zeros((), device=device))
+                group |= {"lr": kept.fill_(group["lr"]), "capturable": device.type == "cuda"}
 
     def _update(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
@@ -125,7 +127,8 @@ class Recorded(TrainStep):
         inputs = [batch, target, *([] if mask is None else [mask])]
         if self.quantizer is not None:
             inputs.append(self.quantizer.drawn)
-        key = (len(batch), mask is None, self.quantizer is None, self._stage, self._is_rated)
+        is_rated = self.steps % self.recipe.schedule.rate_every == 0
+        key = (len(batch), mask is None, self.quantizer is None, self._stage, is_rated)
         if key not in self._recorded:
             self._recorded[key] = None
             with _beside(target.device):

@@ -17,6 +17,16 @@ from encoder.common.errors import EngineError, first_line
 from export.passes.camera_grid import multiply_places
 from export.passes.constant_folding import fold_constants
 from export.passes.fp16 import half_precision
+from export.passes.i420 import (
+    CHROMA,
+    CHROMA_OFFSET,
+    LUMA,
+    LUMA_OFFSET,
+    MAX_STEP,
+    UV_PLANES,
+    Y_PLANE,
+    split_colours,
+)
 from export.passes.onnx_utils import add_constant, attributes
 from export.passes.pixel_shuffle import shuffle_last, single_planes, whole_pixels
 from export.passes.pointwise import distribute_heads, sigmoid_colours
@@ -32,12 +42,6 @@ TOLERANCE_STEPS: Mapping[Precision, int] = {"fp32": 1, "bf16": 4, "fp16": 4}
 OUTPUT = "frames"
 """Name of the output of an exported graph."""
 
-# BT.601, limited range, for RGB in 0..1. FFmpeg and browsers assume it for video that declares no
-# colours, such as VP8.
-LUMA = (65.481, 128.553, 24.966)
-CHROMA = ((-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
-LUMA_OFFSET = 16.0
-CHROMA_OFFSET = 128.0
 Rewrite = Callable[[onnx.ModelProto], None]
 REWRITES: tuple[Rewrite, ...] = (
     fold_constants,
@@ -73,6 +77,8 @@ def build_graph(
     """
     model = models.model(segment)
     try:
+        if pixels == "i420" and rewrites and models.header.even_size == _size(model):
+            split_colours(model)
         for rewrite in rewrites:
             rewrite(model)
         return _finished(model, models.header, pixels, precision, polynomials=polynomials)
@@ -98,6 +104,11 @@ def _finished(
     return half_precision(model) if precision == "fp16" else model
 
 
+def _size(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Return the height and width of a network's pictures."""
+    return tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[2:])
+
+
 def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
     """Return a black picture (1, ...) with the shape and colours of the graphs' frames."""
     if pixels == "rgb":
@@ -108,25 +119,6 @@ def black(header: Header, pixels: PixelFormat) -> NDArray[np.uint8]:
     return picture
 
 
-def planes_of(picture: Picture) -> tuple[Picture, Picture, Picture]:
-    """Convert an RGB picture (3, H, W) of even size to Y (H, W), U and V (H / 2, W / 2).
-
-    This is the tail in numpy, for comparisons.
-    """
-    _, height, width = picture.shape
-    halves = picture.reshape(3, height // 2, 2, width // 2, 2).mean((2, 4))
-    sources = (
-        (LUMA, picture, LUMA_OFFSET),
-        (CHROMA[0], halves, CHROMA_OFFSET),
-        (CHROMA[1], halves, CHROMA_OFFSET),
-    )
-    y, u, v = (
-        np.rint(np.tensordot(row, pixels / 255, 1) + offset).astype(np.uint8)
-        for row, pixels, offset in sources
-    )
-    return y, u, v
-
-
 class _Tail:
     """Builder that appends nodes to a graph and makes the last one its output."""
 
@@ -134,7 +126,15 @@ class _Tail:
         self._graph = graph
 
     def i420(self, height: int, width: int) -> None:
-        x = self._picture(height, width)
+        shape = (height * 3 // 2, width)
+        if [output.name for output in self._graph.output] == [Y_PLANE, UV_PLANES]:
+            planes = (
+                self._flat(Y_PLANE, (height, width)),
+                self._flat(UV_PLANES, (height // 2, width)),  # U above V
+            )
+            self._finish(self._limited(self._node("Concat", "planes", planes, axis=1)), shape)
+            return
+        x, is_limited = self._picture(height, width)
         # At half the size, each sample lies between four pixels and is their mean. Engines pool
         # only pictures that are stored pixel by pixel.
         scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
@@ -143,17 +143,18 @@ class _Tail:
         uv = self._convert(
             "chroma", halves, CHROMA, CHROMA_OFFSET, (height // 2, width)
         )  # U above V
-        self._finish(self._node("Concat", "planes", [y, uv], axis=1), (height * 3 // 2, width))
+        planes = self._node("Concat", "planes", [y, uv], axis=1)
+        self._finish(planes if is_limited else self._limited(planes), shape)
 
     def rgb(self, height: int, width: int) -> None:
-        x = self._picture(height, width)
+        x, is_limited = self._picture(height, width)
         scaled = self._node(
             "Mul", "scaled", [x, self._constant("white", np.array(255, np.float32))]
         )
-        self._finish(scaled, (3, height, width))
+        self._finish(scaled if is_limited else self._limited(scaled), (3, height, width))
 
-    def _picture(self, height: int, width: int) -> str:
-        """Return the network's output in 0..1, without its padding."""
+    def _picture(self, height: int, width: int) -> tuple[str, bool]:
+        """Return the network's output without its padding, and whether it is known in 0..1."""
         size = self._graph.output[0].type.tensor_type.shape.dim[2:]
         x = FRAMES
         if [dim.dim_value for dim in size] != [height, width]:
@@ -166,13 +167,22 @@ class _Tail:
                 )
             ]
             x = self._node("Slice", "cropped", [x, *bounds])
-        if _is_colour(FRAMES, {name: node for node in self._graph.node for name in node.output}):
-            return x
+        makers = {name: node for node in self._graph.node for name in node.output}
+        return x, _is_colour(FRAMES, makers)
+
+    def _limited(self, x: str) -> str:
+        """Return values in 8-bit steps, limited to those that 8 bits have."""
         limits = [
             self._constant(name, np.array(value, np.float32))
-            for name, value in (("black", 0), ("one", 1))
+            for name, value in (("lowest", 0), ("highest", MAX_STEP))
         ]
-        return self._node("Clip", "clipped", [x, *limits])
+        return self._node("Clip", "limited", [x, *limits])
+
+    def _flat(self, x: str, plane: tuple[int, int]) -> str:
+        """Return planes (N, C, h, w) one above the other, (N, *plane)."""
+        return self._node(
+            "Reshape", f"{x}_flat", [x, self._constant(f"{x}_shape", np.array([0, *plane]))]
+        )
 
     def _convert(
         self,

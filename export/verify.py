@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.codec.reference_decoder import ReferenceDecoder, to_8_bits
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, check_count, frames_of
 from export.engines.base import Engine
-from export.graph import TOLERANCE_STEPS, planes_of
+from export.graph import TOLERANCE_STEPS
+from export.passes.i420 import planes_of
 
 Picture = NDArray[np.uint8]
 """RGB picture (3, H, W), or I420 picture (H * 3 / 2, W)."""
@@ -61,17 +63,19 @@ class _Tally:
     def add(
         self,
         times: NDArray[np.float64],
-        expected: Sequence[NDArray[np.uint8]],
-        source: Sequence[NDArray[np.uint8]],
+        colours: Sequence[NDArray[np.float32]],
+        expected: Sequence[Picture],
+        source: Sequence[Picture],
     ) -> None:
+        """Take the pictures at `times`: the reference's colours, its pictures, and the source's."""
         decoded = self.engine.frames(times)
-        for picture, planes, reference in zip(
-            decoded, self._played.frames(times), expected, strict=True
+        for picture, planes, reference, values in zip(
+            decoded, self._played.frames(times), expected, colours, strict=True
         ):
             self._largest = max(
                 self._largest, int(np.abs(picture.astype(np.int16) - reference).max())
             )
-            self._largest_i420 = max(self._largest_i420, _largest(planes, reference))
+            self._largest_i420 = max(self._largest_i420, _largest(planes, values))
             self._between.append(psnr_db(picture, reference))
         self._source += (
             [psnr_db(*pair) for pair in zip(decoded, source, strict=True)] if source else []
@@ -112,22 +116,23 @@ def verify(
     quality: list[float] = []
     originals = None if source is None else frames_of(source)
     block = max(engine.batch for engine, _ in engines)
-    decoded = ReferenceDecoder(clip).frames()
+    decoded = ReferenceDecoder(clip).colours()
     for start in range(0, count, block):
         times = np.arange(start, min(start + block, count), dtype=np.float64)
-        expected = _take(decoded, len(times))
+        colours = _take(decoded, len(times))
+        expected = [to_8_bits(values) for values in colours]
         compared = [] if originals is None else _take(originals, len(times))
         quality += (
             [psnr_db(*pair) for pair in zip(expected, compared, strict=True)] if compared else []
         )
         for tally in tallies:
-            tally.add(times, expected, compared)
+            tally.add(times, colours, expected, compared)
         report(start + len(times))
     return [tally.verdict(quality, tolerance) for tally in tallies]
 
 
-def _largest(planes: Picture, reference: Picture) -> int:
-    """Return the largest difference of an I420 picture from an RGB picture.
+def _largest(planes: Picture, reference: NDArray[np.float32]) -> int:
+    """Return the largest difference of an I420 picture from the reference's colours (3, H, W).
 
     It covers the area in which both have whole pixels of colour.
     """
@@ -142,5 +147,5 @@ def _largest(planes: Picture, reference: Picture) -> int:
     )
 
 
-def _take(frames: Iterator[Picture], count: int) -> list[Picture]:
+def _take(frames: Iterator[Any], count: int) -> list[Any]:
     return [next(frames) for _ in range(count)]

@@ -40,12 +40,19 @@ class ReferenceDecoder:
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Yield every coded frame (3, H, W) in order. Raises the same errors as `frame`."""
+        yield from map(to_8_bits, self.colours())
+
+    def colours(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the colours (3, H, W) of every coded frame, before they are limited to 0..1.
+
+        Raises the same errors as `frame`.
+        """
         located = [self._clip.locate(time) for time in range(self._clip.header.frames)]
         batch = max(min(BATCH, BATCH_PIXELS // prod(self._clip.header.even_size)), 1)
         for segment, group in groupby(located, key=itemgetter(0)):
             times = [local for _, local in group]
             for start in range(0, len(times), batch):
-                yield from self._pictures(segment, times[start : start + batch])
+                yield from self._colours(segment, times[start : start + batch])
 
     def at(self, times: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Return the RGB pictures (N, 3, H, W) at times (N,). Raises the same errors as `frame`."""
@@ -62,7 +69,10 @@ class ReferenceDecoder:
         return pictures
 
     def _pictures(self, segment: int, times: Sequence[float]) -> NDArray[np.uint8]:
-        """Return the RGB pictures (N, 3, H, W) of a segment at times in frames since its start."""
+        return to_8_bits(self._colours(segment, times))
+
+    def _colours(self, segment: int, times: Sequence[float]) -> NDArray[np.float32]:
+        """Return the colours (N, 3, H, W) of a segment at times in frames since its start."""
         if segment != self._segment or self._session is None:
             self._session = Session(self._models.model(segment))
             self._segment = segment
@@ -71,4 +81,9 @@ class ReferenceDecoder:
         rgb = self._session.run({TIME: np.array(times, np.float32)})[:, :, :height, :width]
         assert rgb.shape == (len(times), 3, height, width)  # guaranteed by the topology's check
         # An untrusted network may return NaN.
-        return np.rint(np.nan_to_num(rgb).clip(0, 1) * 255).astype(np.uint8)
+        return np.nan_to_num(rgb)
+
+
+def to_8_bits(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round colours to 8 bits, limited to 0..1."""
+    return np.rint(colours.clip(0, 1) * 255).astype(np.uint8)

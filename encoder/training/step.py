@@ -77,7 +77,8 @@ class TrainStep(Stateful):
         self._tensors = dict(network.named_parameters())
         self._learned = [name for name, x in self._tensors.items() if x.requires_grad]
         self._latents = network.names_of(network.latent_parameters())
-        self._frame_latent = _first_name(network)
+        first = network.names_of(network.latent_parameters()[:1])
+        self._frame_latent = next(iter(first), "")
         self._optimizers = self._make_optimizers()
         self._masks: dict[str, Tensor] = {}
         self._frozen = False
@@ -85,13 +86,8 @@ class TrainStep(Stateful):
 
     def state_dict(self) -> FitState:
         """Return a copy of the state, including all parts."""
-        parts = {
-            "network": self.network,
-            "quantizer": self.quantizer,
-            "encoder": self._frame_encoder,
-        }
         return copy.deepcopy(
-            {name: None if part is None else part.state_dict() for name, part in parts.items()}
+            {name: part and part.state_dict() for name, part in self._parts.items()}
             | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
             | {"rate": None if self.rate is None else self.rate.state_dict()}
             | super().state_dict()
@@ -105,12 +101,7 @@ class TrainStep(Stateful):
             self._optimizers = self._make_optimizers()
             if state["quantizer"] is not None:
                 self._start_quantizing()
-        parts = {
-            "network": self.network,
-            "quantizer": self.quantizer,
-            "encoder": self._frame_encoder,
-        }
-        for name, part in parts.items():
+        for name, part in self._parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
         for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
@@ -123,6 +114,14 @@ class TrainStep(Stateful):
             tensors.update({name: x.to(self._tensors[name].device) for name, x in tensors.items()})
         for name in self._learned:
             self._tensors[name].requires_grad = name not in self.unrounded
+
+    @property
+    def _parts(self) -> Mapping[str, nn.Module | None]:
+        return {
+            "network": self.network,
+            "quantizer": self.quantizer,
+            "encoder": self._frame_encoder,
+        }
 
     def step(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
@@ -148,10 +147,7 @@ class TrainStep(Stateful):
     def _update(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
     ) -> Tensor:
-        """Compute the loss, change the weights and return the MSE.
-
-        Only steering to a size waits for the device, and depends on more than the phase.
-        """
+        """Compute the loss and change the weights; `progress` matters to steering alone."""
         tensors = self._with_latents(batch, target)
         output = self._forward(tensors, batch.float(), progress)[
             ..., : target.shape[2], : target.shape[3]
@@ -161,7 +157,8 @@ class TrainStep(Stateful):
         loss = self.recipe.loss(output, target)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if self.quantizer is not None and self.rate is not None and self._is_rated:
+        is_rated = self.steps % self.recipe.schedule.rate_every == 0
+        if self.quantizer is not None and self.rate is not None and is_rated:
             loss = loss + self._weighed_bits(self.quantizer, self.rate, tensors, progress)
         loss.backward()
         for optimizer in self._optimizers:
@@ -169,11 +166,6 @@ class TrainStep(Stateful):
         if self._prune and progress >= self.recipe.schedule.prune_at:
             self._keep_pruned()
         return F.mse_loss(output.detach(), target)
-
-    @property
-    def _is_rated(self) -> bool:
-        """Whether the rate counts in this step, if there is one."""
-        return self.steps % self.recipe.schedule.rate_every == 0
 
     def finish(self, frames: Tensor) -> None:
         """End the fit to uint8 frames (T, 3, H, W): fix the latents, and choose the differences."""
@@ -209,10 +201,7 @@ class TrainStep(Stateful):
         factor = self.recipe.schedule.learning_rate_factor(progress)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                self._set_rate(group, gain * self.recipe.learning_rate * group["gain"] * factor)
-
-    def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
-        group["lr"] = learning_rate
+                group["lr"] = gain * self.recipe.learning_rate * group["gain"] * factor
 
     def _weighed_bits(
         self,
@@ -304,11 +293,6 @@ class TrainStep(Stateful):
             self._tensors[self._frame_latent][batch] = frame_encoder(unit(frames[batch]))
         self.frame_encoder_state = frame_encoder.state_dict()
         self._frame_encoder = None
-
-
-def _first_name(network: VideoNetwork) -> str:
-    """Return the name of a network's first latent, or an empty one."""
-    return next(iter(network.names_of(network.latent_parameters()[:1])), "")
 
 
 def unit(frames: Tensor) -> Tensor:

@@ -346,6 +346,6 @@ def test_what_only_looks_like_colours_stays(one, two):
 def test_colours_are_limited_where_they_may_be_others(preset, clips):
     models = SegmentModels(fit_clip(preset, frames=3, height=20, width=26))
     limited = [
-        node.name for node in build_graph(models, 0).graph.node if node.name == "tail_clipped"
+        node.name for node in build_graph(models, 0).graph.node if node.name == "tail_limited"
     ]
     assert len(limited) == clips

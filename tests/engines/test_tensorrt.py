@@ -204,13 +204,14 @@ def test_engine_is_built_anew_for_another_batch_graph_version_or_gpu(trt, tiny_c
 def test_limits_that_an_engine_is_built_for_are_no_weights():
     graph = build_graph(SegmentModels(fit_clip("rc-hnerv", frames=3, height=20, width=26)), 0)
     first = trt_build.plan_key(graph, max_batch=4)
-    (limit,) = (x for x in graph.graph.initializer if x.name == "tail_one")
-    limit.CopyFrom(onnx.numpy_helper.from_array(np.float32(6), limit.name))
+    (limit,) = (x for x in graph.graph.initializer if x.name == "tail_highest")
+    limit.CopyFrom(onnx.numpy_helper.from_array(np.float32(240), limit.name))
     assert trt_build.plan_key(graph, max_batch=4) != first
 
 
 @pytest.mark.usefixtures("trt")
-def test_sizes_that_a_graph_enlarges_by_are_no_weights(model):
+def test_sizes_that_a_graph_enlarges_by_are_no_weights():
+    model = build_graph(SegmentModels(fit_clip("nerv++", frames=3, height=20, width=26)), 0)
     first = trt_build.plan_key(model, max_batch=4)
     (scales,) = {
         node.input[2]
