@@ -78,13 +78,13 @@ def measure_speed(
     ceilings: Ceilings,
     *,
     report: Callable[[float], None],
-    seconds: float = MEASURE_SECONDS,
+    seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Speed:
     """Measure an engine with full batches that cycle through the clip.
 
-    The graph alone, the copy, and the whole decoding are measured for `seconds` each. `report` gets
-    the share of the measurement that is done.
+    The graph alone, the copy, and the whole decoding are measured for `seconds` each, or for
+    MEASURE_SECONDS. `report` gets the share of the measurement that is done.
     """
     header = engine.clip.header
     numbers = np.arange(engine.batch)
@@ -103,7 +103,7 @@ def measure_speed(
         np.empty((engine.micro_batch, *engine.picture), np.uint8) for _ in range(engine.streams)
     ]
     engine.wait_idle()
-    timed = partial(_timed, clock=clock, limit=seconds)
+    timed = partial(_timed, clock=clock, limit=MEASURE_SECONDS if seconds is None else seconds)
     alone = median(timed(lambda: _run(network, micro_batches), lambda done: report(done / 3)))
     fetches = timed(
         lambda: _fetch(network, micro_batches, arrays),

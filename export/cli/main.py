@@ -1,8 +1,10 @@
 """Turn a clip into ONNX graphs or TensorRT engines, and measure how engines decode it."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
 from encoder.media.reading import Reading
 from export.cli import measure
-from export.engines.names import DEFAULT_BATCH
+from export.engines.names import BUILDERS, DEFAULT_BATCH
 
 if TYPE_CHECKING:
     import onnx
@@ -39,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     to_trt = commands.add(
         "trt",
         _trt,
-        summary="build the clip's TensorRT engines (needs TensorRT and an NVIDIA GPU)",
-        example="python -m export trt bunny.nerv -o bunny.engine --max-batch 32",
+        summary="build the clip's TensorRT engines, without a GPU by TensorRT for RTX",
+        example="python -m export trt bunny.nerv -o bunny.engine --for sm89 sm120",
     )
     for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
         command.set_defaults(default_precision=precision, symmetric=command is to_trt)
@@ -84,6 +86,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"most frames of a call (default: {DEFAULT_BATCH})",
     )
+    to_trt.add_argument(
+        "--builder",
+        choices=BUILDERS,
+        default=BUILDERS[0],
+        help="TensorRT (needs a GPU), or TensorRT for RTX "
+        "(default: auto, TensorRT where it and a GPU are)",
+    )
+    to_trt.add_argument(
+        "--for",
+        dest="targets",
+        nargs="+",
+        default=(),
+        metavar="GPU",
+        help="compute capabilities like sm80 sm89, for TensorRT for RTX "
+        "(default: all that it takes)",
+    )
     measure.add(commands)
     return commands.main(argv)
 
@@ -91,9 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _onnx(args: argparse.Namespace) -> None:
     import onnx
 
-    def checked(model: "onnx.ModelProto") -> bytes:
+    def checked(model: "onnx.ModelProto") -> tuple[bytes, None]:
         onnx.checker.check_model(model, full_check=True)
-        return model.SerializeToString()
+        return model.SerializeToString(), None
 
     _export(args, ".onnx", checked)
 
@@ -146,20 +164,36 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
 
 def _trt(args: argparse.Namespace) -> None:
     from export.engines.base import check_batch
-    from export.engines.trt_build import build_plan, import_tensorrt, timing_cache_path
+    from export.engines.trt_build import build_rtx, build_tensorrt, pick_builder
+    from export.engines.trt_cache import timing_cache_path
 
     check_batch(args.max_batch)
-    import_tensorrt()
-    _export(
-        args,
-        ".engine",
-        lambda m: build_plan(m, max_batch=args.max_batch, timing_cache=timing_cache_path()),
-    )
+    builder = pick_builder(args.builder)
+    if args.targets and builder == "tensorrt":
+        raise SettingsError("--for is for TensorRT for RTX: name it with --builder rtx")
+    targets: Sequence[str] = args.targets
+
+    def build(model: "onnx.ModelProto") -> tuple[bytes, dict[str, object]]:
+        nonlocal targets
+        if builder == "tensorrt":
+            plan = build_tensorrt(model, max_batch=args.max_batch, timing_cache=timing_cache_path())
+        else:
+            plan = build_rtx(model, max_batch=args.max_batch, targets=targets)
+            targets = plan.targets  # those that the first segment found will do for all
+        about = asdict(plan) | {"max_batch": args.max_batch, "pixels": args.pixels}
+        about["precision"] = "int8" if args.int8 else args.precision or args.default_precision
+        del about["data"]
+        return plan.data, about
+
+    _export(args, ".engine", build)
 
 
 def _export(
-    args: argparse.Namespace, suffix: str, convert: "Callable[[onnx.ModelProto], bytes]"
+    args: argparse.Namespace,
+    suffix: str,
+    convert: "Callable[[onnx.ModelProto], tuple[bytes, dict[str, object] | None]]",
 ) -> None:
+    """Write a file for each segment, and beside it what `convert` says about it, as JSON."""
     from encoder.codec.clip import Clip, SegmentModels
 
     source = args.clip or newest_clip()
@@ -173,11 +207,20 @@ def _export(
         ]
     for name in names:
         writable(name, source, args.int8)
+        if suffix == ".engine":
+            writable(_about(name), source, args.int8)
     build = _integers(args, clip, models) if args.int8 else _floats(args, models)
     with progress(f"exporting {source.name}", total=len(names)) as update:
         for index, name in enumerate(names):
+            data, about = convert(build(index))
             with replacing(name) as part:
-                part.write_bytes(convert(build(index)))
+                part.write_bytes(data)
+            if about is not None:
+                segment = clip.segments[index]
+                place = {"first_frame": segment.start, "frames": segment.frames}
+                with replacing(_about(name)) as part:
+                    text = json.dumps({"clip": source.name} | place | about, indent=1)
+                    part.write_text(text + "\n")
             update(index + 1)
     logger.info(
         "%s: %d bytes%s",
@@ -185,3 +228,8 @@ def _export(
         names[0].stat().st_size,
         f" and {len(names) - 1} more" * (len(names) > 1),
     )
+
+
+def _about(engine: Path) -> Path:
+    """Return the file that tells what an engine takes and gives."""
+    return engine.with_name(f"{engine.name}.json")

@@ -2,6 +2,8 @@
 
 ENGINE_NAMES = ("tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime-cpu")
 """Names of the engines, in the order in which they are tried."""
+BUILDERS = ("auto", "tensorrt", "rtx")
+"""Names of the builders of TensorRT engines."""
 DEFAULT_BATCH = 8
 """Default number of frames that are decoded at once."""
 MAX_BATCH = 256

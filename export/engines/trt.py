@@ -14,7 +14,8 @@ from encoder.codec.graph_names import TIME
 from encoder.common.errors import EngineError
 from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.engines.cuda import Cuda, Graph
-from export.engines.trt_build import WAY_OUT, cached_plan, import_tensorrt, new_plan, plan_key
+from export.engines.trt_build import WAY_OUT, import_tensorrt
+from export.engines.trt_cache import cached_plan, new_plan, plan_key
 from export.graph import OUTPUT, PixelFormat, Precision
 
 STREAMS = 2

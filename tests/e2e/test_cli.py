@@ -78,7 +78,7 @@ def test_help(command, tmp_path):
     [
         pytest.param(name, marks=[pytest.mark.soak] if name in LONG else [])
         for name in COMMANDS
-        if " " in name and name.split()[1] not in ("trt", "serve", "publish")
+        if " " in name and name.split()[1] not in ("serve", "publish")
     ],
 )
 def test_example_of_the_help_works(command, tmp_path, write_video):
@@ -212,7 +212,13 @@ def test_help_names_the_engines(tmp_path):
         ("encoder evaluate tiny.nerv nope.mp4", "no such file or folder: nope.mp4"),
         ("encoder", "the following arguments are required: COMMAND"),
         ("export onnx nope.nerv", "cannot read nope.nerv"),
-        ("export trt tiny.nerv", "TensorRT lacks its packages"),
+        ("export trt tiny.nerv --builder tensorrt", "TensorRT lacks its packages"),
+        ("export trt tiny.nerv --builder x", "invalid choice: 'x'"),
+        (
+            "export trt tiny.nerv --for sm7",
+            "unknown GPU 'sm7', known are: sm75, sm80, sm86, sm89, sm120, sm121",
+        ),
+        ("export trt tiny.nerv --for sm75", "builds no engine for sm75: Cannot compile operation"),
         ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
         (
             "player decode tiny.nerv out.avi",

@@ -99,10 +99,14 @@ class FakeTensorRt:
         self.cuda, self.built, self.loaded, self.refitted, self.set = cuda, [], 0, 0, []
         self.parses = self.builds = self.refits = True
         self.Logger = type("Logger", (), {"WARNING": 2, "__init__": lambda log, severity: None})
+        severity = types.SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+        self.ILogger = type("ILogger", (), {"Severity": severity})
 
     def Builder(self, log):
         return types.SimpleNamespace(
-            create_network=lambda flags: types.SimpleNamespace(flags=flags),
+            create_network=lambda flags: types.SimpleNamespace(
+                flags=flags, num_inputs=0, num_outputs=0, get_input=None, get_output=None
+            ),
             create_builder_config=lambda: _Config(self),
             create_optimization_profile=lambda: types.SimpleNamespace(
                 set_shape=lambda *shape: self.set.append(shape)

@@ -1,0 +1,61 @@
+"""TensorRT engines and timings of kernels that are kept from one start to the next."""
+
+import hashlib
+from pathlib import Path
+
+import onnx
+
+from encoder.common.cache import cache_folder, evict, keep, kept
+from export.engines.trt_build import build_tensorrt, import_tensorrt
+from export.hardware import gpu_names
+
+WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+"""Types of the constants that a refit replaces."""
+FIXED = ("Clip", "Pad", "Resize")
+"""Operators whose inputs after the first are fixed in the engine: a refit cannot replace them."""
+MAX_PLANS = 32
+"""Maximum number of engines that are kept."""
+
+
+def timing_cache_path() -> Path:
+    """Return the path of the cache of kernel timings, with which the next build takes seconds."""
+    return cache_folder() / "tensorrt-timing.cache"
+
+
+def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -> bytes:
+    """Return the engine of a graph, which is built at most once on this machine.
+
+    Graphs that differ only in their weights share an engine. `anew` rebuilds it. Raises
+    EngineError.
+    """
+    path = cache_folder() / "tensorrt" / f"{plan_key(model, max_batch=max_batch)}.engine"
+    if not anew and (plan := kept(path)) is not None:
+        return plan
+    plan = new_plan(model, max_batch=max_batch)
+    keep(path, plan)
+    evict(path.parent, "*.engine", MAX_PLANS)
+    return plan
+
+
+def new_plan(model: onnx.ModelProto, *, max_batch: int) -> bytes:
+    """Return a newly built engine of a graph, with cached kernel timings; raises EngineError."""
+    return build_tensorrt(model, max_batch=max_batch, timing_cache=timing_cache_path()).data
+
+
+def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
+    """Return a hash of everything that distinguishes engines.
+
+    It covers the graph without its weights, the GPU, the version of TensorRT, and the batch.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    sizes = {name for node in bare.graph.node if node.op_type in FIXED for name in node.input[1:]}
+    for constant in bare.graph.initializer:
+        if constant.data_type in WEIGHTS and constant.name not in sizes:
+            constant.ClearField("raw_data")
+            constant.ClearField("float_data")
+    gpu = next(iter(gpu_names()), "")
+    what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(
+        deterministic=True
+    )
+    return hashlib.sha256(what).hexdigest()[:32]
