@@ -65,7 +65,7 @@ def speed(video: Video, _: int) -> Iterator[Point]:
         is_small = len(data) < SMALL_BYTES
         wanted = Compression(file_bytes=round(MARGIN * len(data)) if is_small else None)
         for speedup in speedups:
-            topology_of.cache_clear()  # each fit traces its network, as a new process would
+            topology_of.cache_clear()  # each fit reads its topology, as a new process would
             began = time.perf_counter()
             encoder = make_encoder(video, FAST, wanted)
             ours = run_fit(encoder, Budget(seconds=seconds / speedup))

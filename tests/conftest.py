@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from av.video.frame import PictureType
-from helpers import SAMPLE, Pixels, fit_clip, shared_topology
+from helpers import SAMPLE, Pixels, fit_clip
 
 from encoder.codec.clip import Clip
-from encoder.jobs import segment_encoder
 from encoder.presets import PRESETS
 
 USUAL_PRESETS = ("fast", "nerv++", "hnerv")
@@ -30,7 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
     What is measured once per machine is measured once per run, and not left behind.
     """
-    segment_encoder.topology_of = shared_topology
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start

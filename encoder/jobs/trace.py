@@ -3,7 +3,11 @@
 import logging
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
 
 import onnx
 import torch
@@ -12,12 +16,20 @@ from torch.func import functional_call
 
 from encoder.codec.graph_names import FRAMES, TIME
 from encoder.codec.topology import Topology
+from encoder.common.cache import cache_folder, evict, keep, kept
+from encoder.common.errors import BitstreamError
 from encoder.config import SizeName
 from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
+from encoder.presets import PRESETS
 
 OPSET = 20
 """First ONNX opset with Gelu as one operator."""
 IR_VERSION = 10
+MAX_KEPT = 64
+"""Largest number of topologies that are kept."""
+
+Network = Callable[[VideoShape, SizeName], nn.Module]
+"""Factory of a segment's network."""
 
 
 def trace(network: nn.Module) -> Topology:
@@ -50,12 +62,42 @@ def trace(network: nn.Module) -> Topology:
 
 
 @lru_cache(maxsize=8)
-def topology_of(
-    make: Callable[[VideoShape, SizeName], nn.Module], shape: VideoShape, size: SizeName
-) -> Topology:
-    """Return the topology of a preset's network, cached because comparisons reuse it."""
+def topology_of(make: Network, shape: VideoShape, size: SizeName) -> Topology:
+    """Return the topology of a network.
+
+    Tracing takes seconds, so the topologies of presets are kept on this machine.
+    """
+    path = _kept_path(make, shape, size)
+    if path is not None and (packed := kept(path)) is not None:
+        with suppress(BitstreamError):  # a damaged file: it is made anew
+            return Topology.parse(packed)
     network = make(shape, size)
-    return trace(network if isinstance(network, VideoNetwork) else PlainNetwork(network))
+    topology = trace(network if isinstance(network, VideoNetwork) else PlainNetwork(network))
+    if path is not None:
+        keep(path, topology.packed)
+        evict(path.parent, "*", MAX_KEPT)
+    return topology
+
+
+def _kept_path(make: Network, shape: VideoShape, size: SizeName) -> Path | None:
+    """Return the file of a kept topology; None for a network that is not a preset's.
+
+    Its name depends on all code that decides on the topology.
+    """
+    name = next((name for name, preset in PRESETS.items() if preset.network is make), None)
+    if name is None:
+        return None
+    versions = [torch.__version__, *(version(package) for package in ("onnx", "onnxscript"))]
+    key = sha256(f"{name} {size} {shape} {versions} {_code()}".encode()).hexdigest()
+    return cache_folder() / "topologies" / key
+
+
+@cache
+def _code() -> str:
+    """Return a hash of the modules of networks, of presets, and of this one."""
+    package = Path(__file__).parents[1]
+    paths = [*(package / "models").glob("*.py"), package / "presets.py", Path(__file__)]
+    return sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 
 class _Stateless(nn.Module):

@@ -29,6 +29,14 @@ TOLERANCE = 0.05
 
 INPUTS = 2
 """Inputs of a convolution without a bias."""
+PLAIN: Mapping[str, object] = {
+    "auto_pad": b"NOTSET",
+    "dilations": [1, 1],
+    "group": 1,
+    "pads": [0, 0, 0, 0],
+    "strides": [1, 1],
+}
+"""Attributes of a convolution that maps each pixel by itself."""
 
 Picture = NDArray[np.uint8]
 Scale = float | NDArray[np.float64]
@@ -136,6 +144,9 @@ def _matrix(node: onnx.NodeProto, graph: onnx.GraphProto) -> NDArray[np.float64]
     """Return the weights (3, 2) of a 1x1 convolution without a bias; None for another node."""
     constants = {x.name: x for x in graph.initializer}
     if node.op_type != "Conv" or len(node.input) != INPUTS or node.input[1] not in constants:
+        return None
+    found = attributes(node)
+    if any(found.get(name, value) != value for name, value in PLAIN.items()):
         return None
     weights = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
     return weights[:, :, 0, 0] if weights.shape == (RGB, 2, 1, 1) else None

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import COMMAND, COMMANDS, SAMPLE, moving_square, run
+from helpers import COMMANDS, SAMPLE, moving_square, run
 from published import checkpoint
 
 from encoder.codec.clip import Clip
@@ -27,9 +27,9 @@ from export.engines.registry import ENGINES
 ROOT = Path(__file__).parents[2]
 
 
-def run_process(command, cwd, how=("-m",)):
+def run_process(command, cwd):
     return subprocess.run(
-        [sys.executable, *how, *shlex.split(command)],
+        [sys.executable, "-m", *shlex.split(command)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -97,11 +97,7 @@ def test_example_of_the_help_works(command, tmp_path, write_video):
     example = example.replace("--budget 120", "--budget 2").replace(
         "--budget 60 --rates 3", "--epochs 1 --rates 1"
     )
-    done = run_process(
-        example,
-        tmp_path,
-        [COMMAND] if command in ("encoder compare", "encoder compress") else ["-m"],
-    )
+    done = run_process(example, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -677,7 +673,7 @@ def test_players_in_the_documents_get_as_far_as_their_clips(file, tmp_path, monk
 )
 def test_interrupted_fit_leaves_nothing(write_video, number):
     path = write_video(moving_square(6, 36, 64))
-    command = [sys.executable, COMMAND, "encoder", "fit", path, "--budget", "100"]
+    command = [sys.executable, "-m", "encoder", "fit", path, "--budget", "100"]
     with subprocess.Popen(command, cwd=path.parent, stderr=subprocess.PIPE, text=True) as fit:
         # A slow machine writes lines of progress before.
         assert any("fitting 6 frames of 64x36" in line for line in fit.stderr)

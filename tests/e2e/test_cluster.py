@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import COMMAND, moving_square, run
+from helpers import moving_square, run
 
 from encoder.cli.main import main
 
@@ -20,7 +20,7 @@ print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
 FIT = [
-    COMMAND,
+    "-m",
     "encoder",
     "fit",
     "video.mp4",

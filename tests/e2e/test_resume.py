@@ -20,7 +20,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from helpers import COMMAND, make_encoder, moving_square, run, write_images
+from helpers import make_encoder, moving_square, run, write_images
 
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
@@ -47,7 +47,7 @@ from encoder.presets import PRESETS
 from encoder.segmentation.plan import make_plan
 
 FRAMES = moving_square(24, 32, 48)
-FIT = [sys.executable, COMMAND, "encoder", "fit", "--size", "XS", "--threads", "1"]
+FIT = [sys.executable, "-m", "encoder", "fit", "--size", "XS", "--threads", "1"]
 SEGMENTS = ["--segment-frames", "4", "--key-interval", "2"]
 
 

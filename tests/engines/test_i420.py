@@ -18,12 +18,14 @@ from export.passes.i420 import CHROMA, LUMA, UV_PLANES, Y_PLANE, planes_of, spli
 DIFFERENCES = np.array([[0.0, 1.402], [-0.344136, -0.714136], [1.772, 0.0]], np.float32)
 
 
-def network(height, width, weights=DIFFERENCES, mode="align_corners", bias=None):
+def network(height, width, weights=DIFFERENCES, mode="align_corners", bias=None, **attributes):
     """Return a graph that makes RGB of a luma and a chroma of half the size, which are its constants times `t`."""
     random = np.random.default_rng(0)
+    step = attributes.get("strides", [1, 1])[0]
+    rows, columns = height // 2 * step, width // 2 * step
     constants = {
         "y": random.random((1, 1, height, width), np.float32) * 2 - 0.5,
-        "c": random.random((1, 2, height // 2, width // 2), np.float32) - 0.5,
+        "c": random.random((1, 2, rows, columns), np.float32) - 0.5,
         "shape": np.array([-1, 1, 1, 1]),
         "weights": weights[..., None, None],
         "scales": np.array([1, 1, 2, 2], np.float32),
@@ -35,7 +37,7 @@ def network(height, width, weights=DIFFERENCES, mode="align_corners", bias=None)
         helper.make_node("Reshape", ["t", "shape"], ["column"]),
         helper.make_node("Mul", ["column", "y"], ["luminance"]),
         helper.make_node("Mul", ["column", "c"], ["chroma"]),
-        helper.make_node("Conv", conv, ["differences"]),
+        helper.make_node("Conv", conv, ["differences"], **attributes),
         helper.make_node(
             "Resize",
             ["differences", "", "scales"],
@@ -84,6 +86,7 @@ def test_planes_are_those_of_the_colours(height, width):
         {"weights": DIFFERENCES + np.float32(0.01)},
         {"mode": "half_pixel"},
         {"bias": [0.1, 0, 0]},
+        {"strides": [2, 2]},
     ],
 )
 def test_other_networks_stay_as_they_are(options):

@@ -7,7 +7,6 @@ import shlex
 import signal
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from encoder.codec.clip import Clip
-from encoder.codec.topology import Topology
-from encoder.common.cache import cache_folder, keep
 from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.segment_encoder import SegmentEncoder
-from encoder.jobs.trace import trace
 from encoder.media.video import Frames, Video
 from encoder.models.base import VideoShape
 from encoder.presets import PRESETS
@@ -32,8 +28,6 @@ from encoder.segmentation.plan import make_plan
 
 Pixels = NDArray[np.uint8]
 Network = Callable[[VideoShape, SizeName], torch.nn.Module]
-COMMAND = Path(__file__).with_name("command.py")
-"""What runs a command in a process of its own without tracing networks again: `python COMMAND encoder fit`."""
 COMMANDS = [
     "encoder",
     "encoder fit",
@@ -110,17 +104,6 @@ def fit_clip(
     for _ in encoder.run(Budget(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
-
-
-def shared_topology(make: Network, shape: VideoShape, size: SizeName) -> Topology:
-    """Return what `encoder.encode` traces, which takes seconds, but once for all processes that run tests."""
-    names = [name for name, preset in PRESETS.items() if preset.network is make]
-    if not names:
-        return trace(make(shape, size))
-    path = cache_folder() / "topologies" / sha256(f"{names[0]} {shape} {size}".encode()).hexdigest()
-    if not path.exists():
-        keep(path, trace(make(shape, size)).packed)
-    return Topology.parse(path.read_bytes())
 
 
 def run(command: str, folder: Path) -> SimpleNamespace:
