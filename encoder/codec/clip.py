@@ -1,6 +1,7 @@
 """A clip: header, topology and segments.
 
-`Clip.parse` reads a clip from bytes, and `bytes(clip)` gives the same bytes back.
+`Clip.parse` reads a clip from bytes, and `bytes(clip)` gives the same bytes back. Chunks of unknown
+kinds are left out.
 """
 
 from bisect import bisect_right

@@ -181,6 +181,7 @@ def test_what_is_hdr_and_says_no_more_is_bt2020(tmp_path, curve, transfer):
     path = write(tmp_path / "video.mkv", [frame] * 3, "libx265", color_range=1, color_trc=transfer)
     assert error(path) <= 4
     assert Source(path).assumption == " (BT.2020 assumed)"
+    assert Source(path, reading=Reading(matrix="bt2020")).assumption == ""
 
 
 @pytest.mark.parametrize("name", ["raw.hevc", "joined.ts", "sdr_first.ts"])
