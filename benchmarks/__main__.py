@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -242,6 +243,8 @@ def _ablations(args: argparse.Namespace) -> None:
 
 
 def _gpu(args: argparse.Namespace) -> None:
+    if not 0 < args.minutes < inf:
+        raise SettingsError(f"minutes must be over 0, got {args.minutes:g}")
     from benchmarks import gpu_decode, gpu_fit
     from benchmarks.gpu_jobs import Deadline, run_jobs
     from benchmarks.gpu_report import write_gpu_report

@@ -51,6 +51,12 @@ def run_jobs(jobs: Iterable[Job], deadline: Deadline, path: Path) -> Iterator[Po
     """
     about = environment()
     points: list[Point] = []
+
+    def write() -> None:
+        with replacing(path) as part:
+            part.write_text(json.dumps(about | {"points": points}, indent=1) + "\n")
+
+    write()
     for job in jobs:
         began = deadline.clock()
         if deadline.left < job.seconds:
@@ -58,8 +64,7 @@ def run_jobs(jobs: Iterable[Job], deadline: Deadline, path: Path) -> Iterator[Po
             continue
         for point in _points(job):
             points.append({"job": job.name} | point)
-            with replacing(path) as part:
-                part.write_text(json.dumps(about | {"points": points}, indent=1) + "\n")
+            write()
             yield points[-1]
             if deadline.left < 0:
                 logger.info("stopped, since the time is up: %s", job.name)

@@ -89,6 +89,7 @@ def _plot(points: Sequence[Point], path: Path) -> None:
     """Draw a bar for each speed: steps a second, or decoded frames a second."""
     speeds = [point for point in points if _speed(point) is not None]
     if not speeds:
+        path.unlink(missing_ok=True)
         return
     names = [_label(point) for point in speeds]
     figure = Figure(figsize=(9, 1 + 0.22 * len(names)), layout="constrained")

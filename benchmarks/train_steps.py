@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from encoder.common.errors import SettingsError
 from encoder.models.base import VideoNetwork
 from encoder.training.losses import squared
 from encoder.training.step import TrainStep
@@ -107,6 +108,8 @@ class Recorded(TrainStep):
         self._recorded.clear()
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        if self.recipe.optimizer == "adan":
+            raise SettingsError("steps of Adan cannot be recorded: it counts them itself")
         self._recorded.clear()
         return super()._make_optimizers()
 
@@ -124,12 +127,14 @@ class Recorded(TrainStep):
     ) -> Tensor:
         if self.rate is not None and self.rate.target_bits is not None:
             return super()._update(batch, target, mask, progress)  # steering depends on progress
-        inputs = [batch, target, *([] if mask is None else [mask])]
-        if self.quantizer is not None:
-            inputs.append(self.quantizer.drawn)
+        drawn = None if self.quantizer is None else self.quantizer.drawn
+        inputs = [x for x in (batch, target, mask, drawn) if x is not None]
         is_rated = self.steps % self.recipe.schedule.rate_every == 0
-        key = (len(batch), mask is None, self.quantizer is None, self._stage, is_rated)
+        phase = (mask is None, self.quantizer is None, drawn is None, self._stage)
+        key = (phase, len(batch), is_rated)
         if key not in self._recorded:
+            # The memory of phases that are over is free again.
+            self._recorded = {old: kept for old, kept in self._recorded.items() if old[0] == phase}
             self._recorded[key] = None
             with _beside(target.device):
                 return super()._update(batch, target, mask, progress)
@@ -144,7 +149,7 @@ class Recorded(TrainStep):
 
     def _record(self, inputs: Sequence[Tensor], progress: float, *, has_mask: bool) -> "_Record":
         kept = [x.clone() for x in inputs]
-        if self.quantizer is not None:
+        if self.quantizer is not None and self.quantizer.drawn is not None:
             self.quantizer.drawn = kept[-1]
         mask = kept[2] if has_mask else None
         update = super()._update

@@ -182,6 +182,11 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+OWN_NETWORKS: Mapping[Callable[[VideoShape, SizeName], nn.Module], str] = {
+    preset.network: name for name, preset in PRESETS.items()
+}
+"""Names of the networks of this package; users may add presets of their own."""
+
 
 def find_preset(name: str) -> Preset:
     """Return the preset with a name; raises SettingsError, which lists the known ones."""

@@ -20,6 +20,7 @@ from export.passes.fp16 import half_precision
 from export.passes.i420 import (
     CHROMA,
     CHROMA_OFFSET,
+    FARTHEST,
     LUMA,
     LUMA_OFFSET,
     MAX_STEP,
@@ -135,6 +136,8 @@ class _Tail:
             self._finish(self._limited(self._node("Concat", "planes", planes, axis=1)), shape)
             return
         x, is_limited = self._picture(height, width)
+        if not is_limited:
+            x = self._clip("colours", x, -FARTHEST, FARTHEST)
         # At half the size, each sample lies between four pixels and is their mean. Engines pool
         # only pictures that are stored pixel by pixel.
         scales = self._constant("half", np.array([1, 1, 0.5, 0.5], np.float32))
@@ -172,11 +175,14 @@ class _Tail:
 
     def _limited(self, x: str) -> str:
         """Return values in 8-bit steps, limited to those that 8 bits have."""
+        return self._clip("limited", x, 0, MAX_STEP)
+
+    def _clip(self, name: str, x: str, lowest: float, highest: float) -> str:
         limits = [
-            self._constant(name, np.array(value, np.float32))
-            for name, value in (("lowest", 0), ("highest", MAX_STEP))
+            self._constant(f"{name}_{end}", np.array(value, np.float32))
+            for end, value in (("lowest", lowest), ("highest", highest))
         ]
-        return self._node("Clip", "limited", [x, *limits])
+        return self._node("Clip", name, [x, *limits])
 
     def _flat(self, x: str, plane: tuple[int, int]) -> str:
         """Return planes (N, C, h, w) one above the other, (N, *plane)."""

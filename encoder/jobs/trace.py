@@ -20,11 +20,13 @@ from encoder.common.cache import cache_folder, evict, keep, kept
 from encoder.common.errors import BitstreamError
 from encoder.config import SizeName
 from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
-from encoder.presets import PRESETS
+from encoder.presets import OWN_NETWORKS
 
 OPSET = 20
 """First ONNX opset with Gelu as one operator."""
 IR_VERSION = 10
+CODEC = ("dictionary.bin", "graph_limits.py", "graph_names.py", "topology.py")
+"""Files that decide on the packed form of a topology."""
 MAX_KEPT = 64
 """Largest number of topologies that are kept."""
 
@@ -80,23 +82,24 @@ def topology_of(make: Network, shape: VideoShape, size: SizeName) -> Topology:
 
 
 def _kept_path(make: Network, shape: VideoShape, size: SizeName) -> Path | None:
-    """Return the file of a kept topology; None for a network that is not a preset's.
+    """Return the file of a kept topology; None for a network that is not of this package.
 
     Its name depends on all code that decides on the topology.
     """
-    name = next((name for name, preset in PRESETS.items() if preset.network is make), None)
+    name = OWN_NETWORKS.get(make)
     if name is None:
         return None
-    versions = [torch.__version__, *(version(package) for package in ("onnx", "onnxscript"))]
+    versions = [torch.__version__, *map(version, ("onnx", "onnx-ir", "onnxscript"))]
     key = sha256(f"{name} {size} {shape} {versions} {_code()}".encode()).hexdigest()
     return cache_folder() / "topologies" / key
 
 
 @cache
 def _code() -> str:
-    """Return a hash of the modules of networks, of presets, and of this one."""
+    """Return a hash of the modules that make, trace and pack networks."""
     package = Path(__file__).parents[1]
-    paths = [*(package / "models").glob("*.py"), package / "presets.py", Path(__file__)]
+    codec = [package / "codec" / name for name in CODEC]
+    paths = [*(package / "models").glob("*.py"), *codec, package / "presets.py", Path(__file__)]
     return sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 

@@ -94,7 +94,7 @@ def colours(frame: VideoFrame, matrix: Matrix | None = None, *, is_still: bool =
     is_high = frame.color_trc in hdr.HIGH_RANGE
     if is_high and primaries == ColorPrimaries.UNSPECIFIED:
         primaries = int(ColorPrimaries.BT2020)
-        assumed = matrix is None  # whoever names a matrix knows that the file does not
+        assumed = matrix != "bt2020"  # who names this matrix names its primaries as well
     if frame.format.is_rgb or frame.format.has_palette or _is_grey(frame):
         code = RGB
     elif matrix is not None:

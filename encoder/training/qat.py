@@ -77,8 +77,8 @@ class QatQuantizer(nn.Module):
         )
         self.register_buffer("noise", noise, persistent=False)
         self._size = size
-        self.drawn = noise[:size]
-        """Noise of the next call of `noisy`, for all tensors one after the other."""
+        self.drawn: Tensor | None = None
+        """Noise that `draw_noise` drew last, for all tensors one after the other."""
 
     def get_extra_state(self) -> list[str] | None:
         """Return the names of the tensors that are coded as differences, for `state_dict`."""
@@ -122,7 +122,8 @@ class QatQuantizer(nn.Module):
     def noisy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with uniform noise of one step in place of rounding."""
         steps = self.steps()
-        noise = self.drawn.split([tensors[name].numel() for name in steps])
+        drawn = self.noise[: self._size] if self.drawn is None else self.drawn
+        noise = drawn.split([tensors[name].numel() for name in steps])
         return dict(tensors) | {
             name: torch.addcmul(tensors[name], step, part.view(tensors[name].shape))
             for (name, step), part in zip(steps.items(), noise, strict=True)

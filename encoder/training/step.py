@@ -147,7 +147,7 @@ class TrainStep(Stateful):
     def _update(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
     ) -> Tensor:
-        """Compute the loss and change the weights; `progress` matters to steering alone."""
+        """Compute the loss and change the weights. Within a phase, `progress` steers alone."""
         tensors = self._with_latents(batch, target)
         output = self._forward(tensors, batch.float(), progress)[
             ..., : target.shape[2], : target.shape[3]

@@ -142,22 +142,23 @@ def _integers(args: argparse.Namespace, clip: "Clip", models: "SegmentModels") -
         with TemporaryDirectory() as folder:
             rgb = build_graph(models, index, pixels="rgb")
             quantiser = Int8Calibrator(rgb, frames, Path(folder), symmetric=args.symmetric)
+            graph = build_graph(models, index, pixels=args.pixels)
+            exported = {name for node in graph.graph.node for name in node.output}
             found = quantiser.choose()
+            chosen = [name for name in found.convolutions if name in exported]
             logger.info(
                 "frames from %d: integers in %d of %d convolutions, "
                 "%.0f %% of their arithmetic, lose %.3f dB; in all, %.3f dB",
                 *(
                     segment.start,
-                    len(found.convolutions),
+                    len(chosen),
                     found.of,
                     100 * found.share,
                     found.loss_db,
                     found.loss_of_all_db,
                 ),
             )
-            return quantiser.apply(
-                build_graph(models, index, pixels=args.pixels), found.convolutions
-            )
+            return quantiser.apply(graph, chosen)
 
     return build
 
@@ -213,6 +214,7 @@ def _export(
     with progress(f"exporting {source.name}", total=len(names)) as update:
         for index, name in enumerate(names):
             data, about = convert(build(index))
+            _about(name).unlink(missing_ok=True)  # it would describe another engine
             with replacing(name) as part:
                 part.write_bytes(data)
             if about is not None:

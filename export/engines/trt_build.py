@@ -104,7 +104,7 @@ def build_tensorrt(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path
         config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=True)
 
     library = _Library(trt, "TensorRT", f"; {WAY_OUT}")
-    plan, config = library.build(model, max_batch, (), settle)
+    plan, config = library.build(model, max_batch, gpu_names()[:1], settle)
     keep(timing_cache, bytes(memoryview(config.get_timing_cache().serialize())))
     return plan
 
@@ -119,7 +119,7 @@ def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] 
     if unknown := [name for name in targets if name not in known]:
         raise SettingsError(f"unknown GPU {unknown[0]!r}, known are: {', '.join(known)}")
 
-    library = _Library(rtx, "TensorRT for RTX", "; leave it out of --for" if targets else "")
+    library = _Library(rtx, "TensorRT for RTX", "")
 
     def build(names: Sequence[str]) -> Plan:
         def settle(config: Any) -> None:
@@ -130,12 +130,12 @@ def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] 
         return library.build(model, max_batch, names, settle)[0]
 
     if targets:
-        return build(targets)
+        return build(list(dict.fromkeys(targets)))
     taken: list[str] = []
     for name in known:
         try:
             build([name])
-        except EngineError as error:
+        except _GpuError as error:
             logger.info("left out: %s", error)
         else:
             taken.append(name)
@@ -172,6 +172,10 @@ def pick_builder(name: str) -> Literal["tensorrt", "rtx"]:
     return "tensorrt"
 
 
+class _GpuError(EngineError):
+    """A graph cannot be built for a kind of GPU."""
+
+
 @dataclass(frozen=True)
 class _Library:
     """A library that builds engines."""
@@ -199,8 +203,8 @@ class _Library:
         if not parser.parse(model.SerializeToString()):
             problem = parser.get_error(0)
             raise EngineError(
-                f"{name} cannot take operator {problem.node_operator()}: {problem.desc()}; "
-                f"{WAY_OUT}"
+                f"{name} cannot take operator {problem.node_operator()}: {problem.desc()}"
+                f"{self.way_out}"
             )
         config = builder.create_builder_config()
         # A camera's places, the products of matrices in fp32, need more than TF32's 10 bits.
@@ -213,7 +217,7 @@ class _Library:
         if plan is None:
             where = f" for {', '.join(targets)}" if targets else ""
             reason = _reason(log.problem)
-            raise EngineError(f"{name} builds no engine{where}: {reason}{self.way_out}")
+            raise _GpuError(f"{name} builds no engine{where}: {reason}{self.way_out}")
         return Plan(
             data=bytes(memoryview(plan)),
             builder=self.title,

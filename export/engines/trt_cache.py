@@ -13,6 +13,8 @@ WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 """Types of the constants that a refit replaces."""
 FIXED = ("Clip", "Pad", "Resize")
 """Operators whose inputs after the first are fixed in the engine: a refit cannot replace them."""
+BUILD = 2
+"""Number of the way in which engines are built; another one makes kept engines useless."""
 MAX_PLANS = 32
 """Maximum number of engines that are kept."""
 
@@ -55,7 +57,8 @@ def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
             constant.ClearField("raw_data")
             constant.ClearField("float_data")
     gpu = next(iter(gpu_names()), "")
-    what = f"{import_tensorrt().__version__} {gpu} {max_batch} ".encode() + bare.SerializeToString(
-        deterministic=True
+    what = (
+        f"{import_tensorrt().__version__} {gpu} {max_batch} {BUILD} ".encode()
+        + bare.SerializeToString(deterministic=True)
     )
     return hashlib.sha256(what).hexdigest()[:32]

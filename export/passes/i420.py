@@ -27,6 +27,8 @@ UV_PLANES = "uv_planes"
 TOLERANCE = 0.05
 """Largest value of another plane by a chroma channel of 1, in 8-bit steps, to be left out."""
 
+FARTHEST = 16.0
+"""Largest colour, since sums of infinite ones would be no numbers; planes end long before."""
 INPUTS = 2
 """Inputs of a convolution without a bias."""
 PLAIN: Mapping[str, object] = {
@@ -49,6 +51,7 @@ def planes_of(colours: NDArray[np.float32]) -> tuple[Picture, Picture, Picture]:
     clipped to it: whoever shows the picture clips the RGB that they convert it to.
     """
     _, height, width = colours.shape
+    colours = colours.clip(-FARTHEST, FARTHEST)
     halves = colours.reshape(3, height // 2, 2, width // 2, 2).mean((2, 4))
     sources = (
         (LUMA, colours, LUMA_OFFSET),
@@ -119,6 +122,7 @@ def _find(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> _Colours | Non
     small = _enlarged(makers.get(enlarged))
     is_made_so = (
         shapes.get(luma) == (0, 1, height, width)
+        and shapes.get(enlarged) == (0, RGB, height, width)
         and shapes.get(small) == (0, RGB, height / 2, width / 2)
         and small in makers
     )

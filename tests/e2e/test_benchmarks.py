@@ -322,6 +322,17 @@ def test_gpu_benchmark_stops_in_time_and_keeps_what_failed(tmp_path):
     ]
     assert json.loads(path.read_text())["points"] == points
     write_gpu_report(path)
+    assert list(run_jobs([Job("long", spend(1), 60)], deadline, path)) == []
+    assert json.loads(path.read_text())["points"] == []
+    write_gpu_report(path)
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_gpu_benchmark_wants_time(minutes, tmp_path, capsys):
+    command = ["gpu", f"--minutes={minutes}", "-o", str(tmp_path / "out")]
+    assert command_line.main(command) == 2
+    assert "minutes must be over 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["fast", "hnerv", "nerv++"])

@@ -18,7 +18,9 @@ from export.passes.i420 import CHROMA, LUMA, UV_PLANES, Y_PLANE, planes_of, spli
 DIFFERENCES = np.array([[0.0, 1.402], [-0.344136, -0.714136], [1.772, 0.0]], np.float32)
 
 
-def network(height, width, weights=DIFFERENCES, mode="align_corners", bias=None, **attributes):
+def network(
+    height, width, weights=DIFFERENCES, mode="align_corners", bias=None, scales=(2, 2), **attributes
+):
     """Return a graph that makes RGB of a luma and a chroma of half the size, which are its constants times `t`."""
     random = np.random.default_rng(0)
     step = attributes.get("strides", [1, 1])[0]
@@ -28,7 +30,7 @@ def network(height, width, weights=DIFFERENCES, mode="align_corners", bias=None,
         "c": random.random((1, 2, rows, columns), np.float32) - 0.5,
         "shape": np.array([-1, 1, 1, 1]),
         "weights": weights[..., None, None],
-        "scales": np.array([1, 1, 2, 2], np.float32),
+        "scales": np.array([1, 1, *scales], np.float32),
     }
     if bias is not None:
         constants["bias"] = np.array(bias, np.float32)
@@ -87,6 +89,7 @@ def test_planes_are_those_of_the_colours(height, width):
         {"mode": "half_pixel"},
         {"bias": [0.1, 0, 0]},
         {"strides": [2, 2]},
+        {"scales": (2, 2 / 32)},
     ],
 )
 def test_other_networks_stay_as_they_are(options):
@@ -119,6 +122,11 @@ def test_colours_out_of_range_are_limited_once_they_are_shown():
     assert to_8_bits(colours).max() == 0
     assert planes_of(colours * 100)[0].min() == 0
     assert planes_of(colours - 100)[0].max() == 0
+
+
+def test_infinite_colours_are_planes():
+    colours = np.full((3, 2, 2), np.finfo(np.float32).max)
+    assert [plane.tolist() for plane in planes_of(colours)] == [[[255, 255]] * 2, [[128]], [[128]]]
 
 
 def test_reference_decoder_rounds_its_colours(tiny_clip):

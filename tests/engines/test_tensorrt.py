@@ -203,14 +203,16 @@ def test_engine_is_built_anew_for_another_batch_graph_version_or_gpu(trt, tiny_c
     keys.add(trt_cache.plan_key(half, max_batch=4))
     monkeypatch.setattr(trt_cache, "gpu_names", lambda: ["another GPU"])
     keys.add(trt_cache.plan_key(half, max_batch=4))
-    assert len(keys) == 5
+    monkeypatch.setattr(trt_cache, "BUILD", 0)
+    keys.add(trt_cache.plan_key(half, max_batch=4))
+    assert len(keys) == 6
 
 
 @pytest.mark.usefixtures("trt")
 def test_limits_that_an_engine_is_built_for_are_no_weights():
     graph = build_graph(SegmentModels(fit_clip("rc-hnerv", frames=3, height=20, width=26)), 0)
     first = trt_cache.plan_key(graph, max_batch=4)
-    (limit,) = (x for x in graph.graph.initializer if x.name == "tail_highest")
+    (limit,) = (x for x in graph.graph.initializer if x.name == "tail_limited_highest")
     limit.CopyFrom(onnx.numpy_helper.from_array(np.float32(240), limit.name))
     assert trt_cache.plan_key(graph, max_batch=4) != first
 

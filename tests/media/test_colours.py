@@ -182,6 +182,7 @@ def test_what_is_hdr_and_says_no_more_is_bt2020(tmp_path, curve, transfer):
     assert error(path) <= 4
     assert Source(path).assumption == " (BT.2020 assumed)"
     assert Source(path, reading=Reading(matrix="bt2020")).assumption == ""
+    assert Source(path, reading=Reading(matrix="bt709")).assumption == " (BT.709 assumed)"
 
 
 @pytest.mark.parametrize("name", ["raw.hevc", "joined.ts", "sdr_first.ts"])

@@ -1,5 +1,7 @@
 """Topologies that are kept from one run to the next."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -83,3 +85,16 @@ def test_folder_that_cannot_be_written_costs_no_fit(kept, traced, caplog):
     assert topology_of(NETWORK, SHAPE, "XS").tensors
     assert "the next start takes as long as this one" in caplog.text
     assert len(traced) == 1
+
+
+def test_preset_of_a_user_is_not_kept(kept, traced, monkeypatch):
+    """Its code may change between two runs under the same name."""
+    own = PRESETS["nerv++"]
+
+    def network(shape, size):
+        return own.network(shape, size)
+
+    monkeypatch.setitem(PRESETS, "mine", replace(own, network=network))
+    topology_of(PRESETS["mine"].network, SHAPE, "XS")
+    assert len(traced) == 1
+    assert not kept.exists()
