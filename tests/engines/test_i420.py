@@ -19,7 +19,14 @@ DIFFERENCES = np.array([[0.0, 1.402], [-0.344136, -0.714136], [1.772, 0.0]], np.
 
 
 def network(
-    height, width, weights=DIFFERENCES, mode="align_corners", bias=None, scales=(2, 2), **attributes
+    height,
+    width,
+    *,
+    weights=DIFFERENCES,
+    mode="align_corners",
+    bias=None,
+    scales=(2, 2),
+    **attributes,
 ):
     """Return a graph that makes RGB of a luma and a chroma of half the size, which are its constants times `t`."""
     random = np.random.default_rng(0)
