@@ -27,9 +27,9 @@ from export.engines.registry import ENGINES
 ROOT = Path(__file__).parents[2]
 
 
-def run_process(command, cwd):
+def run_process(command, cwd, how=("-m",)):
     return subprocess.run(
-        [sys.executable, "-m", *shlex.split(command)],
+        [sys.executable, *how, *shlex.split(command)],
         cwd=cwd,
         capture_output=True,
         text=True,
