@@ -37,26 +37,23 @@ EPOCH_GUESS = 3
 """Epochs that are timed before a fit of as many epochs as there is time for."""
 
 
-class FasterProducts(TrainStep):
-    """Step whose matrix products and convolutions use TF32."""
-
-    def step(
-        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
-    ) -> Tensor:
-        """Take a step."""
-        with tf32(allowed=True):
-            return super().step(batch, target, mask, progress, gain=gain)
-
-
 class PlainProducts(TrainStep):
     """Step in fp32 throughout: torch's default takes TF32 for convolutions."""
 
+    TF32 = False
+
     def step(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
     ) -> Tensor:
         """Take a step."""
-        with tf32(allowed=False):
+        with tf32(allowed=self.TF32):
             return super().step(batch, target, mask, progress, gain=gain)
+
+
+class FasterProducts(PlainProducts):
+    """Step whose matrix products and convolutions use TF32."""
+
+    TF32 = True
 
 
 @contextlib.contextmanager

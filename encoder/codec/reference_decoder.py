@@ -85,5 +85,5 @@ class ReferenceDecoder:
 
 
 def to_8_bits(colours: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Round colours to 8 bits, limited to 0..1."""
+    """Return colours of any shape, limited to 0..1, as steps of 8 bits."""
     return np.rint(colours.clip(0, 1) * 255).astype(np.uint8)

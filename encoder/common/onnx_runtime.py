@@ -84,9 +84,8 @@ def operator_seconds(
     folder: Path,
     *,
     provider: str = "CPUExecutionProvider",
-    runs: int = PROFILED_RUNS,
 ) -> dict[tuple[str, str], float]:
-    """Return the seconds of a run by operator and execution provider, mean over `runs`.
+    """Return the seconds of a run by operator and execution provider, mean over PROFILED_RUNS.
 
     The profile is written into `folder`. Raises EngineError.
     """
@@ -98,7 +97,7 @@ def operator_seconds(
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, [provider], enable_fallback=False
         )
-        for _ in range(runs + 1):
+        for _ in range(PROFILED_RUNS + 1):
             session.run(None, dict(inputs))
     except ERRORS as error:
         raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
@@ -109,7 +108,10 @@ def operator_seconds(
             key = (about["op_name"], about["provider"])
             found.setdefault(key, []).append(event["dur"] * MICRO)
     # The first run also allocates.
-    return {key: sum(times[len(times) // (runs + 1) :]) / runs for key, times in found.items()}
+    return {
+        key: sum(times[len(times) // (PROFILED_RUNS + 1) :]) / PROFILED_RUNS
+        for key, times in found.items()
+    }
 
 
 Buffer = tuple[tuple[int, ...], type[np.generic]]

@@ -79,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "measured against this video",
         )
         add_flags(command, Reading)
+    _add_engine_options(to_trt)
+    measure.add(commands)
+    return commands.main(argv)
+
+
+def _add_engine_options(to_trt: argparse.ArgumentParser) -> None:
     to_trt.add_argument(
         "--max-batch",
         type=int,
@@ -102,8 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="compute capabilities like sm80 sm89, for TensorRT for RTX "
         "(default: all that it takes)",
     )
-    measure.add(commands)
-    return commands.main(argv)
 
 
 def _onnx(args: argparse.Namespace) -> None:
@@ -214,7 +218,8 @@ def _export(
     with progress(f"exporting {source.name}", total=len(names)) as update:
         for index, name in enumerate(names):
             data, about = convert(build(index))
-            _about(name).unlink(missing_ok=True)  # it would describe another engine
+            if about is not None:
+                _about(name).unlink(missing_ok=True)  # it would describe another engine
             with replacing(name) as part:
                 part.write_bytes(data)
             if about is not None:

@@ -84,7 +84,7 @@ class Plan:
     """Name of the library."""
     version: str
     targets: tuple[str, ...]
-    """Kinds of GPU that the engine is for, like sm89."""
+    """Kinds of GPU that the engine is for, like sm89; TensorRT's is for the GPU of this name."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 

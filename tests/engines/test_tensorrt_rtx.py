@@ -155,3 +155,12 @@ def test_command_writes_engines_and_what_they_take(tmp_path, tiny_clip):
         "pixels": "rgb",
         "precision": "fp32",
     }
+
+
+def test_files_beside_a_graph_are_the_users(tmp_path, tiny_clip):
+    """Only an engine has a description."""
+    (tmp_path / "tiny.nerv").write_bytes(bytes(tiny_clip))
+    mine = tmp_path / "tiny-000.onnx.json"
+    mine.write_text("mine")
+    assert run("export onnx tiny.nerv", tmp_path).returncode == 0
+    assert mine.read_text() == "mine"
