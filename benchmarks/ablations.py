@@ -101,8 +101,7 @@ class Measured:
 
     def _encoder(self, video: Video, choice: Choice, seed: int = 0) -> SegmentEncoder:
         wanted = Compression(file_bytes=FILE_BYTES[self.clip])
-        step = choice.train_step
-        return make_encoder(video, choice.preset, wanted, seed=seed, train_step=step)
+        return make_encoder(video, choice.preset, wanted, seed=seed, **choice.steps)
 
     def _epochs(self, name: str, seconds: int) -> int:
         """Return the number of epochs of a choice in a time; 0 if it has not been timed."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from benchmarks.fits import with_recipe
 from benchmarks.networks import FullChroma, TimeAffine
 from benchmarks.soap import Soap
-from benchmarks.train_steps import Averaged, Coarse, Compiled, HalfPrecision
-from encoder.config import SizeName
+from benchmarks.train_steps import Averaged, Coarse, Compiled
+from encoder.config import PrecisionName, SizeName
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.pyramid import Pyramid, PyramidConfig
 from encoder.presets import FAST_WIDTHS, PRESETS, Preset
@@ -35,6 +35,12 @@ class Choice:
 
     preset: Preset
     train_step: Callable[..., TrainStep] = TrainStep
+    precision: PrecisionName = "auto"
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """Options of an encoder: the kind of its training steps, and their arithmetic."""
+        return {"train_step": self.train_step, "precision": self.precision}
 
 
 @cache
@@ -77,7 +83,7 @@ def _train_steps(own: Preset) -> dict[str, Choice]:
     return {
         "weights averaged": Choice(preset=own, train_step=Averaged),
         "half the resolution first": Choice(preset=own, train_step=Coarse),
-        "bf16": Choice(preset=own, train_step=HalfPrecision),
+        "bf16": Choice(preset=own, precision="bf16"),
         "torch.compile": Choice(preset=own, train_step=Compiled),
     }
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -9,21 +10,22 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.fits import make_encoder, measure, run_fit
 from benchmarks.gpu_jobs import Deadline, Job
 from benchmarks.points import Point
-from benchmarks.train_steps import ChannelsLast, Compiled, HalfPrecision, Recorded
+from benchmarks.train_steps import ChannelsLast, Compiled
 from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare.benchmark import GIGA, bench
-from encoder.config import Budget, Compression, SizeName
+from encoder.config import Budget, Compression, PrecisionName, SizeName
 from encoder.media.size import size_text
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import find_preset
 from encoder.training.device import pick_device
+from encoder.training.recorded_step import RecordedStep
 from encoder.training.step import TrainStep
 
 PRODUCTS = 9
@@ -33,27 +35,14 @@ PUBLISHED_BITS = 8
 """Bits of a weight in the papers' pipeline."""
 FIRST_MODES = 5
 """Number of modes that are timed before `fast` is fitted."""
+LARGEST = 16
+"""Operators of a step that are named, those that take the most time."""
+PROFILED = 4
+"""Number of profiled steps."""
+FROM = 0.5
+"""Progress of the schedule whose steps are profiled: with the rate term, and with noise."""
 EPOCH_GUESS = 3
 """Epochs that are timed before a fit of as many epochs as there is time for."""
-
-
-class PlainProducts(TrainStep):
-    """Step in fp32 throughout: torch's default takes TF32 for convolutions."""
-
-    TF32 = False
-
-    def step(
-        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float, *, gain: float
-    ) -> Tensor:
-        """Take a step."""
-        with tf32(allowed=self.TF32):
-            return super().step(batch, target, mask, progress, gain=gain)
-
-
-class FasterProducts(PlainProducts):
-    """Step whose matrix products and convolutions use TF32."""
-
-    TF32 = True
 
 
 @contextlib.contextmanager
@@ -70,32 +59,39 @@ def tf32(*, allowed: bool) -> Generator[None]:
             flag.allow_tf32 = value
 
 
-PRECISIONS: Mapping[str, type[TrainStep]] = {
-    "fp32": PlainProducts,
-    "tf32": FasterProducts,
-    "bf16": HalfPrecision,
-}
+def self_seconds(event: Any) -> float:
+    """Return the time of an operator by itself: on the GPU, or on the CPU if there is none."""
+    spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+    return float(spent) / 1e6
 
 
-class _RecordedCompiled(Recorded, Compiled):
+PRECISIONS: Mapping[str, PrecisionName] = {"fp32": "fp32", "tf32": "auto", "bf16": "bf16"}
+"""Settings of a fit's arithmetic by its type on a GPU."""
+
+
+class _RecordedCompiled(RecordedStep, Compiled):
     """Recorded steps of a compiled network."""
+
+
+class _RecordedChannelsLast(RecordedStep, ChannelsLast):
+    """Recorded steps with the channels of a pixel side by side in memory."""
 
 
 MODES: Mapping[str, type[TrainStep]] = {
     "eager": TrainStep,
-    "recorded": Recorded,
-    "channels last": ChannelsLast,
+    "recorded": RecordedStep,
+    "recorded, channels last": _RecordedChannelsLast,
     "compiled": Compiled,
-    "compiled, recorded": _RecordedCompiled,
+    "recorded, compiled": _RecordedCompiled,
 }
 
 
-def kind_of_step(precision: str, mode: str, *, compiler: str = "inductor") -> type[TrainStep]:
-    """Return a kind of training step, with torch's compiler of a name."""
-    made: dict[str, Any] = {}
-    if issubclass(MODES[mode], Compiled):
-        made["OPTIONS"] = {"backend": compiler}
-    return type("Step", (PRECISIONS[precision], MODES[mode]), made)
+def step_of(mode: str, *, compiler: str = "inductor") -> type[TrainStep]:
+    """Return the training step of a mode, with torch's compiler of a name."""
+    kind = MODES[mode]
+    if not issubclass(kind, Compiled):
+        return kind
+    return type("Step", (kind,), {"OPTIONS": {"backend": compiler}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +112,8 @@ class Scale:
     """Sizes of `fast`, and its lambdas, that are fitted."""
     seconds: float
     """Time of each fit."""
+    epochs: int
+    """Epochs of the fits that compare the kinds of arithmetic."""
     papers: Sequence[tuple[str, SizeName]]
     """Networks that are fitted for as many epochs as there is time for, in equal numbers."""
     most_epochs: int
@@ -130,19 +128,21 @@ WHOLE = Scale(
     steps=(("fast", "S"), ("nerv++", "M"), ("hnerv", "M")),
     modes=(
         ("fp32", "eager"),
+        ("fp32", "recorded"),
         ("tf32", "eager"),
-        ("bf16", "eager"),
         ("tf32", "recorded"),
         ("bf16", "recorded"),
-        ("bf16", "compiled, recorded"),
-        ("tf32", "compiled"),
-        ("bf16", "channels last"),
-        ("fp32", "recorded"),
+        ("bf16", "eager"),
+        ("tf32", "recorded, channels last"),
+        ("bf16", "recorded, channels last"),
+        ("tf32", "recorded, compiled"),
+        ("bf16", "recorded, compiled"),
     ),
     compiler="inductor",
     matrix=8192,
     fits=(("S", 0.05), ("L", 0.01)),
     seconds=60,
+    epochs=24,
     papers=(("nerv", "XS"), ("nerv++", "XS")),
     most_epochs=300,
     job_seconds=25,
@@ -151,11 +151,12 @@ SMOKE = Scale(
     frame_size=(64, 36),
     frames=8,
     steps=(("fast", "XS"),),
-    modes=(("bf16", "recorded"), ("tf32", "compiled, recorded")),
+    modes=(("bf16", "recorded"), ("tf32", "recorded, compiled")),
     compiler="eager",
     matrix=256,
     fits=(("XS", 0.05),),
     seconds=1,
+    epochs=2,
     papers=(("nerv", "XS"), ("nerv++", "XS")),
     most_epochs=4,
     job_seconds=0,
@@ -170,6 +171,10 @@ def jobs(deadline: Deadline, *, smoke: bool) -> Iterator[Job]:
     for precision, mode in scale.modes[:FIRST_MODES]:
         for preset, size in scale.steps:
             yield fits.timing(preset, size, precision, mode)
+    for preset, size in scale.steps:
+        yield fits.operators(preset, size)
+    for precision in PRECISIONS:
+        yield fits.equal(precision)
     for size, lambda_ in scale.fits:
         yield fits.fast(size, lambda_)
     for precision, mode in scale.modes[FIRST_MODES:]:
@@ -221,7 +226,8 @@ class _Fits:
                 height=height,
                 width=width,
                 device=self._device,
-                train_step=kind_of_step(precision, mode, compiler=self.scale.compiler),
+                precision=PRECISIONS[precision],
+                train_step=step_of(mode, compiler=self.scale.compiler),
             )
             self._speeds[preset, precision, mode] = speed.steps_per_second
             peak = self._peak(precision)
@@ -238,25 +244,68 @@ class _Fits:
         def run() -> Iterator[Point]:
             yield PUBLISHED_BOOST | {"measurement": "fit", "source": "published"}
             precision, mode = self._fastest("fast")
-            began = time.perf_counter()
-            encoder = make_encoder(
-                self._video,
-                find_preset("fast"),
-                Compression(lambda_=lambda_),
-                size=size,
-                device=self._device,
-                train_step=kind_of_step(precision, mode, compiler=self.scale.compiler),
-            )
-            epochs = 0
-            for progress in encoder.run(Budget(seconds=self.scale.seconds)):
-                epochs += progress.is_whole and progress.finished is None
-            spent = time.perf_counter() - began
-            clip = Clip.parse(bytes(encoder.clip()))
-            about = {"preset": "fast", "size": size, "lambda": lambda_, "measurement": "fit"}
-            about |= {"precision": precision, "mode": mode, "epochs": epochs}
-            yield about | {"fit_seconds": spent} | measure(clip, self._video)
+            budget = Budget(seconds=self.scale.seconds)
+            yield self._fitted(size, lambda_, precision, mode, budget)
 
         return Job(f"fit of fast {size}, lambda {lambda_:g}", run, 2 * self.scale.seconds)
+
+    def equal(self, precision: str) -> Job:
+        """Return the job that fits our network for a number of epochs in a kind of arithmetic."""
+        size, lambda_ = self.scale.fits[0]
+        budget = Budget(epochs=self.scale.epochs)
+
+        def run() -> Iterator[Point]:
+            yield self._fitted(size, lambda_, precision, "recorded", budget)
+
+        name = f"fit of fast {size}, {budget}, {precision}"
+        return Job(name, run, self.scale.job_seconds)
+
+    def _fitted(
+        self, size: SizeName, lambda_: float, precision: str, mode: str, budget: Budget
+    ) -> Point:
+        began = time.perf_counter()
+        encoder = make_encoder(
+            self._video,
+            find_preset("fast"),
+            Compression(lambda_=lambda_),
+            size=size,
+            device=self._device,
+            precision=PRECISIONS[precision],
+            train_step=step_of(mode, compiler=self.scale.compiler),
+        )
+        epochs = 0
+        for progress in encoder.run(budget):
+            epochs += progress.is_whole and progress.finished is None
+        spent = time.perf_counter() - began
+        clip = Clip.parse(bytes(encoder.clip()))
+        about = {"preset": "fast", "size": size, "lambda": lambda_, "measurement": "fit"}
+        about |= {"precision": precision, "mode": mode, "epochs": epochs}
+        return about | {"fit_seconds": spent} | measure(clip, self._video)
+
+    def operators(self, preset: str, size: SizeName) -> Job:
+        """Return the job that finds the operators of a step that take the most time."""
+
+        def run() -> Iterator[Point]:
+            found = find_preset(preset)
+            video = Video(self._video.frames[: PROFILED * found.recipe.batch], self._video.rate)
+            encoder = make_encoder(
+                video, found, Compression(), size=size, device=self._device, train_step=TrainStep
+            )
+            kinds = {"cpu": ProfilerActivity.CPU, "cuda": ProfilerActivity.CUDA}
+            with profile(activities={kinds["cpu"], kinds[self._device.type]}) as profiler:
+                for _ in encoder.run(Budget(epochs=1), start=FROM):
+                    pass
+            spent = {
+                event.key: self_seconds(event)
+                for event in profiler.key_averages()
+                if event.key.startswith("aten::")
+            }
+            for operator, seconds in Counter(spent).most_common(LARGEST):
+                about = {"preset": preset, "size": size, "precision": "tf32"}
+                milliseconds = 1000 * seconds / PROFILED
+                yield about | {"operator": operator, "milliseconds": milliseconds}
+
+        return Job(f"profile of a step of {preset} {size}", run, self.scale.job_seconds)
 
     def papers(self) -> Iterator[Point]:
         """Yield what the papers' networks reach in an equal number of epochs, in the time left."""

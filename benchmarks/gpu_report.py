@@ -55,7 +55,8 @@ GROUPS: Mapping[str, str] = {
     "networks": "Networks of papers",
     "decode": "Decoding",
     "verify": "Differences from the reference decoder",
-    "operators": "Operators that take the most time, a frame at a time",
+    "profile": "Operators of a step that take the most time",
+    "operators": "Operators of decoding that take the most time, a frame at a time",
 }
 """Titles of the tables, by the beginning of the names of their jobs."""
 

@@ -1,5 +1,7 @@
 """SOAP, an optimizer of matrices that the encoder does not use."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,11 @@ class Soap(Muon):
     This is algorithm 3 of Vyas et al. (arXiv 2409.11321).
     """
 
-    def _update(self, parameter: nn.Parameter, learning_rate: float | Tensor) -> None:
+    def _update(self, parameters: Sequence[nn.Parameter], learning_rate: float | Tensor) -> None:
+        for parameter in parameters:
+            self._turn(parameter, learning_rate)
+
+    def _turn(self, parameter: nn.Parameter, learning_rate: float | Tensor) -> None:
         assert parameter.grad is not None  # `step` checks it
         gradient = parameter.grad.flatten(1)
         state = self.state[parameter]

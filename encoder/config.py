@@ -20,6 +20,7 @@ SizeName = Literal["XS", "S", "M", "L"]
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
 DEFAULT_SIZE: SizeName = "S"
 DeviceName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
 """Numbers of bits for weights that are quantized after the fit."""
 MAX_SEED = 2**63 - 1
@@ -115,6 +116,8 @@ class FitConfig(Reading):
     """Largest number of segments from one key segment to the next."""
     seed: int = 0
     """Seed of everything random."""
+    precision: PrecisionName = "auto"
+    """Arithmetic of the network in the fit; auto is fp32, with TF32 in a GPU's convolutions."""
     lambda_: Annotated[
         float | None,
         Flag(metavar="LAMBDA", default="the preset's", group="size", exclusive="target"),
@@ -215,7 +218,7 @@ class FitConfig(Reading):
         width, height = video.size
         preset = {"preset": self.preset, "size": self.size}
         record: dict[str, object] = {"resize": f"{width}x{height}"}
-        optional = ("track", "matrix", "background", "mask")
+        optional = ("track", "matrix", "background", "mask", "precision")
         limit = self.limit(video.count)
         sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
         record |= self._changed(optional)

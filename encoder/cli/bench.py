@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 from encoder.cli.options import add_device
 from encoder.common.console import Commands, show
-from encoder.config import SIZES
+from encoder.common.flags import add_flags
+from encoder.config import SIZES, FitConfig
 
 FRAME_SIZE = "320x180"
 
@@ -33,6 +34,7 @@ def add(commands: Commands) -> None:
     bench.add_argument(
         "--resize", metavar="WxH", default=FRAME_SIZE, help=f"frame size (default: {FRAME_SIZE})"
     )
+    add_flags(bench, FitConfig, ("precision",))
     add_device(bench)
     bench.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -47,7 +49,14 @@ def _bench(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     show(
         asdict(
-            bench(find_preset(args.preset), args.size, height=height, width=width, device=device)
+            bench(
+                find_preset(args.preset),
+                args.size,
+                height=height,
+                width=width,
+                device=device,
+                precision=args.precision,
+            )
         ),
         as_json=args.json,
     )

@@ -163,6 +163,10 @@ class BoundSession:
         except ERRORS as error:
             raise EngineError(f"ONNX Runtime cannot run the network: {first_line(error)}") from None
 
+    def address(self, name: str) -> int:
+        """Return the place of an input or output in the device's memory."""
+        return int(self._values[name].data_ptr())
+
     def get(self, name: str) -> NDArray[Any]:
         """Return a copy of an output's values. Raises EngineError if they cannot be read."""
         try:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.config import Budget, SizeName
+from encoder.config import Budget, PrecisionName, SizeName
 from encoder.models.base import VideoShape
 from encoder.presets import Preset, build
 from encoder.training.rate_control import RateControl
+from encoder.training.recorded_step import kind_of_step
 from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer, frames_per_step
 
@@ -52,9 +53,11 @@ def bench(
     height: int,
     width: int,
     device: torch.device,
-    train_step: Callable[..., TrainStep] = TrainStep,
+    precision: PrecisionName = "auto",
+    train_step: Callable[..., TrainStep] | None = None,
 ) -> Speed:
     """Time the steps of a preset's fit to frames of noise, with another kind of step if given."""
+    kind = train_step or kind_of_step(preset.recipe, device)
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
     shape = VideoShape(
@@ -70,13 +73,15 @@ def bench(
         rate = None
         if preset.recipe.lambda_:
             rate = RateControl(lambda_=preset.recipe.lambda_, pixels=frames * height * width)
-        training = make_step(network, preset.recipe, frame_encoder=encoder, rate=rate)
+        training = make_step(
+            network, preset.recipe, frame_encoder=encoder, rate=rate, precision=precision
+        )
         return Trainer(training, Budget(epochs=epochs), start=FROM)
 
     steps = -(-frames // frames_per_step(preset.recipe, height, width))
     seconds: list[float] = []
     began = time.perf_counter()
-    for epoch in fit(EPOCHS, train_step).epochs(pictures):
+    for epoch in fit(EPOCHS, kind).epochs(pictures):
         if epoch.is_whole:
             _wait(device)
             seconds.append(time.perf_counter() - began)

@@ -92,6 +92,7 @@ def open_encoder(
         device=device,
         settings=config.text(video) if settings is None else settings,
         seed=config.seed,
+        precision=config.precision,
         **options,
     )
 

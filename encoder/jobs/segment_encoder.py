@@ -16,7 +16,7 @@ from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
 from encoder.codec.writer import overhead_bytes
 from encoder.common.errors import SettingsError
-from encoder.config import DEFAULT_SIZE, Budget, Compression, SizeName
+from encoder.config import DEFAULT_SIZE, Budget, Compression, PrecisionName, SizeName
 from encoder.jobs.checkpoint import State
 from encoder.jobs.gop import Finished, Gop, Progress
 from encoder.jobs.trace import topology_of
@@ -26,9 +26,11 @@ from encoder.presets import Preset, build
 from encoder.segmentation.global_motion import Canvas
 from encoder.segmentation.mask import Masked
 from encoder.segmentation.plan import Plan
+from encoder.training.device import upload
 from encoder.training.ptq import quantize
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
+from encoder.training.recorded_step import kind_of_step
 from encoder.training.state import FitState
 from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer
@@ -58,13 +60,14 @@ class SegmentEncoder:
         topology: Topology | None = None,
         states: Sequence[State] | None = None,
         keep_states: bool = False,
-        train_step: Callable[..., TrainStep] = TrainStep,
+        precision: PrecisionName = "auto",
+        train_step: Callable[..., TrainStep] | None = None,
     ) -> None:
         """Take the video and the settings of its encoding.
 
         `settings` is the record in the file. `motions` and `topology` are those of another encoder
         of the same video. `states` are the networks of an earlier run to go on from. `keep_states`
-        keeps the states of this run's networks.
+        keeps the states of this run's networks. `train_step` replaces the usual kind of steps.
 
         Raises SourceError, SettingsError for states or a file size that do not fit the video, and
         BitstreamError for a video that the format cannot hold.
@@ -78,7 +81,8 @@ class SegmentEncoder:
         self.seed = seed
         self._size: SizeName = size
         self._keep_states = keep_states
-        self._train_step = train_step
+        self._precision: PrecisionName = precision
+        self._train_step = train_step or kind_of_step(preset.recipe, device)
         self.plan = plan
         if states is not None and len(states) != len(plan.runs):
             raise SettingsError(
@@ -162,6 +166,7 @@ class SegmentEncoder:
                 8.0 * len(self.segment(index, network, quantizer, before).code)
             ),
             prune=self._compression.prune,
+            precision=self._precision,
         )
         return Trainer(training, budget, start=start)
 
@@ -204,16 +209,24 @@ class SegmentEncoder:
         """Return the uint8 frames (T, 3, H, W) of a segment; the latest segment's are cached."""
         if self._cached is None or self._cached[0] != index:
             self._cached = None  # otherwise both segments would be in memory
-            pixels = _even(self._source.read(self.plan.runs[index]))
-            self._cached = (index, torch.from_numpy(pixels).to(self._device))
+            self._cached = (index, self._upload(self._source.read(self.plan.runs[index])))
         return self._cached[1]
 
     def masked(self, index: int) -> Tensor | None:
         """Return the mask (T, H, W) of a segment's frames, if the video has one."""
         if not isinstance(self._source, Masked):
             return None
-        mask = _even(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
-        return torch.from_numpy(np.ascontiguousarray(mask)).to(self._device)
+        return self._upload(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
+
+    def _upload(self, frames: NDArray[Any]) -> Tensor:
+        """Pad frames (T, C, H, W) to even sizes for 4:2:0, and put them on the device.
+
+        The last row and column are repeated.
+        """
+        odd = [side % 2 for side in frames.shape[2:]]
+        if any(odd):
+            frames = np.pad(frames, ((0, 0), (0, 0), (0, odd[0]), (0, odd[1])), mode="edge")
+        return upload(torch.from_numpy(np.ascontiguousarray(frames)), self._device)
 
     def network(self, index: int) -> VideoNetwork:
         """Return the network of a segment before its fit, with its given parameters."""
@@ -289,11 +302,3 @@ def _header(source: Frames, preset: Preset, settings: str) -> Header:
         settings=settings,
     )
     return Header.parse(bytes(header))
-
-
-def _even(frames: NDArray[Any]) -> NDArray[Any]:
-    """Pad frames (T, C, H, W) to even sizes for 4:2:0, by repeating the last row and column."""
-    height, width = frames.shape[2:]
-    if height % 2 == width % 2 == 0:
-        return frames
-    return np.pad(frames, ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), mode="edge")

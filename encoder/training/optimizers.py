@@ -41,35 +41,44 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """Take a step; parameters without a gradient stay."""
         for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group["lr"])
+                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
+            for parameters in alike.values():
+                self._update(parameters, group["lr"])
 
-    def _update(self, parameter: nn.Parameter, learning_rate: float | Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None  # the caller looked
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
-        scale = RMS * sqrt(max(update.shape))
-        parameter.sub_(update.view(parameter.shape) * (learning_rate * scale))
+    def _update(self, parameters: Sequence[Parameter], learning_rate: float | Tensor) -> None:
+        """Take the steps of parameters of one shape."""
+        steps: list[Tensor] = []
+        for parameter in parameters:
+            gradient = parameter.grad
+            assert gradient is not None  # the caller looked
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            steps.append(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
+        updates = orthogonal(torch.stack(steps))
+        scale = RMS * sqrt(max(updates.shape[1:]))
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.sub_(update.view(parameter.shape) * (learning_rate * scale))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return, roughly, the nearest matrix (M, N) whose singular values are all 1.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return, roughly, the nearest matrices (B, M, N) whose singular values are all 1.
 
-    It is found by Newton-Schulz iterations.
+    They are found by Newton-Schulz iterations, on a GPU in bfloat16, as Muon's author does.
     """
     a, b, c = COEFFICIENTS
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.bfloat16() if x.is_cuda else x
     for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x if wide else x.T
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrices.dtype)
 
 
 class Adan(torch.optim.Optimizer):

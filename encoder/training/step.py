@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from encoder.config import PrecisionName
 from encoder.models.base import VideoNetwork
 from encoder.training import pruning
+from encoder.training.device import convolutions, network_arithmetic, unit
 from encoder.training.optimizers import make_optimizers
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
@@ -46,6 +48,7 @@ class TrainStep(Stateful):
         rate: RateControl | None = None,
         coded_bits: Callable[[QatQuantizer], float] | None = None,
         prune: float = 0.0,
+        precision: PrecisionName = "auto",
     ) -> None:
         """Take a network and its recipe.
 
@@ -53,8 +56,10 @@ class TrainStep(Stateful):
         `frame_encoder` makes the first latent of frames, if it is not learned by itself.
         `coded_bits` returns the coder's size, by which `rate` is calibrated.
         `prune` is the share of the weights to set to zero.
+        `precision` is the arithmetic of the network; the rate and the latents have fp32.
         """
         self.network = network
+        self.precision: PrecisionName = precision
         self.recipe = recipe
         self.rate = rate
         self._coded_bits = coded_bits
@@ -140,7 +145,8 @@ class TrainStep(Stateful):
         self._set_learning_rates(progress, gain)
         if self.quantizer is not None:
             self._go_on_quantizing(self.quantizer, progress)
-        error = self._update(batch, target, mask, progress)
+        with convolutions(self.precision):
+            error = self._update(batch, target, mask, progress)
         self.steps += 1
         return error
 
@@ -149,9 +155,9 @@ class TrainStep(Stateful):
     ) -> Tensor:
         """Compute the loss and change the weights. Within a phase, `progress` steers alone."""
         tensors = self._with_latents(batch, target)
-        output = self._forward(tensors, batch.float(), progress)[
-            ..., : target.shape[2], : target.shape[3]
-        ]
+        with network_arithmetic(self.precision, target.device):
+            output = self._forward(tensors, batch.float(), progress)
+        output = output[..., : target.shape[2], : target.shape[3]].float()
         if mask is not None:
             output, target = (x.masked_fill(mask[:, None], HIDDEN) for x in (output, target))
         loss = self.recipe.loss(output, target)
@@ -293,8 +299,3 @@ class TrainStep(Stateful):
             self._tensors[self._frame_latent][batch] = frame_encoder(unit(frames[batch]))
         self.frame_encoder_state = frame_encoder.state_dict()
         self._frame_encoder = None
-
-
-def unit(frames: Tensor) -> Tensor:
-    """Return uint8 frames as numbers in 0..1."""
-    return frames.float().mul_(1 / 255)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from encoder.common.errors import FitError
 from encoder.config import Budget
+from encoder.training.device import unit, upload
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
-from encoder.training.step import TrainStep, unit
+from encoder.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,9 @@ class Trainer(Stateful):
         """
         self._frames = frames
         self._mask = mask
+        # A state that was read from a file is not on the device.
+        self._left = self._left.to(frames.device)
+        self._error = self._error.to(frames.device)
         self._began = self._clock() - self._spent * (self._budget.seconds or 0.0)
         step_frames = frames_per_step(self.training.recipe, *frames.shape[2:])
         self.training.network.train()
@@ -186,8 +190,8 @@ class Trainer(Stateful):
             self._latest_at = self.training.steps
             self._best_db = -inf
             self._latest = self._snapshot()
-        self._left = torch.randperm(len(frames)).to(frames.device)
-        self._error = torch.zeros(())
+        self._left = upload(torch.randperm(len(frames)), frames.device)
+        self._error = torch.zeros((), device=frames.device)
 
     def _has_collapsed(self, psnr_db: float, step_frames: int) -> bool:
         steps = self.training.steps
@@ -204,12 +208,12 @@ class Trainer(Stateful):
                     index=self._epochs, progress=progress, psnr_db=self._psnr_db, is_whole=False
                 )
                 told = self._clock()
-            batch = self._left[:step_frames].to(self._frames.device)
+            batch = self._left[:step_frames]
             mask = None if self._mask is None else self._mask[batch]
             error = self.training.step(
                 batch, unit(self._frames[batch]), mask, progress, gain=self._monitor.gain
             )
-            self._error = self._error.to(error.device) + error * len(batch)
+            self._error = self._error + error * len(batch)
             self._left = self._left[step_frames:]
             if self._budget.seconds is not None:
                 self._spent = (self._clock() - self._began) / self._budget.seconds

@@ -95,6 +95,32 @@ class Cuda:
         return result[0] if result else None
 
 
+class Download:
+    """Copies from a place of the GPU through pinned memory, several times as fast as without."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+        """Take the place of an array; raises ImportError without the bindings, and EngineError."""
+        self._address = address
+        self._cuda = Cuda()
+        try:
+            self._stream = self._cuda.stream()
+            self._array = self._cuda.pinned(shape, kind)
+        except EngineError:
+            self._cuda.close()
+            raise
+
+    def rows(self, count: int) -> NDArray[Any]:
+        """Return the first rows of the array, valid until the next call; raises EngineError."""
+        part = self._array[:count]
+        self._cuda.download(part, self._address, self._stream)
+        self._cuda.wait(self._stream)
+        return part
+
+    def close(self) -> None:
+        """Release the pinned memory."""
+        self._cuda.close()
+
+
 class Graph:
     """Recorded work of a stream."""
 

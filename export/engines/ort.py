@@ -12,8 +12,9 @@ import onnxruntime
 from encoder.codec.clip import Clip
 from encoder.codec.graph_names import TIME
 from encoder.common.errors import EngineError
-from encoder.common.onnx_runtime import BoundSession, Session
+from encoder.common.onnx_runtime import BoundSession, Buffer, Session
 from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
+from export.engines.cuda import Download
 from export.graph import OUTPUT, PixelFormat, Precision
 from export.hardware import core_count, gpu_names
 
@@ -145,14 +146,21 @@ class OnnxRuntimeCuda(Engine):
         bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
         for _ in range(WARM_UP_RUNS):
             bound.run()
-        return _Bound(bound, self._thread, self.micro_batch)
+        return _Bound(bound, self._thread, self.micro_batch, buffers[OUTPUT])
 
 
 class _Bound(Network):
     """Session that one thread runs."""
 
-    def __init__(self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int) -> None:
+    def __init__(
+        self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int, output: Buffer
+    ) -> None:
         self._session = session
+        self._download: Download | None = None
+        try:
+            self._download = Download(session.address(OUTPUT), *output)
+        except (ImportError, EngineError) as error:
+            logger.debug("without pinned memory: %s", error)
         self._thread = thread
         self._times = np.zeros(micro_batch, np.float32)
         self._running: Future[None] = Future()
@@ -170,7 +178,15 @@ class _Bound(Network):
 
     def fetch(self, stream: int, frames: Frames) -> None:
         self.wait(stream)
-        frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
+        if self._download is not None:
+            frames[:] = self._download.rows(len(frames))
+        else:
+            frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
+
+    def close(self) -> None:
+        """Release the pinned memory."""
+        if self._download is not None:
+            self._download.close()
 
 
 def has_cuda() -> bool:

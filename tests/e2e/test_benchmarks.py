@@ -27,16 +27,11 @@ from benchmarks.paper import bd_rates
 from benchmarks.points import DATA, load_points, record
 from benchmarks.rate_distortion import techniques
 from benchmarks.tables import others, tables
-from benchmarks.train_steps import Recorded
 from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
-from encoder.models.base import VideoShape
-from encoder.presets import PRESETS, build
 from encoder.segmentation.plan import make_plan
-from encoder.training.rate_control import RateControl
-from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer
 from export.engines.registry import open_engine
 
@@ -198,14 +193,14 @@ def test_choices_are_those_of_the_measured_data():
 )
 def test_every_choice_fits(name, video):
     choice = choices()[name]
-    encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
+    encoder = make_encoder(video, choice.preset, Compression(), **choice.steps)
     assert run_fit(encoder, Budget(epochs=3)).header.frames == 6
 
 
 @pytest.mark.parametrize("name", ["optimiser: SOAP", "no displacement field", "weights averaged"])
 def test_choices_of_each_kind_fit(name, video):
     choice = choices()[name]
-    encoder = make_encoder(video, choice.preset, Compression(), train_step=choice.train_step)
+    encoder = make_encoder(video, choice.preset, Compression(), **choice.steps)
     assert run_fit(encoder, Budget(epochs=4)).header.frames == 6
 
 
@@ -333,25 +328,6 @@ def test_gpu_benchmark_wants_time(minutes, tmp_path, capsys):
     assert command_line.main(command) == 2
     assert "minutes must be over 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["fast", "hnerv", "nerv++"])
-def test_recorded_steps_are_the_same_steps(name):
-    """On a CPU they are computed again; what a GPU would replay is what `Recorded` keeps."""
-    frames = torch.from_numpy(moving_square(10, 36, 64))
-    preset = PRESETS[name]
-    errors = []
-    for kind in (TrainStep, Recorded):
-        torch.manual_seed(1)
-        margin = (2, 2) if preset.camera else None
-        shape = VideoShape(height=36, width=64, frames=10, margin=margin)
-        network = build(preset, shape, "XS")
-        rate = RateControl(lambda_=0.05, pixels=10 * 36 * 64)
-        training = kind(network, preset.recipe, frame_encoder=network.frame_encoder(), rate=rate)
-        fit = Trainer(training, Budget(epochs=12))
-        errors.append([epoch.psnr_db for epoch in fit.epochs(frames)])
-    assert errors[1] == pytest.approx(errors[0], abs=1e-4)
-    assert errors[0][-1] > errors[0][0]
 
 
 def test_figures_of_a_gpu_are_those_of_the_page():

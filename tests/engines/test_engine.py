@@ -1,8 +1,10 @@
+import sys
 from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+from fake_tensorrt import FakeCuda
 from helpers import fit_clip
 
 from encoder.codec.coder import HUFFMAN
@@ -13,6 +15,7 @@ from encoder.presets import PRESETS
 from export.engines.base import Engine, Network
 from export.engines.ort import OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda
 from export.engines.registry import open_engine
+from export.graph import OUTPUT
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -243,6 +246,33 @@ def test_bound_session_decodes(tiny_clip, monkeypatch):
     engine.close()
     expected = np.stack([ReferenceDecoder(tiny_clip).frame(time) for time in times])
     assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+def test_bound_session_copies_through_pinned_memory(tiny_clip, monkeypatch):
+    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
+    times = np.array([0, 1, 2, 3, 4, 5, 1.5])
+    with BoundCpu(tiny_clip, batch=4) as plain:
+        expected = plain.frames(times)
+    runtime = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
+    copied = []
+
+    class Bound(BoundCpu):
+        def load(self, model):
+            network = super().load(model)
+            place = network._session.address(OUTPUT)
+            runtime.live[place] = "output"  # the stand-in for the GPU knows only what it gave out
+            return network
+
+    def copy(target, source, size, kind, stream):
+        copied.append(size)
+        return FakeCuda.cudaMemcpyAsync(runtime, target, source, size, kind, stream)
+
+    monkeypatch.setattr(runtime, "cudaMemcpyAsync", copy)
+    with Bound(tiny_clip, batch=4) as engine:
+        assert np.array_equal(engine.frames(times), expected)
+    assert sum(copied) == expected.size
+    assert set(runtime.live.values()) == {"output"}
 
 
 def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):

@@ -6,8 +6,8 @@ from encoder.training.optimizers import Adan, Muon, orthogonal
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 50), (50, 6), (1, 9)])
 def test_orthogonal_brings_the_singular_values_near_one(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
-    values = torch.linalg.svdvals(orthogonal(matrix))
+    matrices = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)) * 100
+    values = torch.linalg.svdvals(orthogonal(matrices))
     assert values.min() > 0.3
     assert values.max() < 1.3
 
@@ -18,6 +18,24 @@ def test_a_step_has_the_size_of_adams():
     Muon([weight], lr=0.01).step()
     assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.3)
     assert (weight * weight.grad).sum() < 0
+
+
+def test_steps_of_parameters_do_not_depend_on_each_other():
+    """Those of one shape are taken together."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 8), (4, 8), (8, 4), (3, 2, 3, 3), (4, 8)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [1000**number * torch.randn_like(x) for number, x in enumerate(start)]
+
+    def stepped(chosen):
+        parameters = [torch.nn.Parameter(start[index].clone()) for index in chosen]
+        for parameter, index in zip(parameters, chosen, strict=True):
+            parameter.grad = gradients[index] if index != 2 else None
+        Muon(parameters, lr=0.1).step()
+        return [parameter.detach() for parameter in parameters]
+
+    for index, together in enumerate(stepped(range(5))):
+        torch.testing.assert_close(together, *stepped([index]))
 
 
 def test_a_parameter_without_a_gradient_stays():
