@@ -1,12 +1,10 @@
 """Speed of fits on a GPU, by kind of training step, and the quality after a minute."""
 
-import contextlib
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,20 +13,18 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.fits import make_encoder, measure, run_fit
 from benchmarks.gpu_jobs import Deadline, Job
 from benchmarks.points import Point
-from benchmarks.train_steps import ChannelsLast, Compiled
+from benchmarks.train_steps import PRECISIONS, step_of
 from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
-from encoder.compare.benchmark import GIGA, bench
-from encoder.config import Budget, Compression, PrecisionName, SizeName
+from encoder.compare.benchmark import bench, peak_gflops
+from encoder.config import Budget, Compression, SizeName
 from encoder.media.size import size_text
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.presets import find_preset
 from encoder.training.device import pick_device
-from encoder.training.recorded_step import RecordedStep
 from encoder.training.step import TrainStep
 
-PRODUCTS = 9
 PUBLISHED_BOOST = {"preset": "hnerv-boost", "psnr_db": 37.75, "fit_seconds": 0.71 * 3600}
 """HNeRV-Boost on Bunny at 720p on one GPU (Boosting-NeRV, arXiv 2402.18152)."""
 PUBLISHED_BITS = 8
@@ -45,53 +41,10 @@ EPOCH_GUESS = 3
 """Epochs that are timed before a fit of as many epochs as there is time for."""
 
 
-@contextlib.contextmanager
-def tf32(*, allowed: bool) -> Generator[None]:
-    """Allow or forbid TF32 for a while."""
-    flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [flag.allow_tf32 for flag in flags]
-    for flag in flags:
-        flag.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for flag, value in zip(flags, before, strict=True):
-            flag.allow_tf32 = value
-
-
 def self_seconds(event: Any) -> float:
     """Return the time of an operator by itself: on the GPU, or on the CPU if there is none."""
     spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
     return float(spent) / 1e6
-
-
-PRECISIONS: Mapping[str, PrecisionName] = {"fp32": "fp32", "tf32": "auto", "bf16": "bf16"}
-"""Settings of a fit's arithmetic by its type on a GPU."""
-
-
-class _RecordedCompiled(RecordedStep, Compiled):
-    """Recorded steps of a compiled network."""
-
-
-class _RecordedChannelsLast(RecordedStep, ChannelsLast):
-    """Recorded steps with the channels of a pixel side by side in memory."""
-
-
-MODES: Mapping[str, type[TrainStep]] = {
-    "eager": TrainStep,
-    "recorded": RecordedStep,
-    "recorded, channels last": _RecordedChannelsLast,
-    "compiled": Compiled,
-    "recorded, compiled": _RecordedCompiled,
-}
-
-
-def step_of(mode: str, *, compiler: str = "inductor") -> type[TrainStep]:
-    """Return the training step of a mode, with torch's compiler of a name."""
-    kind = MODES[mode]
-    if not issubclass(kind, Compiled):
-        return kind
-    return type("Step", (kind,), {"OPTIONS": {"backend": compiler}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +152,7 @@ class _Fits:
 
     @cache  # noqa: B019 (there is one object)
     def _peak(self, precision: str) -> float:
-        side = self.scale.matrix
-        kind = torch.bfloat16 if precision == "bf16" else torch.float32
-        a, b = (torch.randn(side, side, device=self._device).to(kind) for _ in range(2))
-        seconds: list[float] = []
-        with tf32(allowed=precision == "tf32"):
-            for _ in range(PRODUCTS):
-                self._wait()
-                began = time.perf_counter()
-                torch.mm(a, b)
-                self._wait()
-                seconds.append(time.perf_counter() - began)
-        return 2 * side**3 / median(seconds) / GIGA
+        return peak_gflops(self._device, side=self.scale.matrix, precision=PRECISIONS[precision])
 
     def timing(self, preset: str, size: SizeName, precision: str, mode: str) -> Job:
         """Return the job that times one kind of step."""
@@ -341,10 +283,6 @@ class _Fits:
         speeds = {key: speed for key, speed in self._speeds.items() if key[0] == preset}
         _, precision, mode = max(speeds, key=speeds.__getitem__)
         return precision, mode
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
 
 
 @cache

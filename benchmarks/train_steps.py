@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from encoder.config import PrecisionName
 from encoder.models.base import VideoNetwork
 from encoder.training.losses import squared
+from encoder.training.recorded_step import RecordedStep
 from encoder.training.step import TrainStep
 
 AVERAGE_FROM = 0.6
@@ -75,3 +77,30 @@ class ChannelsLast(TrainStep):
     def __init__(self, network: VideoNetwork, *args: Any, **options: Any) -> None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(network, *args, **options)
+
+
+class _RecordedCompiled(RecordedStep, Compiled):
+    """Recorded steps of a compiled network."""
+
+
+class _RecordedChannelsLast(RecordedStep, ChannelsLast):
+    """Recorded steps with the channels of a pixel side by side in memory."""
+
+
+PRECISIONS: Mapping[str, PrecisionName] = {"fp32": "fp32", "tf32": "auto", "bf16": "bf16"}
+"""Settings of a fit's arithmetic by its type on a GPU."""
+MODES: Mapping[str, type[TrainStep]] = {
+    "eager": TrainStep,
+    "recorded": RecordedStep,
+    "recorded, channels last": _RecordedChannelsLast,
+    "recorded, compiled": _RecordedCompiled,
+}
+"""Kinds of training steps."""
+
+
+def step_of(mode: str, *, compiler: str = "inductor") -> type[TrainStep]:
+    """Return the training step of a mode, with torch's compiler of a name."""
+    kind = MODES[mode]
+    if not issubclass(kind, Compiled):
+        return kind
+    return type("Step", (kind,), {"OPTIONS": {"backend": compiler}})

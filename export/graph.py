@@ -46,7 +46,6 @@ OUTPUT = "frames"
 Rewrite = Callable[[onnx.ModelProto], None]
 REWRITES: tuple[Rewrite, ...] = (
     fold_constants,
-    multiply_places,
     distribute_heads,
     sigmoid_colours,
     shuffle_last,
@@ -66,21 +65,23 @@ def build_graph(
     pixels: PixelFormat = "i420",
     precision: Precision = "fp32",
     polynomials: bool = False,
+    products: bool = False,
     rewrites: Sequence[Rewrite] = REWRITES,
 ) -> onnx.ModelProto:
     """Return the graph that maps times `t`, float32 (N,), to `frames`, uint8.
 
     Times count frames since the segment's start. As I420, frames are (N, H * 3 / 2, W) with the
     planes Y, U and V one after the other. H and W are rounded up to even numbers. As RGB, frames
-    are (N, 3, H, W). With `polynomials`, sines are computed as polynomials. `rewrites` are the
-    passes over the network. Raises BitstreamError for damaged weights, EngineError for a network
-    that cannot be rewritten.
+    are (N, 3, H, W). With `polynomials`, sines are computed as polynomials. With `products`, the
+    places of a camera are products of matrices, which must not be rounded to less than fp32.
+    `rewrites` are the passes over the network. Raises BitstreamError for damaged weights,
+    EngineError for a network that cannot be rewritten.
     """
     model = models.model(segment)
     try:
         if pixels == "i420" and rewrites and models.header.even_size == _size(model):
             split_colours(model)
-        for rewrite in rewrites:
+        for rewrite in (multiply_places, *rewrites) if products else rewrites:
             rewrite(model)
         return _finished(model, models.header, pixels, precision, polynomials=polynomials)
     except (InferenceError, ValueError) as error:

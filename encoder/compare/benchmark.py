@@ -90,7 +90,7 @@ def bench(
         list(fit(1, TrainStep).epochs(pictures))
     per_second = steps / median(seconds[1:])
     gflop = counter.get_total_flops() / steps / GIGA
-    peak = peak_gflops(device)
+    peak = peak_gflops(device, precision=precision)
     return Speed(
         steps_per_second=per_second,
         frames_per_second=per_second * frames / steps,
@@ -101,17 +101,22 @@ def bench(
     )
 
 
-def peak_gflops(device: torch.device) -> float:
-    """Return the billions of operations per second in a product of large fp32 matrices."""
-    # Matrix products round as convolutions do (TF32), so that both are comparable.
+def peak_gflops(
+    device: torch.device, *, side: int = MATRIX, precision: PrecisionName = "auto"
+) -> float:
+    """Return the billions of operations per second in a product of large matrices.
+
+    Their arithmetic is that of a fit's convolutions, so that both are comparable.
+    """
     matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    before, matmul.allow_tf32 = matmul.allow_tf32, precision != "fp32"
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
-        a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
         seconds = median(_timed(lambda: a @ b, device) for _ in range(PRODUCTS))
     finally:
         matmul.allow_tf32 = before
-    return 2 * MATRIX**3 / seconds / GIGA
+    return 2 * side**3 / seconds / GIGA
 
 
 def _timed(run: Callable[[], Tensor], device: torch.device) -> float:

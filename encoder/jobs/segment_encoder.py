@@ -68,7 +68,6 @@ class SegmentEncoder:
         `settings` is the record in the file. `motions` and `topology` are those of another encoder
         of the same video. `states` are the networks of an earlier run to go on from. `keep_states`
         keeps the states of this run's networks. `train_step` replaces the usual kind of steps.
-
         Raises SourceError, SettingsError for states or a file size that do not fit the video, and
         BitstreamError for a video that the format cannot hold.
         """
@@ -219,10 +218,7 @@ class SegmentEncoder:
         return self._upload(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
 
     def _upload(self, frames: NDArray[Any]) -> Tensor:
-        """Pad frames (T, C, H, W) to even sizes for 4:2:0, and put them on the device.
-
-        The last row and column are repeated.
-        """
+        """Put frames (T, C, H, W) on the device, padded to even sizes for 4:2:0."""
         odd = [side % 2 for side in frames.shape[2:]]
         if any(odd):
             frames = np.pad(frames, ((0, 0), (0, 0), (0, odd[0]), (0, odd[1])), mode="edge")

@@ -83,7 +83,7 @@ class Camera(nn.Module):
         elif self.displacements is None:
             # Times make a batch of the places, and keep the exporter from folding them to a table.
             nodes = nodes + 0 * t[:, None, None, None]
-        places = resized(nodes, (height, width))  # (B, 2, H, W)
+        places = spread(nodes, (height, width))  # (B, 2, H, W)
         return F.grid_sample(
             canvas,
             places.permute(0, 2, 3, 1),
@@ -91,6 +91,26 @@ class Camera(nn.Module):
             padding_mode="border",
             align_corners=True,
         )
+
+
+def spread(nodes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return what `resized` returns, by two products of matrices.
+
+    In the gradient of an interpolation, a GPU adds all pixels near a node one after the other.
+    """
+    if torch.compiler.is_exporting() or nodes.is_meta:  # decoders interpolate
+        return resized(nodes, size)
+    rows, columns = (
+        _between(*sides, nodes.device) for sides in zip(nodes.shape[2:], size, strict=True)
+    )
+    with torch.autocast(nodes.device.type, enabled=False):
+        return rows @ nodes @ columns.mT
+
+
+def _between(nodes: int, places: int, device: torch.device) -> Tensor:
+    """Return the weights (places, nodes) of linear interpolation, ends upon ends."""
+    positions = torch.linspace(0, nodes - 1, places, device=device)[:, None]
+    return (1 - (positions - torch.arange(nodes, device=device)).abs()).clamp(min=0)
 
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Device of a fit: what it computes on and how exactly, and frames on their way to it."""
+"""Device of a fit, its arithmetic, and frames on their way to it."""
 
 import contextlib
 from collections.abc import Generator

@@ -6,6 +6,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from encoder.training.device import upload
 from encoder.training.recipe import Steering
 from encoder.training.state import Stateful
 
@@ -59,7 +60,8 @@ class RateControl(Stateful):
         """Return the weight of a bit, for the current rate in bits and the fit's progress, 0..1."""
         if self.target_bits is not None and progress >= self._steering.start:
             self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
-        self._log_weight = self._log_weight.to(bits.device)  # once: a copy waits for the device
+        if self._log_weight.device != bits.device:
+            self._log_weight = upload(self._log_weight, bits.device)
         return self._log_weight.exp()
 
     def wants_calibration(self, progress: float) -> bool:

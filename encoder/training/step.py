@@ -55,8 +55,7 @@ class TrainStep(Stateful):
         `before` holds the tensors of the previous segment, if differences from them may be coded.
         `frame_encoder` makes the first latent of frames, if it is not learned by itself.
         `coded_bits` returns the coder's size, by which `rate` is calibrated.
-        `prune` is the share of the weights to set to zero.
-        `precision` is the arithmetic of the network; the rate and the latents have fp32.
+        `prune` is the share of the weights to set to zero. `precision` is the network's alone.
         """
         self.network = network
         self.precision: PrecisionName = precision

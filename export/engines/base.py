@@ -56,6 +56,8 @@ class Engine(ABC):
     precision: Precision = "fp32"
     polynomials = False
     """Whether polynomials are faster than sines."""
+    products = False
+    """Whether products of matrices are faster than interpolation, for the places of a camera."""
     keeps_builds = True
     """Whether results of slow builds are kept for later."""
     pixels: PixelFormat
@@ -148,6 +150,7 @@ class Engine(ABC):
             pixels=self.pixels,
             precision=self.precision,
             polynomials=self.polynomials,
+            products=self.products,
         )
 
     @abstractmethod

@@ -1,9 +1,7 @@
 """Run a clip with ONNX Runtime, on CPUs and NVIDIA GPUs."""
 
 import logging
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -85,11 +83,6 @@ class OnnxRuntimeCuda(Engine):
     name = "onnxruntime-cuda"
     precision: Precision = "fp16"
     provider = "CUDAExecutionProvider"
-    provider_options: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
-    """Options of the provider.
-
-    Products of matrices in TF32 would misplace the pixels of a camera by parts of a pixel.
-    """
     wants_graph = True
     """Whether a CUDA graph is tried."""
     device = "cuda"
@@ -138,7 +131,7 @@ class OnnxRuntimeCuda(Engine):
     def _bound(self, model: onnx.ModelProto) -> Network:
         size = tuple(dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim[1:])
         graph = {"enable_cuda_graph": "1"} if self.is_recorded else {}
-        session = Session(model, self.provider, {**self.provider_options, **graph})
+        session = Session(model, self.provider, graph)
         buffers = {
             TIME: ((self.micro_batch,), np.float32),
             OUTPUT: ((self.micro_batch, *size), np.uint8),

@@ -31,6 +31,7 @@ class OpenVino(Engine):
 
     name = "openvino"
     polynomials = True
+    products = True
 
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"

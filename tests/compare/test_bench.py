@@ -1,10 +1,12 @@
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers import run
 
 from encoder.compare.benchmark import bench, peak_gflops
-from encoder.models.base import VideoShape
+from encoder.models.base import VideoNetwork, VideoShape
 from encoder.presets import PRESETS, complexity
 from encoder.training.losses import squared
 
@@ -29,6 +31,23 @@ def test_arithmetic_is_three_times_that_of_decoding():
     decoding = 2e-9 * complexity(preset, "S", shape).macs_per_pixel * 72 * 128
     speed = bench(preset, "S", height=72, width=128, device=CPU)
     assert speed.gflop_per_step == pytest.approx(3 * decoding, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_arithmetic_is_the_wanted_one(precision, tmp_path, monkeypatch):
+    seen = set()
+    forward = VideoNetwork.__call__
+
+    def noted(network, *args):
+        output = forward(network, *args)
+        seen.add(output.dtype)
+        return output
+
+    monkeypatch.setattr(VideoNetwork, "__call__", noted)
+    command = f"encoder bench --preset nerv --size XS --resize 16x16 --precision {precision} --json"
+    done = run(command, tmp_path)
+    assert json.loads(done.stdout)["steps_per_second"] > 0
+    assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
 
 
 @pytest.mark.parametrize("allowed", [True, False])

@@ -1,12 +1,12 @@
 import sys
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import pytest
 from fake_tensorrt import FakeCuda
 from helpers import fit_clip
 
+from encoder.codec.clip import SegmentModels
 from encoder.codec.coder import HUFFMAN
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import BitstreamError, EngineError, SettingsError
@@ -14,8 +14,10 @@ from encoder.common.onnx_runtime import Session
 from encoder.presets import PRESETS
 from export.engines.base import Engine, Network
 from export.engines.ort import OnnxRuntimeCpu, OnnxRuntimeCuda, has_cuda
+from export.engines.ov import OpenVino
 from export.engines.registry import open_engine
-from export.graph import OUTPUT
+from export.engines.trt import TensorRt
+from export.graph import OUTPUT, build_graph
 
 HERE = ["openvino", "onnxruntime-cpu"]
 
@@ -235,7 +237,6 @@ class BoundCpu(OnnxRuntimeCuda):
     """The engine for CUDA on a CPU, whose buffers are the host's."""
 
     provider, device = "CPUExecutionProvider", "cpu"
-    provider_options = MappingProxyType({})
 
 
 def test_bound_session_decodes(tiny_clip, monkeypatch):
@@ -292,22 +293,14 @@ def test_session_goes_on_without_a_cuda_graph(tiny_clip, monkeypatch):
     assert opened[:2] == [{"enable_cuda_graph": "1"}, {}]
 
 
-def test_products_on_a_gpu_are_in_fp32(tiny_clip, monkeypatch):
-    """TF32 has 10 bits for a place on a canvas of more than 1,024 pixels."""
-    monkeypatch.setattr("export.engines.ort.has_cuda", lambda: True)
-    opened = []
-
-    def open_session(model, provider, settings):
-        opened.append((provider, settings["use_tf32"]))
-        return Session(model)
-
-    class Bound(BoundCpu):
-        provider, provider_options = OnnxRuntimeCuda.provider, OnnxRuntimeCuda.provider_options
-
-    monkeypatch.setattr("export.engines.ort.Session", open_session)
-    with Bound(tiny_clip, batch=4) as engine:
-        engine.frames(np.zeros(2))
-    assert set(opened) == {("CUDAExecutionProvider", "0")}
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_places_of_a_camera_are_no_products_but_for_openvino(sample_clip, precision):
+    """GPUs may round products to TF32, with 10 bits for a place on a canvas of 1,000 pixels."""
+    graph = build_graph(SegmentModels(sample_clip), 0, precision=precision).graph
+    assert {"GridSample", "Resize"} <= {node.op_type for node in graph.node}
+    assert "MatMul" not in {node.op_type for node in graph.node}
+    kinds = (TensorRt, OnnxRuntimeCuda, OpenVino, OnnxRuntimeCpu)
+    assert [kind for kind in kinds if kind.products] == [OpenVino]
 
 
 def test_network_that_is_not_needed_any_more_is_closed():

@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 
 import av
@@ -110,3 +111,13 @@ def test_rewrites_leave_the_pictures_the_same(tiny_clip):
     ]
     pictures = [Session(model).run(times).astype(int) for model in (plain, rewritten)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_places_of_a_camera_are_products_on_demand(sample_clip):
+    models = SegmentModels(sample_clip)
+    plain, products = (build_graph(models, 0, products=wanted) for wanted in (False, True))
+    kinds = [Counter(node.op_type for node in graph.graph.node) for graph in (plain, products)]
+    assert [kind["MatMul"] for kind in kinds] == [0, 4]  # two for the luma, two for the chroma
+    assert kinds[1]["Resize"] == kinds[0]["Resize"] - 2
+    found = [Session(graph).run({"t": TIMES}).astype(int) for graph in (plain, products)]
+    assert np.abs(found[0] - found[1]).max() <= 1

@@ -56,21 +56,32 @@ def test_every_network_is_built_with_integers(clip, tmp_path):
     assert len(build_rtx(integers, max_batch=8, targets=TARGET).data) > 100_000
 
 
-def test_every_gpu_but_turing_is_built_for_by_default(tiny_clip, caplog):
-    caplog.set_level("INFO")
+@pytest.fixture
+def products(tiny_clip):
+    """A graph that TensorRT for RTX takes for all kinds of GPU but Turing."""
+    return build_graph(SegmentModels(tiny_clip), 0, products=True)
+
+
+def test_every_gpu_is_built_for_by_default(tiny_clip):
     plan = build_rtx(build_graph(SegmentModels(tiny_clip), 0), max_batch=2)
+    assert plan.targets == rtx_targets()
+    assert "sm75" in plan.targets
+
+
+def test_gpu_that_is_refused_is_left_out(products, caplog):
+    caplog.set_level("INFO")
+    plan = build_rtx(products, max_batch=2)
     assert plan.targets == tuple(name for name in rtx_targets() if name != "sm75")
     (line,) = [record.message for record in caplog.records]
     assert line.startswith(f"left out: TensorRT for RTX {plan.version} builds no engine for sm75: ")
     assert line.endswith("for Turing (SM75): FP32 GEMM is not supported")
 
 
-def test_gpus_that_are_refused_or_unknown(tiny_clip):
-    graph = build_graph(SegmentModels(tiny_clip), 0)
+def test_gpus_that_are_refused_or_unknown(products):
     with pytest.raises(EngineError, match=r"^[^\n]*is not supported$"):
-        build_rtx(graph, max_batch=2, targets=["sm89", "sm75"])
+        build_rtx(products, max_batch=2, targets=["sm89", "sm75"])
     with pytest.raises(SettingsError, match=r"unknown GPU 'sm90', known are: sm75, sm80, "):
-        build_rtx(graph, max_batch=2, targets=["sm90"])
+        build_rtx(products, max_batch=2, targets=["sm90"])
 
 
 def test_operator_that_the_parser_lacks_is_named(caplog):
@@ -89,10 +100,9 @@ def test_operator_that_the_parser_lacks_is_named(caplog):
     assert not caplog.records
 
 
-def test_library_writes_nothing_itself(tiny_clip, capfd):
-    graph = build_graph(SegmentModels(tiny_clip), 0)
+def test_library_writes_nothing_itself(products, capfd):
     with pytest.raises(EngineError):
-        build_rtx(graph, max_batch=2, targets=["sm75"])
+        build_rtx(products, max_batch=2, targets=["sm75"])
     assert capfd.readouterr() == ("", "")
 
 

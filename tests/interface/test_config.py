@@ -87,6 +87,8 @@ def test_compression():
     [
         ({}, "", "--budget 120 "),
         ({"epochs": 60}, "", "--epochs 60 "),
+        ({"precision": "bf16"}, "", "--precision bf16 --budget 120 "),
+        ({"precision": "auto"}, "", "--budget 120 "),
         ({"lambda_": 0.1, "mask": "a/b.png"}, "", "--mask b.png --budget 120 --lambda 0.1 "),
         ({"track": 1, "file_size": "2kB"}, "", "--track 1 --budget 120 --file-size 2kB "),
         ({"bits_per_pixel": 0.05}, " after 9 s", "--bits-per-pixel 0.05 after 9 s "),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from encoder.models.camera import Camera
+from encoder.models.camera import Camera, resized, spread
 from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
 
 CANVAS = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -114,3 +114,17 @@ def test_mixing_apart_is_one_convolution():
 def test_activation_is_near_gelu():
     x = torch.linspace(-5, 5, 101)
     assert torch.allclose(scaled_gelu(x), 1.702 * F.gelu(x), atol=0.04)
+
+
+@pytest.mark.parametrize("size", [(36, 64), (135, 240), (23, 41)])
+@pytest.mark.parametrize("nodes", [(2, 2), (3, 5), (23, 41)])
+def test_places_in_a_fit_are_those_of_a_decoder(nodes, size):
+    """By products of matrices, and by interpolation; the gradients as well."""
+    x = torch.randn(2, 2, *nodes, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weights = torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(1))
+    found, expected = spread(x, size), resized(x, size)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(spread(x, size), expected, atol=1e-5, rtol=0)
