@@ -56,9 +56,7 @@ docs: install
 
 # The papers' comparison, which needs a GPU for some hours.
 reproduce-bunny: install
-	$(PYTHON) -m encoder compare encoder/data/bunny_720p.mp4 --matrix bt601 --resize 1280x720 --epochs 300 --device cuda --codecs \
-	  --presets nerv nerv++ 'nerv*++' hnerv --bits 8 --prune 0.2 --coder huffman -o reproduction
-	$(PYTHON) -m benchmarks paper reproduction
+	$(PYTHON) -m benchmarks paper --resize 1280x720 --presets nerv nerv++ 'nerv*++' hnerv --device cuda -o reproduction
 
 # 200,000 mutated files, which takes its time.
 fuzz: install

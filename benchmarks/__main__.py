@@ -6,14 +6,15 @@ Each measurement keeps its points in benchmarks/data. Nothing else should run on
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.points import CLIPS, DATA, load_points, record
-from encoder.cli.options import SAMPLE
+from encoder.cli.options import SAMPLE, add_device
 from encoder.common.console import Commands, show_table
 from encoder.common.errors import SettingsError
 from encoder.common.flags import add_flags, from_flags
@@ -31,39 +32,7 @@ class Group:
     summary: str
     """Description in one line."""
     names: tuple[str, ...]
-    """Names of the measurements, the module's keys."""
-    load: Callable[[], "Mapping[str, Measurement]"]
-    """Function that imports the module."""
-
-
-def _rate_distortion() -> "Mapping[str, Measurement]":
-    from benchmarks.rate_distortion import MEASUREMENTS
-
-    return MEASUREMENTS
-
-
-def _encoding_speed() -> "Mapping[str, Measurement]":
-    from benchmarks.encoding_speed import MEASUREMENTS
-
-    return MEASUREMENTS
-
-
-def _decoding_speed() -> "Mapping[str, Measurement]":
-    from benchmarks.decoding_speed import MEASUREMENTS
-
-    return MEASUREMENTS
-
-
-def _allocation() -> "Mapping[str, Measurement]":
-    from benchmarks.allocation import MEASUREMENTS
-
-    return MEASUREMENTS
-
-
-def _held_out() -> "Mapping[str, Measurement]":
-    from benchmarks.held_out import MEASUREMENTS
-
-    return MEASUREMENTS
+    """Names of the measurements, the keys of the module's MEASUREMENTS."""
 
 
 GPU_PARTS = ("fit", "decode")
@@ -75,30 +44,25 @@ GROUPS = {
     "rate-distortion": Group(
         summary="size and quality of files, against the papers' pipeline and classic codecs",
         names=("ours", "ladder", "paper", "codecs", "ablations", "targets", "overhead"),
-        load=_rate_distortion,
     ),
     "encoding-speed": Group(
         summary="speed of fits, against the papers' recipes, and for long and large videos",
         names=("speed", "lengths", "workers", "large", "film"),
-        load=_encoding_speed,
     ),
     "decoding-speed": Group(
         summary="speed of decoding with PyTorch, ONNX Runtime and the engines",
         names=("decoding", "integers"),
-        load=_decoding_speed,
     ),
     "allocation": Group(
         summary="evenness of the quality of segments",
         names=("scenes", "keys"),
-        load=_allocation,
     ),
     "held-out": Group(
         summary="quality of frames and pixels that networks were not fitted to",
         names=("interpolation", "inpainting"),
-        load=_held_out,
     ),
 }
-"""Measurements of points, by the name of their command."""
+"""Measurements of points, by the name of their command, which is that of their module."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,18 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, group in GROUPS.items():
         example = f"python -m benchmarks {name} {group.names[0]}"
         command = commands.add(name, _measure, summary=group.summary, example=example)
-        command.set_defaults(group=group)
+        command.set_defaults(module=f"benchmarks.{name.replace('-', '_')}")
         command.add_argument("measurement", choices=group.names, help="measurement to make")
         _add_clip(command, seconds=120)
     _add_ablations(commands)
     _add_gpu(commands)
-    paper = commands.add(
-        "paper",
-        _paper,
-        summary="compare NeRV++'s paper with a report of `encoder compare` on Bunny",
-        example="python -m benchmarks paper reproduction",
-    )
-    paper.add_argument("folder", type=Path, help="folder of the report")
+    _add_paper(commands)
     tables = commands.add(
         "tables",
         _tables,
@@ -178,6 +136,40 @@ def _add_gpu(commands: Commands) -> None:
     )
 
 
+def _add_paper(commands: Commands) -> None:
+    command = commands.add(
+        "paper",
+        _paper,
+        summary="fit networks by NeRV++'s recipe for hours, and print the paper's figures too",
+        example="python -m benchmarks paper --resize 160x90 --epochs 300 -o reproduction",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="folder of the report; points that it holds are not fitted again",
+    )
+    command.add_argument(
+        "--source", type=Path, metavar="VIDEO", help="video (default: the bundled sample)"
+    )
+    command.add_argument(
+        "--presets",
+        nargs="+",
+        default=["nerv", "nerv++"],
+        metavar="NAME",
+        help="networks to fit (default: nerv nerv++)",
+    )
+    command.add_argument(
+        "--resize", default="160x90", metavar="WxH", help="frame size (default: 160x90)"
+    )
+    command.add_argument(
+        "--epochs", type=int, default=300, metavar="N", help="epochs (default: 300)"
+    )
+    add_device(command)
+
+
 def _add_clip(command: argparse.ArgumentParser, *, seconds: int) -> None:
     command.add_argument("clip", choices=CLIPS, nargs="?", default="bunny", help="clip to measure")
     command.add_argument(
@@ -216,7 +208,8 @@ def _open(args: argparse.Namespace) -> "Video":
 
 
 def _measure(args: argparse.Namespace) -> None:
-    measure = args.group.load()[args.measurement]
+    measurements: Mapping[str, Measurement] = import_module(args.module).MEASUREMENTS
+    measure = measurements[args.measurement]
     key = {"measurement": args.measurement, "clip": args.clip, "seconds": args.seconds}
     for point in record(measure(_open(args), args.seconds), key, args.data):
         print(point, flush=True)
@@ -264,18 +257,27 @@ def _gpu(args: argparse.Namespace) -> None:
         write_gpu_report(path)
 
 
-def _paper(args: argparse.Namespace) -> None:
-    from benchmarks.paper import POINT_COLUMNS, bd_rates
-    from encoder.compare.compare import read_results
+def _paper(args: argparse.Namespace) -> int:
+    from benchmarks.paper import POINT_COLUMNS, bd_rates, fit_networks, speeds
+    from encoder.compare.compare import Report, read_results
 
-    settings, points = read_results(args.folder)
+    code = fit_networks(
+        args.output,
+        source=args.source,
+        size=args.resize,
+        epochs=args.epochs,
+        presets=args.presets,
+        device=args.device,
+    )
+    if code:
+        return code
+    settings, points = read_results(args.output)
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items()))
     rows = [{name: getattr(point, name) for name in POINT_COLUMNS} for point in points]
     show_table(rows, as_json=False)
-    rates = list(bd_rates(args.folder))
-    if not rates:
-        raise SettingsError("the report has no network to compare with NeRV")
-    show_table(rates, as_json=False)
+    for table in (bd_rates(Report(args.output, settings).bd_rates()), speeds(points)):
+        show_table(list(table), as_json=False)
+    return 0
 
 
 def _tables(args: argparse.Namespace) -> None:

@@ -1,25 +1,58 @@
-"""Comparison of NeRV++'s paper with a report of `compare` on Bunny.
+"""NeRV++'s comparison with NeRV and others, with the paper's recipe, beside the paper's figures.
 
+The recipe is 300 epochs, 20 % of the weights pruned, 8 bits and Huffman's code (arXiv 2402.18305).
 The paper's HNeRV is of frames of 1280x640, ours of 1280x720.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
-from encoder.compare.compare import RESULTS
+from encoder.cli import main as encoder
+from encoder.compare.compare import RdPoint, curves
+from encoder.config import SIZES
 
+PIPELINE = ("--bits", "8", "--prune", "0.2", "--coder", "huffman")
 PUBLISHED = {("nerv++", "psnr_db"): -27.98, ("nerv++", "ms_ssim"): -29.99}
-"""BD-rate against NeRV on Bunny in percent (arXiv 2402.18305, table 2)."""
+"""BD-rate against NeRV on Bunny in percent (table 2)."""
+PUBLISHED_SPEED = {"nerv++": (0.62, 0.92)}
+"""Frames per second and multiplications of a decoder against NeRV's (table 3)."""
 ANCHOR = "nerv"
 QUALITIES = ("psnr_db", "ms_ssim")
-POINT_COLUMNS = ("system", "rate", "bits_per_pixel", *QUALITIES, "encode_seconds")
+POINT_COLUMNS = (
+    "system",
+    "rate",
+    "file_bytes",
+    "bits_per_pixel",
+    *QUALITIES,
+    "encode_seconds",
+    "decode_fps",
+    "macs_per_pixel",
+)
 """Figures of a point that are shown."""
 
+BdRates = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
-def bd_rates(folder: Path) -> Iterator[dict[str, object]]:
+
+def fit_networks(
+    folder: Path,
+    *,
+    source: Path | None,
+    size: str,
+    epochs: int,
+    presets: Sequence[str],
+    device: str,
+) -> int:
+    """Fit the networks that a report lacks, in all sizes; return the exit code of `compare`."""
+    options = {"--rates": len(SIZES), "--resize": size, "--epochs": epochs, "--device": device}
+    given = [str(part) for option in options.items() for part in option]
+    video = [] if source is None else [str(source)]
+    presets = ("--presets", *presets, "--codecs")  # without classic codecs
+    return encoder.main(["compare", *video, *presets, *given, *PIPELINE, "-o", str(folder)])
+
+
+def bd_rates(rates: BdRates) -> Iterator[dict[str, object]]:
     """Yield the BD-rate of each network against NeRV: the paper's and the report's."""
-    rates = json.loads((folder / RESULTS).read_text())["bd_rate"]
     for quality in QUALITIES:
         for system, row in rates[quality].items():
             if system == ANCHOR:
@@ -31,3 +64,21 @@ def bd_rates(folder: Path) -> Iterator[dict[str, object]]:
                 "paper in %": PUBLISHED.get((system, quality), ""),
                 "here in %": "under three points, or too little overlap" if rate is None else rate,
             }
+
+
+def speeds(points: Sequence[RdPoint]) -> Iterator[dict[str, object]]:
+    """Yield each network's decoding speed and multiplications against NeRV's, mean over sizes."""
+    found = {name: {point.rate: point for point in curve} for name, curve in curves(points).items()}
+    anchors = found.pop(ANCHOR, {})
+    for name, sizes in found.items():
+        pairs = [(sizes[rate], anchors[rate]) for rate in sizes if rate in anchors]
+        if not pairs:
+            continue
+        fps, macs = PUBLISHED_SPEED.get(name, ("", ""))
+        yield {
+            "against NeRV": name,
+            "fps in the paper": fps,
+            "fps here": mean(a.decode_fps / b.decode_fps for a, b in pairs),
+            "MACs in the paper": macs,
+            "MACs here": mean((a.macs_per_pixel or 0) / (b.macs_per_pixel or 1) for a, b in pairs),
+        }
