@@ -92,7 +92,7 @@ WHOLE = Scale(
     engines=CUDA,
     batches=(8, 1, 32),
     seconds=0.5,
-    named=("tensorrt",),
+    named=("tensorrt", "tensorrt-rtx"),
     job_seconds=15,
 )
 SMOKE = Scale(

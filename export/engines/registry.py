@@ -39,8 +39,15 @@ def _tensorrt(clip: Clip, **options: Any) -> Engine:
     return TensorRt(clip, **options)
 
 
+def _tensorrt_rtx(clip: Clip, **options: Any) -> Engine:
+    from export.engines.trt import TensorRtRtx
+
+    return TensorRtRtx(clip, **options)
+
+
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt_rtx,
     "onnxruntime-cuda": OnnxRuntimeCuda,
     "openvino": OpenVino,
     "onnxruntime-cpu": OnnxRuntimeCpu,

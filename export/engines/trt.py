@@ -1,9 +1,13 @@
-"""Run a clip with TensorRT: one engine for all segments, whose weights are swapped by refit.
+"""Run a clip with TensorRT, or with TensorRT for RTX.
+
+TensorRT has one engine for all segments, whose weights are swapped by refit. TensorRT for RTX has
+an engine for each segment, which is built in a second, and whose kernels are compiled once.
 
 Two streams work at the same time: one copies its pictures to the host while the other computes.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,14 @@ from encoder.codec.graph_names import TIME
 from encoder.common.errors import EngineError
 from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
 from export.engines.cuda import Cuda, Graph
-from export.engines.trt_build import WAY_OUT, import_tensorrt
-from export.engines.trt_cache import cached_plan, new_plan, plan_key
+from export.engines.trt_build import (
+    HERE,
+    WAY_OUT,
+    build_rtx,
+    import_running_rtx,
+    import_tensorrt,
+)
+from export.engines.trt_cache import KernelCache, cached_plan, new_plan, plan_key
 from export.graph import OUTPUT, PixelFormat, Precision
 
 STREAMS = 2
@@ -32,17 +42,23 @@ class TensorRt(Engine):
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
     ) -> None:
-        """Prepare TensorRT; raises EngineError if it, its CUDA bindings or a GPU is missing."""
-        trt = import_tensorrt()
+        """Prepare the library; raises EngineError if it, its CUDA bindings or a GPU is missing."""
+        trt = self._library()
         super().__init__(clip, batch=batch, pixels=pixels, max_streams=STREAMS)
         self._log = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._log)
         self._idle: list[_Network] = []
         """Networks of finished segments, for the weights of the segment after next."""
 
+    def _library(self) -> Any:
+        return import_tensorrt()
+
+    def _key(self, model: onnx.ModelProto) -> str:
+        return plan_key(model, max_batch=self.micro_batch, version=self._library().__version__)
+
     def load(self, model: onnx.ModelProto) -> Network:
         """Put the weights of a segment into an idle copy of the engine, or into a new one."""
-        key = plan_key(model, max_batch=self.micro_batch)
+        key = self._key(model)
         idle = [network for network in self._idle if network.key == key]
         if idle:
             self._idle.remove(idle[0])
@@ -80,22 +96,71 @@ class TensorRt(Engine):
             )
         if engine is None:
             raise EngineError("TensorRT could not load the engine that it built")
+        return self._network(engine, key, engine.create_execution_context)
+
+    def _network(self, engine: Any, key: str, context: Callable[[], Any]) -> "_Network":
         return _Network(
-            engine, key, streams=self.streams, micro_batch=self.micro_batch, idle=self._idle
+            engine,
+            key,
+            context,
+            streams=self.streams,
+            micro_batch=self.micro_batch,
+            idle=self._idle,
         )
 
     def close(self) -> None:
         """Release the networks and the GPU's memory."""
         super().close()
+        self._release_idle()
+
+    def _release_idle(self) -> None:
         while self._idle:
             self._idle.pop().release()
 
 
+class TensorRtRtx(TensorRt):
+    """TensorRT for RTX on an NVIDIA GPU, in half precision."""
+
+    name = "tensorrt-rtx"
+
+    def _library(self) -> Any:
+        return import_running_rtx()
+
+    def load(self, model: onnx.ModelProto) -> Network:
+        """Build the engine of a segment, with kernels that are known from the segment before."""
+        # Networks of finished segments are of no use here.
+        self._release_idle()
+        plan = build_rtx(model, max_batch=self.micro_batch, targets=[HERE])
+        engine = self._runtime.deserialize_cuda_engine(plan.data)
+        if engine is None:
+            raise EngineError(f"TensorRT for RTX {plan.version} cannot load its engine")
+        key = self._key(model)
+        kernels = KernelCache(engine, key)
+        network = self._network(
+            engine, key, lambda: engine.create_execution_context(kernels.config)
+        )
+        try:
+            network.record()
+        except EngineError:
+            network.release()
+            raise
+        if self.keeps_builds:
+            kernels.keep()
+        return network
+
+
 class _Network(Network):
-    """Copy of the engine with the buffers of its streams."""
+    """Engine with the buffers of its streams."""
 
     def __init__(
-        self, engine: Any, key: str, *, streams: int, micro_batch: int, idle: list["_Network"]
+        self,
+        engine: Any,
+        key: str,
+        context: Callable[[], Any],
+        *,
+        streams: int,
+        micro_batch: int,
+        idle: list["_Network"],
     ) -> None:
         self.engine = engine
         self.key = key
@@ -103,7 +168,9 @@ class _Network(Network):
         self._cuda = Cuda()
         size = tuple(engine.get_tensor_shape(OUTPUT))[1:]
         try:
-            self._streams = [_Stream(self._cuda, engine, micro_batch, size) for _ in range(streams)]
+            self._streams = [
+                _Stream(self._cuda, context(), micro_batch, size) for _ in range(streams)
+            ]
         except EngineError:
             self._cuda.close()
             raise
@@ -136,9 +203,9 @@ class _Network(Network):
 class _Stream:
     """Stream with its pinned buffers on the host and its buffers on the GPU."""
 
-    def __init__(self, cuda: Cuda, engine: Any, micro_batch: int, size: tuple[int, ...]) -> None:
+    def __init__(self, cuda: Cuda, context: Any, micro_batch: int, size: tuple[int, ...]) -> None:
         self._cuda = cuda
-        self._context = engine.create_execution_context()
+        self._context = context
         self._stream = cuda.stream()
         self._times = cuda.pinned((micro_batch,), np.float32)
         self._frames = cuda.pinned((micro_batch, *size), np.uint8)

@@ -4,6 +4,7 @@ Engines are strongly typed, with a profile for the batch. Those of TensorRT are 
 refittable. Those of TensorRT for RTX are for several kinds of GPU, and are built without one.
 """
 
+import importlib
 import importlib.util
 import logging
 import re
@@ -22,6 +23,8 @@ from export.hardware import gpu_names
 RTX_EXTRA = "pip install 'nervcast[tensorrt-rtx]'"
 TARGET = "sm"
 """Beginning of the name of a target, which its compute capability follows, like sm89."""
+HERE = "current"
+"""Target that stands for the GPU of this machine."""
 WAY_OUT = "take --engine onnxruntime-cuda, or another version of TensorRT"
 
 logger = logging.getLogger(__name__)
@@ -32,20 +35,26 @@ def import_tensorrt() -> Any:
 
     Raises EngineError that names the missing parts: the packages, a GPU, or both.
     """
+    return _running("tensorrt", "TensorRT", "pip install 'nervcast[tensorrt]'")
+
+
+def import_running_rtx() -> Any:
+    """Return the module of TensorRT for RTX, for a GPU that is here; raises as the other does."""
+    return _running("tensorrt_rtx", "TensorRT for RTX", RTX_EXTRA)
+
+
+def _running(module: str, title: str, install: str) -> Any:
     missing: list[str] = []
-    if not (_installed("tensorrt") and _installed("cuda.bindings")):
-        missing.append("its packages (pip install 'nervcast[tensorrt]')")
+    if not (_installed(module) and _installed("cuda.bindings")):
+        missing.append(f"its packages ({install})")
     if not gpu_names():
         missing.append("an NVIDIA GPU with its driver")
     if missing:
-        raise EngineError(f"TensorRT lacks {' and '.join(missing)}")
+        raise EngineError(f"{title} lacks {' and '.join(missing)}")
     try:
-        import tensorrt  # pyright: ignore[reportMissingImports]
+        return importlib.import_module(module)
     except (ImportError, OSError) as error:
-        raise EngineError(
-            f"TensorRT cannot be loaded: {error} (pip install 'nervcast[tensorrt]')"
-        ) from None
-    return tensorrt
+        raise EngineError(f"{title} cannot be loaded: {error} ({install})") from None
 
 
 def import_rtx() -> Any:
@@ -116,7 +125,7 @@ def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] 
     """
     rtx = import_rtx()
     known = rtx_targets()
-    if unknown := [name for name in targets if name not in known]:
+    if unknown := [name for name in targets if name not in (HERE, *known)]:
         raise SettingsError(f"unknown GPU {unknown[0]!r}, known are: {', '.join(known)}")
 
     library = _Library(rtx, "TensorRT for RTX", "")
@@ -207,7 +216,7 @@ class _Library:
                 f"{self.way_out}"
             )
         config = builder.create_builder_config()
-        # A camera's places, the products of matrices in fp32, need more than TF32's 10 bits.
+        # An engine in fp32 is for pictures that are exact: TF32 has 10 bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         profile = builder.create_optimization_profile()
         profile.set_shape(TIME, (1,), (max_batch,), (max_batch,))

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -30,7 +31,8 @@ def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -
     Graphs that differ only in their weights share an engine. `anew` rebuilds it. Raises
     EngineError.
     """
-    path = cache_folder() / "tensorrt" / f"{plan_key(model, max_batch=max_batch)}.engine"
+    key = plan_key(model, max_batch=max_batch, version=import_tensorrt().__version__)
+    path = cache_folder() / "tensorrt" / f"{key}.engine"
     if not anew and (plan := kept(path)) is not None:
         return plan
     plan = new_plan(model, max_batch=max_batch)
@@ -39,15 +41,36 @@ def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -
     return plan
 
 
+class KernelCache:
+    """Kernels that TensorRT for RTX has compiled for a GPU, kept from one start to the next."""
+
+    def __init__(self, engine: Any, key: str) -> None:
+        """Take an engine, and the key of all engines that differ in their weights alone."""
+        self._path = cache_folder() / "tensorrt-rtx" / f"{key}.kernels"
+        self.config = engine.create_runtime_config()
+        """Configuration of the engine's contexts."""
+        self._cache = self.config.create_runtime_cache()
+        known = kept(self._path)
+        # Kernels of another driver are of no use, but no error.
+        self._is_known = known is not None and bool(self._cache.deserialize(known))
+        self.config.set_runtime_cache(self._cache)
+
+    def keep(self) -> None:
+        """Keep the compiled kernels, unless they were known."""
+        if not self._is_known:
+            keep(self._path, bytes(memoryview(self._cache.serialize())))
+            evict(self._path.parent, "*.kernels", MAX_PLANS)
+
+
 def new_plan(model: onnx.ModelProto, *, max_batch: int) -> bytes:
     """Return a newly built engine of a graph, with cached kernel timings; raises EngineError."""
     return build_tensorrt(model, max_batch=max_batch, timing_cache=timing_cache_path()).data
 
 
-def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
+def plan_key(model: onnx.ModelProto, *, max_batch: int, version: str) -> str:
     """Return a hash of everything that distinguishes engines.
 
-    It covers the graph without its weights, the GPU, the version of TensorRT, and the batch.
+    It covers the graph without its weights, the GPU, the version of the library, and the batch.
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
@@ -57,8 +80,7 @@ def plan_key(model: onnx.ModelProto, *, max_batch: int) -> str:
             constant.ClearField("raw_data")
             constant.ClearField("float_data")
     gpu = next(iter(gpu_names()), "")
-    what = (
-        f"{import_tensorrt().__version__} {gpu} {max_batch} {BUILD} ".encode()
-        + bare.SerializeToString(deterministic=True)
+    what = f"{version} {gpu} {max_batch} {BUILD} ".encode() + bare.SerializeToString(
+        deterministic=True
     )
     return hashlib.sha256(what).hexdigest()[:32]

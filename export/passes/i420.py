@@ -175,20 +175,12 @@ def _average(
         "here": np.full((1, 1, 1, 1), 1 - step / 2),
         "behind": (step - before).reshape(shape) / 2,
     }
-    pads = np.zeros(8, np.int64)
-    pads[[axis, axis + 4]] = 1
-    padded = [source, add_constant(graph, f"{result}_pads", pads)]
-    graph.node.append(helper.make_node("Pad", padded, [f"{result}_padded"]))
-    axes = add_constant(graph, f"{result}_axes", np.array([axis]))
     parts = {"here": source}
-    for name, start in (("before", 0), ("behind", 2)):
-        bounds = [
-            add_constant(graph, f"{result}_{name}_{end}", np.array([place]))
-            for end, place in (("from", start), ("to", start + length))
-        ]
+    for name, move in (("before", -1), ("behind", 1)):
+        places = np.clip(np.arange(length) + move, 0, length - 1)
         parts[name] = f"{result}_{name}"
-        inputs = [f"{result}_padded", *bounds, axes]
-        graph.node.append(helper.make_node("Slice", inputs, [parts[name]]))
+        inputs = [source, add_constant(graph, f"{result}_{name}_places", places)]
+        graph.node.append(helper.make_node("Gather", inputs, [parts[name]], axis=axis))
     for name, weight in weights.items():
         values = (weight * scale).astype(np.float32)
         inputs = [parts[name], add_constant(graph, f"{result}_{name}_weight", values)]

@@ -43,6 +43,16 @@ def test_every_network_is_built(clip, precision, pixels):
         assert len(plan.data) > 100_000
 
 
+@pytest.mark.parametrize(("height", "width"), [(36, 66), (38, 64), (19, 26)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_chroma_of_an_odd_size_is_built(height, width, precision):
+    """Some operators make the builder fail there, above all without other batches than of 1."""
+    models = SegmentModels(fit_clip("fast", frames=3, height=height, width=width))
+    graph = build_graph(models, 0, precision=precision)
+    for max_batch in (1, 8):
+        assert build_rtx(graph, max_batch=max_batch, targets=TARGET).data
+
+
 def test_every_network_is_built_with_integers(clip, tmp_path):
     models = SegmentModels(clip)
     frames = np.stack(list(islice(ReferenceDecoder(clip).frames(), 3)))

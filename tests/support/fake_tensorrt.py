@@ -8,6 +8,12 @@ import numpy as np
 import onnx
 
 from encoder.common.onnx_runtime import Session
+from export.engines.trt_build import HERE, build_rtx
+
+try:
+    import tensorrt_rtx
+except ImportError:  # not for this machine
+    tensorrt_rtx = None
 
 
 class FakeCuda(types.ModuleType):
@@ -150,6 +156,30 @@ class FakeTensorRt:
         )
 
 
+class FakeRtx:
+    """TensorRT for RTX with its own builder, and a stand-in for its runtime, which needs a GPU."""
+
+    def __init__(self, cuda):
+        self.cuda, self.graphs, self.compiled, self.takes_kernels = cuda, {}, 0, True
+
+    def __getattr__(self, name):
+        return getattr(tensorrt_rtx, name)
+
+    def build(self, model, *, max_batch, targets):
+        """Build for another GPU than that of this machine, which has none."""
+        assert targets == [HERE]
+        plan = build_rtx(model, max_batch=max_batch, targets=["sm89"])
+        self.graphs[plan.data] = model.SerializeToString()
+        return plan
+
+    def Runtime(self, log):
+        assert isinstance(log, tensorrt_rtx.ILogger)
+        return types.SimpleNamespace(deserialize_cuda_engine=self._load)
+
+    def _load(self, plan):
+        return FakeRtxEngine(self.graphs[plan], self) if plan in self.graphs else None
+
+
 class _Config:
     def __init__(self, trt):
         self._trt = trt
@@ -196,6 +226,39 @@ class FakeEngine:
 
     def create_execution_context(self):
         return _Context(self)
+
+
+class FakeRtxEngine(FakeEngine):
+    """An engine whose contexts compile kernels that are not in the cache."""
+
+    def __init__(self, data, rtx):
+        super().__init__(data, rtx.cuda)
+        self.rtx = rtx
+
+    def create_runtime_config(self):
+        config = types.SimpleNamespace(cache=None)
+        config.create_runtime_cache = lambda: _Kernels(self.rtx.takes_kernels)
+        config.set_runtime_cache = lambda cache: setattr(config, "cache", cache)
+        return config
+
+    def create_execution_context(self, config):
+        if not config.cache.data:
+            self.rtx.compiled += 1
+            config.cache.data = b"kernels"
+        return _Context(self)
+
+
+class _Kernels:
+    def __init__(self, takes):
+        self.data, self._takes = b"", takes
+
+    def deserialize(self, data):
+        if self._takes:
+            self.data = data
+        return self._takes
+
+    def serialize(self):
+        return self.data
 
 
 class _Context:
