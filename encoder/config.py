@@ -1,6 +1,5 @@
 """Settings of a fit: defaults, flags, help texts, and the record in the file."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from encoder.codec.coder import HUFFMAN_BOUND, CoderName
 from encoder.common.errors import SettingsError
 from encoder.common.flags import Flag, flag_name
+from encoder.common.quantities import parse_quantity
 from encoder.media.reading import Reading
 from encoder.media.size import Size, parse_size
 
@@ -24,7 +24,6 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
 """Numbers of bits for weights that are quantized after the fit."""
 MAX_SEED = 2**63 - 1
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 BITS_PER_BYTE = 8
 MAX_BITS_PER_PIXEL = 1000
 SEGMENT_SECONDS = 120.0
@@ -250,8 +249,7 @@ def _flags(record: Mapping[str, object]) -> str:
 
 
 def _number(text: str | int, suffix: str, rule: str) -> float:
-    match = re.fullmatch(rf"(\d{{1,15}}(?:\.\d+)?)([kMG]?)({suffix})?", str(text), re.ASCII)
-    value = float(match[1]) * UNITS[match[2]] if match else 0.0
+    value = parse_quantity(text, suffix)
     if not value:
         raise SettingsError(f"{rule}, got {text!r}")
     return value

@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from encoder.common.quantities import parse_quantity
 from export.engines.names import DEFAULT_BATCH, ENGINE_NAMES
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def token_of(given: str | None, variable: str) -> str | None:
 
 
 def _bitrate(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([kM]?)", text)
-    bitrate = float(found[1]) * {"": 1, "k": 1e3, "M": 1e6}[found[2]] if found else 0
+    bitrate = parse_quantity(text)
     if not MIN_BITRATE <= bitrate <= MAX_BITRATE:
         raise argparse.ArgumentTypeError(f"not bits per second in 50k..100M: {text!r}")
     return round(bitrate)

@@ -285,6 +285,7 @@ def test_help_names_the_engines(tmp_path):
             "not a number of seconds of at most a day: '-1'",
         ),
         ("player serve tiny.nerv --bitrate 1G", "not bits per second in 50k..100M: '1G'"),
+        ("player serve tiny.nerv --bitrate \u0665M", "not bits per second in 50k..100M: "),
         ("player serve tiny.nerv --bitrate 10", "not bits per second in 50k..100M: '10'"),
         ("player serve http://127.0.0.1:9/x.nerv", "cannot fetch http://127.0.0.1:9/x.nerv"),
         (

@@ -43,14 +43,11 @@ def test_every_network_is_built(clip, precision, pixels):
         assert len(plan.data) > 100_000
 
 
-@pytest.mark.parametrize(("height", "width"), [(36, 66), (38, 64), (19, 26)])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_chroma_of_an_odd_size_is_built(height, width, precision):
-    """Some operators make the builder fail there, above all without other batches than of 1."""
-    models = SegmentModels(fit_clip("fast", frames=3, height=height, width=width))
-    graph = build_graph(models, 0, precision=precision)
-    for max_batch in (1, 8):
-        assert build_rtx(graph, max_batch=max_batch, targets=TARGET).data
+@pytest.mark.parametrize(("precision", "max_batch"), [("fp32", 1), ("fp16", 1), ("fp16", 8)])
+def test_chroma_of_an_odd_size_is_built(tiny_clip, precision, max_batch):
+    """It has 13x10 pixels. Some operators make the builder fail there."""
+    graph = build_graph(SegmentModels(tiny_clip), 0, precision=precision)
+    assert build_rtx(graph, max_batch=max_batch, targets=TARGET).data
 
 
 def test_every_network_is_built_with_integers(clip, tmp_path):

@@ -1,6 +1,7 @@
 """Stand-ins for TensorRT and CUDA, whose memory is the host's and whose networks ONNX Runtime runs."""
 
 import ctypes
+import functools
 import itertools
 import types
 
@@ -156,6 +157,12 @@ class FakeTensorRt:
         )
 
 
+@functools.cache
+def _built(graph, max_batch):
+    model = onnx.ModelProto.FromString(graph)
+    return build_rtx(model, max_batch=max_batch, targets=["sm89"])
+
+
 class FakeRtx:
     """TensorRT for RTX with its own builder, and a stand-in for its runtime, which needs a GPU."""
 
@@ -168,8 +175,9 @@ class FakeRtx:
     def build(self, model, *, max_batch, targets):
         """Build for another GPU than that of this machine, which has none."""
         assert targets == [HERE]
-        plan = build_rtx(model, max_batch=max_batch, targets=["sm89"])
-        self.graphs[plan.data] = model.SerializeToString()
+        graph = model.SerializeToString()
+        plan = _built(graph, max_batch)
+        self.graphs[plan.data] = graph
         return plan
 
     def Runtime(self, log):
