@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.fits import make_encoder, measure, run_fit
@@ -18,6 +18,7 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare.benchmark import bench, peak_gflops
 from encoder.config import Budget, Compression, SizeName
+from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.size import size_text
 from encoder.media.source import read_video
 from encoder.media.video import Video
@@ -28,23 +29,18 @@ from encoder.training.step import TrainStep
 PUBLISHED_BOOST = {"preset": "hnerv-boost", "psnr_db": 37.75, "fit_seconds": 0.71 * 3600}
 """HNeRV-Boost on Bunny at 720p on one GPU (Boosting-NeRV, arXiv 2402.18152)."""
 PUBLISHED_BITS = 8
-"""Bits of a weight in the papers' pipeline."""
 FIRST_MODES = 5
 """Number of modes that are timed before `fast` is fitted."""
 LARGEST = 16
 """Operators of a step that are named, those that take the most time."""
-PROFILED = 4
-"""Number of profiled steps."""
+WARM = 8
+"""Number of steps before the profiled ones."""
+PROFILED = 8
+"""Number of profiled steps, one of them with the rate term if the preset has one."""
 FROM = 0.5
-"""Progress of the schedule whose steps are profiled: with the rate term, and with noise."""
+"""Progress of the schedule at the first step, where a rate term comes with noise."""
 EPOCH_GUESS = 3
 """Epochs that are timed before a fit of as many epochs as there is time for."""
-
-
-def self_seconds(event: Any) -> float:
-    """Return the time of an operator by itself: on the GPU, or on the CPU if there is none."""
-    spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
-    return float(spent) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +202,10 @@ class _Fits:
         self, size: SizeName, lambda_: float, precision: str, mode: str, budget: Budget
     ) -> Point:
         began = time.perf_counter()
-        encoder = make_encoder(
-            self._video,
-            find_preset("fast"),
+        encoder = self._open(
+            "fast",
+            size,
             Compression(lambda_=lambda_),
-            size=size,
-            device=self._device,
             precision=PRECISIONS[precision],
             train_step=step_of(mode, compiler=self.scale.compiler),
         )
@@ -228,17 +222,25 @@ class _Fits:
         """Return the job that finds the operators of a step that take the most time."""
 
         def run() -> Iterator[Point]:
-            found = find_preset(preset)
-            video = Video(self._video.frames[: PROFILED * found.recipe.batch], self._video.rate)
-            encoder = make_encoder(
-                video, found, Compression(), size=size, device=self._device, train_step=TrainStep
-            )
             kinds = {"cpu": ProfilerActivity.CPU, "cuda": ProfilerActivity.CUDA}
-            with profile(activities={kinds["cpu"], kinds[self._device.type]}) as profiler:
-                for _ in encoder.run(Budget(epochs=1), start=FROM):
-                    pass
+            profiler = profile(activities={kinds["cpu"], kinds[self._device.type]})
+
+            class Profiled(TrainStep):
+                def step(self, *args: Any, **options: Any) -> Tensor:
+                    if self.steps == WARM:
+                        profiler.start()
+                    error = super().step(*args, **options)
+                    if self.steps == WARM + PROFILED:
+                        profiler.stop()
+                    return error
+
+            encoder = self._open(preset, size, Compression(), train_step=Profiled)
+            batch = find_preset(preset).recipe.batch
+            epochs = -(-(WARM + PROFILED + 1) * batch // self._video.count)
+            for _ in encoder.run(Budget(epochs=epochs), start=FROM):
+                pass
             spent = {
-                event.key: self_seconds(event)
+                event.key: self._seconds(event)
                 for event in profiler.key_averages()
                 if event.key.startswith("aten::")
             }
@@ -254,9 +256,7 @@ class _Fits:
         compression = Compression(bits=PUBLISHED_BITS)
         paces: list[float] = []
         for name, size in self.scale.papers:
-            encoder = make_encoder(
-                self._video, find_preset(name), compression, size=size, device=self._device
-            )
+            encoder = self._open(name, size, compression)
             ends = [
                 time.perf_counter()
                 for progress in encoder.run(Budget(epochs=EPOCH_GUESS))
@@ -267,12 +267,21 @@ class _Fits:
         left = int(0.8 * self._deadline.left / sum(paces))
         epochs = max(min(left, self.scale.most_epochs), 1)
         for (name, size), pace in zip(self.scale.papers, paces, strict=True):
-            encoder = make_encoder(
-                self._video, find_preset(name), compression, size=size, device=self._device
-            )
+            encoder = self._open(name, size, compression)
             point = {"preset": name, "size": size, "epochs": epochs, "measurement": "fit"}
             clip = run_fit(encoder, Budget(epochs=epochs))
             yield point | {"epoch_seconds": pace} | measure(clip, self._video)
+
+    def _open(
+        self, preset: str, size: SizeName, compression: Compression, **options: Any
+    ) -> SegmentEncoder:
+        options |= {"size": size, "device": self._device}
+        return make_encoder(self._video, find_preset(preset), compression, **options)
+
+    def _seconds(self, event: Any) -> float:
+        """Return the time of an operator by itself."""
+        is_cuda = self._device.type == "cuda"
+        return float(event.self_device_time_total if is_cuda else event.self_cpu_time_total) / 1e6
 
     @property
     def _video(self) -> Video:

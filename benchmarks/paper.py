@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from encoder.cli import main as encoder
+from encoder.common.errors import SettingsError
 from encoder.compare.compare import RdPoint, curves
 from encoder.config import SIZES
 
@@ -43,12 +44,17 @@ def fit_networks(
     presets: Sequence[str],
     device: str,
 ) -> int:
-    """Fit the networks that a report lacks, in all sizes; return the exit code of `compare`."""
+    """Fit the networks that a report lacks, in all sizes; return the exit code of `compare`.
+
+    Raises SettingsError without NeRV, with which the others are compared.
+    """
+    if ANCHOR not in presets:
+        raise SettingsError(f"the others are compared with {ANCHOR}: name it as well")
     options = {"--rates": len(SIZES), "--resize": size, "--epochs": epochs, "--device": device}
     given = [str(part) for option in options.items() for part in option]
     video = [] if source is None else [str(source)]
-    presets = ("--presets", *presets, "--codecs")  # without classic codecs
-    return encoder.main(["compare", *video, *presets, *given, *PIPELINE, "-o", str(folder)])
+    networks = ("--presets", *presets, "--codecs")  # without classic codecs
+    return encoder.main(["compare", *video, *networks, *given, *PIPELINE, "-o", str(folder)])
 
 
 def bd_rates(rates: BdRates) -> Iterator[dict[str, object]]:

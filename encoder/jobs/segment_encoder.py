@@ -26,7 +26,6 @@ from encoder.presets import Preset, build
 from encoder.segmentation.global_motion import Canvas
 from encoder.segmentation.mask import Masked
 from encoder.segmentation.plan import Plan
-from encoder.training.device import upload
 from encoder.training.ptq import quantize
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
@@ -208,21 +207,21 @@ class SegmentEncoder:
         """Return the uint8 frames (T, 3, H, W) of a segment; the latest segment's are cached."""
         if self._cached is None or self._cached[0] != index:
             self._cached = None  # otherwise both segments would be in memory
-            self._cached = (index, self._upload(self._source.read(self.plan.runs[index])))
+            self._cached = (index, self._on_device(self._source.read(self.plan.runs[index])))
         return self._cached[1]
 
     def masked(self, index: int) -> Tensor | None:
         """Return the mask (T, H, W) of a segment's frames, if the video has one."""
         if not isinstance(self._source, Masked):
             return None
-        return self._upload(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
+        return self._on_device(self._source.mask(self.plan.runs[index])[:, None])[:, 0]
 
-    def _upload(self, frames: NDArray[Any]) -> Tensor:
+    def _on_device(self, frames: NDArray[Any]) -> Tensor:
         """Put frames (T, C, H, W) on the device, padded to even sizes for 4:2:0."""
         odd = [side % 2 for side in frames.shape[2:]]
         if any(odd):
             frames = np.pad(frames, ((0, 0), (0, 0), (0, odd[0]), (0, odd[1])), mode="edge")
-        return upload(torch.from_numpy(np.ascontiguousarray(frames)), self._device)
+        return torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)
 
     def network(self, index: int) -> VideoNetwork:
         """Return the network of a segment before its fit, with its given parameters."""

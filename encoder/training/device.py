@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Generator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,10 @@ def pick_device(name: DeviceName) -> torch.device:
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device; the host does not wait for a GPU to copy it."""
+    """Return a small tensor of the host on a device; the host does not wait for a GPU to copy it.
+
+    The memory that is pinned for it stays so; for a segment's frames, that would cost too much.
+    """
     if device.type != "cuda":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
@@ -37,13 +41,14 @@ def convolutions(precision: PrecisionName) -> Generator[None]:
 
     Products of matrices never do: they would misplace the pixels of a camera.
     """
-    flags = torch.backends.cudnn
-    before = flags.allow_tf32
-    flags.allow_tf32 = precision != "fp32"
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in flags]
+    flags[0].allow_tf32, flags[1].allow_tf32 = precision != "fp32", False
     try:
         yield
     finally:
-        flags.allow_tf32 = before
+        for each, allowed in zip(flags, before, strict=True):
+            each.allow_tf32 = allowed
 
 
 def network_arithmetic(precision: PrecisionName, device: torch.device) -> torch.autocast:

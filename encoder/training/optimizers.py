@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from encoder.config import PrecisionName
 from encoder.training.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -34,8 +35,12 @@ EPSILON = 1e-8
 class Muon(torch.optim.Optimizer):
     """Optimizer of convolution weights (out, in, ...), taken as matrices (out, in * ...)."""
 
-    def __init__(self, params: Iterable[nn.Parameter], *, lr: float) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Take the parameters, and the type in which their steps are made orthogonal."""
         super().__init__(params, {"lr": lr})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -59,22 +64,22 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
             steps.append(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
-        updates = orthogonal(torch.stack(steps))
+        updates = orthogonal(torch.stack(steps), self._dtype)
         scale = RMS * sqrt(max(updates.shape[1:]))
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.sub_(update.view(parameter.shape) * (learning_rate * scale))
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return, roughly, the nearest matrices (B, M, N) whose singular values are all 1.
 
-    They are found by Newton-Schulz iterations, on a GPU in bfloat16, as Muon's author does.
+    They are found by Newton-Schulz iterations in a type of 32 or 16 bits.
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    x = x.bfloat16() if x.is_cuda else x
+    x = x.to(dtype)
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
@@ -131,6 +136,7 @@ def make_optimizers(
     recipe: Recipe,
     *,
     latents: Collection[str] = (),
+    precision: PrecisionName = "auto",
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a network's tensors (`learned`, by name) and of `more` tensors.
 
@@ -149,7 +155,10 @@ def make_optimizers(
     adam = torch.optim.Adam(groups, betas=recipe.betas, fused=True)
     if make is None or not matrices:
         return [adam]
-    second = make(matrices, lr=recipe.learning_rate)
+    # Muon's author takes bfloat16 on a GPU.
+    is_half = matrices[0].is_cuda and precision != "fp32"
+    dtype = torch.bfloat16 if is_half else torch.float32
+    second = make(matrices, lr=recipe.learning_rate, dtype=dtype)
     second.param_groups[0]["gain"] = 1.0
     return [adam, second]
 

@@ -42,6 +42,8 @@ class RecordedStep(TrainStep):
         self._recorded: dict[tuple[object, ...], _Record | None] = {}
         self._rates: dict[tuple[int, int], Tensor] = {}
         """Learning rates on the device, by the numbers of the optimizer and of its group."""
+        self._pool: Any = None
+        """Memory of the records of a phase, which never run at the same time."""
         self._is_refused = False
         super().__init__(network, *args, **options)
 
@@ -56,13 +58,17 @@ class RecordedStep(TrainStep):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the steps are recorded anew, since its tensors are others."""
         super().load_state_dict(state)
-        self._recorded.clear()
+        self._forget()
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         if self.recipe.optimizer == COUNTING:
             raise SettingsError("steps of Adan cannot be recorded: it counts them itself")
-        self._recorded.clear()
+        self._forget()
         return super()._make_optimizers()
+
+    def _forget(self) -> None:
+        self._recorded.clear()
+        self._pool = None
 
     def _set_learning_rates(self, progress: float, gain: float) -> None:
         super()._set_learning_rates(progress, gain)
@@ -79,8 +85,23 @@ class RecordedStep(TrainStep):
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
     ) -> Tensor:
         is_steered = self.rate is not None and self.rate.target_bits is not None
-        if is_steered or self._is_refused:  # steering depends on the progress
-            return super()._update(batch, target, mask, progress)
+        if not is_steered and not self._is_refused:  # steering depends on the progress
+            try:
+                return self._replayed(batch, target, mask, progress)
+            except torch.OutOfMemoryError:
+                # Records keep the memory of their steps. The one that failed has changed nothing.
+                logger.info("steps are not recorded as CUDA graphs, for lack of memory")
+                self._refuse()
+        return super()._update(batch, target, mask, progress)
+
+    def _refuse(self) -> None:
+        self._is_refused = True
+        self._forget()
+
+    def _replayed(
+        self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
+    ) -> Tensor:
+        """Take a step, recorded if it is not the first of its kind in a phase."""
         drawn = None if self.quantizer is None else self.quantizer.drawn
         inputs = [x for x in (batch, target, mask, drawn) if x is not None]
         is_rated = self.steps % self.recipe.schedule.rate_every == 0
@@ -88,7 +109,8 @@ class RecordedStep(TrainStep):
         key = (phase, len(batch), is_rated)
         if key not in self._recorded:
             # The memory of phases that are over is free again.
-            self._recorded = {old: kept for old, kept in self._recorded.items() if old[0] == phase}
+            if any(old[0] != phase for old in self._recorded):
+                self._forget()
             self._recorded[key] = None
             with _beside(target.device):
                 return super()._update(batch, target, mask, progress)
@@ -96,9 +118,11 @@ class RecordedStep(TrainStep):
         if record is None:
             try:
                 record = self._record(inputs, progress, has_mask=mask is not None)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:  # nothing of the step has been computed yet
-                logger.info("steps are not recorded as a CUDA graph: %s", first_line(error))
-                self._is_refused = True
+                logger.info("steps are not recorded as CUDA graphs: %s", first_line(error))
+                self._refuse()
                 return super()._update(batch, target, mask, progress)
             self._recorded[key] = record
         for kept, new in zip(record.inputs, inputs, strict=True):
@@ -120,7 +144,8 @@ class RecordedStep(TrainStep):
             outputs: list[Tensor] = []
             return _Record(kept, lambda: outputs.append(run()), outputs.pop)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
             output = run()
         return _Record(kept, graph.replay, lambda: output)
 

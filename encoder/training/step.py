@@ -27,16 +27,7 @@ HIDDEN = 0.5
 class TrainStep(Stateful):
     """A network in training, with its quantizer once it has one."""
 
-    STATE = (
-        "unrounded",
-        "steps",
-        "changed_at",
-        "_stage",
-        "_began",
-        "_masks",
-        "_frozen",
-        "_scaled",
-    )
+    STATE = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_frozen", "_scaled")
 
     def __init__(
         self,
@@ -184,7 +175,9 @@ class TrainStep(Stateful):
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         learned = {name: x for name, x in self._tensors.items() if name in self._learned}
         others = [] if self._frame_encoder is None else list(self._frame_encoder.parameters())
-        return make_optimizers(learned, others, self.recipe, latents=self._latents)
+        return make_optimizers(
+            learned, others, self.recipe, latents=self._latents, precision=self.precision
+        )
 
     def _look_for_changes(self, progress: float) -> None:
         schedule = self.recipe.schedule

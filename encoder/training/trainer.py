@@ -15,7 +15,7 @@ from torch import Tensor
 
 from encoder.common.errors import FitError
 from encoder.config import Budget
-from encoder.training.device import unit, upload
+from encoder.training.device import convolutions, unit, upload
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
 from encoder.training.step import TrainStep
@@ -182,7 +182,8 @@ class Trainer(Stateful):
             )
         if self._monitor.collapses and self._monitor.reference_db == -inf:
             raise FitError("the fit collapses at once: try another seed")
-        self.training.finish(frames)
+        with convolutions(self.training.precision):
+            self.training.finish(frames)
         self.training.network.eval()
 
     def _begin_epoch(self, frames: Tensor) -> None:

@@ -105,7 +105,7 @@ def _add_engine_options(to_trt: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="GPU",
-        help="compute capabilities like sm80 sm89, for TensorRT for RTX "
+        help="compute capabilities like sm80 sm89, or current, for TensorRT for RTX "
         "(default: all that it takes)",
     )
 

@@ -1,6 +1,6 @@
 """Names and limits for command lines, without the engines' libraries, so that help is fast."""
 
-ENGINE_NAMES = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime-cpu")
+ENGINE_NAMES = ("tensorrt", "onnxruntime-cuda", "tensorrt-rtx", "openvino", "onnxruntime-cpu")
 """Names of the engines, in the order in which they are tried."""
 BUILDERS = ("auto", "tensorrt", "rtx")
 """Names of the builders of TensorRT engines."""

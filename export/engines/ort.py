@@ -86,6 +86,8 @@ class OnnxRuntimeCuda(Engine):
     wants_graph = True
     """Whether a CUDA graph is tried."""
     device = "cuda"
+    pins = True
+    """Whether pictures are copied through pinned memory."""
 
     def __init__(
         self, clip: Clip, *, batch: int = DEFAULT_BATCH, pixels: PixelFormat = "i420"
@@ -139,21 +141,29 @@ class OnnxRuntimeCuda(Engine):
         bound = BoundSession(session, self.device, {TIME: buffers[TIME]}, {OUTPUT: buffers[OUTPUT]})
         for _ in range(WARM_UP_RUNS):
             bound.run()
-        return _Bound(bound, self._thread, self.micro_batch, buffers[OUTPUT])
+        download = self._download(bound, buffers[OUTPUT]) if self.pins else None
+        return _Bound(bound, self._thread, self.micro_batch, download)
+
+    def _download(self, bound: BoundSession, output: Buffer) -> Download | None:
+        try:
+            return Download(bound.address(OUTPUT), *output)
+        except (ImportError, EngineError) as error:
+            logger.info("pictures are copied without pinned memory, which is slower: %s", error)
+        return None
 
 
 class _Bound(Network):
     """Session that one thread runs."""
 
     def __init__(
-        self, session: BoundSession, thread: ThreadPoolExecutor, micro_batch: int, output: Buffer
+        self,
+        session: BoundSession,
+        thread: ThreadPoolExecutor,
+        micro_batch: int,
+        download: Download | None,
     ) -> None:
         self._session = session
-        self._download: Download | None = None
-        try:
-            self._download = Download(session.address(OUTPUT), *output)
-        except (ImportError, EngineError) as error:
-            logger.debug("without pinned memory: %s", error)
+        self._download = download
         self._thread = thread
         self._times = np.zeros(micro_batch, np.float32)
         self._running: Future[None] = Future()
@@ -171,15 +181,18 @@ class _Bound(Network):
 
     def fetch(self, stream: int, frames: Frames) -> None:
         self.wait(stream)
+        frames[:] = self._thread.submit(self._pictures, len(frames)).result()
+
+    def _pictures(self, count: int) -> Frames:
         if self._download is not None:
-            frames[:] = self._download.rows(len(frames))
-        else:
-            frames[:] = self._thread.submit(self._session.get, OUTPUT).result()[: len(frames)]
+            return self._download.rows(count)
+        return self._session.get(OUTPUT)[:count]
 
     def close(self) -> None:
-        """Release the pinned memory."""
+        """Release the pinned memory, in the thread that records: others would spoil a recording."""
         if self._download is not None:
-            self._download.close()
+            self._thread.submit(self._download.close).result()
+            self._download = None
 
 
 def has_cuda() -> bool:

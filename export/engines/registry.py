@@ -47,8 +47,8 @@ def _tensorrt_rtx(clip: Clip, **options: Any) -> Engine:
 
 ENGINES: Mapping[str, Callable[..., Engine]] = {
     "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt_rtx,
     "onnxruntime-cuda": OnnxRuntimeCuda,
+    "tensorrt-rtx": _tensorrt_rtx,
     "openvino": OpenVino,
     "onnxruntime-cpu": OnnxRuntimeCpu,
 }

@@ -135,7 +135,7 @@ class TensorRtRtx(TensorRt):
         if engine is None:
             raise EngineError(f"TensorRT for RTX {plan.version} cannot load its engine")
         key = self._key(model)
-        kernels = KernelCache(engine, key)
+        kernels = KernelCache(self._library(), engine, key)
         network = self._network(
             engine, key, lambda: engine.create_execution_context(kernels.config)
         )
@@ -204,6 +204,8 @@ class _Stream:
     """Stream with its pinned buffers on the host and its buffers on the GPU."""
 
     def __init__(self, cuda: Cuda, context: Any, micro_batch: int, size: tuple[int, ...]) -> None:
+        if context is None:
+            raise EngineError("TensorRT could not prepare to run the network")
         self._cuda = cuda
         self._context = context
         self._stream = cuda.stream()

@@ -126,7 +126,7 @@ def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] 
     rtx = import_rtx()
     known = rtx_targets()
     if unknown := [name for name in targets if name not in (HERE, *known)]:
-        raise SettingsError(f"unknown GPU {unknown[0]!r}, known are: {', '.join(known)}")
+        raise SettingsError(f"unknown GPU {unknown[0]!r}, known are: {', '.join((HERE, *known))}")
 
     library = _Library(rtx, "TensorRT for RTX", "")
 

@@ -44,21 +44,25 @@ def cached_plan(model: onnx.ModelProto, *, max_batch: int, anew: bool = False) -
 class KernelCache:
     """Kernels that TensorRT for RTX has compiled for a GPU, kept from one start to the next."""
 
-    def __init__(self, engine: Any, key: str) -> None:
-        """Take an engine, and the key of all engines that differ in their weights alone."""
+    def __init__(self, rtx: Any, engine: Any, key: str) -> None:
+        """Take the module, an engine, and the key of engines that differ in their weights alone."""
         self._path = cache_folder() / "tensorrt-rtx" / f"{key}.kernels"
         self.config = engine.create_runtime_config()
         """Configuration of the engine's contexts."""
+        # Otherwise slower kernels run, and are recorded, until those for the batch are compiled.
+        strategies = rtx.DynamicShapesKernelSpecializationStrategy
+        self.config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         self._cache = self.config.create_runtime_cache()
-        known = kept(self._path)
-        # Kernels of another driver are of no use, but no error.
-        self._is_known = known is not None and bool(self._cache.deserialize(known))
+        self._known = kept(self._path)
+        if self._known is not None:
+            self._cache.deserialize(self._known)  # those of another driver are ignored
         self.config.set_runtime_cache(self._cache)
 
     def keep(self) -> None:
-        """Keep the compiled kernels, unless they were known."""
-        if not self._is_known:
-            keep(self._path, bytes(memoryview(self._cache.serialize())))
+        """Keep the compiled kernels, if there are other ones than before."""
+        kernels = bytes(memoryview(self._cache.serialize()))
+        if kernels != self._known:
+            keep(self._path, kernels)
             evict(self._path.parent, "*.kernels", MAX_PLANS)
 
 

@@ -175,6 +175,7 @@ def _average(
         "here": np.full((1, 1, 1, 1), 1 - step / 2),
         "behind": (step - before).reshape(shape) / 2,
     }
+    # TensorRT for RTX fails at a Pad and a Slice in their place where a side is odd.
     parts = {"here": source}
     for name, move in (("before", -1), ("behind", 1)):
         places = np.clip(np.arange(length) + move, 0, length - 1)

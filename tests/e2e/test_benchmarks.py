@@ -228,18 +228,21 @@ def test_bd_rates_of_the_paper_stand_beside_those_of_a_report():
 
 def test_papers_networks_are_fitted_once_and_compared(tmp_path, capsys, monkeypatch):
     write_images(tmp_path / "video", moving_square(3, 18, 32))
+    monkeypatch.setattr("benchmarks.paper.SIZES", ("XS",))  # to trace a network takes seconds
     command = ["paper", "--source", str(tmp_path / "video"), "--resize", "32x18", "--epochs", "2"]
     command += ["--device", "cpu", "-o", str(tmp_path / "report")]
     assert command_line.main(command) == 0
     told = capsys.readouterr().out
     assert "coding: 8 bits, 0.2 pruned, huffman coder" in told
-    assert len(re.findall("size (?:XS|S|M|L) ", told)) == 8
+    assert len(re.findall("size (?:XS|S|M|L) ", told)) == 2
     assert re.search(r"nerv\+\+ +psnr_db +-27.98", told)
     assert re.search(r"nerv\+\+ +0.62 +[\d.]+ +0.92 +[\d.]+", told)
     results = (tmp_path / "report" / "results.json").read_bytes()
     monkeypatch.setattr("encoder.compare.compare.measure", None)  # which would fit them again
     assert command_line.main(command) == 0
     assert (tmp_path / "report" / "results.json").read_bytes() == results
+    assert command_line.main([*command, "--presets", "nerv++"]) == 2
+    assert "compared with nerv: name it as well" in capsys.readouterr().err
     assert command_line.main([*command[:-4], "--epochs", "0", *command[-4:]]) == 2
     assert "the number of epochs must be at least 1" in capsys.readouterr().err
 

@@ -1,4 +1,5 @@
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -236,7 +237,7 @@ def test_last_picture_is_not_the_callers(tiny_clip):
 class BoundCpu(OnnxRuntimeCuda):
     """The engine for CUDA on a CPU, whose buffers are the host's."""
 
-    provider, device = "CPUExecutionProvider", "cpu"
+    provider, device, pins = "CPUExecutionProvider", "cpu", False
 
 
 def test_bound_session_decodes(tiny_clip, monkeypatch):
@@ -256,9 +257,11 @@ def test_bound_session_copies_through_pinned_memory(tiny_clip, monkeypatch):
         expected = plain.frames(times)
     runtime = FakeCuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
-    copied = []
+    copied, threads = [], set()
 
     class Bound(BoundCpu):
+        pins = True
+
         def load(self, model):
             network = super().load(model)
             place = network._session.address(OUTPUT)
@@ -267,12 +270,14 @@ def test_bound_session_copies_through_pinned_memory(tiny_clip, monkeypatch):
 
     def copy(target, source, size, kind, stream):
         copied.append(size)
+        threads.add(threading.current_thread().name)
         return FakeCuda.cudaMemcpyAsync(runtime, target, source, size, kind, stream)
 
     monkeypatch.setattr(runtime, "cudaMemcpyAsync", copy)
     with Bound(tiny_clip, batch=4) as engine:
         assert np.array_equal(engine.frames(times), expected)
     assert sum(copied) == expected.size
+    assert threads == {"cuda_0"}  # a copy by another thread would spoil what this one records
     assert set(runtime.live.values()) == {"output"}
 
 

@@ -87,7 +87,7 @@ def test_gpu_that_is_refused_is_left_out(products, caplog):
 def test_gpus_that_are_refused_or_unknown(products):
     with pytest.raises(EngineError, match=r"^[^\n]*is not supported$"):
         build_rtx(products, max_batch=2, targets=["sm89", "sm75"])
-    with pytest.raises(SettingsError, match=r"unknown GPU 'sm90', known are: sm75, sm80, "):
+    with pytest.raises(SettingsError, match=r"unknown GPU 'sm90', known are: current, sm75, "):
         build_rtx(products, max_batch=2, targets=["sm90"])
 
 

@@ -7,12 +7,14 @@ import pytest
 from fake_tensorrt import FakeCuda, FakeRtx
 from helpers import fit_clip
 
+from encoder.codec.clip import SegmentModels
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import EngineError
 from export.engines import trt as trt_engine
 from export.engines import trt_build, trt_cache
 from export.engines.registry import open_engine
 from export.engines.trt import TensorRtRtx
+from export.graph import build_graph
 
 tensorrt_rtx = pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT for RTX runs on x86-64 Linux alone"
@@ -93,6 +95,24 @@ def test_memory_that_runs_out_is_given_back(cuda, tiny_clip, monkeypatch):
     assert cuda.live == {}
 
 
+def test_engine_that_does_not_run_is_one_line(rtx, cuda, tiny_clip):
+    """As when the GPU's memory is full."""
+    rtx.prepares = False
+    with pytest.raises(EngineError, match="TensorRT could not prepare to run the network"):
+        open_engine(tiny_clip, "tensorrt-rtx")
+    assert cuda.live == {}
+
+
+def test_gpu_of_this_machine_is_a_target(tiny_clip):
+    assert hasattr(tensorrt_rtx.ComputeCapability, trt_build.HERE.upper())
+    if not trt_build.gpu_names():
+        graph = build_graph(SegmentModels(tiny_clip), 0)
+        with pytest.raises(
+            EngineError, match=r"^[^\n]*builds no engine for current: [^\n]*CUDA driver"
+        ):
+            trt_build.build_rtx(graph, max_batch=1, targets=[trt_build.HERE])
+
+
 @pytest.mark.usefixtures("rtx")
 def test_engine_that_cannot_be_loaded(tiny_clip, monkeypatch):
     monkeypatch.setattr(FakeRtx, "_load", lambda rtx, plan: None)
@@ -120,6 +140,7 @@ def test_what_is_missing_is_named(tiny_clip, monkeypatch, package, gpus, message
 
 def test_every_method_exists():
     """Those that the stand-ins have in place of the library's."""
+    assert hasattr(tensorrt_rtx.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
     for owner, names in {
         "ICudaEngine": ("create_execution_context", "create_runtime_config", "get_tensor_shape"),
         "IRuntimeConfig": ("create_runtime_cache", "set_runtime_cache"),

@@ -167,7 +167,8 @@ class FakeRtx:
     """TensorRT for RTX with its own builder, and a stand-in for its runtime, which needs a GPU."""
 
     def __init__(self, cuda):
-        self.cuda, self.graphs, self.compiled, self.takes_kernels = cuda, {}, 0, True
+        self.cuda, self.graphs, self.compiled = cuda, {}, 0
+        self.takes_kernels = self.prepares = True
 
     def __getattr__(self, name):
         return getattr(tensorrt_rtx, name)
@@ -250,6 +251,10 @@ class FakeRtxEngine(FakeEngine):
         return config
 
     def create_execution_context(self, config):
+        eager = tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+        assert config.dynamic_shapes_kernel_specialization_strategy == eager
+        if not self.rtx.prepares:
+            return None
         if not config.cache.data:
             self.rtx.compiled += 1
             config.cache.data = b"kernels"

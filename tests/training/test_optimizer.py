@@ -5,9 +5,10 @@ from encoder.training.optimizers import Adan, Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 50), (50, 6), (1, 9)])
-def test_orthogonal_brings_the_singular_values_near_one(shape):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonal_brings_the_singular_values_near_one(shape, dtype):
     matrices = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0)) * 100
-    values = torch.linalg.svdvals(orthogonal(matrices))
+    values = torch.linalg.svdvals(orthogonal(matrices, dtype))
     assert values.min() > 0.3
     assert values.max() < 1.3
 

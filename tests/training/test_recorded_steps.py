@@ -44,20 +44,63 @@ def qualities(fit, device="cpu"):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("options", [{}, {"prune": 0.3}])
 @pytest.mark.parametrize("name", ["fast", "hnerv", "nerv++"])
-def test_recorded_steps_are_the_same_steps(name, device):
+def test_recorded_steps_are_the_same_steps(name, options, device):
     """On a CPU they are computed again; what a GPU would replay is what is kept of them."""
+    expected = qualities(open_fit(name, TrainStep, device=device, **options), device)
+    recorded = open_fit(name, RecordedStep, device=device, **options)
+    found = qualities(recorded, device)
+    assert not recorded.training._is_refused
+    assert found == pytest.approx(expected, abs=1e-4 if device == "cpu" else 0.5)
+    assert expected[-1] > expected[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_recorded_steps_see_the_mask_of_their_own_frames(device):
+    mask = torch.zeros(10, 36, 64, dtype=torch.bool, device=device)
+    mask[::2, 4:20, 8:40] = True
     plain, recorded = (
-        qualities(open_fit(name, kind, device=device), device) for kind in (TrainStep, RecordedStep)
+        [epoch.psnr_db for epoch in fit.epochs(frames_on(device), mask)]
+        for fit in (open_fit("fast", kind, device=device) for kind in (TrainStep, RecordedStep))
     )
     assert recorded == pytest.approx(plain, abs=1e-4 if device == "cpu" else 0.5)
-    assert plain[-1] > plain[0]
+    assert plain != pytest.approx(qualities(open_fit("fast", TrainStep, device=device), device))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_fit_that_collapses_goes_on_with_recorded_steps(device, caplog):
+    """Back to an earlier state, whose tensors are not those that were recorded."""
+
+    class Collapsing(RecordedStep):
+        def step(self, *args, **options):
+            if self.steps == 30 and not caplog.records:
+                with torch.no_grad():
+                    for x in self.network.parameters():
+                        x.mul_(100)
+            return super().step(*args, **options)
+
+    found = qualities(open_fit("fast", Collapsing, device=device, epochs=40), device)
+    assert "back to where it was" in caplog.text
+    assert found[-1] == pytest.approx(max(found), abs=3)
+
+
+def test_memory_that_runs_out_costs_the_records_alone(monkeypatch, caplog):
+    def refuse(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    caplog.set_level("INFO")
+    expected = qualities(open_fit("fast", TrainStep))
+    monkeypatch.setattr(RecordedStep, "_record", refuse)
+    fit = open_fit("fast", RecordedStep)
+    assert qualities(fit) == pytest.approx(expected, abs=1e-4)
+    assert "not recorded as CUDA graphs, for lack of memory" in caplog.text
+    assert not fit.training._recorded
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_steps_are_replayed(device):
-    """All but the first of each kind in a phase, which prepares, and the second, which is recorded."""
-    fit = open_fit("fast", RecordedStep, device=device)
+    """The first of each kind in a phase prepares, and the second is recorded."""
     launched = []
     record = RecordedStep._record
 
@@ -99,7 +142,7 @@ def test_network_that_cannot_be_recorded_is_fitted_step_by_step(monkeypatch, cap
     monkeypatch.setattr(RecordedStep, "_record", refuse)
     assert qualities(open_fit("fast", RecordedStep)) == pytest.approx(expected, abs=1e-4)
     assert [record.getMessage() for record in caplog.records] == [
-        "steps are not recorded as a CUDA graph: operation not permitted when stream is capturing"
+        "steps are not recorded as CUDA graphs: operation not permitted when stream is capturing"
     ]
 
 
@@ -160,11 +203,24 @@ def test_precision_of_convolutions_is_left_as_it_was():
 
     class Noting(TrainStep):
         def _update(self, *args):
-            seen.append((self.precision, torch.backends.cudnn.allow_tf32))
+            note(self)
             return super()._update(*args)
 
-    for precision in ("fp32", "auto"):
-        qualities(open_fit("fast", Noting, epochs=1, precision=precision))
+        def finish(self, *args):
+            note(self)
+            super().finish(*args)
+
+    def note(training):
+        seen.append((training.precision, torch.backends.cudnn.allow_tf32))
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        for precision in ("fp32", "auto"):
+            qualities(open_fit("hnerv", Noting, epochs=1, precision=precision))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
     assert set(seen) == {("fp32", False), ("auto", True)}
     assert torch.backends.cudnn.allow_tf32 is before
 
