@@ -1,11 +1,11 @@
 """Clips in Python: open a file or URL, decode frames by index or time, save."""
 
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import overload
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from encoder.codec import clip as codec
 from encoder.codec.container import MAX_FILE_BYTES
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.atomic_file import replacing
-from encoder.common.errors import BitstreamError, SourceError
+from encoder.common.errors import BitstreamError, SourceError, first_line
 from encoder.media.size import Size
 
 TIMEOUT_SECONDS = 30.0
@@ -103,10 +103,29 @@ def _download(url: str) -> bytes:
     """Return the bytes behind a URL; raises SourceError."""
     shown = url.partition("?")[0]
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 (http alone)
+        with _opener().open(url, timeout=TIMEOUT_SECONDS) as response:
             data = response.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        raise SourceError(f"cannot read {shown}: {getattr(error, 'reason', error)}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise SourceError(f"{shown} has over {MAX_FILE_BYTES} bytes")
+            if len(data) > MAX_FILE_BYTES:
+                raise SourceError(f"{shown} has over {MAX_FILE_BYTES} bytes")
+            if response.length:  # bytes that are missing
+                raise SourceError(f"cannot read {shown}: it ends after {len(data)} bytes")
+    except (OSError, ValueError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or first_line(error)
+        raise SourceError(f"cannot read {shown}: {reason}") from None
     return data
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener of URLs that follows redirections to http and https alone."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener

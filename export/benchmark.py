@@ -19,7 +19,7 @@ MEGA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class DecodeSpeed:
     """Speed of an engine that decodes batches."""
 
     engine: str
@@ -80,7 +80,7 @@ def measure_speed(
     report: Callable[[float], None],
     seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Speed:
+) -> DecodeSpeed:
     """Measure an engine with full batches that cycle through the clip.
 
     The graph alone, the copy, and the whole decoding are measured for `seconds` each, or for
@@ -113,7 +113,7 @@ def measure_speed(
     batches = timed(whole, lambda done: report((2 + done) / 3))
     together = engine.micro_batch * engine.streams
     work = count_work(engine.graph(0), engine.micro_batch)
-    return Speed(
+    return DecodeSpeed(
         engine=engine.name,
         precision=engine.precision,
         batch=engine.batch,

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from encoder.common.errors import SourceError
 from encoder.media.timeline import (
-    Timeline,
+    SourceTimeline,
 )
 
 SEEK_SECONDS = 2
@@ -47,7 +47,7 @@ def opened(path: Path) -> InputContainer:
     return av.open(path.resolve())
 
 
-def decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures:
+def decode(path: Path, number: int, timeline: SourceTimeline, start: int) -> Pictures:
     """Yield the pictures of a video track, from 2 s before a tick on; raises SourceError."""
     try:
         with opened(path) as container:
@@ -66,7 +66,7 @@ def decode(path: Path, number: int, timeline: Timeline, start: int) -> Pictures:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Pictures:
+def _pictures(container: InputContainer, stream: VideoStream, timeline: SourceTimeline) -> Pictures:
     codec = stream.codec_context
     aspect = stream.sample_aspect_ratio
     told = codec.sample_aspect_ratio
@@ -92,7 +92,7 @@ def _pictures(container: InputContainer, stream: VideoStream, timeline: Timeline
 class _Clock:
     """Counter that maps decoded pictures, in the order of display, to their ticks."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: SourceTimeline) -> None:
         self._timeline = timeline
         self._next = 0
 

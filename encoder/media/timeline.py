@@ -117,7 +117,7 @@ def _unwrapped(step: int, unit: Fraction) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Timeline:
+class SourceTimeline:
     """Assignment of a source's pictures to ticks."""
 
     rate: Fraction
@@ -151,14 +151,14 @@ class Timeline:
         return int(self.ticks.max())
 
 
-def even_timeline(count: int, rate: Fraction) -> Timeline:
+def even_timeline(count: int, rate: Fraction) -> SourceTimeline:
     """Return the timeline of pictures that just follow one another."""
-    return Timeline(rate, count, np.arange(count))
+    return SourceTimeline(rate, count, np.arange(count))
 
 
 def make_timeline(
     times: Sequence[int], unit: Fraction, declared: Iterable[Fraction], *, last_duration: int
-) -> Timeline:
+) -> SourceTimeline:
     """Return the timeline of pictures with given times, in ticks of `unit` seconds, in any order.
 
     `declared` are the rates that the file declares, the likelier ones first. `last_duration` is the
@@ -169,7 +169,7 @@ def make_timeline(
     seconds = (shown - shown[0]) * float(unit)
     stays = last_duration * unit
     if len(shown) == 1:
-        return Timeline(_single_rate(stays, declared), 1, np.zeros(1, np.int64), shown)
+        return SourceTimeline(_single_rate(stays, declared), 1, np.zeros(1, np.int64), shown)
     rate = pick_rate(seconds, [each for each in declared if 0 < each <= MAX_RATE])
     ticks = assign_ticks(seconds * float(rate), rate) if seconds[-1] else np.arange(len(shown))
     count = int(ticks.max()) + max(round(stays * rate), 1)
@@ -181,7 +181,7 @@ def make_timeline(
         raise SourceError(
             f"{len(shown)} pictures make {count} frames at {float(rate):g} per second: {place}"
         )
-    return Timeline(rate, count, ticks, shown)
+    return SourceTimeline(rate, count, ticks, shown)
 
 
 def _single_rate(stays: Fraction, declared: Iterable[Fraction]) -> Fraction:

@@ -18,7 +18,7 @@ from encoder.media.decoding import Pictures, decode, opened
 from encoder.media.fields import Order
 from encoder.media.frame_rate import DEFAULT_RATE
 from encoder.media.size import size_text
-from encoder.media.timeline import PacketTimes, Timeline, even_timeline, join, make_timeline
+from encoder.media.timeline import PacketTimes, SourceTimeline, even_timeline, join, make_timeline
 from encoder.media.truncation import is_truncated
 
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -47,7 +47,7 @@ seek."""
 class Track:
     """A source of pictures: a video track or a folder of images."""
 
-    timeline: Timeline
+    timeline: SourceTimeline
     open: Open
     name: str
     """Readable description."""
@@ -162,7 +162,7 @@ def _name(stream: VideoStream) -> str:
 
 def _measure(
     container: InputContainer, stream: VideoStream, packets: _Packets, path: Path
-) -> Timeline:
+) -> SourceTimeline:
     """Return the timeline of a track; raises SourceError."""
     unit = stream.time_base or Fraction(0)
     shown = [index for index in range(len(packets.times)) if index not in packets.hidden]

@@ -89,13 +89,13 @@ def add(commands: Commands) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     from encoder.codec.clip import Clip
-    from export.benchmark import Speed, measure_speed
+    from export.benchmark import DecodeSpeed, measure_speed
     from export.engines.base import check_batch
     from export.hardware import describe
     from export.roofline import measure_ceilings
 
     clip = Clip.read(args.clip)
-    speeds: list[Speed] = []
+    speeds: list[DecodeSpeed] = []
     for batch in args.batch:
         check_batch(batch)
     for name in _names(args.engine):

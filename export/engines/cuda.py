@@ -95,7 +95,7 @@ class Cuda:
         return result[0] if result else None
 
 
-class Download:
+class PinnedDownload:
     """Copies from a place of the GPU through pinned memory, several times as fast as without."""
 
     def __init__(self, address: int, shape: tuple[int, ...], kind: type[np.generic]) -> None:

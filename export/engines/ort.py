@@ -12,7 +12,7 @@ from encoder.codec.graph_names import TIME
 from encoder.common.errors import EngineError
 from encoder.common.onnx_runtime import BoundSession, Buffer, Session
 from export.engines.base import DEFAULT_BATCH, Engine, Frames, Network, Times
-from export.engines.cuda import Download
+from export.engines.cuda import PinnedDownload
 from export.graph import OUTPUT, PixelFormat, Precision
 from export.hardware import core_count, gpu_names
 
@@ -144,9 +144,9 @@ class OnnxRuntimeCuda(Engine):
         download = self._download(bound, buffers[OUTPUT]) if self.pins else None
         return _Bound(bound, self._thread, self.micro_batch, download)
 
-    def _download(self, bound: BoundSession, output: Buffer) -> Download | None:
+    def _download(self, bound: BoundSession, output: Buffer) -> PinnedDownload | None:
         try:
-            return Download(bound.address(OUTPUT), *output)
+            return PinnedDownload(bound.address(OUTPUT), *output)
         except (ImportError, EngineError) as error:
             logger.info("pictures are copied without pinned memory, which is slower: %s", error)
         return None
@@ -160,7 +160,7 @@ class _Bound(Network):
         session: BoundSession,
         thread: ThreadPoolExecutor,
         micro_batch: int,
-        download: Download | None,
+        download: PinnedDownload | None,
     ) -> None:
         self._session = session
         self._download = download

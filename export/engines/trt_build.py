@@ -85,7 +85,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EnginePlan:
     """A serialized engine with its inputs and outputs."""
 
     data: bytes
@@ -98,7 +98,7 @@ class Plan:
     outputs: tuple[Tensor, ...]
 
 
-def build_tensorrt(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) -> Plan:
+def build_tensorrt(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path) -> EnginePlan:
     """Build an engine with TensorRT for the GPU that is here, for 1 to `max_batch` times per call.
 
     The engine has the types of the graph, which also decides on half precision. `timing_cache` is
@@ -118,7 +118,7 @@ def build_tensorrt(model: onnx.ModelProto, *, max_batch: int, timing_cache: Path
     return plan
 
 
-def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] = ()) -> Plan:
+def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] = ()) -> EnginePlan:
     """Build with TensorRT for RTX, for kinds of GPU that are named, or for all that it takes.
 
     Raises SettingsError for a kind that it does not know, EngineError for one that it refuses.
@@ -130,7 +130,7 @@ def build_rtx(model: onnx.ModelProto, *, max_batch: int, targets: Sequence[str] 
 
     library = _Library(rtx, "TensorRT for RTX", "")
 
-    def build(names: Sequence[str]) -> Plan:
+    def build(names: Sequence[str]) -> EnginePlan:
         def settle(config: Any) -> None:
             config.num_compute_capabilities = len(names)
             for index, name in enumerate(names):
@@ -201,7 +201,7 @@ class _Library:
         max_batch: int,
         targets: Sequence[str],
         settle: Callable[[Any], None],
-    ) -> tuple[Plan, Any]:
+    ) -> tuple[EnginePlan, Any]:
         """Return an engine and its configuration, which `settle` completes."""
         trt = self.trt
         name = f"{self.title} {trt.__version__}"
@@ -227,7 +227,7 @@ class _Library:
             where = f" for {', '.join(targets)}" if targets else ""
             reason = _reason(log.problem)
             raise _GpuError(f"{name} builds no engine{where}: {reason}{self.way_out}")
-        return Plan(
+        return EnginePlan(
             data=bytes(memoryview(plan)),
             builder=self.title,
             version=trt.__version__,

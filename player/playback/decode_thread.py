@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedPicture:
     """A decoded picture."""
 
     time: float
@@ -58,7 +58,7 @@ class DecodeThread:
         self._counts = counts
         self._clip = clip
         self._open = open_engine
-        self._ready: deque[Picture] = deque()
+        self._ready: deque[DecodedPicture] = deque()
         self._changed = threading.Condition()
         self._next = Fraction(start)
         self._step = speed
@@ -66,14 +66,14 @@ class DecodeThread:
         self._closed = False
         self._batch = 1
         """Number of frames to decode next: one at first, so that it comes soon, then more."""
-        self._latest: Picture | None = None
+        self._latest: DecodedPicture | None = None
         """The picture that `read` returned last; None since a seek."""
         self._error: Exception | None = None
         self._engine: Engine | None = None
         self._thread = threading.Thread(target=self._run, name="decoder")
         self._thread.start()
 
-    def read(self, timeout_seconds: float = 0.0) -> Picture | None:
+    def read(self, timeout_seconds: float = 0.0) -> DecodedPicture | None:
         """Return the next picture, or None if it is not decoded in time.
 
         Raises the error that ended the thread, if any.
@@ -113,7 +113,7 @@ class DecodeThread:
     def go_on(self) -> None:
         """Drop the pictures of the clip's start that were decoded ahead: its end has moved."""
         with self._changed:
-            kept: list[Picture] = []
+            kept: list[DecodedPicture] = []
             if self._latest is not None and self._latest.is_last:
                 self._latest = replace(self._latest, is_last=False)
             else:
@@ -203,7 +203,7 @@ class DecodeThread:
             frames = engine.frames(np.array(wanted))
         self._counts.decoded.inc(len(wanted))
         pictures = [
-            Picture(time, frames[wanted.index(time)], is_last=(position % end) + step >= end)
+            DecodedPicture(time, frames[wanted.index(time)], is_last=(position % end) + step >= end)
             for time, position in zip(times, positions, strict=True)
         ]
         with self._changed:

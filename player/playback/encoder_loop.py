@@ -7,7 +7,7 @@ from encoder.common.errors import CodecError
 from player.metrics import ClipMetrics
 from player.playback.broadcasts import Broadcasts
 from player.playback.clock import SYSTEM_CLOCK, Clock
-from player.playback.decode_thread import DecodeThread, Picture
+from player.playback.decode_thread import DecodedPicture, DecodeThread
 from player.playback.decoders import Decoders
 from player.playback.frame_clock import FrameClock
 from player.playback.timeline import Timeline
@@ -49,7 +49,7 @@ class EncoderLoop:
         # One for all runs, since encoders want timestamps that only rise.
         self._frame_clock = FrameClock(timeline.rate, clock=clock.monotonic)
         self._wake = clock.make_event()
-        self._picture: Picture | None = None
+        self._picture: DecodedPicture | None = None
         """The picture that is shown; None until the first one after a change is decoded."""
         self._failures = 0
         """Number of clips in a row that could not be played."""
@@ -118,7 +118,7 @@ class EncoderLoop:
                 decoder.go_on()
         return decoder
 
-    def _show(self, picture: Picture) -> bool:
+    def _show(self, picture: DecodedPicture) -> bool:
         """Make a picture the one that is shown, unless it is out of date."""
         if not self._timeline.show(picture.time):
             return False
@@ -134,7 +134,7 @@ class EncoderLoop:
         return woken
 
     def _tick(
-        self, picture: Picture, decoder: DecodeThread, events: asyncio.AbstractEventLoop
+        self, picture: DecodedPicture, decoder: DecodeThread, events: asyncio.AbstractEventLoop
     ) -> None:
         """Send the next picture, or the present one again during a pause."""
         pts, skipped = self._frame_clock.take()
@@ -149,7 +149,7 @@ class EncoderLoop:
                 self._send(following, pts, events)
                 self._look_ahead(following)
 
-    def _look_ahead(self, picture: Picture) -> None:
+    def _look_ahead(self, picture: DecodedPicture) -> None:
         """Open the next clip's decoder early, and end this clip after its last picture."""
         timeline = self._timeline
         following = timeline.next_index
@@ -163,5 +163,5 @@ class EncoderLoop:
         self.missed += ticks
         self._counts.missed.inc(ticks)
 
-    def _send(self, picture: Picture, pts: int, events: asyncio.AbstractEventLoop) -> None:
+    def _send(self, picture: DecodedPicture, pts: int, events: asyncio.AbstractEventLoop) -> None:
         self._broadcasts.send(picture.pixels, pts, self._timeline.rate, events)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from player.metrics import Metrics
 from player.playback.channel import Channel
-from player.server.session import Session
+from player.server.session import ViewerSession
 from player.server.sessions import Sessions
 
 CHANNELS = web.AppKey("channels", Mapping[str, Channel])
@@ -25,7 +25,7 @@ def channel_of(request: web.Request, name: str | None = None) -> Channel:
     return channel
 
 
-def session_of(request: web.Request) -> Session:
+def session_of(request: web.Request) -> ViewerSession:
     """Return the session of the path; raises HTTPNotFound."""
     try:
         return request.app[SESSIONS][request.match_info["session"]]

@@ -17,7 +17,7 @@ from player.server.auth import MAY_CONTROL
 from player.server.controls import REPORTED, ControlError, Controls, object_of, report_of
 from player.server.errors import RefusedError, failure, refusal
 from player.server.routes_whep import body_of
-from player.server.session import Session
+from player.server.session import ViewerSession
 
 JSON = "application/json"
 
@@ -129,7 +129,7 @@ async def metrics(request: web.Request) -> web.Response:
     )
 
 
-def _set_gauges(channel: Channel, watching: Sequence[Session]) -> None:
+def _set_gauges(channel: Channel, watching: Sequence[ViewerSession]) -> None:
     """Set a channel's gauges from its playouts and its sessions."""
     counts = channel.counts
     stats = [playout.stats for playout in channel.streams]
@@ -184,7 +184,7 @@ def _describe(channel: Channel) -> Mapping[str, object]:
     }
 
 
-async def _state_of(request: web.Request, session: Session) -> web.Response:
+async def _state_of(request: web.Request, session: ViewerSession) -> web.Response:
     await session.poll_stats()
     viewer = session.viewer
     return web.json_response(

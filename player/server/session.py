@@ -21,7 +21,7 @@ LOSS_UNIT = 256
 
 
 @dataclass
-class Session:
+class ViewerSession:
     """A viewer's connection, and the playout that it carries."""
 
     connection: RTCPeerConnection

@@ -27,7 +27,7 @@ from player.rtc.sdp import DescriptionError, with_information
 from player.server.errors import CounterOfferError, RefusedError, UnavailableError
 from player.server.limits import Limits
 from player.server.private_playouts import PrivatePlayouts
-from player.server.session import MOVES_SECONDS, Session
+from player.server.session import MOVES_SECONDS, ViewerSession
 
 CONNECT_SECONDS = 15.0
 """Time for a viewer to connect after the offer is answered."""
@@ -61,19 +61,19 @@ class Sessions:
         """Set while there are no viewers."""
         self.emptied.set()
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ViewerSession] = {}
         self._private = PrivatePlayouts(self.limits.private)
 
     def __len__(self) -> int:
         """Return the number of viewers."""
         return len(self._sessions)
 
-    def __getitem__(self, name: str) -> Session:
+    def __getitem__(self, name: str) -> ViewerSession:
         """Return a session; raises KeyError."""
         return self._sessions[name]
 
     @property
-    def all(self) -> Sequence[Session]:
+    def all(self) -> Sequence[ViewerSession]:
         """All sessions."""
         return list(self._sessions.values())
 
@@ -115,7 +115,7 @@ class Sessions:
         negotiate = partial(_answer, offer=parsed, choice=choice)
         return await _guarded(open_session(ViewerTrack(choice.codec), negotiate))
 
-    async def take_answer(self, session: Session, answer: str) -> None:
+    async def take_answer(self, session: ViewerSession, answer: str) -> None:
         """Take a viewer's answer to a counter-offer; raises RefusedError."""
         if session.connection.signalingState != "have-local-offer":
             raise RefusedError(HTTPStatus.CONFLICT, "no answer is waited for")
@@ -135,7 +135,7 @@ class Sessions:
         self,
         channel: Channel,
         viewer: ViewerTrack,
-        negotiate: Callable[[Session], Awaitable[str]],
+        negotiate: Callable[[ViewerSession], Awaitable[str]],
         *,
         address: str,
         may_control: bool,
@@ -145,7 +145,7 @@ class Sessions:
         connection = RTCPeerConnection(self.ice.configuration)
         playout = self._private.take(channel) if private else channel.shared
         name = secrets.token_urlsafe(16)
-        session = Session(
+        session = ViewerSession(
             connection, viewer, channel, playout, address, may_control, clock=self._clock
         )
         self._sessions[name] = session
@@ -169,7 +169,7 @@ class Sessions:
         session.supervisor = asyncio.create_task(self._supervise(name, session))
         return name, self.ice.answer(description)
 
-    def _join(self, session: Session) -> None:
+    def _join(self, session: ViewerSession) -> None:
         """Send the playout to a viewer that has connected."""
         session.has_joined = True
         logger.info(
@@ -181,7 +181,7 @@ class Sessions:
         )
         session.playout.join(session.viewer)
 
-    def move(self, session: Session, channel: Channel, *, private: bool) -> None:
+    def move(self, session: ViewerSession, channel: Channel, *, private: bool) -> None:
         """Let a viewer watch another channel, or change between private and shared playouts.
 
         Raises RefusedError.
@@ -235,7 +235,7 @@ class Sessions:
         )
         await self._private.close()
 
-    async def _supervise(self, name: str, session: Session) -> None:
+    async def _supervise(self, name: str, session: ViewerSession) -> None:
         """End a session whose viewer does not connect, or is not heard any more."""
         if session.connection.signalingState == "have-local-offer":
             try:
@@ -265,13 +265,13 @@ async def _guarded(negotiation: Awaitable[Result]) -> Result:
         raise UnavailableError("offer takes too long to answer") from None
 
 
-async def _answer(session: Session, offer: Offer, choice: CodecChoice) -> str:
+async def _answer(session: ViewerSession, offer: Offer, choice: CodecChoice) -> str:
     session.viewer.payload_type = choice.format.payload_type
     session.mids = offer.transport_mids
     session.sender = add_viewer(session.connection, session.viewer).sender
     return await answer_offer(session.connection, offer, choice)
 
 
-async def _offer_all_codecs(session: Session) -> str:
+async def _offer_all_codecs(session: ViewerSession) -> str:
     session.sender = add_viewer(session.connection, session.viewer, any_codec=True).sender
     return await make_offer(session.connection)

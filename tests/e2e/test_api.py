@@ -396,7 +396,7 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
 
     async with Watcher(client, "/whep/tiny") as watcher:
         await watcher.frames(3)
-        monkeypatch.setattr(sessions_module.Session, "poll_stats", unheard)
+        monkeypatch.setattr(sessions_module.ViewerSession, "poll_stats", unheard)
         for _ in range(40):
             await asyncio.sleep(0.1)
             if not client.app[SESSIONS].all:

@@ -290,10 +290,15 @@ def test_gpu_benchmark_in_its_smallest_form(tmp_path):
     assert {"machine", "versions", "commit", "driver"} < fit.keys()
     assert [p["mode"] for p in fit["points"] if p.get("measurement") == "steps"] == [
         "recorded",
-        "compiled, recorded",
+        "recorded, compiled",
     ]
-    (fast,) = [p for p in fit["points"] if "lambda" in p]
-    assert fast["bytes"] > 1000
+    fits = [p for p in fit["points"] if "lambda" in p]
+    assert [p["precision"] for p in fits[:3]] == ["fp32", "tf32", "bf16"]
+    assert {p["epochs"] for p in fits[:3]} == {2}
+    assert len(fits) == 4
+    assert min(p["bytes"] for p in fits) > 1000
+    profiled = [p for p in fit["points"] if "milliseconds" in p]
+    assert "aten::convolution_backward" in {p["operator"] for p in profiled}
     assert {p["batch"] for p in decode["points"] if p.get("decode_fps", 0) > 0} == {1, 2}
     (verified,) = [p for p in decode["points"] if "holds" in p]
     assert verified["holds"]

@@ -214,7 +214,7 @@ def test_help_names_the_engines(tmp_path):
             "export trt tiny.nerv --for sm7",
             "unknown GPU 'sm7', known are: current, sm75, sm80, sm86, sm89, sm120, sm121",
         ),
-        ("export trt tiny.nerv --for sm75", "builds no engine for sm75: Cannot compile operation"),
+        ("export trt tiny.nerv --for current", "builds no engine for current: "),
         ("export trt tiny.nerv --max-batch 0", "batch must be in 1..256, got 0"),
         (
             "player decode tiny.nerv out.avi",

@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -785,3 +786,32 @@ def test_clip_is_opened_by_its_url(server, tiny_clip):
     server.script = [answer(404)]
     with pytest.raises(SourceError, match=r"cannot read http://127.*clip\.nerv: Not Found"):
         encoder.open(f"{server.url}?token=secret")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "closed connection"),
+        (b"garbage\r\n\r\n", "garbage"),
+        (b"HTTP/1.1 404 Gone away\r\n\r\n", "Gone away"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc", "it ends after 3 bytes"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "IncompleteRead"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/x\r\n\r\n", "unknown url type: ftp"),
+        (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/hosts\r\n\r\n", "not allowed"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", "Invalid IPv6 URL"),
+    ],
+)
+def test_answer_of_a_web_server_that_is_no_clip(answer, message):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(serve)
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/x.nerv"
+            with pytest.raises(SourceError, match=f"^cannot read {url}: [^\n]*{message}[^\n]*$"):
+                encoder.open(f"{url}?token=secret")

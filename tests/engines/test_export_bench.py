@@ -5,7 +5,7 @@ from helpers import fit_clip
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.common.onnx_runtime import Session
-from export.benchmark import Speed, measure_speed
+from export.benchmark import DecodeSpeed, measure_speed
 from export.engines.registry import open_engine
 from export.passes.fp16 import half_precision
 from export.roofline import Ceilings, _products, count_work, measure_ceilings
@@ -132,7 +132,7 @@ def speed(**times):
     parts = {"arithmetic_ms": 1.0, "memory_ms": 1.0, "launches_ms": 1.0, "copy_ms": 1.0} | times
     rates = {"decode_fps": 100.0, "fps": 100.0, "realtime": 4.0, "p50_ms": 10.0, "p95_ms": 10.0}
     work = {"gflop": 1.0, "megabytes": 1.0, "peak_gflops": 1.0, "peak_gbytes": 1.0}
-    return Speed(engine="test", precision="fp32", batch=1, **rates, **work, **parts)
+    return DecodeSpeed(engine="test", precision="fp32", batch=1, **rates, **work, **parts)
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "memory", "launches", "copy"])

@@ -8,7 +8,7 @@ import pytest
 from player.server.errors import RefusedError
 from player.server.limits import Limits
 from player.server.private_playouts import PrivatePlayouts
-from player.server.session import MAX_MOVES, MOVES_SECONDS, Session
+from player.server.session import MAX_MOVES, MOVES_SECONDS, ViewerSession
 
 
 class Playout:
@@ -101,7 +101,7 @@ async def test_spare_playouts_are_closed_at_the_end(channels):
 
 def test_viewer_may_change_so_many_times_in_a_while():
     now = [100.0]
-    session = Session(None, None, None, None, "", may_control=True, clock=lambda: now[0])
+    session = ViewerSession(None, None, None, None, "", may_control=True, clock=lambda: now[0])
     for _ in range(MAX_MOVES):
         assert not session.has_moved_too_often
         session.moves.append(now[0])
