@@ -98,7 +98,7 @@ WHOLE = Scale(
 )
 SMOKE = Scale(
     frame_size=(64, 36),
-    frames=8,
+    frames=24,
     steps=(("fast", "XS"),),
     modes=(("bf16", "recorded"), ("tf32", "recorded, compiled")),
     compiler="eager",
@@ -106,8 +106,8 @@ SMOKE = Scale(
     fits=(("XS", 0.05),),
     seconds=1,
     epochs=2,
-    papers=(("nerv", "XS"), ("nerv++", "XS")),
-    most_epochs=4,
+    papers=(("nerv", "XS"),),
+    most_epochs=2,
     job_seconds=0,
 )
 
