@@ -123,14 +123,7 @@ def _add_gpu(commands: Commands) -> None:
         metavar="N",
         help=f"time for all measurements (default: {GPU_MINUTES:g})",
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        required=True,
-        help="folder of the figures (JSON), tables and plots",
-    )
+    _add_output(command, "folder of the figures (JSON), tables and plots")
     command.add_argument(
         "--smoke", action="store_true", help="smallest form, which runs on a CPU as well"
     )
@@ -143,14 +136,7 @@ def _add_paper(commands: Commands) -> None:
         summary="fit networks by NeRV++'s recipe for hours, and print the paper's figures too",
         example="python -m benchmarks paper --resize 160x90 --epochs 300 -o reproduction",
     )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        required=True,
-        help="folder of the report; points that it holds are not fitted again",
-    )
+    _add_output(command, "folder of the report; points that it holds are not fitted again")
     command.add_argument(
         "--source", type=Path, metavar="VIDEO", help="video (default: the bundled sample)"
     )
@@ -168,6 +154,10 @@ def _add_paper(commands: Commands) -> None:
         "--epochs", type=int, default=300, metavar="N", help="epochs (default: 300)"
     )
     add_device(command)
+
+
+def _add_output(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=True, help=text)
 
 
 def _add_clip(command: argparse.ArgumentParser, *, seconds: int) -> None:

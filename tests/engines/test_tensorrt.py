@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from fake_tensorrt import FakeCuda, FakeTensorRt
+from fake_tensorrt import FakeTensorRt
 from helpers import fit_clip
 
 from encoder.codec.clip import SegmentModels
@@ -124,13 +124,6 @@ def test_every_function_of_cuda_exists():
         owner = runtime
         for part in name.split("."):
             owner = getattr(owner, part)
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    runtime = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
-    return runtime
 
 
 @pytest.fixture

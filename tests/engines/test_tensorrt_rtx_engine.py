@@ -1,10 +1,8 @@
 """The engine of TensorRT for RTX: engines by its own builder, run by a stand-in for a GPU."""
 
-import sys
-
 import numpy as np
 import pytest
-from fake_tensorrt import FakeCuda, FakeRtx
+from fake_tensorrt import FakeRtx
 from helpers import fit_clip
 
 from encoder.codec.clip import SegmentModels
@@ -25,13 +23,6 @@ tensorrt_rtx = pytest.importorskip(
 def five_segments():
     """A clip of five segments, made before a stand-in is among the modules."""
     return fit_clip("fast", frames=5, height=16, width=16, segment_frames=1)
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    runtime = FakeCuda()
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
-    return runtime
 
 
 @pytest.fixture
