@@ -66,6 +66,12 @@ def _refuse(*_: object) -> None:
     raise AssertionError("a unit test connects to something")
 
 
+@pytest.fixture(autouse=True)
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let OpenVINO compute in fp32 on every CPU: the tests of bf16 ask for it."""
+    monkeypatch.setattr("export.engines.ov.OpenVino._has_bf16", lambda _: False)
+
+
 @pytest.fixture(scope="session")
 def tiny_clip() -> Clip:
     """Two segments of three frames of 26x19 pixels: odd, and padded by the network."""

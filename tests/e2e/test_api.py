@@ -14,6 +14,7 @@ import pytest
 from aiortc import RTCSessionDescription
 from playing import SDP, make_item, make_server, offer_for, player_threads
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import until
 from yarl import URL
 
 from player.json_log import JsonFormatter
@@ -397,11 +398,7 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
     async with Watcher(client, "/whep/tiny") as watcher:
         await watcher.frames(3)
         monkeypatch.setattr(sessions_module.ViewerSession, "poll_stats", unheard)
-        for _ in range(40):
-            await asyncio.sleep(0.1)
-            if not client.app[SESSIONS].all:
-                break
-        assert client.app[SESSIONS].all == []
+        await until(lambda: client.app[SESSIONS].all == [])
 
 
 async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch):
@@ -599,7 +596,7 @@ async def test_line_is_shown_on_terminals_alone():
         await asyncio.sleep(0.05)
     assert file.text == ""
     async with showing(terminal, lambda: "figures"):
-        await asyncio.sleep(0.05)
+        await until(lambda: terminal.text)
         assert terminal.text == "\r\x1b[Kfigures"
         handlers = logging.getLogger().handlers
         logging.getLogger("player").warning("a line of the log")
@@ -615,7 +612,6 @@ async def test_nothing_is_left_after_joins_and_leaves(client):
     for _ in range(5):
         async with Watcher(client) as watcher:
             await watcher.frames(1)
-    await asyncio.sleep(0.5)
-    assert len(client.app[SESSIONS]) == 0
-    assert len(asyncio.all_tasks()) <= before + 2
-    assert len(player_threads()) <= 4
+    await until(lambda: len(client.app[SESSIONS]) == 0)
+    await until(lambda: len(asyncio.all_tasks()) <= before + 2)
+    await until(lambda: len(player_threads()) <= 4)

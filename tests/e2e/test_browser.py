@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing, serving, wait_for
+from chromium import CHROMIUM, DRIVER, browsing, serving
 from helpers import moving_square
+from waiting import wait_for
 
 pytestmark = pytest.mark.alone
 

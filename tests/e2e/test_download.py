@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from waiting import wait_for
 
 import encoder
 from encoder.codec.container import MAX_FILE_BYTES, ChunkReader, signature
@@ -177,13 +178,6 @@ def fetch(server):
         yield start
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def threads():
     """Return the running threads of downloads."""
     return [thread for thread in threading.enumerate() if thread.name == "download"]
@@ -191,7 +185,7 @@ def threads():
 
 def ended(download):
     """Return a download once it has ended."""
-    wait_until(lambda: download.is_whole or download.error is not None)
+    wait_for(lambda: download.is_whole or download.error is not None)
     return download
 
 
@@ -635,7 +629,7 @@ def test_first_segment_is_not_waited_for_longer_than_told(server, fetch, script,
 def test_close_does_not_wait_for_the_server(server, fetch, script, received):
     server.script = script
     download = fetch()
-    wait_until(lambda: download.received_bytes == received and server.requests)
+    wait_for(lambda: download.received_bytes == received and server.requests)
     time.sleep(0.1)  # the answer arrives
     start = time.monotonic()
     download.close()
@@ -651,7 +645,7 @@ def test_close_does_not_wait_for_the_server(server, fetch, script, received):
 def test_close_of_a_file_of_unknown_size_does_not_make_it_whole(server, fetch):
     server.script = [lambda handler: cut(handler, Content_Length=None) or server.released.wait(20)]
     download = fetch()
-    wait_until(lambda: download.received_bytes == CUT)
+    wait_for(lambda: download.received_bytes == CUT)
     download.close()
     assert threads() == []
     assert not download.is_whole
@@ -673,7 +667,7 @@ def test_close_does_not_wait_for_the_lookup_of_a_name(fetch, monkeypatch):
     with pytest.raises(SourceError, match="it was closed"):
         download.first_segment()
     released.set()
-    wait_until(lambda: threads() == [])
+    wait_for(lambda: threads() == [])
 
 
 def test_close_ends_the_wait_for_the_first_segment(server, fetch):
@@ -695,11 +689,11 @@ def test_nobody_listens(fetch):
 def test_server_that_is_gone_for_a_while(server, make_server, fetch, caplog):
     server.script = [hang]
     download = fetch(retry_seconds=0.05)
-    wait_until(lambda: download.received_bytes == CUT)
+    wait_for(lambda: download.received_bytes == CUT)
     server.shutdown()
     server.socket.close()
     server.released.set()
-    wait_until(lambda: "Connection refused; trying again" in caplog.text)
+    wait_for(lambda: "Connection refused; trying again" in caplog.text)
     second = make_server(port=server.server_port)
     assert_whole(download)
     assert second.ranges == [f"bytes={CUT}-"]
@@ -769,7 +763,7 @@ def test_https(secure, fetch, certificate, monkeypatch):
     assert_whole(fetch(secure.url))
     secure.script = [hang]
     download = fetch(secure.url)
-    wait_until(lambda: download.received_bytes == CUT)
+    wait_for(lambda: download.received_bytes == CUT)
     download.close()
     assert threads() == []
 

@@ -1,10 +1,10 @@
-import asyncio
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import fit_clip
 from playing import make_item, make_server
+from waiting import until
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import ChunkReader
@@ -137,7 +137,7 @@ async def test_server_looks_at_files_that_grow(clip, tmp_path, aiohttp_client, m
     client = await aiohttp_client(make_server([item]))
     for data, frames in ((first, 3), (second, 6), (whole, 9)):
         path.write_bytes(data)
-        await asyncio.sleep(0.3)
+        await until(lambda data=data: item.file_bytes == len(data))
         state = await (await client.get("/api/clips/clip")).json()
         assert (state["frames"], state["file_bytes"]) == (frames, len(data))
         for frame, status in ((frames - 1, 200), (frames, 400)):

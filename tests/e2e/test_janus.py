@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 from helpers import SAMPLE
 from janus import JANUS, Janus, JanusError, make_whip, subscribe
-from load import Watcher, until
+from load import Watcher
+from waiting import until
 
 pytestmark = [
     pytest.mark.alone,

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing, is_ready, serving, wait_for
+from chromium import CHROMIUM, DRIVER, browsing, is_ready, serving
 from helpers import SAMPLE
+from waiting import wait_for
 
 pytestmark = [
     pytest.mark.alone,

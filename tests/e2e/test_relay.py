@@ -3,8 +3,9 @@ import asyncio
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import VideoStreamTrack
-from load import Watcher, until
+from load import Watcher
 from relay import Relay, without_candidates
+from waiting import until
 
 ANSWER = (
     "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n"

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_encoder, moving_square, run, write_images
+from waiting import wait_for
 
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
@@ -71,14 +72,6 @@ def fit(folder, *options, source="video.mp4", epochs=60):
 def start(folder, *options, source="video.mp4", epochs=60):
     command = [*FIT, source, *SEGMENTS, "--epochs", str(epochs), *options]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, seconds=60):
-    for _ in range(50 * seconds):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise TimeoutError
 
 
 def peak_megabytes(process):

@@ -7,6 +7,7 @@ from aiortc import RTCCertificate, RTCConfiguration, RTCPeerConnection, RTCSessi
 from aiortc.rtcdtlstransport import generate_certificate
 from cryptography.hazmat.primitives.asymmetric import rsa
 from playing import SDP, make_item, make_server, offer_for
+from waiting import until
 from yarl import URL
 
 from encoder.common.errors import SettingsError
@@ -174,8 +175,7 @@ async def test_counter_offer_is_open_for_longer_than_a_connection(client, monkey
     assert response.status == 406
     await asyncio.sleep(0.3)
     assert len(client.app[SESSIONS]) == 1
-    await asyncio.sleep(0.5)
-    assert len(client.app[SESSIONS]) == 0
+    await until(lambda: len(client.app[SESSIONS]) == 0)
 
 
 async def test_offer_without_a_codec_of_ours(client):
@@ -230,7 +230,7 @@ async def test_viewer_who_never_connects_is_forgotten(client, monkeypatch):
     monkeypatch.setattr(sessions_module, "CONNECT_SECONDS", 0.05)
     peer, offer = await offer_for()
     location = (await client.post("/whep/tiny", data=offer, headers=SDP)).headers["Location"]
-    await asyncio.sleep(0.3)
+    await until(lambda: len(client.app[SESSIONS]) == 0)
     assert (await client.delete(location)).status == 404
     await peer.close()
 
@@ -463,19 +463,21 @@ async def test_no_stun_server_unless_told(monkeypatch):
     ],
 )
 async def test_servers_are_asked_in_the_background(monkeypatch, answers, server, kind):
+    asked = []
+
     class Asking(AsyncMock):
         def __init__(self, *, stun_server=None, turn_server=None, **_):
             super().__init__()
             assert (stun_server or turn_server) == ("localhost", 3478)
+            asked.append(kind)
             self.local_candidates = [SimpleNamespace(type=kind)] if answers else []
 
     monkeypatch.setattr(ice_module.aioice, "Connection", Asking)
     ice = Ice.parse(**server)
     assert ice.configuration.iceServers == []
     asking = asyncio.create_task(ice.keep_asking())
-    await asyncio.sleep(0.05)
+    await until(lambda: asked and len(ice.configuration.iceServers) == answers)
     asking.cancel()
-    assert len(ice.configuration.iceServers) == answers
 
 
 async def test_this_aiortc_is_supported():

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from load import Watcher
 from playing import SDP, make_item, make_server, offer_for, player_threads
+from waiting import until
 from yarl import URL
 
 from player.server.app import CONNECTIONS
@@ -147,15 +148,13 @@ async def test_newcomers_and_health_checks_get_in_whatever_one_address_holds(ser
     held = [
         await asyncio.open_connection("127.0.0.1", url.port) for _ in range(MAX_PER_ADDRESS + 100)
     ]
-    await asyncio.sleep(0.2)
-    assert len(app[CONNECTIONS]) <= MAX_PER_ADDRESS
+    await until(lambda: len(app[CONNECTIONS]) == MAX_PER_ADDRESS)
     for path in ("healthz", "api/clips"):
         async with http.get(url / path) as response:
             assert response.status == 200
     for _, writer in held:
         writer.close()
-    await asyncio.sleep(0.2)
-    assert len(app[CONNECTIONS]) <= 1  # the client's own
+    await until(lambda: len(app[CONNECTIONS]) <= 1)  # the client's own
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from chromium import (
     before_each_page,
     browsing,
     serving,
-    wait_for,
 )
 from firefox import FIREFOX, Firefox
 from latency import measure
 from playing import make_item, make_server
 from relay import Relay
+from waiting import wait_for
 
 pytestmark = pytest.mark.alone
 

@@ -22,6 +22,7 @@ def speeds(monkeypatch, tmp_path):
     """Frames per second that engines are found to decode, of those that run on CPUs; how often each was tried."""
     speeds, tried = dict.fromkeys(HERE, 1.0), []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("export.engines.registry._CHOSEN", {})  # by another test
     monkeypatch.setattr("export.engines.registry.ENGINES", {name: ENGINES[name] for name in HERE})
     monkeypatch.setattr(
         "export.engines.registry._fps",

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from stand_ins import Shades, make_clip, until
+from stand_ins import Shades, make_clip
+from waiting import wait_for
 
 from encoder.codec.coder import HUFFMAN
 from encoder.common.errors import EngineError
@@ -79,7 +80,7 @@ def test_picture_that_is_not_decoded_in_time_is_none(read):
 def test_reads_ahead_so_far_and_no_further(read):
     reader = read()
     read_all(reader, 1)
-    until(lambda: reader.ahead >= 2 * READ_AHEAD_BATCHES - 1)
+    wait_for(lambda: reader.ahead >= 2 * READ_AHEAD_BATCHES - 1)
     time.sleep(0.05)
     assert 2 * READ_AHEAD_BATCHES - 1 <= reader.ahead <= 2 * READ_AHEAD_BATCHES
 

@@ -12,8 +12,8 @@ from stand_ins import (
     make_clip,
     make_source,
     player_threads,
-    until,
 )
+from waiting import wait_for
 
 from encoder.common.errors import EngineError
 from player.playback.encoder_loop import EARLY_SECONDS
@@ -64,7 +64,7 @@ async def test_next_clip_is_opened_early_and_once(studio):
     await studio.advance(9)
     assert (first.opened, second.opened) == (1, 0)
     await studio.advance(3)
-    until(lambda: second.opened == 1)  # by a thread of its own
+    wait_for(lambda: second.opened == 1)  # by a thread of its own
     assert player_threads().count("decoder") == 2
     await studio.advance(ticks)
     assert (await screen.shades())[-1][1] == SHORT

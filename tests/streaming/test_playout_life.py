@@ -12,8 +12,8 @@ from stand_ins import (
     make_broken,
     make_source,
     player_threads,
-    until,
 )
+from waiting import wait_for
 
 from encoder.common.errors import EngineError
 from player.metrics import Metrics
@@ -59,7 +59,7 @@ async def test_engine_is_given_back_when_nobody_watches_for_long(studio):
     await studio.advance(IDLE_TICKS + 2)
     assert playout.is_resting
     frame = playout.frame
-    until(lambda: player_threads() == [])
+    wait_for(lambda: player_threads() == [])
     assert playout.is_ready
     screen = await studio.watch(playout)  # somebody comes back, where it was
     assert await studio.times(screen, 1) == [frame, frame + 1]
@@ -155,13 +155,13 @@ async def test_close_that_meets_the_wake_up_is_not_lost(studio):
         def clear(self):
             if playout.is_ready:
                 threading.Thread(target=playout.close).start()
-                until(lambda: playout.is_closed and self.is_set())
+                wait_for(lambda: playout.is_closed and self.is_set())
             super().clear()
 
     playout = studio.make(clock=Clock(make_event=Event), keep=True)
     playout.start()
-    until(lambda: playout.is_closed)
-    until(lambda: player_threads() == [])
+    wait_for(lambda: playout.is_closed)
+    wait_for(lambda: player_threads() == [])
     assert playout.is_resting
 
 

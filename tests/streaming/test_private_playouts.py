@@ -1,9 +1,9 @@
 """Who gets a private timeline: the pool of them, and how often a viewer may change."""
 
-import asyncio
 import threading
 
 import pytest
+from waiting import until
 
 from player.server.errors import RefusedError
 from player.server.limits import Limits
@@ -62,8 +62,7 @@ async def test_spare_playout_makes_room_for_those_in_use(channels):
     pool.give_back(one, first)
     pool.take(two)
     pool.trim()
-    await asyncio.sleep(0.05)
-    assert first.is_closed
+    await until(lambda: first.is_closed)
     assert pool.take(one) is not first
 
 
@@ -85,8 +84,7 @@ async def test_playout_that_failed_or_rests_is_not_used_again(channels):
     pool.give_back(one, failed)
     pool.give_back(one, resting)
     assert pool.take(one) not in (failed, resting)
-    await asyncio.sleep(0.05)
-    assert failed.is_closed
+    await until(lambda: failed.is_closed)
     assert not resting.is_closed
 
 

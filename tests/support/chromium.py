@@ -3,9 +3,10 @@
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from waiting import wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = [
@@ -85,12 +86,3 @@ def is_ready(url: str) -> bool:
     except HTTPError as error:
         error.close()
         return False
-
-
-def wait_for(condition, seconds=20.0):
-    """Return what a condition returns, once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-    return value

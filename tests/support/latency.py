@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from chromium import browsing, serving, wait_for
+from chromium import browsing, serving
+from waiting import wait_for
 
 READ = """
 const done = arguments[arguments.length - 1], seconds = arguments[0];

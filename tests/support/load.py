@@ -14,7 +14,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ import aioice.ice
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 from relay import Relay, without_candidates
+from waiting import until
 from yarl import URL
 
 WAVE = 8
@@ -237,13 +238,6 @@ class Watcher:
 def stay_on_loopback() -> None:
     """Let viewers of this process connect from 127.0.0.1, and from nowhere else."""
     aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
-
-
-async def until(condition: Callable[[], object], *, seconds: float = JOIN_SECONDS) -> None:
-    """Wait for a condition; raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- nothing tells
-            await asyncio.sleep(0.02)
 
 
 async def join_all(watchers: Sequence[Watcher]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -185,14 +184,6 @@ class Studio:
         for playout in self._playouts:
             await asyncio.to_thread(playout.close)
         assert player_threads() == []
-
-
-def until(condition, seconds=10.0):
-    """Wait in real time for another thread."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited too long"
-        time.sleep(0.001)
 
 
 def player_threads():
