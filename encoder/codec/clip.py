@@ -13,6 +13,7 @@ from typing import Self
 
 import onnx
 
+from encoder.codec.coder import RANGE
 from encoder.codec.container import (
     HEAD,
     INDEX,
@@ -157,7 +158,9 @@ class ClipReader:
             if self.header is None:
                 self.header = Header.parse(_essential(part, HEAD))
             elif self.topology is None:
-                self.topology = _fitting(Topology.parse(_essential(part, TOPOLOGY)), self.header)
+                assert self._chunks.version is not None  # the signature precedes all chunks
+                topology = Topology.parse(_essential(part, TOPOLOGY), self._chunks.version)
+                self.topology = _fitting(topology, self.header)
             else:
                 self._take(part, self.header, self.topology)
 
@@ -206,6 +209,8 @@ class ClipReader:
                 raise BitstreamError("it is out of order")  # noqa: TRY301 (as the calls below do)
             if part.kind == SEGMENT:
                 segment = Segment.parse(part.payload, len(topology.tensors))
+                if segment.coder == RANGE and topology.version == 1:
+                    raise BitstreamError(f"files of version 1 have no coder {RANGE}")  # noqa: TRY301
                 self._take_segment(segment, part.offset, header, topology)
             elif part.kind == INDEX:
                 self._index = part.payload

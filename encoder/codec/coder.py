@@ -2,8 +2,11 @@
 
 from typing import Literal
 
-RANGE = 0
+PLAIN = 0
+"""Range coder without contexts, as files of version 1 have it; nothing writes it any more."""
 HUFFMAN = 1
+RANGE = 2
+"""Range coder with contexts and packed records, from version 2 on."""
 HUFFMAN_BOUND = 127
 """Largest magnitude of an integer in Huffman's code, where it takes a byte."""
 CoderName = Literal["range", "huffman"]

@@ -16,7 +16,10 @@ from typing import Self
 from encoder.common.errors import BitstreamError, UnsupportedVersionError
 
 MAGIC = b"NERV"
-VERSION = 1
+VERSION = 2
+"""Version of the files that are written."""
+VERSIONS = 1, 2
+"""Versions of the files that are read."""
 SIGNATURE = struct.Struct("<4sHxx")  # magic, version
 CHUNK = struct.Struct("<4sI")  # type, payload length
 CHECKSUM = struct.Struct("<I")  # CRC-32: one of type and length, a chained one of the payload
@@ -56,15 +59,15 @@ CONTINUOUS = 1
 """Header flag: times between two frames decode to pictures in between."""
 
 
-def signature() -> bytes:
-    """Return the first bytes of every file."""
-    return SIGNATURE.pack(MAGIC, VERSION)
+def signature(version: int = VERSION) -> bytes:
+    """Return the first bytes of every file of a version."""
+    return SIGNATURE.pack(MAGIC, version)
 
 
-def file_bytes(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+def file_bytes(chunks: Iterable[tuple[bytes, bytes]], version: int = VERSION) -> bytes:
     """Return a file of chunks, each given as a four-letter type and a payload."""
     checksums = Checksums()
-    return signature() + b"".join(checksums.chunk(*part) for part in chunks)
+    return signature(version) + b"".join(checksums.chunk(*part) for part in chunks)
 
 
 class Checksums:
@@ -130,7 +133,8 @@ class ChunkReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._offset = 0
-        self._signed = False
+        self.version: int | None = None
+        """Version of the file, once its signature has been read."""
         self._checksums = Checksums()
         self.skipped_bytes = 0
         """Number of bytes that belong to no chunk."""
@@ -142,7 +146,7 @@ class ChunkReader:
         Raises UnsupportedVersionError if the clip is of another version.
         """
         self._buffer += data
-        if not self._signed and not self._read_signature():
+        if self.version is None and not self._read_signature():
             return
         while (found := self._next_chunk()) is not None:
             yield found
@@ -158,12 +162,12 @@ class ChunkReader:
         magic, version = SIGNATURE.unpack_from(self._buffer)
         if magic != MAGIC:
             raise BitstreamError(f"not a nervcast clip: starts with {magic!r}")
-        if version != VERSION:
+        if version not in VERSIONS:
             raise UnsupportedVersionError(
-                f"clip is of version {version}, this decoder reads version {VERSION}"
+                f"clip is of version {version}, this decoder reads versions 1 to {VERSION}"
             )
         self._drop(SIGNATURE.size)
-        self._signed = True
+        self.version = version
         return True
 
     def _next_chunk(self) -> Chunk | None:

@@ -13,15 +13,25 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.coder import HUFFMAN, HUFFMAN_BOUND, NUMBERS, RANGE, CoderName
+from encoder.codec.coder import HUFFMAN, HUFFMAN_BOUND, NUMBERS, PLAIN, RANGE, CoderName
 from encoder.codec.container import DELTA_SEGMENT
+from encoder.codec.context import MAX_PLANES
 from encoder.codec.entropy import Integers, RangeDecoder, RangeEncoder
-from encoder.codec.tensor_coder import MODES, best_mode
-from encoder.codec.tensor_header import DELTA, NOTHING, RECORD, SECOND, CodedTensor, Shape
+from encoder.codec.tensor_coder import MODES, Coding, best_mode
+from encoder.codec.tensor_header import (
+    CONTEXT,
+    DELTA,
+    NOTHING,
+    RECORD,
+    SECOND,
+    CodedTensor,
+    Shape,
+)
 from encoder.common.errors import BitstreamError
 
 PREFIX = struct.Struct("<IIHBB")  # first frame, frames, coded tensors, kind, coder
 KEY_SEGMENT = 0
+PACKED = struct.Struct("<H")  # length of packed records
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -51,7 +61,9 @@ class Segment:
     tensors: tuple[CodedTensor, ...]
     """Record of each coded tensor of the topology, in its order."""
     coder: int
-    """Number of the coder: RANGE or HUFFMAN."""
+    """Number of the coder: RANGE, HUFFMAN or PLAIN."""
+    records: bytes
+    """The records' bytes in the file; another DEFLATE may pack the same records differently."""
     code: bytes
     """The coder's output for all tensors."""
 
@@ -77,8 +89,22 @@ class Segment:
                     f"tensor {name!r} must have shape {shape}, got {tensors[name].integers.shape}"
                 )
         number = NUMBERS[coder]
-        records, data = CODERS[number].encode([tensors[name] for name in shapes], modes)
-        return cls(start=start, frames=frames, tensors=records, coder=number, code=data)
+        encode = _encode_huffman if number == HUFFMAN else _encode_range
+        headers, data = encode([tensors[name] for name in shapes], modes)
+        records = b"".join(map(bytes, headers))
+        return cls(
+            start=start,
+            frames=frames,
+            tensors=headers,
+            coder=number,
+            records=_pack(records) if number == RANGE else records,
+            code=data,
+        )
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Number of bytes of the tensors: their records and code."""
+        return len(self.records) + len(self.code)
 
     @property
     def is_key(self) -> bool:
@@ -93,7 +119,7 @@ class Segment:
         """
         if before is None and not self.is_key:
             raise BitstreamError(f"segment at frame {self.start} needs the one before")
-        weights = CODERS[self.coder].decode(self, shapes)
+        weights = DECODERS[self.coder](self, shapes)
         for name, tensor in zip(shapes, self.tensors, strict=True):
             if before is not None and tensor.flags & DELTA:
                 weights[name] += before[name]
@@ -103,7 +129,7 @@ class Segment:
         """Return the payload of the segment's chunk."""
         kind = KEY_SEGMENT if self.is_key else DELTA_SEGMENT
         prefix = PREFIX.pack(self.start, self.frames, len(self.tensors), kind, self.coder)
-        return prefix + b"".join(map(bytes, self.tensors)) + self.code
+        return prefix + self.records + self.code
 
     @classmethod
     def parse(cls, data: bytes, tensors: int) -> Self:
@@ -114,22 +140,58 @@ class Segment:
         if len(data) < PREFIX.size:
             raise BitstreamError(f"segment needs {PREFIX.size} bytes, got {len(data)}")
         start, frames, count, kind, coder = PREFIX.unpack_from(data)
-        if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in CODERS:
+        if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in DECODERS:
             raise BitstreamError(f"unknown kind of segment {kind} or coder {coder}")
         if count != tensors:
             raise BitstreamError(f"segment has {count} tensors, expected {tensors}")
-        stop = PREFIX.size + count * RECORD.size
-        if len(data) < stop:
+        rest = data[PREFIX.size :]
+        length = count * RECORD.size
+        if coder == RANGE and len(rest) >= PACKED.size:
+            stop = PACKED.size + PACKED.unpack_from(rest)[0]
+            plain = _unpack(rest[PACKED.size : stop], length)
+        else:
+            stop = length
+            plain = rest[:stop]
+        if len(rest) < stop or len(plain) < length:
             raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
-        records = tuple(CodedTensor.parse(data, at) for at in range(PREFIX.size, stop, RECORD.size))
-        segment = cls(start=start, frames=frames, tensors=records, coder=coder, code=data[stop:])
-        if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in records):
+        headers = tuple(CodedTensor.parse(plain, at) for at in range(0, length, RECORD.size))
+        segment = cls(
+            start=start,
+            frames=frames,
+            tensors=headers,
+            coder=coder,
+            records=rest[:stop],
+            code=rest[stop:],
+        )
+        if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in headers):
             raise BitstreamError(
                 f"segment at frame {start} has models, which Huffman's code has not"
             )
+        if coder == PLAIN and any(t.flags & CONTEXT for t in headers):
+            raise BitstreamError(f"segment at frame {start} has contexts, which its coder has not")
         if segment.is_key != (kind == KEY_SEGMENT):
             raise BitstreamError(f"segment at frame {start} is of the other kind than it says")
         return segment
+
+
+def _pack(records: bytes) -> bytes:
+    """Return the length and the DEFLATE stream of records, with equal fields next to each other."""
+    fields = np.frombuffer(records, np.uint8).reshape(-1, RECORD.size)
+    packer = zlib.compressobj(9, wbits=-15, memLevel=9)
+    packed = packer.compress(fields.T.tobytes()) + packer.flush()
+    return PACKED.pack(len(packed)) + packed
+
+
+def _unpack(packed: bytes, length: int) -> bytes:
+    """Return records of a length; raises BitstreamError."""
+    unpacker = zlib.decompressobj(wbits=-15)
+    try:
+        fields = unpacker.decompress(packed, length + 1)
+    except zlib.error as error:
+        raise BitstreamError(f"records cannot be unpacked: {error}") from None
+    if len(fields) != length or not unpacker.eof or unpacker.unused_data:
+        raise BitstreamError(f"records must have {length} bytes, and nothing after them")
+    return np.frombuffer(fields, np.uint8).reshape(RECORD.size, -1).T.tobytes()
 
 
 Coded = tuple[tuple[CodedTensor, ...], bytes]
@@ -139,10 +201,19 @@ def _encode_range(tensors: list[Quantized], modes: Sequence[int]) -> Coded:
     flags = [
         DELTA * t.delta | SECOND * (t.channels.size > 0 and t.channel_axis == 1) for t in tensors
     ]
-    codings = [
-        best_mode(t.integers, step=t.step, flags=f, channels=t.channels, modes=modes)
-        for t, f in zip(tensors, flags, strict=True)
-    ]
+    codings: list[Coding] = []
+    planes = MAX_PLANES
+    for tensor, given in zip(tensors, flags, strict=True):
+        best = best_mode(
+            tensor.integers,
+            step=tensor.step,
+            flags=given,
+            channels=tensor.channels,
+            modes=modes,
+            planes=planes,
+        )
+        planes -= best.planes
+        codings.append(best)
     coder = RangeEncoder()
     for coding in codings:
         coding.encode(coder)
@@ -150,6 +221,13 @@ def _encode_range(tensors: list[Quantized], modes: Sequence[int]) -> Coded:
 
 
 def _decode_range(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
+    with_contexts = [
+        shape
+        for t, shape in zip(segment.tensors, shapes.values(), strict=True)
+        if t.flags & CONTEXT
+    ]
+    if sum(prod(shape[:2]) for shape in with_contexts) > MAX_PLANES:
+        raise BitstreamError(f"tensors with contexts have over {MAX_PLANES} planes")
     coder = RangeDecoder(segment.code)
     return {
         name: t.decode(coder, shape)
@@ -195,15 +273,8 @@ def _decode_huffman(segment: Segment, shapes: Mapping[str, Shape]) -> Weights:
     }
 
 
-@dataclass(frozen=True)
-class Coder:
-    """A way to code the integers of all tensors of a segment."""
-
-    encode: Callable[[list[Quantized], Sequence[int]], Coded]
-    decode: Callable[[Segment, Mapping[str, Shape]], Weights]
-
-
-CODERS = {
-    RANGE: Coder(_encode_range, _decode_range),
-    HUFFMAN: Coder(_encode_huffman, _decode_huffman),
+DECODERS: Mapping[int, Callable[[Segment, Mapping[str, Shape]], Weights]] = {
+    PLAIN: _decode_range,
+    HUFFMAN: _decode_huffman,
+    RANGE: _decode_range,
 }

@@ -1,11 +1,21 @@
 """Search for the shortest way to code a tensor's integers; `tensor_header` decodes them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.codec.context import (
+    AXES,
+    MAX_INTEGERS,
+    MAX_PLANES,
+    WEIGHT_LEVEL,
+    code_latent,
+    latent_levels,
+)
+from encoder.codec.context_fit import fit_contexts
 from encoder.codec.entropy import (
     DECAYS,
     LEVELS,
@@ -18,20 +28,24 @@ from encoder.codec.entropy import (
 from encoder.codec.tensor_header import (
     CHANNELS,
     COLUMNS,
+    CONTEXT,
     MAX_OFFSET,
     NOTHING,
     PAIRS,
     PREDICTED,
     ROWS,
     CodedTensor,
+    Shape,
     levels,
 )
 
 SCALES = (0, ROWS, COLUMNS, ROWS | COLUMNS, PAIRS | ROWS, PAIRS | COLUMNS, PAIRS | ROWS | COLUMNS)
-MODES = (*SCALES, *(PREDICTED | scales for scales in SCALES))
+MODES = (*SCALES, CONTEXT, *(PREDICTED | scales for scales in (*SCALES, CONTEXT)))
 """Combinations of flags to try, where a tensor's shape allows them."""
 FLOOR = 1e-3
 """Value added to the scale of a row or column, which may be all zeros."""
+MIN_PLANE = 16
+"""Smallest number of integers of a plane for which contexts are tried."""
 PAIR_AXES = 3
 """Smallest number of axes of a tensor whose first two axes can make its rows."""
 
@@ -49,24 +63,42 @@ class Coding:
 
     tensor: CodedTensor
     integers: Integers
-    """Integers after prediction, (rows, columns)."""
+    """Integers after prediction, (rows, columns); with contexts, (T, C, H, W)."""
     rows: Integers
-    """Offsets of the rows' levels, or an empty array."""
+    """Offsets of the levels of rows, or of channels with contexts, or an empty array."""
     columns: Integers
     """Offsets of the columns' levels, or an empty array."""
     channels: Integers
     """Offsets of the channels' steps, or an empty array."""
+    weights: Integers = field(default_factory=NOTHING.copy)
+    """Weights of the contexts, or an empty array."""
 
     @property
     def _levels(self) -> Integers:
+        if self.weights.size:
+            return latent_levels(self.integers, self.tensor.level + self.rows, self.weights)
         return levels(self.tensor.level, self.rows, self.columns)
+
+    @property
+    def planes(self) -> int:
+        """Number of planes with contexts."""
+        return prod(self.integers.shape[:2]) if self.weights.size else 0
 
     def encode(self, coder: RangeEncoder) -> None:
         """Code the offsets, then the integers."""
         coder.encode(self.channels, self.tensor.channel_level, MAX_OFFSET)
         coder.encode(self.rows, self.tensor.row_level, MAX_OFFSET)
         coder.encode(self.columns, self.tensor.column_level, MAX_OFFSET)
-        coder.encode(self.integers, self._levels, self.tensor.bound)
+        if not self.weights.size:
+            coder.encode(self.integers, self._levels, self.tensor.bound)
+            return
+        coder.encode(self.weights, WEIGHT_LEVEL, MAX_OFFSET)
+
+        def encode(integers: Integers, at: Integers) -> Integers:
+            coder.encode(integers, at, self.tensor.bound)
+            return integers
+
+        code_latent(self.integers, self.tensor.level + self.rows, self.weights, encode)
 
     @property
     def bits(self) -> float:
@@ -74,7 +106,7 @@ class Coding:
         offsets = _bits(self.rows, self.tensor.row_level) + _bits(
             self.columns, self.tensor.column_level
         )
-        return offsets + _bits(self.integers, self._levels)
+        return offsets + _bits(self.weights, WEIGHT_LEVEL) + _bits(self.integers, self._levels)
 
 
 def best_mode(
@@ -84,16 +116,17 @@ def best_mode(
     flags: int = 0,
     channels: Integers = NOTHING,
     modes: Sequence[int] = MODES,
+    planes: int = MAX_PLANES,
 ) -> Coding:
     """Return the shortest way to code a tensor's integers.
 
     `flags` are set in any case. If `channels` has offsets of steps, they tell the channels' axis.
-    `modes` are the combinations of flags to try.
+    `modes` are the combinations of flags to try; contexts may have a number of `planes`.
     Raises ValueError if the integers are too large for the format.
     """
     found = [
         coding
-        for coding in _candidates(integers, step, flags, modes)
+        for coding in _candidates(integers, step, flags, modes, planes)
         if coding.tensor.bound <= MAX_BOUND
     ]
     if not found:
@@ -110,7 +143,7 @@ def best_mode(
 
 
 def _candidates(
-    integers: Integers, step: float, flags: int, modes: Sequence[int]
+    integers: Integers, step: float, flags: int, modes: Sequence[int], planes: int
 ) -> Iterator[Coding]:
     differences = np.diff(integers, axis=0, prepend=np.zeros_like(integers[:1]))
     for way in modes:
@@ -119,11 +152,42 @@ def _candidates(
         )
         if single or (way & PAIRS and integers.ndim < PAIR_AXES):
             continue
+        if way & CONTEXT and not _has_contexts(integers.shape, planes):
+            continue
         coded = differences if way & PREDICTED else integers
         tensor = CodedTensor(
             step=step, bound=max(int(np.abs(coded).max()), 1), level=0, flags=flags | way
         )
-        yield _fit(tensor, coded.reshape(tensor.grid(integers.shape)))
+        if way & CONTEXT:
+            yield _fit_with_contexts(tensor, coded)
+        else:
+            yield _fit(tensor, coded.reshape(tensor.grid(integers.shape)))
+
+
+def _has_contexts(shape: Shape, planes: int) -> bool:
+    return (
+        len(shape) == AXES
+        and prod(shape) <= MAX_INTEGERS
+        and prod(shape[:2]) <= planes
+        and prod(shape[2:]) >= MIN_PLANE
+    )
+
+
+def _fit_with_contexts(tensor: CodedTensor, integers: Integers) -> Coding:
+    """Choose the levels of a latent's channels and the weights of its contexts."""
+    start = _level(np.abs(integers).mean((0, 2, 3), dtype=np.float64))
+    bases, weights = fit_contexts(integers, start)
+    level = int(np.median(bases).clip(0, LEVELS - 1))
+    rows = (bases - level).clip(-MAX_OFFSET, MAX_OFFSET).astype(np.int32)
+    tensor = replace(tensor, level=level, row_level=_side_level(rows))
+    return Coding(
+        tensor=tensor,
+        integers=integers,
+        rows=rows,
+        columns=NOTHING,
+        channels=NOTHING,
+        weights=weights,
+    )
 
 
 def _fit(tensor: CodedTensor, integers: Integers) -> Coding:

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder.codec import context
 from encoder.codec.entropy import LEVELS, MAX_BOUND, Integers, RangeDecoder
 from encoder.common.errors import BitstreamError
 
@@ -30,8 +31,8 @@ CHANNELS = 32
 """Flag: each channel has an offset of its step."""
 SECOND = 64
 """Flag: the second axis is the channels, instead of the first."""
-FLAGS = DELTA | PREDICTED | ROWS | COLUMNS | PAIRS | CHANNELS | SECOND
-"""All flags of a tensor together."""
+CONTEXT = 128
+"""Flag: the levels follow from integers around, and each index of the second axis has an offset."""
 MAX_OFFSET = LEVELS - 1
 """Largest magnitude of the offset of a level, or of a channel's step."""
 ROOT = np.float32(2**0.5)
@@ -60,9 +61,9 @@ class CodedTensor:
     level: int
     """Level of the model, to which the offsets of a row and a column are added."""
     flags: int = 0
-    """Sum of the flags DELTA, PREDICTED, ROWS, COLUMNS, PAIRS, CHANNELS and SECOND that apply."""
+    """Sum of the flags that apply, from DELTA to CONTEXT."""
     row_level: int = 0
-    """Level of the model that codes the rows' offsets."""
+    """Level of the model that codes the offsets of the rows, or of the channels with CONTEXT."""
     column_level: int = 0
     """Level of the model that codes the columns' offsets."""
     channel_level: int = 0
@@ -100,7 +101,9 @@ class CodedTensor:
             column_level=column_level,
             channel_level=channel_level,
         )
-        in_range = 0 < bound <= MAX_BOUND and max(level, *side) < LEVELS and not flags & ~FLAGS
+        in_range = 0 < bound <= MAX_BOUND and max(level, *side) < LEVELS
+        if flags & CONTEXT and flags & (ROWS | COLUMNS | PAIRS):
+            raise BitstreamError(f"tensor with contexts has no rows and columns: {tensor}")
         if not (in_range and MIN_STEP <= tensor.step <= MAX_STEP):
             raise BitstreamError(f"tensor's parameters are out of range: {tensor}")
         return tensor
@@ -118,6 +121,13 @@ class CodedTensor:
             if self.flags & CHANNELS
             else ZERO
         )
+        decode = self._decode_with_contexts if self.flags & CONTEXT else self._decode_plainly
+        integers = decode(coder, shape)
+        if self.flags & PREDICTED:
+            integers = _undo_prediction(integers)
+        return integers.astype(np.float32) * channel_steps(self.step, offsets, axis, len(shape))
+
+    def _decode_plainly(self, coder: RangeDecoder, shape: Shape) -> Integers:
         rows, columns = self.grid(shape)
         row_offsets = (
             coder.decode((rows,), self.row_level, MAX_OFFSET) if self.flags & ROWS else NOTHING
@@ -128,10 +138,21 @@ class CodedTensor:
             else NOTHING
         )
         at = levels(self.level, row_offsets, column_offsets)
-        integers = coder.decode((rows, columns), at, self.bound).reshape(shape)
-        if self.flags & PREDICTED:
-            integers = _undo_prediction(integers)
-        return integers.astype(np.float32) * channel_steps(self.step, offsets, axis, len(shape))
+        return coder.decode((rows, columns), at, self.bound).reshape(shape)
+
+    def _decode_with_contexts(self, coder: RangeDecoder, shape: Shape) -> Integers:
+        if len(shape) != context.AXES or prod(shape) > context.MAX_INTEGERS:
+            raise BitstreamError(
+                f"tensor with contexts must have {context.AXES} axes "
+                f"and at most {context.MAX_INTEGERS} weights, its shape is {shape}"
+            )
+        bases = self.level + coder.decode((shape[1],), self.row_level, MAX_OFFSET)
+        weights = coder.decode((context.WEIGHTS,), context.WEIGHT_LEVEL, MAX_OFFSET)
+
+        def decode(unknown: Integers, at: Integers) -> Integers:
+            return coder.decode(unknown.shape, at, self.bound)
+
+        return context.code_latent(np.zeros(shape, np.int32), bases, weights, decode)
 
 
 def channel_steps(step: float, offsets: Integers, axis: int, axes: int) -> NDArray[np.float32]:

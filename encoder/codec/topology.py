@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from encoder.codec.container import VERSION
 from encoder.codec.graph_limits import RGB, check_values
 from encoder.codec.graph_names import FRAMES, TIME, from_refs, to_refs
 from encoder.codec.tensor_header import Shape
@@ -101,9 +102,9 @@ IR_VERSIONS = range(8, 13)
 
 
 @cache
-def dictionary() -> bytes:
+def dictionary(version: int = VERSION) -> bytes:
     """Return the preset dictionary of a topology's DEFLATE stream, a part of the format."""
-    return files("encoder.codec").joinpath("dictionary.bin").read_bytes()
+    return files("encoder.codec").joinpath(f"dictionary{version}.bin").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Topology:
 
     It is kept as read, because another DEFLATE may pack the same graph differently.
     """
+    version: int = VERSION
+    """Version of the file, which tells the dictionary that the graph is packed with."""
 
     @classmethod
     def check(cls, model: onnx.ModelProto) -> Self:
@@ -133,9 +136,12 @@ class Topology:
         )
 
     @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the payload of a topology chunk. Raises BitstreamError if it is invalid."""
-        unpacker = zlib.decompressobj(wbits=-15, zdict=dictionary())
+    def parse(cls, data: bytes, version: int = VERSION) -> Self:
+        """Read the payload of a topology chunk of a file of a version.
+
+        Raises BitstreamError if it is invalid.
+        """
+        unpacker = zlib.decompressobj(wbits=-15, zdict=dictionary(version))
         try:
             unpacked = unpacker.decompress(data, MAX_BYTES + 1)
         except zlib.error as error:
@@ -153,7 +159,7 @@ class Topology:
         _check_model(model)
         for node in model.graph.node:
             _check_node(node)
-        return cls(model, _tensors(model.graph), check_values(model, FRAMES), data)
+        return cls(model, _tensors(model.graph), check_values(model, FRAMES), data, version)
 
     @property
     def weights(self) -> int:

@@ -18,7 +18,6 @@ from encoder.codec.container import (
 )
 from encoder.codec.segment import PREFIX, Segment
 from encoder.codec.segment_index import COUNT, ENTRY, Entry, index_bytes
-from encoder.codec.tensor_header import RECORD
 from encoder.codec.topology import Topology
 from encoder.common.atomic_file import temporary
 from encoder.common.errors import BitstreamError
@@ -34,7 +33,9 @@ class ClipBytes:
         self._checksums = Checksums()
         self._entries: list[Entry] = []
         essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
-        self.start = signature() + b"".join(self._checksums.chunk(*part) for part in essentials)
+        self.start = signature(topology.version) + b"".join(
+            self._checksums.chunk(*part) for part in essentials
+        )
         """Bytes of the file before the first segment."""
         self.size = len(self.start)
         """Number of bytes of the file so far."""
@@ -112,8 +113,7 @@ class ClipWriter:
 
 
 def overhead_bytes(header: Header, topology: Topology, segments: int) -> int:
-    """Return the size of a file without its coded integers."""
-    segment = PREFIX.size + len(topology.tensors) * RECORD.size
+    """Return the size of a file without its tensors: their records and coded integers."""
     head = SIGNATURE.size + len(bytes(header)) + len(topology.packed)
     chunks = (segments + 3) * CHUNK_BYTES
-    return head + segments * (segment + ENTRY.size) + COUNT.size + chunks
+    return head + segments * (PREFIX.size + ENTRY.size) + COUNT.size + chunks

@@ -161,7 +161,7 @@ class SegmentEncoder:
             frame_encoder=encoder,
             rate=self._rate(index),
             coded_bits=lambda quantizer: (
-                8.0 * len(self.segment(index, network, quantizer, before).code)
+                8.0 * self.segment(index, network, quantizer, before).tensor_bytes
             ),
             prune=self._compression.prune,
             precision=self._precision,

@@ -25,7 +25,7 @@ from encoder.presets import OWN_NETWORKS
 OPSET = 20
 """First ONNX opset with Gelu as one operator."""
 IR_VERSION = 10
-CODEC = ("dictionary.bin", "graph_limits.py", "graph_names.py", "topology.py")
+CODEC = ("dictionary2.bin", "graph_limits.py", "graph_names.py", "topology.py")
 """Files that decide on the packed form of a topology."""
 MAX_KEPT = 64
 """Largest number of topologies that are kept."""

@@ -177,7 +177,7 @@ def test_foreign_file():
 def test_later_version():
     with pytest.raises(
         UnsupportedVersionError,
-        match=f"version {VERSION + 1}, this decoder reads version {VERSION}",
+        match=f"version {VERSION + 1}, this decoder reads versions 1 to {VERSION}",
     ):
         read(SIGNATURE.pack(b"NERV", VERSION + 1))
 

@@ -8,11 +8,11 @@ from stranger import FORMAT, strangers_decays, strangers_pictures, strangers_wei
 
 from encoder.codec import tensor_header
 from encoder.codec.clip import Clip
-from encoder.codec.coder import HUFFMAN, RANGE
+from encoder.codec.coder import HUFFMAN, PLAIN, RANGE
 from encoder.codec.entropy import DECAYS
 from encoder.codec.topology import OPERATORS, dictionary
 
-DIGESTS = json.loads((DATA / "v1.json").read_text())
+DIGESTS = json.loads((DATA / "digests.json").read_text())
 
 
 @pytest.mark.parametrize("name", DIGESTS)
@@ -61,15 +61,18 @@ def test_golden_files_use_all_that_the_format_has():
         tensor_header.PAIRS,
         tensor_header.CHANNELS,
         tensor_header.SECOND,
+        tensor_header.CONTEXT,
     ):
         assert any(each & flag for each in flags)
-    assert {segment.coder for segment in segments} == {RANGE, HUFFMAN}
+    assert {segment.coder for segment in segments} == {PLAIN, HUFFMAN, RANGE}
+    assert {clip.topology.version for clip in clips} == {1, 2}
 
 
-def test_dictionary_is_the_one_of_the_format():
-    text = FORMAT.read_text()
-    assert f"dictionary has {len(dictionary())} bytes" in text
-    assert hashlib.sha256(dictionary()).hexdigest() in text
+@pytest.mark.parametrize("version", [1, 2])
+def test_dictionary_is_the_one_of_the_format(version):
+    name, data = f"encoder/codec/dictionary{version}.bin", dictionary(version)
+    digest = hashlib.sha256(data).hexdigest()
+    assert f"| {version} | `{name}` | {len(data)} | `{digest}` |" in FORMAT.read_text()
 
 
 def test_operators_are_those_of_the_format():

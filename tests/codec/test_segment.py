@@ -2,15 +2,26 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
 import pytest
 
-from encoder.codec.coder import HUFFMAN, RANGE
+from encoder.codec.coder import HUFFMAN, PLAIN, RANGE
+from encoder.codec.context import MAX_PLANES
 from encoder.codec.entropy import RangeEncoder
 from encoder.codec.segment import DELTA_SEGMENT, KEY_SEGMENT, PREFIX, Quantized, Segment
-from encoder.codec.tensor_header import COLUMNS, DELTA, PREDICTED, RECORD, ROWS, SECOND
+from encoder.codec.tensor_header import (
+    COLUMNS,
+    CONTEXT,
+    DELTA,
+    PAIRS,
+    PREDICTED,
+    RECORD,
+    ROWS,
+    SECOND,
+)
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import BitstreamError
 
@@ -64,7 +75,7 @@ def test_second_axis_of_a_tensor_that_has_one():
     coder = RangeEncoder()
     coder.encode(np.zeros(4, np.int32), 0, 1)
     record = RECORD.pack(1.0, 1, 0, SECOND, 0, 0, 0)
-    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, PLAIN) + record + coder.bytes(), 1)
     with pytest.raises(BitstreamError, match="tensor of one axis has no second"):
         segment.weights({"a": (4,)})
 
@@ -116,7 +127,6 @@ def test_wrong_shape():
         (1.0, 0, 0, 0, 0, 0, 0),
         (1.0, 4096, 0, 0, 0, 0, 0),
         (1.0, 1, 64, 0, 0, 0, 0),
-        (1.0, 1, 0, 128, 0, 0, 0),
         (1.0, 1, 0, 0, 64, 0, 0),
         (1.0, 1, 0, 0, 0, 64, 0),
         (1.0, 1, 0, 0, 0, 0, 64),
@@ -124,23 +134,88 @@ def test_wrong_shape():
 )
 def test_record_out_of_range(record):
     with pytest.raises(BitstreamError, match="tensor's parameters are out of range"):
-        Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + RECORD.pack(*record), 1)
+        Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, PLAIN) + RECORD.pack(*record), 1)
 
 
 @pytest.mark.parametrize(
     ("prefix", "flags", "message"),
     [
-        ((0, 1, 1, 2, RANGE), 0, "unknown kind of segment 2"),
-        ((0, 1, 1, KEY_SEGMENT, 2), 0, "coder 2"),
-        ((0, 1, 9, KEY_SEGMENT, RANGE), 0, "segment of 9 tensors cannot have 23 bytes"),
-        ((0, 1, 1, DELTA_SEGMENT, RANGE), 0, "of the other kind than it says"),
-        ((0, 1, 1, KEY_SEGMENT, RANGE), DELTA, "of the other kind than it says"),
+        ((0, 1, 1, 2, PLAIN), 0, "unknown kind of segment 2"),
+        ((0, 1, 1, KEY_SEGMENT, 3), 0, "coder 3"),
+        ((0, 1, 9, KEY_SEGMENT, PLAIN), 0, "segment of 9 tensors cannot have 23 bytes"),
+        ((0, 1, 1, DELTA_SEGMENT, PLAIN), 0, "of the other kind than it says"),
+        ((0, 1, 1, KEY_SEGMENT, PLAIN), DELTA, "of the other kind than it says"),
         ((0, 1, 1, KEY_SEGMENT, HUFFMAN), 0, "has models, which Huffman's code has not"),
+        ((0, 1, 1, KEY_SEGMENT, PLAIN), CONTEXT, "has contexts, which its coder has not"),
+        ((0, 1, 1, KEY_SEGMENT, PLAIN), CONTEXT | ROWS, "with contexts has no rows and columns"),
+        ((0, 1, 1, KEY_SEGMENT, PLAIN), CONTEXT | PAIRS, "with contexts has no rows and columns"),
     ],
 )
 def test_prefix_out_of_range(prefix, flags, message):
     with pytest.raises(BitstreamError, match=message):
         Segment.parse(PREFIX.pack(*prefix) + RECORD.pack(1.0, 1, 0, flags, 0, 0, 0), prefix[2])
+
+
+RECORDS = RECORD.pack(1.0, 1, 0, 0, 0, 0, 0) * 2
+
+
+def packed(records):
+    fields = b"".join(records[index :: RECORD.size] for index in range(RECORD.size))
+    data = zlib.compress(fields, wbits=-15)
+    return len(data).to_bytes(2, "little") + data
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (b"", "segment of 2 tensors cannot have 12 bytes"),
+        (b"\1", "segment of 2 tensors cannot have 13 bytes"),
+        (packed(RECORDS)[:-1], "must have 22 bytes"),
+        (packed(RECORDS[:-1]), "must have 22 bytes"),
+        (packed(RECORDS + b"x"), "must have 22 bytes"),
+        (packed(bytes(1 << 24)), "must have 22 bytes"),
+        (b"\1\0\xff", "records cannot be unpacked"),
+        (packed(RECORD.pack(0.0, 1, 0, 0, 0, 0, 0) * 2), "parameters are out of range"),
+    ],
+)
+def test_packed_records_that_do_not_fit(records, message):
+    prefix = PREFIX.pack(0, 1, 2, KEY_SEGMENT, RANGE)
+    assert Segment.parse(prefix + packed(RECORDS), 2).records == packed(RECORDS)
+    with pytest.raises(BitstreamError, match=message):
+        Segment.parse(prefix + records, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((4,), "must have 4 axes"),
+        ((4, 4, 4), "must have 4 axes"),
+        ((1, 1, 1, 1, 1), "must have 4 axes"),
+        ((1, 1, 2048, 2049), "at most 4194304 weights"),
+        ((MAX_PLANES + 1, 1, 1, 1), "over 8192 planes"),
+        ((2, MAX_PLANES // 2 + 1, 1, 1), "over 8192 planes"),
+    ],
+)
+def test_contexts_of_another_tensor(shape, message):
+    records = packed(RECORD.pack(1.0, 1, 0, CONTEXT, 0, 0, 0))
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + records, 1)
+    with pytest.raises(BitstreamError, match=message):
+        segment.weights({"a": shape})
+
+
+def test_planes_of_all_tensors_are_counted():
+    """The encoder keeps to the limit, too."""
+    walk = np.random.default_rng(0).normal(0, 0.2, (3000, 2, 8, 8)).cumsum(0)
+    integers = np.random.default_rng(1).laplace(0, 3 * np.exp(2 * np.sin(walk)))
+    tensor = Quantized(integers=integers.round().clip(-4000, 4000).astype(np.int32), step=1.0)
+    shapes = {"a": integers.shape, "b": integers.shape}
+    segment = Segment.encode(0, 1, {"a": tensor, "b": tensor}, shapes)
+    assert [bool(each.flags & CONTEXT) for each in segment.tensors] == [True, False]
+    weights = segment.weights(shapes)
+    assert all(np.array_equal(weights[name], tensor.integers) for name in shapes)
+    twice = replace(segment, tensors=segment.tensors[:1] * 2)
+    with pytest.raises(BitstreamError, match="over 8192 planes"):
+        twice.weights(shapes)
 
 
 def test_another_number_of_tensors():
@@ -167,7 +242,7 @@ def test_prediction_that_runs_away():
     record = RECORD.pack(1.0, 4095, 63, 2, 0, 0, 0)
     coder = RangeEncoder()
     coder.encode(np.full(5000, 4095, np.int32), 63, 4095)
-    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes(), 1)
+    segment = Segment.parse(PREFIX.pack(0, 1, 1, KEY_SEGMENT, PLAIN) + record + coder.bytes(), 1)
     with pytest.raises(BitstreamError, match="after prediction must be in"):
         segment.weights({"a": (5000, 1)})
 
@@ -180,7 +255,7 @@ def test_largest_segment_fits_in_a_gigabyte(tmp_path):
         coder.encode(np.zeros(shape, np.int32), 0, 63)
     record = RECORD.pack(1.0, 63, 0, PREDICTED | ROWS | COLUMNS, 0, 0, 0)
     (tmp_path / "segment").write_bytes(
-        PREFIX.pack(0, 1, 1, KEY_SEGMENT, RANGE) + record + coder.bytes()
+        PREFIX.pack(0, 1, 1, KEY_SEGMENT, PLAIN) + record + coder.bytes()
     )
     program = (
         "import pathlib, re, sys; from encoder.codec.segment import Segment;"

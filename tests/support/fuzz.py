@@ -13,6 +13,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,10 +91,10 @@ def chunks(data: bytes) -> list[tuple[int, int]]:
     return list(pairwise([*(part.offset for part in ChunkReader().feed(data)), len(data)]))
 
 
-def change_graph(data: bytearray, random: Random, _: list[bytes]) -> None:
+def change_graph(data: bytearray, random: Random, _: list[bytes], *, version: int) -> None:
     """Change the graph of a topology's payload: nodes, their operators, inputs and attributes, constants and sizes."""
     model = onnx.ModelProto.FromString(
-        zlib.decompressobj(-15, dictionary()).decompress(bytes(data))
+        zlib.decompressobj(-15, dictionary(version)).decompress(bytes(data))
     )
     graph = model.graph
     nodes = list(graph.node)
@@ -124,7 +125,7 @@ def change_graph(data: bytearray, random: Random, _: list[bytes]) -> None:
             shape.dim[random.integers(0, len(shape.dim))].dim_value = extreme(random)
     del graph.node[:]
     graph.node.extend(nodes)
-    packer = zlib.compressobj(wbits=-15, zdict=dictionary())
+    packer = zlib.compressobj(wbits=-15, zdict=dictionary(version))
     data[:] = packer.compress(model.SerializeToString()) + packer.flush()
 
 
@@ -143,16 +144,20 @@ def mutate(seeds: list[bytes], random: Random) -> tuple[bytes, bool]:
         mutation = splice_chunk if random.random() < 0.2 else mutation
         mutation(data, random, seeds)
         return bytes(data), False
-    parts = [(part.kind, bytearray(part.payload)) for part in ChunkReader().feed(bytes(data))]
+    reader = ChunkReader()
+    parts = [(part.kind, bytearray(part.payload)) for part in reader.feed(bytes(data))]
     order = list(range(len(parts)))
     if random.random() < 0.1:
         order[random.integers(0, len(order))] = int(
             random.integers(0, len(order))
         )  # chunks twice, others not at all
     kind, payload = parts[random.integers(0, len(parts))]
-    mutation = change_graph if kind == TOPOLOGY and random.random() < 0.8 else mutation
+    assert reader.version is not None
+    if kind == TOPOLOGY and random.random() < 0.8:
+        mutation = partial(change_graph, version=reader.version)
     mutation(payload, random, [bytes(part[1]) for part in parts])
-    return file_bytes((parts[index][0], bytes(parts[index][1])) for index in order), True
+    mutated = [(parts[index][0], bytes(parts[index][1])) for index in order]
+    return file_bytes(mutated, reader.version), True
 
 
 def decode(data: bytes) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Files of version 1 that must decode for ever, and what they decode to: `make_golden.py` wrote them.
+"""Files that must decode for ever, and what they decode to: `make_golden.py` wrote them.
 
 A decoder that reads them differently is wrong, whatever the encoder of the day writes.
 """

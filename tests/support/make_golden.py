@@ -1,4 +1,4 @@
-"""Writes a file of version 1 that must decode for ever, unless it is there already.
+"""Writes a file of version 2 that must decode for ever, unless it is there already.
 
 The others come from networks and encoders of earlier states.
 """
@@ -18,7 +18,7 @@ from encoder.codec.tensor_header import NOTHING, Shape
 from encoder.jobs.trace import trace
 from encoder.models.pyramid import Pyramid, PyramidConfig
 
-HEIGHT, WIDTH, FRAMES = 18, 30, 4
+HEIGHT, WIDTH, FRAMES = 34, 58, 4
 HEADER = Header(
     width=WIDTH,
     height=HEIGHT,
@@ -38,7 +38,9 @@ NETWORK = PyramidConfig(
     still=((2, 4), (2, 8)),
     cell=16,
 )
-NAME = "v1-pyramid"
+NAME = "v2-pyramid"
+SMALL = 4
+LATENT_AXES = 4
 LAST_KEY = 3
 """The segments are key, delta, delta, key."""
 
@@ -74,6 +76,10 @@ def _integers(shape: Shape, random: np.random.Generator) -> Integers:
     axes = random.integers(0, 2, len(shape))
     along = [length if axis else 1 for length, axis in zip(shape, axes, strict=True)]
     scale = random.uniform(0.2, 20) * np.exp(random.normal(0, 1, along))
+    if len(shape) == LATENT_AXES and shape[-1] > SMALL:
+        # What is near has like magnitudes, as in latents that were fitted.
+        walk = random.normal(0, 0.7, shape[1:]).cumsum(1).cumsum(2)
+        scale = 3 * np.exp((walk - walk.mean()) / 2)
     values = random.laplace(0, scale, shape)
     if random.integers(0, 2):
         values = values.cumsum(0) / len(values)
@@ -82,7 +88,7 @@ def _integers(shape: Shape, random: np.random.Generator) -> Integers:
 
 def main() -> None:
     """Write the file, its pictures and the digests of its weights."""
-    path, digests = DATA / f"{NAME}.nerv", DATA / "v1.json"
+    path, digests = DATA / f"{NAME}.nerv", DATA / "digests.json"
     if path.exists():
         return
     torch.manual_seed(0)

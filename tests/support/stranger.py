@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 FORMAT = Path(__file__).parents[2] / "docs" / "reference" / "bitstream.md"
-DICTIONARY = Path(__file__).parents[2] / "encoder" / "codec" / "dictionary.bin"
+CODEC = Path(__file__).parents[2] / "encoder" / "codec"
 WORD, STATE = 32, 1 << 64
 
 
@@ -74,8 +74,8 @@ class StrangersSymbols:
     """Symbols of a segment's code, by either coder."""
 
     def __init__(self, coder: int, code: bytes) -> None:
-        self._range = StrangersDecoder(code) if coder == 0 else None
-        self._bytes = b"" if coder == 0 else zlib.decompress(code, wbits=-15)
+        self._range = None if coder == 1 else StrangersDecoder(code)
+        self._bytes = zlib.decompress(code, wbits=-15) if coder == 1 else b""
 
     def read(self, levels: list[int], bound: int) -> list[int]:
         """Return an integer for each level, in the order in which they are wanted."""
@@ -93,18 +93,26 @@ def strangers_weights(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield name and weights of each tensor of a SEGM chunk, given those of the segment before."""
     count, coder = struct.unpack_from("<H", payload, 8)[0], payload[11]
-    symbols = StrangersSymbols(coder, payload[12 + 11 * count :])
+    records, code = payload[12 : 12 + 11 * count], payload[12 + 11 * count :]
+    if coder == 2:
+        end = 14 + struct.unpack_from("<H", payload, 12)[0]
+        columns, code = zlib.decompress(payload[14:end], wbits=-15), payload[end:]
+        records = b"".join(columns[index::count] for index in range(count))
+    symbols = StrangersSymbols(coder, code)
     for index, (name, shape) in enumerate(shapes.items()):
-        step, bound, level, flags, *side = struct.unpack_from("<fHBBBBB", payload, 12 + 11 * index)
+        step, bound, level, flags, *side = struct.unpack_from("<fHBBBBB", records, 11 * index)
         row_level, column_level, channel_level = side
         axis = 1 if flags & 64 else 0
         by_channel = symbols.read([channel_level] * shape[axis], 63) if flags & 32 else [0]
-        rows = prod(shape[: 2 if flags & 16 else 1])
-        columns = prod(shape) // rows
-        by_row = symbols.read([row_level] * rows, 63) if flags & 4 else [0] * rows
-        by_column = symbols.read([column_level] * columns, 63) if flags & 8 else [0] * columns
-        levels = [min(max(level + row + column, 0), 63) for row in by_row for column in by_column]
-        integers = symbols.read(levels, bound)
+        if flags & 128:
+            integers = strangers_latent(symbols, shape, bound, level, row_level)
+        else:
+            rows = prod(shape[: 2 if flags & 16 else 1])
+            columns = prod(shape) // rows
+            by_row = symbols.read([row_level] * rows, 63) if flags & 4 else [0] * rows
+            by_column = symbols.read([column_level] * columns, 63) if flags & 8 else [0] * columns
+            levels = [clamp(level + row + column) for row in by_row for column in by_column]
+            integers = symbols.read(levels, bound)
         if flags & 2:
             slice_size = prod(shape[1:])
             for place in range(slice_size, len(integers)):
@@ -120,9 +128,69 @@ def strangers_weights(
         yield name, weights + before[name] if flags & 1 else weights
 
 
+def clamp(level: int) -> int:
+    """Return a level within the range of levels."""
+    return min(max(level, 0), 63)
+
+
+def strangers_logarithm(number: int) -> int:
+    """Return a sum's logarithm in eighths of an octave."""
+    number = min(number, 65535) + 1
+    power = 0
+    while 2 ** (power + 1) <= number:
+        power += 1
+    return 8 * (power - 1) + (8 * number >> power)
+
+
+def strangers_latent(
+    symbols: StrangersSymbols, shape: tuple[int, ...], bound: int, level: int, offset_level: int
+) -> list[int]:
+    """Return the integers of a tensor with contexts, in row-major order."""
+    times, channels, height, width = shape
+    offsets = symbols.read([offset_level] * channels, 63)
+    w = symbols.read([34] * 10, 63)
+    known: dict[tuple[int, int, int, int], int] = {}
+
+    def at(t: int, c: int, y: int, x: int) -> int:
+        return abs(known.get((t, c, y, x), 0))
+
+    def four(t: int, c: int, y: int, x: int) -> int:
+        return at(t, c, y - 1, x) + at(t, c, y + 1, x) + at(t, c, y, x - 1) + at(t, c, y, x + 1)
+
+    def level_at(t: int, c: int, y: int, x: int) -> int:
+        sums = [
+            at(t - 1, c, y, x),
+            at(t - 2, c, y, x),
+            sum(at(t, before, y, x) for before in range(c)),
+            sum(four(t, before, y, x) for before in range(c)),
+        ]
+        logs = list(map(strangers_logarithm, sums))
+        if (y + x) % 2 == 0:
+            total = sum(weight * log for weight, log in zip(w[:4], logs, strict=True))
+        else:
+            total = sum(weight * log for weight, log in zip(w[4:8], logs, strict=True))
+            total += w[8] * strangers_logarithm(four(t, c, y, x)) + 32 * w[9]
+        return clamp(level + offsets[c] + (total + 64 >> 7))
+
+    for diagonal in range(times + channels - 1):
+        for odd in (0, 1):
+            places = [
+                (t, diagonal - t, y, x)
+                for t in range(times)
+                if 0 <= diagonal - t < channels
+                for y in range(height)
+                for x in range(width)
+                if (y + x) % 2 == odd
+            ]
+            integers = symbols.read([level_at(*place) for place in places], bound)
+            known |= zip(places, integers, strict=True)
+    return [known[place] for place in sorted(known)]
+
+
 def strangers_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield place, type and payload of each chunk of a whole file."""
-    assert data[:8] == b"NERV\1\0\0\0"
+    assert data[:4] == b"NERV"
+    assert data[4:8] in (b"\1\0\0\0", b"\2\0\0\0")
     at, clip, segment = 8, 0, 0
     while at < len(data):
         kind, length, start = struct.unpack_from("<4sII", data, at)
@@ -141,11 +209,10 @@ def strangers_chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         at += 16 + length
 
 
-def strangers_graph(payload: bytes) -> onnx.ModelProto:
+def strangers_graph(payload: bytes, version: int) -> onnx.ModelProto:
     """Return the network of a TOPO chunk, with names in the places' stead."""
-    model = onnx.ModelProto.FromString(
-        zlib.decompressobj(-15, DICTIONARY.read_bytes()).decompress(payload)
-    )
+    dictionary = (CODEC / f"dictionary{version}.bin").read_bytes()
+    model = onnx.ModelProto.FromString(zlib.decompressobj(-15, dictionary).decompress(payload))
     graph, made, following = model.graph, ["t"], 0
     for kind, values in (("tensor", graph.input[1:]), ("constant", graph.initializer)):
         for index, value in enumerate(values):
@@ -174,7 +241,7 @@ def strangers_pictures(data: bytes, times: list[float]) -> NDArray[np.uint8]:
     assert list(struct.iter_unpack("<QIIB", index[:-4])) == [
         (at, *struct.unpack_from("<II", payload), payload[10] == 0) for at, _, payload in segments
     ]
-    graph = strangers_graph(topology)
+    graph = strangers_graph(topology, data[4])
     shapes = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
         for value in graph.graph.input[1:]
