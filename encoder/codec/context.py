@@ -6,6 +6,7 @@ docs/reference/bitstream.md defines the order of the integers and the arithmetic
 """
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -38,9 +39,22 @@ OCTAVE = 8
 MAX_SUM = 0xFFFF
 """Largest sum of magnitudes; larger ones count as this one."""
 
+MIN_PLACES = 16
+"""Smallest number of a plane's integers for which an encoder tries contexts."""
+
 Places = NDArray[np.intp]
 Code = Callable[[Integers, Integers], Integers]
 """Codes integers (N,) at levels (N,); returns the integers."""
+
+
+def has_contexts(shape: tuple[int, ...], planes: int = MAX_PLANES) -> bool:
+    """Return whether contexts are worth a try; they may have a number of planes."""
+    return (
+        len(shape) == AXES
+        and prod(shape) <= MAX_INTEGERS
+        and prod(shape[:2]) <= planes
+        and prod(shape[2:]) >= MIN_PLACES
+    )
 
 
 def _logarithms() -> NDArray[np.int32]:

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.context import (
-    AXES,
-    MAX_INTEGERS,
     MAX_PLANES,
     WEIGHT_LEVEL,
     code_latent,
+    has_contexts,
     latent_levels,
 )
 from encoder.codec.context_fit import fit_contexts
@@ -35,7 +34,6 @@ from encoder.codec.tensor_header import (
     PREDICTED,
     ROWS,
     CodedTensor,
-    Shape,
     levels,
 )
 
@@ -44,8 +42,6 @@ MODES = (*SCALES, CONTEXT, *(PREDICTED | scales for scales in (*SCALES, CONTEXT)
 """Combinations of flags to try, where a tensor's shape allows them."""
 FLOOR = 1e-3
 """Value added to the scale of a row or column, which may be all zeros."""
-MIN_PLANE = 16
-"""Smallest number of integers of a plane for which contexts are tried."""
 PAIR_AXES = 3
 """Smallest number of axes of a tensor whose first two axes can make its rows."""
 
@@ -152,7 +148,7 @@ def _candidates(
         )
         if single or (way & PAIRS and integers.ndim < PAIR_AXES):
             continue
-        if way & CONTEXT and not _has_contexts(integers.shape, planes):
+        if way & CONTEXT and not has_contexts(integers.shape, planes):
             continue
         coded = differences if way & PREDICTED else integers
         tensor = CodedTensor(
@@ -162,15 +158,6 @@ def _candidates(
             yield _fit_with_contexts(tensor, coded)
         else:
             yield _fit(tensor, coded.reshape(tensor.grid(integers.shape)))
-
-
-def _has_contexts(shape: Shape, planes: int) -> bool:
-    return (
-        len(shape) == AXES
-        and prod(shape) <= MAX_INTEGERS
-        and prod(shape[:2]) <= planes
-        and prod(shape[2:]) >= MIN_PLANE
-    )
 
 
 def _fit_with_contexts(tensor: CodedTensor, integers: Integers) -> Coding:

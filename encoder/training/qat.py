@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from encoder.codec.context import has_contexts
+from encoder.training.context_rate import START, context_scales
 from encoder.training.recipe import Quantization
 
 DEFAULT = Quantization()
@@ -68,6 +70,12 @@ class QatQuantizer(nn.Module):
             torch.arange(len(learned)).repeat_interleave(torch.tensor(self._counts)),
             persistent=False,
         )
+        self._contexts = [
+            name
+            for name, x in learned.items()
+            if settings.has_contexts and name in self._latents and has_contexts(tuple(x.shape))
+        ]
+        self.context_weights = nn.Parameter(torch.tensor(START).repeat(len(self._contexts), 1))
         # Drawing noise takes longer than using it: `draw_noise` takes a slice of this buffer.
         size = sum(x.numel() for x in learned.values())
         # The seed is fixed, so that a resumed fit has the same noise.
@@ -193,6 +201,9 @@ class QatQuantizer(nn.Module):
             change = torch.cat([y[:1], y[1:] - y[:-1]])
             # A comparison on the device, so that nothing waits for it.
             y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)
+        if name in self._contexts:
+            weights = self.context_weights[self._contexts.index(name)]
+            return _laplace_bits(y, context_scales(y, weights))
         return _laplace_bits(y, y.detach().abs().mean(self._settings.plane_axes, keepdim=True))
 
 
@@ -203,8 +214,8 @@ def _round(x: Tensor) -> Tensor:
 def _laplace_bits(y: Tensor, scale: Tensor) -> Tensor:
     """Return the bits of values (in steps) under Laplace models binned at integers.
 
-    The scale is the maximum likelihood estimate, mean |y|. The derivative of the code length by the
-    scale vanishes there, so the scale is treated as a constant.
+    Without contexts, the scale is the maximum likelihood estimate, mean |y|. The derivative of the
+    code length by the scale vanishes there, so the scale is treated as a constant.
     """
     size = y.abs()
     scale = scale.clamp(min=MIN_SCALE)

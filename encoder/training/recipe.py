@@ -60,8 +60,10 @@ class Quantization:
     """Whether each channel has a quantization step of its own."""
     predicts: bool = True
     """Whether latents may be coded as differences in time."""
+    has_contexts: bool = True
+    """Whether the scales of latents follow from integers around, as the coder's contexts do."""
     plane_axes: tuple[int, ...] = (2, 3)
-    """Axes of a latent (T, C, h, w) that share a scale of the Laplace model."""
+    """Axes of a latent (T, C, h, w) that share a scale, where there are no contexts."""
     coder_modes: tuple[int, ...] = MODES
     """Modes of a tensor that the range coder tries after the fit."""
 
