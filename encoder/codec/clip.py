@@ -13,7 +13,6 @@ from typing import Self
 
 import onnx
 
-from encoder.codec.coder import RANGE
 from encoder.codec.container import (
     HEAD,
     INDEX,
@@ -158,7 +157,6 @@ class ClipReader:
             if self.header is None:
                 self.header = Header.parse(_essential(part, HEAD))
             elif self.topology is None:
-                assert self._chunks.version is not None  # the signature precedes all chunks
                 topology = Topology.parse(_essential(part, TOPOLOGY), self._chunks.version)
                 self.topology = _fitting(topology, self.header)
             else:
@@ -208,9 +206,7 @@ class ClipReader:
             if self._index is not None or part.kind in (HEAD, TOPOLOGY):
                 raise BitstreamError("it is out of order")  # noqa: TRY301 (as the calls below do)
             if part.kind == SEGMENT:
-                segment = Segment.parse(part.payload, len(topology.tensors))
-                if segment.coder == RANGE and topology.version == 1:
-                    raise BitstreamError(f"files of version 1 have no coder {RANGE}")  # noqa: TRY301
+                segment = Segment.parse(part.payload, len(topology.tensors), topology.version)
                 self._take_segment(segment, part.offset, header, topology)
             elif part.kind == INDEX:
                 self._index = part.payload

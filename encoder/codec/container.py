@@ -133,8 +133,8 @@ class ChunkReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._offset = 0
-        self.version: int | None = None
-        """Version of the file, once its signature has been read."""
+        self.version = 0
+        """Version of the file; 0 before its signature has been read."""
         self._checksums = Checksums()
         self.skipped_bytes = 0
         """Number of bytes that belong to no chunk."""
@@ -146,7 +146,7 @@ class ChunkReader:
         Raises UnsupportedVersionError if the clip is of another version.
         """
         self._buffer += data
-        if self.version is None and not self._read_signature():
+        if not self.version and not self._read_signature():
             return
         while (found := self._next_chunk()) is not None:
             yield found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder.codec.coder import HUFFMAN, HUFFMAN_BOUND, NUMBERS, PLAIN, RANGE, CoderName
-from encoder.codec.container import DELTA_SEGMENT
+from encoder.codec.container import DELTA_SEGMENT, VERSION
 from encoder.codec.context import MAX_PLANES
 from encoder.codec.entropy import Integers, RangeDecoder, RangeEncoder
 from encoder.codec.tensor_coder import MODES, Coding, best_mode
@@ -132,8 +132,8 @@ class Segment:
         return prefix + self.records + self.code
 
     @classmethod
-    def parse(cls, data: bytes, tensors: int) -> Self:
-        """Read the payload of a segment's chunk with a number of tensors.
+    def parse(cls, data: bytes, tensors: int, version: int = VERSION) -> Self:
+        """Read the payload of a segment's chunk with a number of tensors, of a file's version.
 
         The weights are not decoded yet. Raises BitstreamError if the payload is invalid.
         """
@@ -142,6 +142,8 @@ class Segment:
         start, frames, count, kind, coder = PREFIX.unpack_from(data)
         if kind not in (KEY_SEGMENT, DELTA_SEGMENT) or coder not in DECODERS:
             raise BitstreamError(f"unknown kind of segment {kind} or coder {coder}")
+        if coder == RANGE and version == 1:
+            raise BitstreamError(f"files of version 1 have no coder {RANGE}")
         if count != tensors:
             raise BitstreamError(f"segment has {count} tensors, expected {tensors}")
         rest = data[PREFIX.size :]

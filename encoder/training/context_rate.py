@@ -22,9 +22,10 @@ LOG_PER_WEIGHT = log(2) / LEVELS_PER_OCTAVE
 def context_scales(y: Tensor, weights: Tensor) -> Tensor:
     """Return the Laplace scales of a latent's values y (T, C, H, W), which are in steps.
 
-    `weights` has shape (WEIGHTS,). The scales depend on them and on rounded magnitudes, which are
-    constants. Each channel's even and odd places have a factor of their own: for it, the estimate
-    of maximum likelihood is a mean, a constant too.
+    `weights` has shape (WEIGHTS,). The scales have gradients for them and for y: a larger magnitude
+    costs its neighbours bits. Magnitudes are not rounded, so that this gradient is never zero.
+    Each channel's even and odd places have a factor of their own. Its estimate of maximum
+    likelihood is a mean, which is treated as a constant.
     """
     size = y.abs()
     odd = (

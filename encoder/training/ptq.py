@@ -64,12 +64,6 @@ def _smaller(value: Tensor, old: Tensor | None, bound: int) -> Quantized:
     return change if is_smaller and change.step == alone.step else alone
 
 
-def _short(step: float) -> float:
-    """Round a step up to 8 significant bits, so that records become shorter."""
-    bits = int(np.float32(step).view(np.uint32))
-    return float(np.uint32(-(-bits >> 16) << 16).view(np.float32))
-
-
 def _quantize(
     tensor: Tensor, step: float, bound: int, offsets: Integers = ZERO, axis: int = 0
 ) -> Quantized:
@@ -80,10 +74,12 @@ def _quantize(
     values = tensor.detach().cpu().numpy()
     # The remaining offsets are small, and zero if all are equal.
     shift = int(np.median(offsets))
+    if offsets.size > 1:
+        shift -= shift % 2  # a factor of 2 leaves the step as short as it is
     offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
     relative = channel_steps(1.0, offsets, axis, values.ndim)
     largest = max(float(np.abs(values / relative).max()), SMALLEST)
-    step = _short(max(step * 2 ** (shift / 2), largest / bound))
+    step = float(np.float32(max(step * 2 ** (shift / 2), largest / bound)))
     integers = np.rint(values / (np.float32(step) * relative)).clip(-bound, bound).astype(np.int32)
     return Quantized(
         integers=integers,

@@ -103,7 +103,10 @@ class QatQuantizer(nn.Module):
             self.offsets
             + (HALF_OCTAVE * (self.offsets / HALF_OCTAVE).round() - self.offsets).detach()
         )
-        steps = (self.log_steps.index_select(0, self._tensor) + offsets).exp()
+        exact = self.log_steps.exp()
+        # STE here, too. Steps of few bits make the tensors' records shorter.
+        short = exact + (exact.bfloat16().float() - exact).detach()
+        steps = short.index_select(0, self._tensor) * offsets.exp()
         return {
             name: part.view(shape)
             for (name, shape), part in zip(
@@ -120,7 +123,7 @@ class QatQuantizer(nn.Module):
             return None
         index = list(self._shapes).index(name)
         offsets = (self.offsets.detach().split(self._counts)[index] / HALF_OCTAVE).round().int()
-        return self.log_steps[index].exp().item(), offsets.cpu().numpy()
+        return self.log_steps[index].exp().bfloat16().item(), offsets.cpu().numpy()
 
     def draw_noise(self) -> None:
         """Draw other noise for `noisy`."""

@@ -8,6 +8,7 @@ are sorted by their loss of quality relative to their arithmetic. They are quant
 as long as the loss against the source stays under a limit.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from encoder.codec.graph_limits import multiplications
-from encoder.codec.graph_names import TIME
+from encoder.codec.graph_names import CONSTANT, TIME
 from encoder.common.onnx_runtime import Session
 from encoder.media.metrics import psnr_db
 from export.passes.onnx_utils import shapes_of
@@ -30,6 +31,9 @@ TRIAL_FRAMES = 8
 """Number of frames, evenly spread, with which the loss of a convolution is measured."""
 BATCH = 4
 """Number of frames that are decoded at once while calibrating and measuring."""
+
+OF_TOPOLOGY = re.compile(rf"{CONSTANT}\d+")
+"""Names of constants that are not coded tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +180,15 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _products(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the multiplications of each convolution for one frame, by the name of its output."""
+    """Return the multiplications of each convolution for one frame, by the name of its output.
+
+    Convolutions with weights of the topology are left out: they convert colours, which graphs of
+    I420 pictures have no need of.
+    """
     shapes = {name: (1, *shape[1:]) for name, shape in shapes_of(model).items()}
     shapes |= {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
     return {
         node.output[0]: multiplications(node, shapes)
         for node in model.graph.node
-        if node.op_type == "Conv"
+        if node.op_type == "Conv" and not OF_TOPOLOGY.fullmatch(node.input[1])
     }

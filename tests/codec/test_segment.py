@@ -218,6 +218,13 @@ def test_planes_of_all_tensors_are_counted():
         twice.weights(shapes)
 
 
+def test_coder_that_version_1_has_not():
+    data = bytes(Segment.encode(0, 5, TENSORS, SHAPES))
+    assert Segment.parse(data, 2).coder == RANGE
+    with pytest.raises(BitstreamError, match="files of version 1 have no coder 2"):
+        Segment.parse(data, 2, version=1)
+
+
 def test_another_number_of_tensors():
     with pytest.raises(BitstreamError, match="segment has 2 tensors, expected 3"):
         Segment.parse(bytes(Segment.encode(0, 5, TENSORS, SHAPES)), 3)

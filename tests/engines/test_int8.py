@@ -39,7 +39,7 @@ def test_loss_against_the_source_stays_under_the_limit(models, quantiser, limit)
     assert (
         len(found.convolutions)
         <= found.of
-        == sum(node.op_type == "Conv" for node in rgb.graph.node)
+        == sum(node.op_type == "Conv" for node in build_graph(models, 0).graph.node)
     )
     if limit == 100:
         assert (len(found.convolutions), found.share) == (found.of, 1.0)

@@ -152,7 +152,6 @@ def mutate(seeds: list[bytes], random: Random) -> tuple[bytes, bool]:
             random.integers(0, len(order))
         )  # chunks twice, others not at all
     kind, payload = parts[random.integers(0, len(parts))]
-    assert reader.version is not None
     if kind == TOPOLOGY and random.random() < 0.8:
         mutation = partial(change_graph, version=reader.version)
     mutation(payload, random, [bytes(part[1]) for part in parts])

@@ -6,7 +6,7 @@ from encoder.codec.entropy import RangeEncoder
 from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import ZERO, channel_steps
 from encoder.training.ptq import quantize
-from encoder.training.qat import QatQuantizer
+from encoder.training.qat import HALF_OCTAVE, QatQuantizer
 
 
 def tensors():
@@ -135,3 +135,27 @@ def test_quantize_takes_the_learned_steps():
             np.broadcast_to(relative, steps[name].shape), steps[name].detach(), rtol=1e-5
         )
         assert np.array_equal(coded.integers, (values[name] / steps[name]).round().int().numpy())
+
+
+def test_learned_steps_have_few_bits():
+    """What is coded at the end has the steps that the fit rounded to."""
+    values = tensors()
+    quantizer = QatQuantizer(values)
+    steps = {name: step.detach().numpy() for name, step in quantizer.steps().items()}
+    for name, coded in quantize(values, quantizer, 8).items():
+        assert np.float32(coded.step).view(np.uint32) & 0xFFFF == 0
+        assert coded.step == pytest.approx(steps[name].ravel()[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("offset", [-5, -2, 0, 3, 8])
+def test_offset_of_all_channels_goes_into_the_step(offset):
+    values = tensors()
+    quantizer = QatQuantizer(values)
+    with torch.no_grad():
+        quantizer.offsets.fill_(offset * HALF_OCTAVE)
+    for name, coded in quantize(values, quantizer, 8).items():
+        steps = channel_steps(
+            coded.step, coded.channels if coded.channels.size else ZERO, 0, values[name].ndim
+        )
+        assert np.allclose(steps, quantizer.steps()[name].detach(), rtol=1e-6)
+        assert coded.channels.size in (0, len(values[name]) if values[name].ndim > 1 else 0)

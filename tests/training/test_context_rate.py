@@ -1,0 +1,78 @@
+"""The bits of latents under the coder's contexts, as a fit estimates them."""
+
+import numpy as np
+import pytest
+import torch
+
+from encoder.codec.tensor_coder import best_mode
+from encoder.codec.tensor_header import CONTEXT
+from encoder.training.context_rate import START, WEIGHTS, context_scales
+from encoder.training.qat import _laplace_bits
+
+SHAPE = (40, 4, 10, 12)
+WALK = 3 * np.sin(np.random.default_rng(0).normal(0, 0.2, SHAPE).cumsum(0))
+INTEGERS = np.rint(np.random.default_rng(1).laplace(0, 2 * np.exp(WALK)))
+"""A latent whose magnitudes change slowly over time."""
+
+
+def bits(weights):
+    y = torch.tensor(INTEGERS, dtype=torch.float32)
+    return _laplace_bits(y, context_scales(y, weights))
+
+
+def fitted_weights():
+    weights = torch.tensor(START, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], 0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        bits(weights).backward()
+        optimizer.step()
+    return weights.detach()
+
+
+def test_learned_weights_come_to_the_coders_bits():
+    coding = best_mode(INTEGERS.astype(np.int32), step=1.0, modes=[CONTEXT])
+    weights = fitted_weights()
+    assert bits(weights).item() == pytest.approx(coding.bits, rel=0.01)
+    assert bits(weights) < 0.98 * bits(torch.zeros(WEIGHTS))
+    scale = 16  # units of the coder's weights
+    assert np.abs(scale * weights.numpy()[:2] - coding.weights[:2]).max() < 6
+
+
+def test_sums_are_those_of_the_coder():
+    """A weight has the effect on the estimate that it has on the coder's levels."""
+    from encoder.codec.context import known_logarithms, odd_places
+
+    y = torch.tensor(INTEGERS, dtype=torch.float32)
+    elsewhere, around = known_logarithms(INTEGERS.astype(np.int32))
+    odd = odd_places(*SHAPE[2:])
+    for index in range(WEIGHTS):
+        weights = torch.zeros(WEIGHTS)
+        weights[index] = 4.0  # an octave for each octave of the sum
+        log_scales = context_scales(y, weights).log2().numpy()
+        places = odd if index >= 4 else ~odd
+        sums = around if index == WEIGHTS - 1 else elsewhere[index % 4]
+        for channel in range(SHAPE[1]):
+            found = log_scales[:, channel][:, places] - sums[:, channel][:, places] / 8
+            assert np.ptp(found) < 0.3, index  # the coder's logarithm is linear between powers of 2
+            unmoved = log_scales[:, channel][:, ~places]
+            assert np.ptp(unmoved) < 1e-4
+
+
+def test_gradient_reaches_what_scales_follow_from():
+    """A larger magnitude makes its neighbours' scales larger."""
+    y = torch.tensor(INTEGERS, dtype=torch.float32, requires_grad=True)
+    context_scales(y, torch.tensor(START))[5, 2, 4, 5].backward()
+    sign = torch.tensor(np.sign(INTEGERS))
+    for place in [(4, 2, 4, 5), (3, 2, 4, 5), (5, 1, 4, 5), (5, 0, 3, 5), (5, 2, 4, 4)]:
+        assert y.grad[place] * sign[place] >= 0
+    assert y.grad[6].abs().sum() == 0
+    assert y.grad[5, 3].abs().sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 4, 4), (7, 1, 1, 5)])
+def test_any_shape_has_scales(shape):
+    scales = context_scales(torch.ones(shape), torch.tensor(START))
+    assert scales.shape == shape
+    assert torch.isfinite(scales).all()
+    assert (scales > 0).all()
