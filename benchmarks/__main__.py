@@ -6,14 +6,14 @@ Each measurement keeps its points in benchmarks/data. Nothing else should run on
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.points import CLIPS, DATA, load_points, record
+from benchmarks.points import CLIPS, DATA, FILE_BYTES, MEASURED_FRAMES, load_points, record
 from encoder.cli.options import SAMPLE, add_device
 from encoder.common.console import Commands, show_table
 from encoder.common.errors import SettingsError
@@ -43,7 +43,7 @@ FITTING = 0.6
 GROUPS = {
     "rate-distortion": Group(
         summary="size and quality of files, against the papers' pipeline and classic codecs",
-        names=("ours", "ladder", "paper", "codecs", "ablations", "targets", "overhead"),
+        names=("ours", "times", "ladder", "paper", "codecs", "ablations", "targets", "overhead"),
     ),
     "encoding-speed": Group(
         summary="speed of fits, against the papers' recipes, and for long and large videos",
@@ -99,7 +99,7 @@ def _add_ablations(commands: Commands) -> None:
         choices=("pace", "fit", "table"),
         help="time epochs of each choice, fit each choice, or print the table",
     )
-    _add_clip(command, seconds=60)
+    _add_clip(command, seconds=60, clips=FILE_BYTES)
     command.add_argument("--seed", type=int, default=0, help="seed of each fit (default: 0)")
     command.add_argument(
         "--only", nargs="+", default=[], metavar="CHOICE", help="choices to take (default: all)"
@@ -160,8 +160,12 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=True, help=text)
 
 
-def _add_clip(command: argparse.ArgumentParser, *, seconds: int) -> None:
-    command.add_argument("clip", choices=CLIPS, nargs="?", default="bunny", help="clip to measure")
+def _add_clip(
+    command: argparse.ArgumentParser, *, seconds: int, clips: Iterable[str] = CLIPS
+) -> None:
+    command.add_argument(
+        "clip", choices=tuple(clips), nargs="?", default="bunny", help="clip to measure"
+    )
     command.add_argument(
         "--source",
         type=Path,
@@ -194,7 +198,8 @@ def _open(args: argparse.Namespace) -> "Video":
     if args.source is None and args.clip != "bunny":
         raise SettingsError(f"{args.clip} is not bundled: name its video with --source")
     size = CLIPS[args.clip] if args.resize is None else parse_size(args.resize)
-    return read_video(args.source or SAMPLE, size=size, reading=from_flags(Reading, args))
+    video = read_video(args.source or SAMPLE, size=size, reading=from_flags(Reading, args))
+    return replace(video, frames=video.frames[:MEASURED_FRAMES])
 
 
 def _measure(args: argparse.Namespace) -> None:

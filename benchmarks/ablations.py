@@ -18,15 +18,13 @@ from typing import Self
 
 from benchmarks.choices import OWN, Choice, choices
 from benchmarks.fits import make_encoder, measure, run_fit
-from benchmarks.points import CLIPS, DATA, Point
+from benchmarks.points import DATA, FILE_BYTES, Point
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
 
-FILE_BYTES = {"bunny": 55_000, "carphone": 28_000}
-"""Size that all fits to a clip are steered to."""
 LOST_DB = 0.25
 """Loss after which a choice is given up."""
 CLOSE_DB = 0.3
@@ -157,7 +155,7 @@ def _whole_epochs(encoder: SegmentEncoder) -> Iterator[None]:
 def ablation_table(folder: Path = DATA) -> list[str]:
     """Return the lines of the table of the preset's PSNR, and of the gain of each other choice."""
     found: dict[Column, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for clip in CLIPS:
+    for clip in FILE_BYTES:
         for point in Measured.load(clip, folder).points:
             column = (clip, point["seconds"])
             found[column][point["choice"]][point["seed"]] = point["psnr_db"]

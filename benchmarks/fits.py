@@ -55,11 +55,6 @@ def run_fit(encoder: SegmentEncoder, budget: Budget, *, start: float = 0.0) -> C
     return Clip.parse(bytes(encoder.clip()))
 
 
-def fit_point(video: Video, preset: Preset, budget: Budget, compression: Compression) -> Point:
-    """Fit a video, and return the size and quality of its file."""
-    return measure(run_fit(make_encoder(video, preset, compression), budget), video)
-
-
 def measure(clip: Clip, video: Video) -> Point:
     """Return the size and quality of a clip."""
     quality = float(np.mean([psnr_db(*pair) for pair in pictures(clip, video)]))

@@ -9,8 +9,17 @@ from encoder.common.atomic_file import replacing
 
 DATA = Path(__file__).parent / "data"
 """Folder of all measured figures."""
-CLIPS = {"bunny": (320, 180), "carphone": (176, 144)}
+CLIPS = {
+    "bunny": (320, 180),
+    "carphone": (176, 144),
+    "nasa": (320, 180),
+    "cockatoo": (320, 180),
+}
 """Width and height of each clip. Bunny is the bundled sample; others need a source."""
+FILE_BYTES = {"bunny": 55_000, "carphone": 28_000}
+"""Size that all fits to a clip are steered to."""
+MEASURED_FRAMES = 250
+"""Number of frames of a clip that are measured, from its start."""
 
 Point = dict[str, Any]
 """Figures by name."""

@@ -11,7 +11,6 @@ import numpy as np
 from benchmarks.fits import (
     FAST,
     Measurement,
-    fit_point,
     make_encoder,
     measure,
     run_fit,
@@ -21,17 +20,19 @@ from benchmarks.points import Point
 from encoder.cli.compress import RUNG_START
 from encoder.codec.segment import Segment
 from encoder.codec.tensor_coder import MODES
-from encoder.codec.tensor_header import PREDICTED
+from encoder.codec.tensor_header import CONTEXT, PREDICTED
 from encoder.compare import anchors
 from encoder.compare.anchors import CODECS
 from encoder.config import Budget, Compression, FitConfig
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
-from encoder.presets import Preset
+from encoder.presets import Preset, sized
 from encoder.training.ptq import quantize
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
 """Weights of a bit per pixel, for four rates of nervcast."""
+FIT_SECONDS = (15, 30, 60, 120, 300)
+"""Times of fits with the same lambda."""
 LADDER_BITS_PER_PIXEL = (0.04, 0.06, 0.085, 0.115)
 """Sizes of a ladder's rungs."""
 ABLATION_WEIGHTS = (0.04, 0.08)
@@ -53,8 +54,19 @@ CODEC_RATES = 5
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, with a fit each."""
     for weight in RATE_WEIGHTS:
-        wanted = Compression(lambda_=weight)
-        yield {"lambda_": weight} | fit_point(video, FAST, Budget(seconds=seconds), wanted)
+        config = sized(FitConfig(lambda_=weight), FAST, video)
+        encoder = make_encoder(video, FAST, config.compression(video), size=config.network_size)
+        clip = run_fit(encoder, Budget(seconds=seconds))
+        yield {"lambda_": weight, "size": config.network_size} | measure(clip, video)
+
+
+def times(video: Video, seconds: int) -> Iterator[Point]:
+    """Yield a point for each time of a fit up to the given one, at the preset's own rate."""
+    for limit in FIT_SECONDS:
+        if limit <= seconds:
+            encoder = make_encoder(video, FAST, Compression())
+            clip = run_fit(encoder, Budget(seconds=limit))
+            yield {"fit_seconds": limit} | measure(clip, video)
 
 
 def ladder(video: Video, seconds: int) -> Iterator[Point]:
@@ -129,6 +141,8 @@ def techniques() -> dict[str, Preset]:
     schedule = FAST.recipe.schedule
     quantization = FAST.recipe.quantization
     unpredicted = tuple(mode for mode in MODES if not mode & PREDICTED)
+    plain = tuple(mode for mode in MODES if not mode & CONTEXT)
+    whole = replace(quantization, has_contexts=False, plane_axes=(0, 1, 2, 3))
     schedules = {
         "rate and noise before half of the time": replace(schedule, rate_from=0.5, noise_from=0.5),
         "noise": replace(schedule, noise_from=schedule.round_from),
@@ -137,9 +151,8 @@ def techniques() -> dict[str, Preset]:
     quantizations = {
         "learned steps": replace(quantization, step_learning_rates=(0.0, 0.0)),
         "steps of channels": replace(quantization, has_channel_steps=False),
-        "scales of rows and columns": replace(
-            quantization, coder_modes=(0, PREDICTED), plane_axes=(0, 1, 2, 3)
-        ),
+        "contexts": replace(quantization, has_contexts=False, coder_modes=plain),
+        "contexts, and scales of rows and columns": replace(whole, coder_modes=(0, PREDICTED)),
         "prediction of latents": replace(quantization, coder_modes=unpredicted, predicts=False),
     }
     return {
@@ -178,6 +191,7 @@ def codecs(video: Video, _: int) -> Iterator[Point]:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "ours": ours,
+    "times": times,
     "ladder": ladder,
     "paper": paper,
     "codecs": codecs,

@@ -30,6 +30,7 @@ def tables(points: Sequence[Point]) -> Iterator[Table]:
         curves = _curves([point for point in points if point["clip"] == clip])
         yield _curve_table(curves)
         yield _bd_rate_table(curves)
+    yield _time_table(_of(points, "times"))
     yield _ladder_table(points)
     yield _technique_table(_of(points, "ablations"))
     yield _target_table(_of(points, "targets"))
@@ -97,6 +98,19 @@ def _bd_rate_table(curves: dict[str, list[Point]]) -> Table:
             rates = [f"{bd_rate(pairs[anchor], curve):+.1f} %" for anchor in anchors]
             rows.append(f"| {name} | {' | '.join(rates)} |")
     return _table(f"BD-rate against | {' | '.join(anchors)}", rows)
+
+
+def _time_table(points: Sequence[Point]) -> Table:
+    """Return the table of what fits of several times come to."""
+    limits = sorted({point["fit_seconds"] for point in points})
+    rows: list[str] = []
+    for clip in dict.fromkeys(point["clip"] for point in points):
+        reached = {p["fit_seconds"]: p for p in points if p["clip"] == clip}
+        cells = [
+            _listed([reached[each]]).split(" | ")[0] if each in reached else "" for each in limits
+        ]
+        rows.append(f"| {clip} | {' | '.join(cells)} |")
+    return _table(f"bytes: PSNR in dB | {' | '.join(f'{each} s' for each in limits)}", rows)
 
 
 def _ladder_table(points: Sequence[Point]) -> Table:

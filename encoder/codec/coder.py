@@ -3,7 +3,7 @@
 from typing import Literal
 
 PLAIN = 0
-"""Range coder without contexts, as files of version 1 have it; nothing writes it any more."""
+"""Range coder without contexts. Files of version 1 have it, and nothing writes it any more."""
 HUFFMAN = 1
 RANGE = 2
 """Range coder with contexts and packed records, from version 2 on."""

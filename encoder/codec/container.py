@@ -164,7 +164,8 @@ class ChunkReader:
             raise BitstreamError(f"not a nervcast clip: starts with {magic!r}")
         if version not in VERSIONS:
             raise UnsupportedVersionError(
-                f"clip is of version {version}, this decoder reads versions 1 to {VERSION}"
+                f"clip is of version {version}, "
+                f"this decoder reads versions {VERSIONS[0]} to {VERSION}"
             )
         self._drop(SIGNATURE.size)
         self.version = version

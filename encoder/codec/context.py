@@ -25,20 +25,19 @@ OTHERS = 4
 WEIGHTS = 2 * OTHERS + 2
 """Number of weights of a latent.
 
-They are those of the sums in other planes for even places, then for odd places; then, for odd
-places alone, that of the four integers around, and a constant.
+First come those of the sums in other planes, for even places and then for odd places.
+The last two are for odd places alone: that of the four integers around, and a constant.
 """
 WEIGHT_LEVEL = 34
 """Level of the model that codes the weights."""
 CONSTANT = 32
-"""Factor of the constant weight, which makes its unit a quarter of a level."""
+"""Factor of the constant weight, whose unit is thus 1/4 of a level."""
 SHIFT = 7
 """Binary logarithm of the units of a level."""
 OCTAVE = 8
 """Units of a sum's logarithm in which it doubles."""
 MAX_SUM = 0xFFFF
 """Largest sum of magnitudes; larger ones count as this one."""
-
 MIN_PLACES = 16
 """Smallest number of a plane's integers for which an encoder tries contexts."""
 
@@ -47,8 +46,8 @@ Code = Callable[[Integers, Integers], Integers]
 """Codes integers (N,) at levels (N,); returns the integers."""
 
 
-def has_contexts(shape: tuple[int, ...], planes: int = MAX_PLANES) -> bool:
-    """Return whether contexts are worth a try; they may have a number of planes."""
+def may_have_contexts(shape: tuple[int, ...], planes: int = MAX_PLANES) -> bool:
+    """Return whether an encoder tries contexts, if a number of planes is left for them."""
     return (
         len(shape) == AXES
         and prod(shape) <= MAX_INTEGERS
@@ -84,7 +83,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, integers: Integers) -> Self:
-        """Return the sums where all integers are known, or all even places of a plane."""
+        """Return the sums of a latent (T, C, H, W) whose integers are all known."""
         found = cls(integers.shape)
         found._magnitudes[2:, :, 1:-1, 1:-1] = np.abs(integers)
         found._magnitudes[2:].cumsum(1, out=found._before[:, 1:])

@@ -1,15 +1,16 @@
 """Fit of a latent's contexts: the levels of its channels and the weights that need the fewest bits.
 
-The length of a Laplace code is convex in the logarithm of its scale, and levels are linear in the
-parameters, so that Newton's method finds the minimum.
+The length of a Laplace code is convex in the logarithm of its scale.
+Levels are linear in the parameters, so Newton's method finds the minimum.
 """
 
 from math import log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder.codec.context import CONSTANT, OTHERS, SHIFT, WEIGHTS, known_logarithms, odd_places
+from encoder.codec.context import CONSTANT, SHIFT, WEIGHTS, known_logarithms, odd_places
 from encoder.codec.entropy import LEVELS_PER_OCTAVE, UNIT_LEVEL, Integers
 from encoder.codec.tensor_header import MAX_OFFSET
 
@@ -20,10 +21,10 @@ MAX_CHANGE = 6.0
 DAMPING = 1.0
 """Curvature that is added to that of each parameter."""
 LOG_PER_LEVEL = log(2) / LEVELS_PER_OCTAVE
-MAX_PLACES = 1 << 15
+ENOUGH_PLACES = 1 << 15
 """Number of a channel's integers that are enough for a fit."""
-DECAYS = 1e-5, 30.0
-"""Smallest and largest of what a magnitude costs in the fit, in nats for a half."""
+HALF_STEPS = 1e-5, 30.0
+"""Smallest and largest number of scales in half a step."""
 
 Values = NDArray[np.float64]
 
@@ -52,22 +53,28 @@ def fit_contexts(integers: Integers, start: Values) -> tuple[Integers, Integers]
 def _table(integers: Integers) -> tuple[Values, Values]:
     """Return magnitudes (C, N) and the terms of their levels, for a weight of 1 (C, WEIGHTS, N)."""
     elsewhere, around = known_logarithms(integers)
-    odd = odd_places(*integers.shape[2:])
+    odd = np.broadcast_to(odd_places(*integers.shape[2:]), integers.shape)
+    # An odd stride meets places of both kinds.
+    stride = max(integers[:, 0].size // ENOUGH_PLACES, 1) | 1
+
+    def by_channel(values: NDArray[Any]) -> NDArray[Any]:
+        return values.swapaxes(-4, -3).reshape(*values.shape[:-4], values.shape[-3], -1)[
+            ..., ::stride
+        ]
+
+    sizes = by_channel(np.abs(integers)).astype(np.float64)
+    odd, elsewhere, around = map(by_channel, (odd, elsewhere, around))
     terms = np.stack(
         [
             *np.where(odd, 0, elsewhere),
             *np.where(odd, elsewhere, 0),
             np.where(odd, around, 0),
-            np.broadcast_to(np.where(odd, CONSTANT, 0), integers.shape),
+            np.where(odd, CONSTANT, 0),
         ],
+        axis=1,
         dtype=np.float64,
     )
-    assert len(terms) == WEIGHTS == 2 * OTHERS + 2
-    channels = integers.shape[1]
-    sizes = np.abs(integers).swapaxes(0, 1).reshape(channels, -1).astype(np.float64)
-    columns = terms.transpose(2, 0, 1, 3, 4).reshape(channels, WEIGHTS, -1) / (1 << SHIFT)
-    stride = max(sizes.shape[1] // MAX_PLACES, 1) | 1  # odd, so that it meets places of both kinds
-    return sizes[:, ::stride], columns[:, :, ::stride]
+    return sizes, terms / (1 << SHIFT)
 
 
 def _newton(sizes: Values, terms: Values, bases: Values, weights: Values) -> tuple[Values, Values]:
@@ -88,7 +95,7 @@ def _newton(sizes: Values, terms: Values, bases: Values, weights: Values) -> tup
 def _derivatives(sizes: Values, levels: Values) -> tuple[Values, Values]:
     """Return the first and second derivatives of code lengths by the level, in nats."""
     half = np.exp(-LOG_PER_LEVEL * (levels - UNIT_LEVEL)) / 2  # 1 / (2 scale)
-    half = half.clip(*DECAYS)
+    half = half.clip(*HALF_STEPS)
     grown = np.expm1(half)
     zero_slope = -half / grown
     zero_curvature = half * (grown * half + half - grown) / grown**2

@@ -129,15 +129,26 @@ class RangeDecoder:
         self._coder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
         self._symbols = 0
 
-    def decode(self, shape: tuple[int, ...], levels: Integers | int, bound: int) -> Integers:
+    def decode(
+        self,
+        shape: tuple[int, ...],
+        levels: Integers | int,
+        bound: int,
+        *,
+        counted: set[int] | None = None,
+    ) -> Integers:
         """Return integers in -bound .. bound of a shape, in the order of `RangeEncoder.encode`.
 
+        The models of levels in `counted` exist already; this call's levels are added to it.
         Raises BitstreamError if the code is invalid or its models have too many symbols.
         """
         symbols = np.empty(prod(shape), np.int32)
         try:
             for level, places in _groups(levels, shape):
-                self._symbols += 2 * bound + 1
+                if counted is None or level not in counted:
+                    self._symbols += 2 * bound + 1
+                if counted is not None:
+                    counted.add(level)
                 if self._symbols > MAX_SYMBOLS:
                     raise BitstreamError(f"models of a segment have over {MAX_SYMBOLS} symbols")
                 count = symbols.size if isinstance(places, slice) else places.size

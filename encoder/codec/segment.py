@@ -146,24 +146,24 @@ class Segment:
             raise BitstreamError(f"files of version 1 have no coder {RANGE}")
         if count != tensors:
             raise BitstreamError(f"segment has {count} tensors, expected {tensors}")
-        rest = data[PREFIX.size :]
         length = count * RECORD.size
-        if coder == RANGE and len(rest) >= PACKED.size:
-            stop = PACKED.size + PACKED.unpack_from(rest)[0]
-            plain = _unpack(rest[PACKED.size : stop], length)
-        else:
-            stop = length
-            plain = rest[:stop]
-        if len(rest) < stop or len(plain) < length:
+        packed = PACKED.size if coder == RANGE else 0
+        if len(data) < PREFIX.size + (packed or length):
             raise BitstreamError(f"segment of {count} tensors cannot have {len(data)} bytes")
+        if packed:
+            stop = PREFIX.size + packed + PACKED.unpack_from(data, PREFIX.size)[0]
+            plain = _unpack(data[PREFIX.size + packed : stop], length)
+        else:
+            stop = PREFIX.size + length
+            plain = data[PREFIX.size : stop]
         headers = tuple(CodedTensor.parse(plain, at) for at in range(0, length, RECORD.size))
         segment = cls(
             start=start,
             frames=frames,
             tensors=headers,
             coder=coder,
-            records=rest[:stop],
-            code=rest[stop:],
+            records=data[PREFIX.size : stop],
+            code=data[stop:],
         )
         if coder == HUFFMAN and any(t.flags & ~DELTA or t.bound != HUFFMAN_BOUND for t in headers):
             raise BitstreamError(

@@ -11,8 +11,8 @@ from encoder.codec.context import (
     MAX_PLANES,
     WEIGHT_LEVEL,
     code_latent,
-    has_contexts,
     latent_levels,
+    may_have_contexts,
 )
 from encoder.codec.context_fit import fit_contexts
 from encoder.codec.entropy import (
@@ -148,7 +148,7 @@ def _candidates(
         )
         if single or (way & PAIRS and integers.ndim < PAIR_AXES):
             continue
-        if way & CONTEXT and not has_contexts(integers.shape, planes):
+        if way & CONTEXT and not may_have_contexts(integers.shape, planes):
             continue
         coded = differences if way & PREDICTED else integers
         tensor = CodedTensor(

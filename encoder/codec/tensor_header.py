@@ -149,8 +149,10 @@ class CodedTensor:
         bases = self.level + coder.decode((shape[1],), self.row_level, MAX_OFFSET)
         weights = coder.decode((context.WEIGHTS,), context.WEIGHT_LEVEL, MAX_OFFSET)
 
+        counted: set[int] = set()
+
         def decode(unknown: Integers, at: Integers) -> Integers:
-            return coder.decode(unknown.shape, at, self.bound)
+            return coder.decode(unknown.shape, at, self.bound, counted=counted)
 
         return context.code_latent(np.zeros(shape, np.int32), bases, weights, decode)
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from encoder.codec.coder import RANGE
 from encoder.codec.container import (
     CHUNK_BYTES,
     HEAD,
@@ -32,6 +33,7 @@ class ClipBytes:
     def __init__(self, header: Header, topology: Topology) -> None:
         self._checksums = Checksums()
         self._entries: list[Entry] = []
+        self._version = topology.version
         essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
         self.start = signature(topology.version) + b"".join(
             self._checksums.chunk(*part) for part in essentials
@@ -42,6 +44,7 @@ class ClipBytes:
 
     def segment(self, segment: Segment) -> bytes:
         """Return the chunk of the next segment."""
+        assert self._version > 1 or segment.coder != RANGE  # version 1 has no such coder
         self._entries.append(
             Entry(
                 offset=self.size, start=segment.start, frames=segment.frames, is_key=segment.is_key

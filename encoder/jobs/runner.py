@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from encoder.codec.container import VERSION
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import RunError
 from encoder.common.progress import progress
@@ -142,7 +143,7 @@ def _identity(job: Job) -> dict[str, str]:
     """Return the settings that must be equal for a run to resume another."""
     hardness = zlib.crc32(repr((job.plan.runs, job.plan.hardness)).encode())
     return {
-        "version": version("nervcast"),
+        "version": f"{version('nervcast')}, bitstream {VERSION}",
         "source": str(job.source),
         "content": f"{hardness:08x}",
         "mask": str(job.config.mask or "none"),

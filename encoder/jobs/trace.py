@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from encoder.codec.container import VERSION
 from encoder.codec.graph_names import FRAMES, TIME
 from encoder.codec.topology import Topology
 from encoder.common.cache import cache_folder, evict, keep, kept
@@ -25,7 +26,13 @@ from encoder.presets import OWN_NETWORKS
 OPSET = 20
 """First ONNX opset with Gelu as one operator."""
 IR_VERSION = 10
-CODEC = ("dictionary2.bin", "graph_limits.py", "graph_names.py", "topology.py")
+CODEC = (
+    "container.py",
+    f"dictionary{VERSION}.bin",
+    "graph_limits.py",
+    "graph_names.py",
+    "topology.py",
+)
 """Files that decide on the packed form of a topology."""
 MAX_KEPT = 64
 """Largest number of topologies that are kept."""

@@ -1,4 +1,4 @@
-"""The bits of a latent under the coder's contexts, for the rate term of a fit.
+"""The scales of a latent under the coder's contexts, for the rate term of a fit.
 
 `encoder.codec.context` has the coder's own arithmetic, in integers.
 """

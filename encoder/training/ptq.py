@@ -72,9 +72,8 @@ def _quantize(
     The steps grow if the integers would exceed the bound.
     """
     values = tensor.detach().cpu().numpy()
-    # The remaining offsets are small, and zero if all are equal.
     shift = int(np.median(offsets))
-    if offsets.size > 1:
+    if np.ptp(offsets):
         shift -= shift % 2  # a factor of 2 leaves the step as short as it is
     offsets = (offsets - shift).clip(-MAX_OFFSET, MAX_OFFSET)
     relative = channel_steps(1.0, offsets, axis, values.ndim)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from encoder.codec.context import has_contexts
+from encoder.codec.context import may_have_contexts
 from encoder.training.context_rate import START, context_scales
 from encoder.training.recipe import Quantization
 
@@ -33,6 +33,7 @@ class QatQuantizer(nn.Module):
 
     The channels are the first axis of a weight, and the second axis of a latent (T, C, h, w). A
     channel's step differs from the tensor's by a whole number of half octaves.
+    The weights of the latents' contexts are learned as well, for the estimate of the bits alone.
     """
 
     noise: Tensor
@@ -73,7 +74,7 @@ class QatQuantizer(nn.Module):
         self._contexts = [
             name
             for name, x in learned.items()
-            if settings.has_contexts and name in self._latents and has_contexts(tuple(x.shape))
+            if settings.has_contexts and name in self._latents and may_have_contexts(tuple(x.shape))
         ]
         self.context_weights = nn.Parameter(torch.tensor(START).repeat(len(self._contexts), 1))
         # Drawing noise takes longer than using it: `draw_noise` takes a slice of this buffer.

@@ -182,8 +182,8 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 def _products(model: onnx.ModelProto) -> dict[str, int]:
     """Return the multiplications of each convolution for one frame, by the name of its output.
 
-    Convolutions with weights of the topology are left out: they convert colours, which graphs of
-    I420 pictures have no need of.
+    Convolutions whose weights are constants of the topology are left out. Those of `fast` convert
+    colours, and graphs of I420 pictures do not have them.
     """
     shapes = {name: (1, *shape[1:]) for name, shape in shapes_of(model).items()}
     shapes |= {constant.name: tuple(constant.dims) for constant in model.graph.initializer}

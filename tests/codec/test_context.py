@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from stranger import StrangersSymbols, strangers_latent
 
 from encoder.codec.context import (
     LOGARITHMS,
@@ -59,9 +60,39 @@ def test_round_trip(integers, weights):
         lambda values, levels: decoder.decode(values.shape, levels, MAX_BOUND),
     )
     assert np.array_equal(decoded, integers)
-    # What is known at once is the same as what becomes known in order.
-    levels = latent_levels(integers, bases, weights)
-    assert sorted(np.concatenate([each for _, each in seen])) == sorted(levels.ravel())
+    # The levels that become known in order are those that all integers together tell.
+    levels = iter(np.concatenate([each for _, each in seen]))
+    found = code_latent(
+        integers, bases, weights, lambda values, _: np.array([next(levels) for _ in values])
+    )
+    assert np.array_equal(found, latent_levels(integers, bases, weights))
+
+
+@given(
+    hnp.array_shapes(min_dims=4, max_dims=4, max_side=3).flatmap(
+        lambda shape: hnp.arrays(np.int32, shape, elements=st.integers(-MAX_BOUND, MAX_BOUND))
+    ),
+    hnp.arrays(np.int32, WEIGHTS, elements=st.integers(-63, 63)),
+)
+@settings(deadline=None, max_examples=30)
+def test_a_stranger_decodes_the_same(integers, weights):
+    """Many channels of large integers have sums over the limit."""
+    integers = np.concatenate(
+        [integers, np.full((len(integers), 20, *integers.shape[2:]), 4095)], 1
+    )
+    offsets = np.arange(integers.shape[1], dtype=np.int32) - 11
+    encoder = RangeEncoder()
+    encoder.encode(offsets, 30, 63)
+    encoder.encode(weights, 34, 63)
+
+    def encode(values, levels):
+        encoder.encode(values, levels, MAX_BOUND)
+        return values
+
+    code_latent(integers.astype(np.int32), 40 + offsets, weights, encode)
+    symbols = StrangersSymbols(2, encoder.bytes())
+    found = strangers_latent(symbols, integers.shape, MAX_BOUND, 40, 30)
+    assert found == integers.ravel().tolist()
 
 
 @pytest.mark.parametrize(("times", "channels"), [(1, 1), (1, 5), (5, 1), (3, 7), (7, 3)])

@@ -218,6 +218,27 @@ def test_planes_of_all_tensors_are_counted():
         twice.weights(shapes)
 
 
+def test_models_of_many_passes_are_counted_once():
+    """A long segment's field with large integers has thousands of passes."""
+    integers = np.random.default_rng(0).laplace(0, 300, (1001, 2, 6, 11)).clip(-4000, 4000)
+    tensor = Quantized(integers=np.rint(integers).astype(np.int32), step=1.0)
+    segment = Segment.encode(0, 1, {"a": tensor}, {"a": integers.shape}, modes=[CONTEXT])
+    assert segment.tensors[0].flags & CONTEXT
+    weights = segment.weights({"a": integers.shape})["a"]
+    assert np.array_equal(weights, np.rint(integers))
+
+
+def test_contexts_take_bounded_time():
+    """8192 planes with levels all over the range."""
+    shape = (MAX_PLANES, 1, 4, 4)
+    values = np.random.default_rng(0).laplace(0, np.geomspace(0.01, 999, 16).reshape(4, 4), shape)
+    tensor = Quantized(integers=np.rint(values).clip(-4095, 4095).astype(np.int32), step=1.0)
+    segment = Segment.encode(0, 1, {"a": tensor}, {"a": shape}, modes=[CONTEXT])
+    began = time.process_time()
+    assert np.array_equal(segment.weights({"a": shape})["a"], tensor.integers)
+    assert time.process_time() - began < 5
+
+
 def test_coder_that_version_1_has_not():
     data = bytes(Segment.encode(0, 5, TENSORS, SHAPES))
     assert Segment.parse(data, 2).coder == RANGE

@@ -22,14 +22,14 @@ from benchmarks.decoding_speed import (
     network_decoder,
     plain_decoder,
 )
-from benchmarks.fits import FAST, fit_point, make_encoder, run_fit, with_recipe
+from benchmarks.fits import FAST, make_encoder, measure, run_fit, with_recipe
 from benchmarks.gpu_jobs import Deadline, Job, run_jobs
 from benchmarks.gpu_report import write_gpu_report
 from benchmarks.paper import bd_rates
 from benchmarks.points import DATA, load_points, record
 from benchmarks.rate_distortion import techniques
 from benchmarks.tables import others, tables
-from encoder.codec.tensor_header import COLUMNS, PAIRS, PREDICTED, ROWS
+from encoder.codec.tensor_header import COLUMNS, CONTEXT, PAIRS, PREDICTED, ROWS
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
@@ -104,7 +104,7 @@ def test_pages_name_commands_that_exist(capsys):
 
 def test_tables_of_results_are_those_of_the_points():
     found = list(tables(load_points()))
-    assert len(found) == 14
+    assert len(found) == 19
     for table in found:
         assert "\n".join(table) + "\n" in page("results.md")
 
@@ -116,7 +116,7 @@ def test_table_of_ablations_is_that_of_the_points():
 
 def test_every_point_is_in_a_table_or_listed():
     points = load_points()
-    tabled = {"ours", "ladder", "paper", "codecs", "ablations", "targets", "speed", "lengths"}
+    tabled = {"ours", "times", "ladder", "paper", "codecs", "ablations", "targets", "speed", "lengths"}
     tabled |= {"scenes", "keys", "decoding", "interpolation", "inpainting"}
     listed = others(points)
     assert all(point in listed or point["measurement"] in tabled for point in points)
@@ -126,7 +126,8 @@ def test_measurement_is_kept_and_replaces_an_older_one(video, data):
     old = {"measurement": "ours", "clip": "bunny", "seconds": 1, "bytes": 1}
     other = {"measurement": "ours", "clip": "bunny", "seconds": 2, "bytes": 2}
     (data / "results.json").write_text(json.dumps([old, other]))
-    points = [fit_point(video, FAST, Budget(epochs=3), Compression(lambda_=0.3))]
+    encoder = make_encoder(video, FAST, Compression(lambda_=0.3))
+    points = [measure(run_fit(encoder, Budget(epochs=3)), video)]
     key = {"measurement": "ours", "clip": "bunny", "seconds": 1}
     (made,) = record(points, key, data)
     assert load_points(data) == [other, made]
@@ -207,11 +208,14 @@ def test_choices_of_each_kind_fit(name, video):
     assert run_fit(encoder, Budget(epochs=4)).header.frames == 6
 
 
-@pytest.mark.parametrize("name", ["prediction of latents", "scales of rows and columns"])
+@pytest.mark.parametrize(
+    "name",
+    ["prediction of latents", "contexts", "contexts, and scales of rows and columns"],
+)
 def test_coder_tries_the_modes_of_the_recipe_alone(name, video):
     preset = techniques()[name]
     clip = run_fit(make_encoder(video, preset, Compression()), Budget(epochs=3))
-    tried = PREDICTED | ROWS | COLUMNS | PAIRS
+    tried = PREDICTED | ROWS | COLUMNS | PAIRS | CONTEXT
     used = {tensor.flags & tried for tensor in clip.segments[0].tensors}
     assert used <= set(preset.recipe.quantization.coder_modes)
 

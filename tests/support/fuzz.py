@@ -22,9 +22,11 @@ import onnx
 from golden import DATA, digest
 
 from encoder.codec.clip import Clip, SegmentModels
-from encoder.codec.container import TOPOLOGY, ChunkReader, file_bytes
+from encoder.codec.coder import RANGE
+from encoder.codec.container import SEGMENT, TOPOLOGY, ChunkReader, file_bytes
 from encoder.codec.graph_names import TIME
 from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.codec.segment import PACKED, PREFIX
 from encoder.codec.topology import OPERATORS, dictionary
 from encoder.common.errors import BitstreamError, EngineError
 from encoder.common.onnx_runtime import Session
@@ -129,6 +131,18 @@ def change_graph(data: bytearray, random: Random, _: list[bytes], *, version: in
     data[:] = packer.compress(model.SerializeToString()) + packer.flush()
 
 
+def change_records(data: bytearray, random: Random, _: list[bytes]) -> None:
+    """Change the packed records of a segment's payload: flags, levels, bounds and steps."""
+    if len(data) <= PREFIX.size + PACKED.size or data[PREFIX.size - 1] != RANGE:
+        return
+    stop = PREFIX.size + PACKED.size + PACKED.unpack_from(data, PREFIX.size)[0]
+    records = bytearray(zlib.decompress(data[PREFIX.size + PACKED.size : stop], wbits=-15))
+    for place in random.integers(0, len(records), random.integers(1, 5)):
+        records[place] ^= 1 << int(random.integers(0, 8))
+    packed = zlib.compress(records, wbits=-15)
+    data[PREFIX.size : stop] = PACKED.pack(len(packed)) + packed
+
+
 def extreme(random: Random) -> int:
     """Return a number that somebody may have forgotten."""
     return int(
@@ -154,6 +168,8 @@ def mutate(seeds: list[bytes], random: Random) -> tuple[bytes, bool]:
     kind, payload = parts[random.integers(0, len(parts))]
     if kind == TOPOLOGY and random.random() < 0.8:
         mutation = partial(change_graph, version=reader.version)
+    elif kind == SEGMENT and random.random() < 0.5:
+        mutation = change_records
     mutation(payload, random, [bytes(part[1]) for part in parts])
     mutated = [(parts[index][0], bytes(parts[index][1])) for index in order]
     return file_bytes(mutated, reader.version), True

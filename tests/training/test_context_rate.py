@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoder.codec.context import known_logarithms, odd_places
 from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import CONTEXT
 from encoder.training.context_rate import START, WEIGHTS, context_scales
@@ -41,8 +42,6 @@ def test_learned_weights_come_to_the_coders_bits():
 
 def test_sums_are_those_of_the_coder():
     """A weight has the effect on the estimate that it has on the coder's levels."""
-    from encoder.codec.context import known_logarithms, odd_places
-
     y = torch.tensor(INTEGERS, dtype=torch.float32)
     elsewhere, around = known_logarithms(INTEGERS.astype(np.int32))
     odd = odd_places(*SHAPE[2:])
@@ -65,7 +64,8 @@ def test_gradient_reaches_what_scales_follow_from():
     context_scales(y, torch.tensor(START))[5, 2, 4, 5].backward()
     sign = torch.tensor(np.sign(INTEGERS))
     for place in [(4, 2, 4, 5), (3, 2, 4, 5), (5, 1, 4, 5), (5, 0, 3, 5), (5, 2, 4, 4)]:
-        assert y.grad[place] * sign[place] >= 0
+        if sign[place]:
+            assert y.grad[place] * sign[place] > 0
     assert y.grad[6].abs().sum() == 0
     assert y.grad[5, 3].abs().sum() == 0
 
