@@ -26,7 +26,7 @@ from encoder.compare.anchors import CODECS
 from encoder.config import Budget, Compression, FitConfig
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
-from encoder.presets import Preset, sized
+from encoder.presets import Preset
 from encoder.training.ptq import quantize
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
@@ -54,10 +54,9 @@ CODEC_RATES = 5
 def ours(video: Video, seconds: int) -> Iterator[Point]:
     """Yield a point for each of four rates, with a fit each."""
     for weight in RATE_WEIGHTS:
-        config = sized(FitConfig(lambda_=weight), FAST, video)
-        encoder = make_encoder(video, FAST, config.compression(video), size=config.network_size)
+        encoder = make_encoder(video, FAST, Compression(lambda_=weight))
         clip = run_fit(encoder, Budget(seconds=seconds))
-        yield {"lambda_": weight, "size": config.network_size} | measure(clip, video)
+        yield {"lambda_": weight} | measure(clip, video)
 
 
 def times(video: Video, seconds: int) -> Iterator[Point]:

@@ -1,6 +1,7 @@
 """Tables of docs/explanation/results.md, made from the measured points."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import isnan
 
 import numpy as np
 
@@ -95,13 +96,17 @@ def _bd_rate_table(curves: dict[str, list[Point]]) -> Table:
     rows: list[str] = []
     for name, curve in pairs.items():
         if name.startswith(OWN):
-            rates = [f"{bd_rate(pairs[anchor], curve):+.1f} %" for anchor in anchors]
+            rates = [_percent(bd_rate(pairs[anchor], curve)) for anchor in anchors]
             rows.append(f"| {name} | {' | '.join(rates)} |")
     return _table(f"BD-rate against | {' | '.join(anchors)}", rows)
 
 
+def _percent(rate: float) -> str:
+    return "too little in common" if isnan(rate) else f"{rate:+.1f} %"
+
+
 def _time_table(points: Sequence[Point]) -> Table:
-    """Return the table of what fits of several times come to."""
+    """Return the table of the files of fits of several times."""
     limits = sorted({point["fit_seconds"] for point in points})
     rows: list[str] = []
     for clip in dict.fromkeys(point["clip"] for point in points):

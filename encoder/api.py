@@ -22,7 +22,7 @@ from encoder.media.reading import Reading
 from encoder.media.source import Source
 from encoder.media.video import Frames, Video
 from encoder.models.base import VideoShape
-from encoder.presets import Preset, find_preset, sized
+from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
 from encoder.training.device import pick_device
 from encoder.training.losses import squared
@@ -72,8 +72,6 @@ def fit(
         described = "custom network"
     elif recipe is not None:
         preset = replace(preset, recipe=recipe)
-    config = sized(config, preset, video)
-    if recipe is not None and network is None:
         described = f"--preset {config.preset} --size {config.size} with a custom recipe"
     record = config.text(video, network=described)
     place = pick_device(device)

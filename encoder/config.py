@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SizeName = Literal["XS", "S", "M", "L"]
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
 DEFAULT_SIZE: SizeName = "S"
-SizeChoice = Literal["auto", SizeName]
 DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
@@ -97,8 +96,8 @@ class FitConfig(Reading):
 
     preset: Annotated[str, Flag(metavar="NAME")] = "fast"
     """Network and recipe, see `models`."""
-    size: SizeChoice = "auto"
-    """Size of the network; auto follows the rate with the preset 'fast', and is S with others."""
+    size: SizeName = DEFAULT_SIZE
+    """Size of the network."""
     resize: Annotated[
         str | Size | None,
         Flag(metavar="WxH", default="the shape it is shown in, at most as many pixels as 320x180"),
@@ -180,12 +179,6 @@ class FitConfig(Reading):
         if self.resize is None or self.resize == "source":
             return None
         return parse_size(self.resize) if isinstance(self.resize, str) else self.resize
-
-    @property
-    def network_size(self) -> SizeName:
-        """Size of the network, once `presets.sized` has replaced auto."""
-        assert self.size != "auto", "presets.sized comes first"
-        return self.size
 
     def limit(self, frames: int) -> Budget:
         """Return the budget for a number of frames: the given one, or the default."""

@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoder.common.errors import SettingsError
-from encoder.config import BITS_PER_BYTE, DEFAULT_SIZE, FitConfig, SizeName
-from encoder.media.video import Frames
+from encoder.config import SizeName
 from encoder.models import nirvana
 from encoder.models.base import PlainNetwork, VideoNetwork, VideoShape
 from encoder.models.e_nerv import Enerv, EnervConfig
@@ -41,16 +40,8 @@ class Preset:
     """Whether the network has a camera, which tracks the motion of the whole picture."""
     group_frames: int | None = None
     """Fixed number of frames of a segment; each network then starts from the previous one."""
-    sizes_by_rate: tuple[tuple[float, SizeName], ...] = ((0.0, DEFAULT_SIZE),)
-    """Rates in bits per pixel, rising, and the size of network that a fit takes from each on."""
 
 
-TYPICAL_LAMBDA = 0.05
-"""Lambda of the preset `fast`."""
-TYPICAL_RATE = 0.06
-"""Bits per pixel of Bunny and Carphone, about, at the typical lambda."""
-RATE_EXPONENT = 0.31
-"""Power of 1 / lambda with which their bits per pixel rise, about."""
 FAST_WIDTHS: dict[SizeName, tuple[int, int]] = {
     "XS": (24, 2),
     "S": (32, 3),
@@ -146,7 +137,6 @@ RC_HNERV_RECIPE = replace(HNERV_RECIPE, batch=1, learning_rate=9.9e-4)
 PRESETS: dict[str, Preset] = {
     "fast": Preset(
         title="ours: a pyramid of latents, a camera, and a displacement field for each frame",
-        sizes_by_rate=((0.0, "S"), (0.07, "M"), (0.1, "L")),
         network=_fast,
         recipe=FAST_RECIPE,
         camera=True,
@@ -203,30 +193,6 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise SettingsError(f"unknown preset {name!r}, known are: {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def sized(config: FitConfig, preset: Preset, video: Frames) -> FitConfig:
-    """Return settings with the size of network that suits their rate, if they leave it open.
-
-    Raises SettingsError if the target size is not a number.
-    """
-    if config.size != "auto":
-        return config
-    rate = _rate(config, preset, video)
-    *_, size = (size for least, size in preset.sizes_by_rate if rate >= least)
-    return replace(config, size=size)
-
-
-def _rate(config: FitConfig, preset: Preset, video: Frames) -> float:
-    """Return the bits per pixel that a fit is expected to take."""
-    if config.bits_per_pixel is not None:  # exactly, not as a whole number of bytes
-        return config.bits_per_pixel
-    target = config.target_bytes(video)
-    if target is not None:
-        width, height = video.size
-        return BITS_PER_BYTE * target / (video.count * width * height)
-    lambda_ = config.lambda_ or preset.recipe.lambda_
-    return TYPICAL_RATE * (TYPICAL_LAMBDA / lambda_) ** RATE_EXPONENT if lambda_ else 0.0
 
 
 def build(preset: Preset, shape: VideoShape, size: SizeName) -> VideoNetwork:

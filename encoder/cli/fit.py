@@ -160,10 +160,9 @@ def _job(
     args: argparse.Namespace, config: FitConfig, source: "Source", *, device: "DeviceName"
 ) -> "Job":
     from encoder.jobs.job import Job, masked, plan_of
-    from encoder.presets import find_preset, sized
+    from encoder.presets import find_preset
 
     preset = find_preset(config.preset)
-    config = sized(config, preset, source)
     with progress("looking for scenes") as update:
         plan = plan_of(masked(source, config), config, preset, on_progress=update)
     return Job(

@@ -13,11 +13,11 @@ from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.common.errors import SettingsError
 from encoder.compare import anchors
 from encoder.compare.anchors import find_codec
-from encoder.config import SIZES, FitConfig, SizeName
+from encoder.config import DEFAULT_SIZE, SIZES, FitConfig, SizeName
 from encoder.jobs.gop import Progress
 from encoder.jobs.job import open_encoder
 from encoder.media.video import Video
-from encoder.presets import complexity, find_preset, sized
+from encoder.presets import complexity, find_preset
 
 LAMBDAS = (0.02, 0.3)
 """Smallest and largest lambda of presets with a rate term."""
@@ -113,8 +113,7 @@ class NetworkContender(Contender):
         """Fit the preset's network to a video and encode it."""
         lambda_ = float(rate.split()[1]) if rate.startswith("lambda") else None
         sizes: dict[str, SizeName] = {f"size {size}": size for size in SIZES}
-        wanted = replace(self._config, lambda_=lambda_, size=sizes.get(rate, self._config.size))
-        config = sized(wanted, self._preset, video)
+        config = replace(self._config, lambda_=lambda_, size=sizes.get(rate, DEFAULT_SIZE))
         budget = config.limit(video.count)
         encoder = open_encoder(
             video,
@@ -124,7 +123,7 @@ class NetworkContender(Contender):
         )
         for progress in encoder.run(budget):
             show(progress)
-        found = complexity(self._preset, config.network_size, encoder.shape)
+        found = complexity(self._preset, config.size, encoder.shape)
         return File(bytes(encoder.clip()), found.macs_per_pixel)
 
     def decode(self, data: bytes, video: Video) -> Pictures:

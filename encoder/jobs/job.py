@@ -14,7 +14,7 @@ from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.size import Size
 from encoder.media.source import Source
 from encoder.media.video import Frames
-from encoder.presets import Preset, find_preset, sized
+from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
 from encoder.segmentation.plan import Plan, make_plan
 from encoder.training.device import pick_device
@@ -82,14 +82,13 @@ def open_encoder(
     Raises SettingsError, SourceError, BitstreamError.
     """
     preset = preset or find_preset(config.preset)
-    config = sized(config, preset, video)
     video = masked(video, config)
     return SegmentEncoder(
         video,
         preset,
         config.compression(video),
         plan=plan or plan_of(video, config, preset),
-        size=config.network_size,
+        size=config.size,
         device=device,
         settings=config.text(video) if settings is None else settings,
         seed=config.seed,
@@ -113,7 +112,7 @@ def plan_of(
     return make_plan(
         video,
         preset,
-        size=config.network_size,
+        size=config.size,
         segment_frames=config.segment_frames,
         key_interval=config.key_interval,
         on_progress=on_progress,

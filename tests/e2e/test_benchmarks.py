@@ -116,7 +116,17 @@ def test_table_of_ablations_is_that_of_the_points():
 
 def test_every_point_is_in_a_table_or_listed():
     points = load_points()
-    tabled = {"ours", "times", "ladder", "paper", "codecs", "ablations", "targets", "speed", "lengths"}
+    tabled = {
+        "ours",
+        "times",
+        "ladder",
+        "paper",
+        "codecs",
+        "ablations",
+        "targets",
+        "speed",
+        "lengths",
+    }
     tabled |= {"scenes", "keys", "decoding", "interpolation", "inpainting"}
     listed = others(points)
     assert all(point in listed or point["measurement"] in tabled for point in points)

@@ -97,8 +97,7 @@ def test_compression():
 def test_record_in_the_file(settings, after, record):
     start = "--preset fast --size S --resize 40x20"
     end = "--segment-frames 150 --key-interval 8 --seed 0"
-    config = FitConfig(size="S", **settings)
-    assert config.text(VIDEO, after=after) == f"{start} {record}{end}"
+    assert FitConfig(**settings).text(VIDEO, after=after) == f"{start} {record}{end}"
 
 
 def test_settings_are_json():

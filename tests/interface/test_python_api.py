@@ -109,13 +109,6 @@ def test_network_of_ones_own():
         assert np.abs(engine[0:6].astype(int) - clip[0:6]).max() <= 1
 
 
-@pytest.mark.parametrize(("lambda_", "size"), [(0.0, "S"), (0.05, "S"), (0.02, "M")])
-def test_size_follows_the_rate_of_a_recipe(lambda_, size):
-    recipe = replace(PRESETS["fast"].recipe, lambda_=lambda_)
-    clip = encoder.fit(FRAMES, epochs=1, recipe=recipe)
-    assert clip.header.settings.startswith(f"--preset fast --size {size} with a custom recipe ")
-
-
 def test_record_tells_of_a_recipe_and_of_assumed_colours(write_video):
     recipe = replace(PRESETS["fast"].recipe, batch=2)
     clip = encoder.fit(write_video(FRAMES), size="XS", epochs=1, recipe=recipe)

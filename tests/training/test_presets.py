@@ -1,13 +1,9 @@
-from dataclasses import replace
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
 
 from encoder.common.errors import SettingsError
-from encoder.config import SIZES, FitConfig
-from encoder.media.video import Video
+from encoder.config import SIZES
 from encoder.models.base import VideoShape
 from encoder.models.hnerv import STRIDES as HNERV_STRIDES
 from encoder.models.hnerv import hnerv_config
@@ -22,45 +18,7 @@ from encoder.presets import (
     PRESETS,
     complexity,
     find_preset,
-    sized,
 )
-
-STILL = Video(np.zeros((10, 3, 20, 40), np.uint8), Fraction(25))
-
-
-@pytest.mark.parametrize(
-    ("preset", "settings", "size"),
-    [
-        ("fast", {}, "S"),
-        ("fast", {"lambda_": 0.3}, "S"),
-        ("fast", {"lambda_": 0.031}, "S"),
-        ("fast", {"lambda_": 0.03}, "M"),
-        ("fast", {"lambda_": 0.01}, "M"),
-        ("fast", {"lambda_": 0.009}, "L"),
-        ("fast", {"bits_per_pixel": 0.065}, "S"),
-        ("fast", {"bits_per_pixel": 0.07}, "M"),
-        ("fast", {"file_size": 99}, "M"),  # bytes for 8000 pixels: 0.099 bits for each
-        ("fast", {"file_size": 100}, "L"),
-        ("fast", {"bitrate": 2000}, "L"),
-        ("fast", {"bits": 8}, "S"),
-        ("fast", {"lambda_": 0.001, "size": "XS"}, "XS"),
-        ("nerv++", {}, "S"),
-        ("nerv++", {"bits_per_pixel": 1.0}, "S"),
-        ("hnerv", {"size": "L"}, "L"),
-    ],
-)
-def test_size_follows_the_rate(preset, settings, size):
-    config = FitConfig(preset=preset, **settings)
-    found = sized(config, PRESETS[preset], STILL)
-    assert found.network_size == size
-    assert replace(found, size=config.size) == config
-    assert sized(found, PRESETS[preset], STILL) == found
-
-
-def test_rate_is_not_rounded_to_bytes():
-    video = Video(np.zeros((120, 3, 144, 176), np.uint8), Fraction(25))
-    assert sized(FitConfig(bits_per_pixel=0.07), PRESETS["fast"], video).size == "M"
-
 
 HD = VideoShape(height=720, width=1280, frames=132)
 BUNNY = VideoShape(height=640, width=1280, frames=132)
