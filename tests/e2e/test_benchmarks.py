@@ -25,11 +25,12 @@ from benchmarks.decoding_speed import (
 from benchmarks.fits import FAST, make_encoder, measure, run_fit, with_recipe
 from benchmarks.gpu_jobs import Deadline, Job, run_jobs
 from benchmarks.gpu_report import write_gpu_report
-from benchmarks.paper import bd_rates
+from benchmarks.paper import bd_rates, speeds
 from benchmarks.points import DATA, load_points, record
 from benchmarks.rate_distortion import techniques
 from benchmarks.tables import others, tables
 from encoder.codec.tensor_header import COLUMNS, CONTEXT, PAIRS, PREDICTED, ROWS
+from encoder.compare.compare import RdPoint
 from encoder.config import Budget, Compression
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.video import Video
@@ -384,3 +385,19 @@ def test_figures_of_a_gpu_are_those_of_the_page():
         elif "lambda" in point:
             bits = 8 * point["bytes"] / (1280 * 720 * 132)
             assert f"| {bits:.4f} | {point['psnr_db']:.2f} dB |" in text
+
+
+def test_page_shows_the_points_of_the_paper_in_small():
+    kept = json.loads((DATA / "paper-bunny-160x90.json").read_text())
+    text = page("results.md")
+    for point in kept["points"]:
+        quality = f"{point['psnr_db']:.2f}, {point['ms_ssim']:.3f}"
+        speed = f"{point['decode_fps']:,} | {point['macs_per_pixel']:,.0f}"
+        assert f"| {point['file_bytes']:,}: {quality} | {speed} |" in text
+    for quality, row in kept["bd_rate"].items():
+        if quality in ("psnr_db", "ms_ssim"):
+            assert f" % | {row['nerv++']['nerv']:.1f} % |" in text
+    found = [RdPoint(**({"encode_seconds": 0.0} | point)) for point in kept["points"]]
+    (speed,) = speeds(found)
+    assert f"| 0.62 | {speed['fps here']:.2f} |" in text
+    assert f"| 0.92 | {speed['MACs here']:.2f} |" in text
