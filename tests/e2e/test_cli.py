@@ -518,15 +518,6 @@ def test_comparison_is_reported(tmp_path, write_video):
     before = (tmp_path / "report" / "results.json").read_bytes()
     assert run(command, tmp_path).returncode == 0
     assert (tmp_path / "report" / "results.json").read_bytes() == before
-    beside = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "paper", tmp_path / "report"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "paper in %" in beside.stdout
-    assert "under three points" in beside.stdout
     other = run(f"{command} --seed 1", tmp_path)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "holds a comparison of another seed" in other.stderr
