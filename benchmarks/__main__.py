@@ -253,7 +253,7 @@ def _gpu(args: argparse.Namespace) -> None:
 
 
 def _paper(args: argparse.Namespace) -> int:
-    from benchmarks.paper import POINT_COLUMNS, bd_rates, fit_networks, speeds
+    from benchmarks.paper import POINT_COLUMNS, bd_rates, fit_networks, speeds, timed
     from encoder.compare.compare import Report, read_results
 
     code = fit_networks(
@@ -266,11 +266,13 @@ def _paper(args: argparse.Namespace) -> int:
     )
     if code:
         return code
-    settings, points = read_results(args.output)
+    settings, _ = read_results(args.output)
+    report = Report(args.output, settings)
+    points = timed(report)
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in settings.items()))
     rows = [{name: getattr(point, name) for name in POINT_COLUMNS} for point in points]
     show_table(rows, as_json=False)
-    for table in (bd_rates(Report(args.output, settings).bd_rates()), speeds(points)):
+    for table in (bd_rates(report.bd_rates()), speeds(points)):
         show_table(list(table), as_json=False)
     return 0
 

@@ -4,13 +4,19 @@ The recipe is 300 epochs, 20 % of the weights pruned, 8 bits and Huffman's code 
 The paper's HNeRV is of frames of 1280x640, ours of 1280x720.
 """
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from encoder.cli import main as encoder
+from encoder.codec.clip import Clip
+from encoder.codec.reference_decoder import ReferenceDecoder
+from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
-from encoder.compare.compare import RdPoint, curves
+from encoder.compare.compare import RdPoint, Report, curves
 from encoder.config import SIZES
 
 PIPELINE = ("--bits", "8", "--prune", "0.2", "--coder", "huffman")
@@ -18,6 +24,10 @@ PUBLISHED = {("nerv++", "psnr_db"): -27.98, ("nerv++", "ms_ssim"): -29.99}
 """BD-rate against NeRV on Bunny in percent (table 2)."""
 PUBLISHED_SPEED = {"nerv++": (0.62, 0.92)}
 """Frames per second and multiplications of a decoder against NeRV's (table 3)."""
+TURNS = 7
+"""Number of times that each file is decoded."""
+DECODING = "decoding.json"
+"""Name of the file with the frames per second of each clip."""
 ANCHOR = "nerv"
 QUALITIES = ("psnr_db", "ms_ssim")
 POINT_COLUMNS = (
@@ -55,6 +65,29 @@ def fit_networks(
     video = [] if source is None else [str(source)]
     networks = ("--presets", *presets, "--codecs")  # without classic codecs
     return encoder.main(["compare", *video, *networks, *given, *PIPELINE, "-o", str(folder)])
+
+
+def timed(report: Report) -> list[RdPoint]:
+    """Return a report's points with the decoding speeds of all files, and keep these speeds.
+
+    Fits take hours, in which a machine becomes faster and slower. All files are therefore decoded
+    in turns once they are there, by the reference decoder; a speed is the median of its turns.
+    """
+    decoders = [ReferenceDecoder(Clip.read(report.path(point))) for point in report.points]
+    found: list[list[float]] = [[] for _ in decoders]
+    for _ in range(TURNS):
+        for decoder, speeds in zip(decoders, found, strict=True):
+            began = time.perf_counter()
+            frames = sum(1 for _ in decoder.frames())
+            speeds.append(frames / (time.perf_counter() - began))
+    points = [
+        replace(point, decode_fps=median(speeds))
+        for point, speeds in zip(report.points, found, strict=True)
+    ]
+    kept = {point.file: point.decode_fps for point in points}
+    with replacing(report.folder / DECODING) as part:
+        part.write_text(json.dumps(kept, indent=1) + "\n")
+    return points
 
 
 def bd_rates(rates: BdRates) -> Iterator[dict[str, object]]:

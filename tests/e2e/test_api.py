@@ -398,7 +398,8 @@ async def test_viewer_of_whom_nothing_is_heard_is_forgotten(aiohttp_client, tiny
     async with Watcher(client, "/whep/tiny") as watcher:
         await watcher.frames(3)
         monkeypatch.setattr(sessions_module.ViewerSession, "poll_stats", unheard)
-        await until(lambda: client.app[SESSIONS].all == [])
+        await until(lambda: len(client.app[SESSIONS]) == 0)
+        assert client.app[SESSIONS].all == []
 
 
 async def test_viewer_who_is_heard_stays(aiohttp_client, tiny_clip, monkeypatch):
@@ -612,6 +613,5 @@ async def test_nothing_is_left_after_joins_and_leaves(client):
     for _ in range(5):
         async with Watcher(client) as watcher:
             await watcher.frames(1)
-    await until(lambda: len(client.app[SESSIONS]) == 0)
-    await until(lambda: len(asyncio.all_tasks()) <= before + 2)
-    await until(lambda: len(player_threads()) <= 4)
+    await until(lambda: len(asyncio.all_tasks()) <= before + 2 and len(player_threads()) <= 4)
+    assert len(client.app[SESSIONS]) == 0
