@@ -1,4 +1,4 @@
-# make install | demo | test | unit | check | docs | soak | fuzz | reproduce-bunny
+# make install | demo | test | unit | check | docs | wasm | soak | fuzz | reproduce-bunny
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -8,7 +8,7 @@ JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # The tests start hundreds of interpreters; without compiled modules, each would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test unit check docs soak fuzz reproduce-bunny peers clean
+.PHONY: install demo test unit check docs wasm soak fuzz reproduce-bunny peers clean
 
 install: $(INSTALLED)
 
@@ -53,6 +53,14 @@ check: install
 # Builds the documentation into site/, the tutorial with its outputs.
 docs: install
 	$(VENV)/bin/mkdocs build --strict
+
+# Compiles the kernels of the page that decodes in the browser, by the C compiler in the package ziglang.
+wasm: install
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check ziglang==0.17.1
+	$(PYTHON) -m ziglang cc -target wasm32-freestanding -mcpu=generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext \
+		-O3 -nostdlib -Wall -Wextra -Werror -Wl,--no-entry,-z,stack-size=65536,--strip-all,--export=__heap_base \
+		-o export/web/site/kernels.wasm export/web/kernels/*.c
+	cd export/web && sha256sum kernels/*.[ch] site/kernels.wasm > kernels/checksums
 
 # The papers' comparison, which needs a GPU for some hours.
 reproduce-bunny: install

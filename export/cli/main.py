@@ -1,4 +1,4 @@
-"""Turn a clip into ONNX graphs or TensorRT engines, and measure how engines decode it."""
+"""Turn a clip into ONNX graphs, TensorRT engines or a web page, and measure engines."""
 
 import argparse
 import json
@@ -43,6 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         _trt,
         summary="build the clip's TensorRT engines, without a GPU by TensorRT for RTX",
         example="python -m export trt bunny.nerv -o bunny.engine --for sm89 sm120",
+    )
+    to_web = commands.add(
+        "web",
+        _web,
+        summary="write a folder that any static host serves, with clips that browsers decode",
+        example="python -m export web bunny.nerv -o site",
+    )
+    to_web.add_argument(
+        "clips",
+        nargs="*",
+        type=Path,
+        metavar="CLIP",
+        help=".nerv files (default: the newest of the current folder)",
+    )
+    to_web.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("site"),
+        metavar="FOLDER",
+        help="folder to write (default: site)",
     )
     for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
         command.set_defaults(default_precision=precision, symmetric=command is to_trt)
@@ -118,6 +139,16 @@ def _onnx(args: argparse.Namespace) -> None:
         return model.SerializeToString(), None
 
     _export(args, ".onnx", checked)
+
+
+def _web(args: argparse.Namespace) -> None:
+    from export.web.folder import write_site
+
+    size = write_site(args.clips or [newest_clip()], args.output)
+    logger.info(
+        "%s: %d bytes; try it with python -m http.server --directory %s",
+        *(args.output, size, args.output),
+    )
 
 
 def _floats(args: argparse.Namespace, models: "SegmentModels") -> Build:

@@ -74,16 +74,16 @@ def _find(path: Path, open_engine: Open) -> ClipSource:
             clip.end,
             clip.header.frames,
         )
-        return _item(path.stem, clip, open_engine, follower.file_bytes, follower)
+        return _item(path, path.stem, clip, open_engine, follower)
     follower.close()
-    return _item(path.stem, read(path), open_engine, path.stat().st_size)
+    return _item(path, path.stem, read(path), open_engine)
 
 
 def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> ClipSource:
     """Start to download a clip, and return it once its first segment is there."""
     download = downloads.enter_context(contextlib.closing(Download(url)))
     follower = download.first_segment(FIRST_SECONDS)
-    item = _item(download.name, follower.clip, open_engine, follower.file_bytes, follower)
+    item = _item(download.path, download.name, follower.clip, open_engine, follower)
 
     def is_over() -> bool:
         if download.error is not None:
@@ -95,10 +95,11 @@ def _fetch(url: str, open_engine: Open, downloads: contextlib.ExitStack) -> Clip
 
 
 def _item(
-    name: str, clip: Clip, open_engine: Open, file_bytes: int, follower: GrowingFile | None = None
+    path: Path, name: str, clip: Clip, open_engine: Open, follower: GrowingFile | None = None
 ) -> ClipSource:
+    size = path.stat().st_size if follower is None else follower.file_bytes
     return ClipSource(
-        printable(name), clip, lambda failed: open_engine(clip, failed), file_bytes, follower
+        printable(name), clip, lambda failed: open_engine(clip, failed), size, path, follower
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from encoder.codec.clip import Clip
 from encoder.codec.growing_file import GrowingFile
@@ -28,6 +29,8 @@ class ClipSource:
     open_engine: OpenEngine
     file_bytes: int
     """Size of the clip's file so far."""
+    path: Path | None = None
+    """Place of the clip's file; a download has one while it is open."""
     follower: GrowingFile | None = None
     is_over: Callable[[], bool] = lambda: False
     """Function that tells whether the file has stopped growing, even if the clip has no end."""

@@ -20,7 +20,7 @@ from player.metrics import Metrics
 from player.playback.channel import Channel
 from player.rtc.aioice_hooks import HostAddresses, host_addresses
 from player.rtc.peer_connection import self_test
-from player.server import routes_api, routes_whep
+from player.server import routes_api, routes_here, routes_whep
 from player.server.app_keys import CHANNELS, METRICS, SESSIONS
 from player.server.auth import HEADERS, Access, guard
 from player.server.controls import ControlError
@@ -71,7 +71,7 @@ def make_app(
     app[SESSIONS] = sessions
     app[METRICS] = metrics
     app[CONNECTIONS] = Connections(HEADERS)
-    for route in (*routes, *routes_api.routes, *routes_whep.routes):
+    for route in (*routes, *routes_api.routes, *routes_here.routes, *routes_whep.routes):
         assert isinstance(route, web.RouteDef)
         options = {**route.kwargs, "expect_handler": _expect}
         app.add_routes([web.RouteDef(route.method, route.path, route.handler, options)])
@@ -208,8 +208,10 @@ async def _count(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+    if request.path.startswith(routes_here.HERE):
+        response.headers["Content-Security-Policy"] = routes_here.POLICY
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

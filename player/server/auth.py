@@ -25,7 +25,7 @@ MAX_GUESSERS = 4096
 """Most clients whose wrong tokens are counted."""
 MAX_LOGGED = 100
 """Characters of a request's path that are logged."""
-PROTECTED = ("/api/", "/whep/", "/metrics")
+PROTECTED = ("/api/", "/here/clips.json", "/whep/", "/metrics")
 """Prefixes of the paths that need a token, if the server has one."""
 logger = logging.getLogger(__name__)
 

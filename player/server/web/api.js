@@ -28,8 +28,8 @@ export async function json(url, method = "GET", value = undefined) {
   return (await request(url, { method, ...body })).json();
 }
 
-/** Return the address of an image, whose request can carry no header. */
-export function imageUrl(url, query = {}) {
+/** Return an address with the token, for requests that can carry no header. */
+export function withToken(url, query = {}) {
   const parameters = String(new URLSearchParams(token === null ? query : { ...query, token }));
   return parameters === "" ? url : `${url}?${parameters}`;
 }

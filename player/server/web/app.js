@@ -1,6 +1,6 @@
 // The page: what the server tells is shown, and what is clicked, dragged or typed is asked of it.
 
-import { Refusal, inWords, json } from "/static/api.js";
+import { Refusal, inWords, json, withToken } from "/static/api.js";
 import { Choice, describeClip } from "/static/clips.js";
 import { Controls, write } from "/static/controls.js";
 import { bindKeys, helpRows } from "/static/keys.js";
@@ -187,6 +187,9 @@ function showChoice(name) {
   write(find("title"), name);
   find("title").title = name;
   document.title = `${name} – nervcast`;
+  const { playlist } = clipNamed(name);
+  find("here").hidden = playlist !== null;
+  find("here").href = withToken("/here/", { clip: name });
   const address = new URL(location.href);
   if (clips.length > 1) address.searchParams.set("clip", name);
   else address.searchParams.delete("clip");

@@ -1,6 +1,6 @@
 // The lists that one chooses from: the server's clips, with thumbnails, and the items of a playlist.
 
-import { imageUrl } from "/static/api.js";
+import { withToken } from "/static/api.js";
 import { bytesOf, create } from "/static/panel.js";
 import { clock } from "/static/timeline.js";
 
@@ -63,8 +63,8 @@ function thumbnail(name) {
     if (failures === RETRY_SECONDS.length) return;
     const seconds = RETRY_SECONDS[failures++];
     // Another address each time, or the browser may remember that there was none.
-    setTimeout(() => { image.src = imageUrl(url, { try: failures }); }, 1000 * seconds);
+    setTimeout(() => { image.src = withToken(url, { try: failures }); }, 1000 * seconds);
   });
-  image.src = imageUrl(url);
+  image.src = withToken(url);
   return image;
 }

@@ -1,0 +1,1 @@
+"""Decoding in the browser: a site of static files, and its kernels in WebAssembly."""

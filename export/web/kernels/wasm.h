@@ -1,0 +1,18 @@
+// Types and declarations that all kernels share. There is no C library.
+
+#pragma once
+
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+#define EXPORT(name) __attribute__((export_name(#name))) name
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+typedef v128_t f32x4;
+
+void *memset(void *to, int value, unsigned long bytes);
+void *memcpy(void *to, const void *from, unsigned long bytes);
+
+f32x4 exp4(f32x4 x);
+f32x4 sigmoid4(f32x4 x);

@@ -1,0 +1,77 @@
+/** Plays neural video on a canvas, decoded in workers of the page. */
+
+export interface NervStatistics {
+  /** Number of workers. */
+  workers: number;
+  /** Milliseconds of a worker for a picture, on average. */
+  decodeMilliseconds: number;
+  /** Pictures per second that all workers could decode. */
+  decodeFps: number;
+  /** Pictures per second that were drawn in the last two seconds. */
+  drawnFps: number;
+  /** Frames that were not decoded when they were due. */
+  lateFrames: number;
+  decodedFrames: number;
+  /** Bytes of the workers' memory and of the pictures that wait. */
+  memoryBytes: number;
+  downloadedBytes: number;
+  /** Whether the whole file has arrived. */
+  isComplete: boolean;
+  /** Faults of the clip, described for people. */
+  damage: string[];
+}
+
+export interface NervPlayerOptions {
+  /** Number of workers; by default one for each 640x360 pixels of a frame, 4 at most. */
+  workers?: number | null;
+}
+
+export interface NervPlayerEvents {
+  play: CustomEvent<null>;
+  pause: CustomEvent<null>;
+  ended: CustomEvent<null>;
+  /** The picture of a seek has been drawn. */
+  seeked: CustomEvent<null>;
+  timeupdate: CustomEvent<null>;
+  /** More of the clip has arrived. */
+  progress: CustomEvent<null>;
+  error: CustomEvent<Error>;
+}
+
+export class NervPlayer extends EventTarget {
+  constructor(canvas: HTMLCanvasElement, options?: NervPlayerOptions);
+  /** Whether the clip begins anew at its end; false at first. */
+  loop: boolean;
+  /** Time in seconds; setting it seeks. */
+  currentTime: number;
+  /** Speed, 1/16 to 16; slow motion shows pictures between frames, where the clip has them. */
+  playbackRate: number;
+  readonly paused: boolean;
+  /** Seconds, or NaN before a clip is open. */
+  readonly duration: number;
+  readonly videoWidth: number;
+  readonly videoHeight: number;
+  /** Frames per second of the clip, or NaN before one is open. */
+  readonly frameRate: number;
+  /** Seconds up to which the clip has arrived. */
+  readonly buffered: number;
+  readonly statistics: NervStatistics;
+  /**
+   * Open a clip; resolves once its first picture is drawn.
+   *
+   * Rejects with an error named BitstreamError if it is no valid clip, or UnsupportedError if this
+   * decoder cannot play it.
+   */
+  load(source: string | URL | Response | Blob | BufferSource): Promise<void>;
+  play(): void;
+  pause(): void;
+  /** Pause at a time in seconds, and return its picture. */
+  frame(seconds?: number): Promise<ImageBitmap>;
+  /** End all workers and the download. */
+  destroy(): void;
+  addEventListener<Kind extends keyof NervPlayerEvents>(
+    type: Kind,
+    listener: (this: NervPlayer, event: NervPlayerEvents[Kind]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}

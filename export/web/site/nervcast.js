@@ -1,0 +1,393 @@
+/** NervPlayer: plays neural video on a canvas, decoded in workers of the page. */
+
+import { compileKernels } from "./kernels.js";
+import { Renderer } from "./renderer.js";
+import { Ring } from "./ring.js";
+
+const MAX_WORKERS = 4;
+/** Pixels of a frame that a single worker decodes in time. */
+const PIXELS_PER_WORKER = 640 * 360;
+/** Most pictures for each frame in slow motion. */
+const MAX_BETWEEN = 8;
+const RATES = [1 / 16, 16];
+/** Time over which the rate of drawn pictures is averaged. */
+const WINDOW_MS = 2000;
+
+const own = (name) => new URL(name, import.meta.url);
+let assets = null;
+
+/** Load the kernels and the dictionaries, once for all players. */
+function loadAssets() {
+  assets ??= (async () => {
+    const fetched = [1, 2].map(async (version) => {
+      const response = await fetch(own(`dictionary${version}.bin`));
+      if (!response.ok) throw new Error(`cannot load ${response.url}: ${response.status}`);
+      return new Uint8Array(await response.arrayBuffer());
+    });
+    const module = await compileKernels(await fetch(own("kernels.wasm")));
+    const [first, second] = await Promise.all(fetched);
+    return { module, dictionaries: { 1: first, 2: second } };
+  })();
+  return assets;
+}
+
+/** Start a worker, also if these scripts come from another origin. */
+function startWorker() {
+  const url = own("worker.js");
+  if (url.origin === location.origin) return new Worker(url, { type: "module" });
+  const script = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
+  return new Worker(URL.createObjectURL(script), { type: "module" });
+}
+
+export class NervPlayer extends EventTarget {
+  loop = false;
+  #canvas;
+  #renderer;
+  #workerCount;
+  #workers = [];
+  #ring = null;
+  #header = null;
+  #end = 0;
+  #isWhole = false;
+  #bytes = 0;
+  #damage = [];
+  #isPaused = true;
+  #rate = 1;
+  /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
+  #base = 0;
+  #since = 0;
+  #shown = -1;
+  #late = 0;
+  #drawn = [];
+  #request = 0;
+  #isSeeking = false;
+  #abort = null;
+  #waiting = [];
+
+  /**
+   * Play on a canvas. `workers` is the number of workers; by default it follows from the size of
+   * the frames.
+   */
+  constructor(canvas, { workers = null } = {}) {
+    super();
+    this.#canvas = canvas;
+    this.#renderer = new Renderer(canvas);
+    this.#workerCount = workers;
+  }
+
+  /** Open a clip: an address, a Response, a Blob or bytes. Resolves with the first picture. */
+  async load(source) {
+    this.#close();
+    const abort = new AbortController();
+    this.#abort = abort;
+    const { module, dictionaries } = await loadAssets();
+    const first = this.#addWorker(module, dictionaries);
+    const opened = new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+    this.#feed(source, abort.signal, first).catch((error) => {
+      if (!abort.signal.aborted) this.#fail(error);
+    });
+    await opened;
+  }
+
+  get duration() {
+    return this.#header ? this.#header.frames / this.#header.rate : NaN;
+  }
+
+  get videoWidth() {
+    return this.#header?.width ?? 0;
+  }
+
+  get videoHeight() {
+    return this.#header?.height ?? 0;
+  }
+
+  /** Frames per second of the clip. */
+  get frameRate() {
+    return this.#header?.rate ?? NaN;
+  }
+
+  get paused() {
+    return this.#isPaused;
+  }
+
+  /** Seconds up to which the clip has arrived. */
+  get buffered() {
+    return this.#header ? this.#end / this.#header.rate : 0;
+  }
+
+  get currentTime() {
+    return this.#time(performance.now());
+  }
+
+  set currentTime(seconds) {
+    this.#seek(Number(seconds));
+  }
+
+  get playbackRate() {
+    return this.#rate;
+  }
+
+  set playbackRate(rate) {
+    if (!(rate >= RATES[0] && rate <= RATES[1])) {
+      throw new RangeError(`the speed must be in ${RATES[0]}..${RATES[1]}, got ${rate}`);
+    }
+    const time = this.currentTime;
+    this.#rate = rate;
+    this.#seek(time);
+  }
+
+  /** What decoding costs, and what has been drawn. */
+  get statistics() {
+    const ring = this.#ring;
+    const milliseconds = ring?.milliseconds ?? 0;
+    const count = this.#workers.length;
+    const now = performance.now();
+    this.#drawn = this.#drawn.filter((moment) => moment > now - WINDOW_MS);
+    return {
+      workers: count,
+      decodeMilliseconds: milliseconds,
+      decodeFps: milliseconds ? (1000 * count) / milliseconds : 0,
+      drawnFps: (1000 * this.#drawn.length) / WINDOW_MS,
+      lateFrames: this.#late,
+      decodedFrames: ring?.decoded ?? 0,
+      memoryBytes: ring?.memoryBytes ?? 0,
+      downloadedBytes: this.#bytes,
+      isComplete: this.#isWhole,
+      damage: [...this.#damage, ...(ring?.fault ? [ring.fault] : [])],
+    };
+  }
+
+  play() {
+    if (!this.#isPaused || !this.#header) return;
+    if (this.currentTime >= this.duration - 0.5 / this.frameRate && !this.loop) this.#seek(0);
+    this.#isPaused = false;
+    this.#since = performance.now();
+    this.#emit("play");
+    this.#schedule();
+  }
+
+  pause() {
+    if (this.#isPaused) return;
+    this.#base = this.currentTime;
+    this.#isPaused = true;
+    this.#emit("pause");
+  }
+
+  /** Return the picture of a time in seconds, or of the present, as an ImageBitmap. */
+  async frame(seconds = this.currentTime) {
+    if (!this.#header) throw new Error("no clip is open");
+    this.pause();
+    await new Promise((resolve) => {
+      this.addEventListener("seeked", resolve, { once: true });
+      this.#seek(seconds);
+    });
+    return createImageBitmap(this.#canvas);
+  }
+
+  /** End all workers and the download. */
+  destroy() {
+    this.#close();
+  }
+
+  #close() {
+    this.#abort?.abort();
+    cancelAnimationFrame(this.#request);
+    this.#request = 0;
+    for (const worker of this.#workers) worker.terminate();
+    this.#workers = [];
+    this.#ring = null;
+    this.#header = null;
+    this.#isPaused = true;
+    this.#end = 0;
+    this.#isWhole = false;
+    this.#bytes = 0;
+    this.#damage = [];
+    this.#late = 0;
+    this.#base = 0;
+    this.#shown = -1;
+  }
+
+  #emit(type, detail = null) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  #fail(error) {
+    const waiting = this.#waiting.splice(0);
+    for (const { reject } of waiting) reject(error);
+    this.#close();
+    this.#emit("error", error);
+  }
+
+  #addWorker(module, dictionaries) {
+    const worker = startWorker();
+    worker.postMessage({ type: "open", module, dictionaries });
+    worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
+    this.#workers.push(worker);
+    return worker;
+  }
+
+  /** Pass the source's bytes on to the workers as they arrive. */
+  async #feed(source, signal, first) {
+    let response = source;
+    if (typeof source === "string" || source instanceof URL) {
+      response = await fetch(source, { signal });
+    } else if (!(source instanceof Response)) {
+      response = new Response(source);
+    }
+    if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
+    const parts = [];
+    const send = (bytes, isLast) => {
+      parts.push(bytes);
+      for (const worker of this.#workers) worker.postMessage({ type: "feed", bytes, isLast });
+    };
+    first.onmessage = ({ data }) => {
+      if (data.type === "progress" && !this.#ring) this.#begin(data.header, parts, () => this.#isWhole);
+      this.#receive(0, data);
+    };
+    const reader = response.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (signal.aborted) return;
+      if (done) break;
+      this.#bytes += value.length;
+      send(value, false);
+    }
+    send(new Uint8Array(0), true);
+    this.#isWhole = true;
+  }
+
+  /** Start the other workers once the size of the frames is known, and show the first picture. */
+  async #begin(header, parts) {
+    this.#header = header;
+    const wanted = Math.ceil((header.width * header.height) / PIXELS_PER_WORKER);
+    const cores = navigator.hardwareConcurrency ?? 2;
+    const count = this.#workerCount ?? Math.max(Math.min(wanted, cores, MAX_WORKERS), 1);
+    const { module, dictionaries } = await loadAssets();
+    while (this.#workers.length < count) {
+      const place = this.#workers.length;
+      const worker = this.#addWorker(module, dictionaries);
+      worker.onmessage = ({ data }) => this.#receive(place, data);
+      for (const bytes of parts) worker.postMessage({ type: "feed", bytes, isLast: false });
+      if (this.#isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
+    }
+    this.#ring = new Ring(this.#workers, () => this.#arrived());
+    this.#seek(0);
+  }
+
+  #receive(place, data) {
+    if (data.type === "error") {
+      const error = new Error(data.message);
+      error.name = data.name;
+      this.#fail(error);
+    } else if (data.type === "picture") {
+      this.#ring?.receive(place, data);
+    } else if (place === 0) {
+      this.#end = data.end;
+      this.#damage = data.damage;
+      this.#emit("progress");
+      this.#ring?.fill(0);
+    }
+  }
+
+  /** Return the time in seconds at a moment of the page's clock. */
+  #time(now) {
+    if (!this.#header) return 0;
+    const time = this.#isPaused ? this.#base : this.#base + ((now - this.#since) / 1000) * this.#rate;
+    return this.loop && this.duration ? time % this.duration : Math.min(time, this.duration);
+  }
+
+  /** Pictures for each frame: more than one for slow motion, if the clip has times in between. */
+  get #density() {
+    if (!this.#header.isContinuous || this.#rate >= 1) return 1;
+    return Math.min(Math.ceil(1 / this.#rate), MAX_BETWEEN);
+  }
+
+  /** Go to a time; pictures are numbered from there on. */
+  #seek(seconds) {
+    if (!this.#ring) return;
+    const { frames, rate, width, height } = this.#header;
+    const density = this.#density;
+    const last = frames - 1;
+    this.#base = Math.min(Math.max(seconds || 0, 0), this.duration);
+    this.#since = performance.now();
+    const start = Math.min(Math.floor(this.#base * rate * density + 1e-6), last * density);
+    this.#origin = start;
+    this.#shown = start - 1;
+    this.#isSeeking = true;
+    const timeOf = (number) => {
+      const time = number / density;
+      const looped = this.loop ? time % frames : time;
+      if (looped > last) return this.loop ? last : null;
+      return looped < this.#end ? looped : null;
+    };
+    this.#ring.restart(start, timeOf, 4 * width * height);
+    this.#ring.fill(start);
+    this.#emit("timeupdate");
+    if (!this.#isPaused) this.#schedule();
+  }
+
+  #origin = 0;
+
+  /** Return the number of the picture that is due at a moment. */
+  #due(now) {
+    const { rate } = this.#header;
+    if (this.#isPaused) return this.#origin;
+    const time = this.#base + ((now - this.#since) / 1000) * this.#rate;
+    return Math.max(Math.floor(time * rate * this.#density + 1e-6), this.#origin);
+  }
+
+  /** Show the first picture after a seek as soon as it is there. */
+  #arrived() {
+    if (!this.#isSeeking) {
+      if (this.#isPaused) this.#ring.fill(0);
+      return;
+    }
+    if (!this.#show(this.#origin)) return;
+    this.#isSeeking = false;
+    this.#since = performance.now();
+    for (const { resolve } of this.#waiting.splice(0)) resolve();
+    this.#emit("seeked");
+    this.#ring.fill(0);
+    if (!this.#isPaused) this.#schedule();
+  }
+
+  #show(number) {
+    const found = this.#ring.take(number);
+    if (!found) return false;
+    const { width, height } = this.#header;
+    this.#renderer.draw(found.pixels, width, height);
+    this.#late += Math.max(found.number - this.#shown - 1 - found.dropped, 0);
+    this.#shown = found.number;
+    this.#drawn.push(performance.now());
+    if (this.#drawn.length > 1000) this.#drawn.splice(0, 500);
+    if (this.#latest) this.#ring.recycle(this.#latest);
+    this.#latest = found.pixels;
+    return true;
+  }
+
+  #latest = null;
+
+  #schedule() {
+    if (!this.#request) this.#request = requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  #tick(now) {
+    this.#request = 0;
+    if (!this.#ring || this.#isPaused) return;
+    if (!this.#isSeeking) {
+      const due = this.#due(now);
+      if (due > this.#shown) this.#show(due);
+      this.#ring.fill(Math.max(this.#shown + 1, due));
+      this.#emit("timeupdate");
+      const last = (this.#header.frames - 1) * this.#density;
+      if (!this.loop && due > last) {
+        this.#base = this.duration;
+        this.#isPaused = true;
+        this.#emit("pause");
+        this.#emit("ended");
+        return;
+      }
+    }
+    this.#schedule();
+  }
+}

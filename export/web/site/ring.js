@@ -1,0 +1,116 @@
+/** Decoded pictures that wait for their time, and the workers that decode them. */
+
+const OUTSTANDING = 2;
+/** Most bytes of pictures that wait or are on their way. */
+const MAX_RING_BYTES = 2 ** 27;
+const MAX_PICTURES = 16;
+
+/** Decodes pictures ahead, each by the next free worker. Pictures have numbers, in order. */
+export class Ring {
+  latest = { milliseconds: 0, memory: 0 };
+  decoded = 0;
+  busyMilliseconds = 0;
+  fault = null;
+  #workers;
+  #memories;
+  #pictures = new Map();
+  #pending = new Map();
+  #buffers = [];
+  #generation = 0;
+  #next = 0;
+  #room = MAX_PICTURES;
+  #timeOf = () => 0;
+  #onPicture;
+
+  /** Take the workers; `onPicture` is called when a picture has arrived. */
+  constructor(workers, onPicture) {
+    this.#workers = workers.map((worker) => ({ worker, outstanding: 0 }));
+    this.#memories = workers.map(() => 0);
+    this.#onPicture = onPicture;
+  }
+
+  /** Bytes of the workers' memory and of all pictures here. */
+  get memoryBytes() {
+    const pictures = [...this.#pictures.values()].reduce((sum, { length }) => sum + length, 0);
+    const spare = this.#buffers.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    return this.#memories.reduce((sum, bytes) => sum + bytes, 0) + pictures + spare;
+  }
+
+  /** Milliseconds of a worker for a picture, on average. */
+  get milliseconds() {
+    return this.decoded ? this.busyMilliseconds / this.decoded : 0;
+  }
+
+  /** Begin anew at a number; `timeOf` maps a number to a time in frames, or to null at the end. */
+  restart(first, timeOf, pictureBytes) {
+    this.#generation++;
+    for (const pixels of this.#pictures.values()) this.#buffers.push(pixels.buffer);
+    this.#buffers = this.#buffers.filter(({ byteLength }) => byteLength === pictureBytes);
+    this.#pictures.clear();
+    this.#pending.clear();
+    this.#next = first;
+    this.#timeOf = timeOf;
+    this.#room = Math.max(Math.min(Math.floor(MAX_RING_BYTES / pictureBytes), MAX_PICTURES), 2);
+  }
+
+  /** Return the newest picture up to a number, and drop it with all before; or null. */
+  take(number) {
+    const found = [...this.#pictures.keys()].filter((each) => each <= number);
+    if (!found.length) return null;
+    const newest = Math.max(...found);
+    const pixels = this.#pictures.get(newest);
+    for (const each of found) {
+      if (each !== newest) this.recycle(this.#pictures.get(each));
+      this.#pictures.delete(each);
+    }
+    return { number: newest, pixels, dropped: found.length - 1 };
+  }
+
+  /** Give a picture's memory back, to decode another one into it. */
+  recycle(pixels) {
+    if (this.#buffers.length < MAX_PICTURES) this.#buffers.push(pixels.buffer);
+  }
+
+  /** Ask for further pictures, from a number on at the earliest. */
+  fill(earliest) {
+    this.#next = Math.max(this.#next, earliest);
+    for (const slot of this.#workers.toSorted((a, b) => a.outstanding - b.outstanding)) {
+      while (slot.outstanding < OUTSTANDING) {
+        if (this.#pictures.size + this.#pending.size >= this.#room) return;
+        const time = this.#timeOf(this.#next);
+        if (time === null) return;
+        this.#ask(slot, this.#next++, time);
+        if (this.#workers.length > 1) break;
+      }
+    }
+  }
+
+  #ask(slot, number, time) {
+    const buffer = this.#buffers.pop();
+    this.#pending.set(number, this.#generation);
+    slot.outstanding++;
+    const message = { type: "decode", id: [this.#generation, number], time, buffer };
+    slot.worker.postMessage(message, buffer ? [buffer] : []);
+  }
+
+  /** Take the answer of a worker, given by its place. */
+  receive(place, { id: [generation, number], fault, buffer, milliseconds, memory }) {
+    const slot = this.#workers[place];
+    slot.outstanding--;
+    this.#memories[place] = memory;
+    this.decoded++;
+    this.busyMilliseconds += milliseconds;
+    if (generation !== this.#generation) {
+      this.#buffers.push(buffer);
+      return;
+    }
+    this.#pending.delete(number);
+    if (fault) {
+      this.fault = fault;
+      this.#buffers.push(buffer);
+    } else {
+      this.#pictures.set(number, new Uint8ClampedArray(buffer));
+    }
+    this.#onPicture();
+  }
+}

@@ -1,0 +1,81 @@
+"""Routes of the page that decodes in the viewer's browser, and of the clips' files."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import cache
+
+from aiohttp import web
+from yarl import URL
+
+from export.web.folder import CLIPS, assets, describe
+from player.playback.channel import Channel
+from player.server.app_keys import CHANNELS, CLIP, channel_of
+
+HERE = "/here/"
+"""Path of the page."""
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+    "style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page and of its workers: they compile WebAssembly."""
+TYPES = {
+    ".bin": "application/octet-stream",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".wasm": "application/wasm",
+}
+
+routes = web.RouteTableDef()
+
+
+@cache
+def _files() -> Mapping[str, bytes]:
+    return {name: data for name, data in assets() if f".{name.rpartition('.')[2]}" in TYPES}
+
+
+@routes.get(HERE)
+async def page(_: web.Request) -> web.StreamResponse:
+    """Send the page."""
+    return _file("index.html")
+
+
+@routes.get(HERE + CLIPS)
+async def clips(request: web.Request) -> web.Response:
+    """List the clips as the page reads them; each has the addresses of its file and its stream."""
+    channels = request.app[CHANNELS].values()
+    return web.json_response([_entry(each) for each in channels if not each.is_playlist])
+
+
+@routes.get(HERE + "{name}")
+async def file(request: web.Request) -> web.StreamResponse:
+    """Send a file of the page."""
+    return _file(request.match_info["name"])
+
+
+@routes.get(f"/api/clips/{CLIP}/clip.nerv")
+async def clip_file(request: web.Request) -> web.StreamResponse:
+    """Send a clip's file, as far as it has been written."""
+    channel = channel_of(request)
+    path = None if channel.is_playlist else channel.sources[0].path
+    if path is None or not await asyncio.to_thread(path.is_file):
+        raise web.HTTPNotFound(reason="no such file")
+    return web.FileResponse(path, headers={"Content-Type": TYPES[".bin"]})
+
+
+def _file(name: str) -> web.Response:
+    data = _files().get(name)
+    if data is None:
+        raise web.HTTPNotFound(reason="no such file")
+    kind = TYPES[f".{name.rpartition('.')[2]}"]
+    charset = "utf-8" if kind.startswith("text/") else None
+    return web.Response(body=data, content_type=kind, charset=charset)
+
+
+def _entry(channel: Channel) -> dict[str, object]:
+    source = channel.sources[0]
+    path = URL("/api/clips") / channel.name / "clip.nerv"
+    return describe(channel.name, str(path), source.clip.header, source.file_bytes) | {
+        "stream": str(URL("/").with_query(clip=channel.name))
+    }

@@ -1,0 +1,49 @@
+"""The decoder of the web page, run by Node."""
+
+import base64
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "export" / "web" / "site"
+NODE = shutil.which("node")
+
+
+class WebDecoder:
+    """A running decoder."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._process = process
+
+    def decode(self, data: bytes, times: Sequence[float] = ()) -> dict:
+        """Return what comes of a file: `outcome`, `digests` of the weights, and `pictures` as RGBA bytes at times."""
+        self._process.stdin.write(struct.pack(f"<II{len(times)}d", len(data), len(times), *times))
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+        found = json.loads(self._process.stdout.readline())
+        found["pictures"] = [base64.b64decode(picture) for picture in found["pictures"]]
+        return found
+
+    def frames(self, data: bytes, times: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+        """Return RGB pictures (N, 3, H, W) of a size (W, H) at times."""
+        width, height = size
+        found = self.decode(data, times)
+        assert found["outcome"] == "decoded", found["message"]
+        pixels = np.frombuffer(b"".join(found["pictures"]), np.uint8)
+        return pixels.reshape(-1, height, width, 4)[..., :3].transpose(0, 3, 1, 2)
+
+
+@contextmanager
+def web_decoder() -> Iterator[WebDecoder]:
+    """Start a decoder."""
+    command = [NODE, str(ROOT / "tests/support/decode.mjs"), str(SITE), str(ROOT / "encoder/codec")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield WebDecoder(process)
+        process.stdin.close()
