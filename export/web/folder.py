@@ -28,16 +28,19 @@ def write_site(clips: Sequence[Path], folder: Path) -> int:
 
     The folder is made if it is not there. Its other files are kept.
     Raises BitstreamError for a file that is no intact clip, and SettingsError for two clips of the
-    same name or a folder that is a file.
+    same name, a clip with the name of another file, or a folder that is a file.
     """
     if len({clip.name for clip in clips}) < len(clips):
         raise SettingsError("two clips have the same name")
+    written = dict(assets())
+    for clip in clips:
+        if clip.name in {CLIPS, *written}:
+            raise SettingsError(f"{clip.name} is a file of the page: rename the clip")
     entries = [_entry(clip) for clip in clips]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise SettingsError(f"{folder} is a file") from None
-    written = dict(assets())
     written |= {clip.name: clip.read_bytes() for clip in clips}
     # The list comes last, so that all files that it names are there.
     written[CLIPS] = json.dumps(entries, indent=1).encode() + b"\n"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing, serving
+from chromium import CHROMIUM, DRIVER, browsing, faults, serving
 from helpers import SAMPLE
 from playing import make_item, make_server
 from waiting import wait_for
@@ -86,6 +86,6 @@ def test_viewers_can_switch_between_the_stream_and_decoding_here(tmp_path):
         wait_for(lambda: run("window.nervcast?.statistics?.drawnFps > 5"))
         assert run("nervcast.currentTime > 0")
         assert text("title") == SAMPLE.stem
-        assert driver.get_log("browser") == []
+        assert faults(driver) == []
         driver.find_element("id", "stream").click()
         wait_for(lambda: text("state") == "live")

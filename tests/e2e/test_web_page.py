@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing
+from chromium import CHROMIUM, DRIVER, browsing, faults
 from firefox import FIREFOX, Firefox
 from helpers import SAMPLE
 from waiting import wait_for
@@ -112,7 +112,7 @@ def test_chromium_plays_a_static_folder(site, driver):
         assert found["damage"] == []
         assert found["memoryBytes"] < 50e6
         assert_shown(run(driver, PIXELS))
-        assert driver.get_log("browser") == []
+        assert faults(driver) == []
 
 
 def test_keys_and_controls(site, driver):

@@ -55,6 +55,11 @@ def browsing(profile: Path):
         driver.quit()
 
 
+def faults(driver) -> list[str]:
+    """Return what the page's console has of errors, refusals by its policy among them."""
+    return [each["message"] for each in driver.get_log("browser") if each["level"] == "SEVERE"]
+
+
 def before_each_page(driver, script: str) -> None:
     """Have a script run before those of each page."""
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})

@@ -41,6 +41,7 @@ COMMANDS = [
     "export",
     "export onnx",
     "export trt",
+    "export web",
     "export bench",
     "export verify",
     "player",

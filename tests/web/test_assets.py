@@ -22,7 +22,12 @@ def test_kernels_are_compiled_from_their_sources():
 
 
 def test_page_is_small():
-    packed = sum(len(gzip.compress(data)) for _, data in assets())
+    unused = {
+        "dictionary1.bin",
+        "nervcast.d.ts",
+        "package.json",
+    }  # of a clip of the present version
+    packed = sum(len(gzip.compress(data)) for name, data in assets() if name not in unused)
     assert packed < MAX_PACKED_BYTES
 
 

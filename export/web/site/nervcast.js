@@ -10,25 +10,39 @@ const PIXELS_PER_WORKER = 640 * 360;
 /** Most pictures for each frame in slow motion. */
 const MAX_BETWEEN = 8;
 const RATES = [1 / 16, 16];
+/** Time between two ticks after which the page was hidden: what was due meanwhile is not late. */
+const HIDDEN_MS = 500;
 /** Time over which the rate of drawn pictures is averaged. */
 const WINDOW_MS = 2000;
 
-const own = (name) => new URL(name, import.meta.url);
-let assets = null;
+/** Version of the files that are written now, whose dictionary is loaded in any case. */
+const USUAL_VERSION = 2;
+const VERSIONS = [1, 2];
+const VERSION_AT = 4;
 
-/** Load the kernels and the dictionaries, once for all players. */
-function loadAssets() {
-  assets ??= (async () => {
-    const fetched = [1, 2].map(async (version) => {
-      const response = await fetch(own(`dictionary${version}.bin`));
-      if (!response.ok) throw new Error(`cannot load ${response.url}: ${response.status}`);
-      return new Uint8Array(await response.arrayBuffer());
+const own = (name) => new URL(name, import.meta.url);
+const loaded = new Map();
+
+/** Load a file beside this one, once for all players. */
+function loadOnce(name, use) {
+  if (!loaded.has(name)) {
+    const loading = fetch(own(name)).then((response) => {
+      if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
+      return use(response);
     });
-    const module = await compileKernels(await fetch(own("kernels.wasm")));
-    const [first, second] = await Promise.all(fetched);
-    return { module, dictionaries: { 1: first, 2: second } };
-  })();
-  return assets;
+    loading.catch(() => loaded.delete(name));
+    loaded.set(name, loading);
+  }
+  return loaded.get(name);
+}
+
+const loadKernels = () => loadOnce("kernels.wasm", compileKernels);
+
+/** Load the dictionary of a version of files; there is none for an unknown version. */
+async function loadDictionary(version) {
+  if (!VERSIONS.includes(version)) return {};
+  const data = await loadOnce(`dictionary${version}.bin`, (response) => response.arrayBuffer());
+  return { [version]: new Uint8Array(data) };
 }
 
 /** Start a worker, also if these scripts come from another origin. */
@@ -40,12 +54,15 @@ function startWorker() {
 }
 
 export class NervPlayer extends EventTarget {
-  loop = false;
+  #loop = false;
   #canvas;
   #renderer;
   #workerCount;
   #workers = [];
   #ring = null;
+  /** The kernels and the dictionary for the workers, and the parts of the file so far. */
+  #assets = null;
+  #parts = [];
   #header = null;
   #end = 0;
   #isWhole = false;
@@ -56,7 +73,11 @@ export class NervPlayer extends EventTarget {
   /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
   #base = 0;
   #since = 0;
+  /** Numbers of the first picture after a seek, and of the one that is shown. */
+  #origin = 0;
   #shown = -1;
+  #latest = null;
+  #ticked = 0;
   #late = 0;
   #drawn = [];
   #request = 0;
@@ -80,10 +101,8 @@ export class NervPlayer extends EventTarget {
     this.#close();
     const abort = new AbortController();
     this.#abort = abort;
-    const { module, dictionaries } = await loadAssets();
-    const first = this.#addWorker(module, dictionaries);
     const opened = new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
-    this.#feed(source, abort.signal, first).catch((error) => {
+    this.#feed(source, abort.signal).catch((error) => {
       if (!abort.signal.aborted) this.#fail(error);
     });
     await opened;
@@ -116,11 +135,25 @@ export class NervPlayer extends EventTarget {
   }
 
   get currentTime() {
-    return this.#time(performance.now());
+    if (!this.#header) return 0;
+    const time = this.#time(performance.now());
+    return this.#loop ? time % this.duration : Math.min(time, this.duration);
   }
 
   set currentTime(seconds) {
     this.#seek(Number(seconds));
+  }
+
+  /** Whether the clip begins anew at its end. */
+  get loop() {
+    return this.#loop;
+  }
+
+  set loop(loops) {
+    if (this.#loop === Boolean(loops)) return;
+    const time = this.currentTime;
+    this.#loop = Boolean(loops);
+    this.#seek(time);
   }
 
   get playbackRate() {
@@ -159,7 +192,7 @@ export class NervPlayer extends EventTarget {
 
   play() {
     if (!this.#isPaused || !this.#header) return;
-    if (this.currentTime >= this.duration - 0.5 / this.frameRate && !this.loop) this.#seek(0);
+    if (this.currentTime >= this.duration - 0.5 / this.frameRate && !this.#loop) this.#seek(0);
     this.#isPaused = false;
     this.#since = performance.now();
     this.#emit("play");
@@ -168,7 +201,7 @@ export class NervPlayer extends EventTarget {
 
   pause() {
     if (this.#isPaused) return;
-    this.#base = this.currentTime;
+    this.#base = this.#time(performance.now());
     this.#isPaused = true;
     this.#emit("pause");
   }
@@ -201,6 +234,7 @@ export class NervPlayer extends EventTarget {
     this.#end = 0;
     this.#isWhole = false;
     this.#bytes = 0;
+    this.#parts = [];
     this.#damage = [];
     this.#late = 0;
     this.#base = 0;
@@ -218,58 +252,61 @@ export class NervPlayer extends EventTarget {
     this.#emit("error", error);
   }
 
-  #addWorker(module, dictionaries) {
+  /** Start a worker, and pass on to it what has arrived so far. */
+  #addWorker() {
+    const place = this.#workers.length;
     const worker = startWorker();
-    worker.postMessage({ type: "open", module, dictionaries });
+    worker.onmessage = ({ data }) => this.#receive(place, data);
+    worker.postMessage({ type: "open", ...this.#assets });
+    for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
+    if (this.#isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
     worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
     this.#workers.push(worker);
-    return worker;
   }
 
   /** Pass the source's bytes on to the workers as they arrive. */
-  async #feed(source, signal, first) {
-    let response = source;
-    if (typeof source === "string" || source instanceof URL) {
-      response = await fetch(source, { signal });
-    } else if (!(source instanceof Response)) {
-      response = new Response(source);
-    }
+  async #feed(source, signal) {
+    const isAddress = typeof source === "string" || source instanceof URL;
+    const kernels = loadKernels();
+    loadDictionary(USUAL_VERSION).catch(() => {}); // who needs it will hear of its failure
+    let response = isAddress ? await fetch(source, { signal }) : source;
+    if (!(response instanceof Response)) response = new Response(response);
     if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
-    const parts = [];
-    const send = (bytes, isLast) => {
-      parts.push(bytes);
-      for (const worker of this.#workers) worker.postMessage({ type: "feed", bytes, isLast });
-    };
-    first.onmessage = ({ data }) => {
-      if (data.type === "progress" && !this.#ring) this.#begin(data.header, parts, () => this.#isWhole);
-      this.#receive(0, data);
-    };
     const reader = response.body.getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (signal.aborted) return;
       if (done) break;
       this.#bytes += value.length;
-      send(value, false);
+      this.#parts.push(value);
+      if (this.#workers.length) this.#send(value, false);
+      else if (this.#bytes > VERSION_AT) await this.#open(kernels, signal);
+      if (signal.aborted) return;
     }
-    send(new Uint8Array(0), true);
+    if (!this.#workers.length) await this.#open(kernels, signal);
     this.#isWhole = true;
+    this.#send(new Uint8Array(0), true);
+  }
+
+  #send(bytes, isLast) {
+    for (const worker of this.#workers) worker.postMessage({ type: "feed", bytes, isLast });
+  }
+
+  /** Start the first worker, once the version of the file is known. */
+  async #open(kernels, signal) {
+    const head = new Uint8Array(await new Blob(this.#parts).arrayBuffer());
+    const dictionaries = await loadDictionary(head[VERSION_AT]);
+    this.#assets = { module: await kernels, dictionaries };
+    if (!signal.aborted) this.#addWorker();
   }
 
   /** Start the other workers once the size of the frames is known, and show the first picture. */
-  async #begin(header, parts) {
+  #begin(header) {
     this.#header = header;
     const wanted = Math.ceil((header.width * header.height) / PIXELS_PER_WORKER);
     const cores = navigator.hardwareConcurrency ?? 2;
     const count = this.#workerCount ?? Math.max(Math.min(wanted, cores, MAX_WORKERS), 1);
-    const { module, dictionaries } = await loadAssets();
-    while (this.#workers.length < count) {
-      const place = this.#workers.length;
-      const worker = this.#addWorker(module, dictionaries);
-      worker.onmessage = ({ data }) => this.#receive(place, data);
-      for (const bytes of parts) worker.postMessage({ type: "feed", bytes, isLast: false });
-      if (this.#isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
-    }
+    while (this.#workers.length < count) this.#addWorker();
     this.#ring = new Ring(this.#workers, () => this.#arrived());
     this.#seek(0);
   }
@@ -284,16 +321,15 @@ export class NervPlayer extends EventTarget {
     } else if (place === 0) {
       this.#end = data.end;
       this.#damage = data.damage;
+      if (!this.#header) this.#begin(data.header);
       this.#emit("progress");
       this.#ring?.fill(0);
     }
   }
 
-  /** Return the time in seconds at a moment of the page's clock. */
+  /** Return the time in seconds at a moment of the page's clock, which goes on when a clip loops. */
   #time(now) {
-    if (!this.#header) return 0;
-    const time = this.#isPaused ? this.#base : this.#base + ((now - this.#since) / 1000) * this.#rate;
-    return this.loop && this.duration ? time % this.duration : Math.min(time, this.duration);
+    return this.#isPaused ? this.#base : this.#base + ((now - this.#since) / 1000) * this.#rate;
   }
 
   /** Pictures for each frame: more than one for slow motion, if the clip has times in between. */
@@ -316,8 +352,8 @@ export class NervPlayer extends EventTarget {
     this.#isSeeking = true;
     const timeOf = (number) => {
       const time = number / density;
-      const looped = this.loop ? time % frames : time;
-      if (looped > last) return this.loop ? last : null;
+      const looped = this.#loop ? time % frames : time;
+      if (looped > last) return this.#loop ? last : null;
       return looped < this.#end ? looped : null;
     };
     this.#ring.restart(start, timeOf, 4 * width * height);
@@ -326,28 +362,21 @@ export class NervPlayer extends EventTarget {
     if (!this.#isPaused) this.#schedule();
   }
 
-  #origin = 0;
-
   /** Return the number of the picture that is due at a moment. */
   #due(now) {
     const { rate } = this.#header;
-    if (this.#isPaused) return this.#origin;
-    const time = this.#base + ((now - this.#since) / 1000) * this.#rate;
-    return Math.max(Math.floor(time * rate * this.#density + 1e-6), this.#origin);
+    return Math.max(Math.floor(this.#time(now) * rate * this.#density + 1e-6), this.#origin);
   }
 
   /** Show the first picture after a seek as soon as it is there. */
   #arrived() {
-    if (!this.#isSeeking) {
-      if (this.#isPaused) this.#ring.fill(0);
-      return;
-    }
-    if (!this.#show(this.#origin)) return;
+    this.#ring.fill(0);
+    if (!this.#isSeeking) return;
+    if (!this.#show(this.#origin) && !this.#ring.isFaulty(this.#origin)) return;
     this.#isSeeking = false;
     this.#since = performance.now();
     for (const { resolve } of this.#waiting.splice(0)) resolve();
     this.#emit("seeked");
-    this.#ring.fill(0);
     if (!this.#isPaused) this.#schedule();
   }
 
@@ -365,8 +394,6 @@ export class NervPlayer extends EventTarget {
     return true;
   }
 
-  #latest = null;
-
   #schedule() {
     if (!this.#request) this.#request = requestAnimationFrame((now) => this.#tick(now));
   }
@@ -375,12 +402,15 @@ export class NervPlayer extends EventTarget {
     this.#request = 0;
     if (!this.#ring || this.#isPaused) return;
     if (!this.#isSeeking) {
+      this.#holdAtEnd(now);
       const due = this.#due(now);
+      if (now > this.#ticked + HIDDEN_MS) this.#shown = Math.max(this.#shown, due - 1);
+      this.#ticked = now;
       if (due > this.#shown) this.#show(due);
       this.#ring.fill(Math.max(this.#shown + 1, due));
       this.#emit("timeupdate");
       const last = (this.#header.frames - 1) * this.#density;
-      if (!this.loop && due > last) {
+      if (!this.#loop && due > last) {
         this.#base = this.duration;
         this.#isPaused = true;
         this.#emit("pause");
@@ -389,5 +419,13 @@ export class NervPlayer extends EventTarget {
       }
     }
     this.#schedule();
+  }
+
+  /** Stop the clock at the end of what has arrived of the clip so far. */
+  #holdAtEnd(now) {
+    const end = this.#end / this.#header.rate;
+    if (this.#end >= this.#header.frames || this.#time(now) < end) return;
+    this.#base = end;
+    this.#since = now;
   }
 }

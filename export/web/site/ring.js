@@ -7,14 +7,14 @@ const MAX_PICTURES = 16;
 
 /** Decodes pictures ahead, each by the next free worker. Pictures have numbers, in order. */
 export class Ring {
-  latest = { milliseconds: 0, memory: 0 };
   decoded = 0;
   busyMilliseconds = 0;
   fault = null;
   #workers;
   #memories;
   #pictures = new Map();
-  #pending = new Map();
+  #pending = new Set();
+  #faulty = new Set();
   #buffers = [];
   #generation = 0;
   #next = 0;
@@ -22,7 +22,7 @@ export class Ring {
   #timeOf = () => 0;
   #onPicture;
 
-  /** Take the workers; `onPicture` is called when a picture has arrived. */
+  /** Take the workers; `onPicture` is called when one has answered. */
   constructor(workers, onPicture) {
     this.#workers = workers.map((worker) => ({ worker, outstanding: 0 }));
     this.#memories = workers.map(() => 0);
@@ -48,6 +48,7 @@ export class Ring {
     this.#buffers = this.#buffers.filter(({ byteLength }) => byteLength === pictureBytes);
     this.#pictures.clear();
     this.#pending.clear();
+    this.#faulty.clear();
     this.#next = first;
     this.#timeOf = timeOf;
     this.#room = Math.max(Math.min(Math.floor(MAX_RING_BYTES / pictureBytes), MAX_PICTURES), 2);
@@ -64,6 +65,11 @@ export class Ring {
       this.#pictures.delete(each);
     }
     return { number: newest, pixels, dropped: found.length - 1 };
+  }
+
+  /** Whether a picture cannot be decoded, so that nothing comes of it. */
+  isFaulty(number) {
+    return this.#faulty.has(number);
   }
 
   /** Give a picture's memory back, to decode another one into it. */
@@ -87,7 +93,7 @@ export class Ring {
 
   #ask(slot, number, time) {
     const buffer = this.#buffers.pop();
-    this.#pending.set(number, this.#generation);
+    this.#pending.add(number);
     slot.outstanding++;
     const message = { type: "decode", id: [this.#generation, number], time, buffer };
     slot.worker.postMessage(message, buffer ? [buffer] : []);
@@ -100,17 +106,15 @@ export class Ring {
     this.#memories[place] = memory;
     this.decoded++;
     this.busyMilliseconds += milliseconds;
-    if (generation !== this.#generation) {
-      this.#buffers.push(buffer);
-      return;
-    }
-    this.#pending.delete(number);
-    if (fault) {
+    const isWanted = generation === this.#generation;
+    if (isWanted) this.#pending.delete(number);
+    if (isWanted && fault) {
       this.fault = fault;
-      this.#buffers.push(buffer);
-    } else {
-      this.#pictures.set(number, new Uint8ClampedArray(buffer));
+      this.#faulty.add(number);
     }
+    const pixels = new Uint8ClampedArray(buffer);
+    if (isWanted && !fault) this.#pictures.set(number, pixels);
+    else this.recycle(pixels);
     this.#onPicture();
   }
 }
