@@ -95,6 +95,7 @@ def _networks() -> dict[str, Preset]:
         "field: a node every 64 pixels": {"cell": 64},
         "warp: bilinear": {"sampling": "bilinear"},
         "latents: of each frame, too": {"temporal": ((1, 2, 16), *TEMPORAL)},
+        "latents: of each and of every 4th frame": {"temporal": ((1, 2, 16), (4, 3, 8))},
         "latents: every 4th frame alone": {"temporal": TEMPORAL[:1]},
         "latents: every 12th frame alone": {"temporal": TEMPORAL[1:]},
         "still latents: one grid of 14 channels": {"still": ((14, 4),)},

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import VERSIONS, Header
@@ -52,7 +53,7 @@ def write_site(clips: Sequence[Path], folder: Path) -> int:
 
 def _entry(path: Path) -> dict[str, object]:
     """Return the entry of a clip's file; raises BitstreamError."""
-    return describe(path.stem, path.name, Clip.read(path).header, path.stat().st_size)
+    return describe(path.stem, f"./{quote(path.name)}", Clip.read(path).header, path.stat().st_size)
 
 
 def describe(name: str, file: str, header: Header, file_bytes: int) -> dict[str, object]:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import shutil
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from chromium import CHROMIUM, DRIVER, browsing, faults
 from firefox import FIREFOX, Firefox
+from golden import DATA
 from helpers import SAMPLE
 from waiting import wait_for
 
@@ -69,6 +72,21 @@ def hosting(folder, handler=Handler):
         finally:
             server.shutdown()
             thread.join()
+
+
+class SlowHandler(Handler):
+    """Sends all but the end of a clip, and the end once it may."""
+
+    may_end = threading.Event()
+
+    def copyfile(self, source, outputfile):
+        data = source.read()
+        if self.path.endswith(".nerv"):
+            outputfile.write(data[:-100])
+            outputfile.flush()
+            self.may_end.wait(30)
+            data = data[-100:]
+        outputfile.write(data)
 
 
 @pytest.fixture
@@ -150,6 +168,26 @@ def test_clips_of_a_site_can_be_chosen(site, driver, tiny_file):
         wait_for(lambda: [float(run(driver, "nervcast.videoWidth"))] == size)
         wait_for(lambda: run(driver, "nervcast.currentTime > 0"))
         assert run(driver, "document.getElementById('title').textContent") == tiny_file.stem
+
+
+def test_clips_play_while_they_arrive(site, driver):
+    path = DATA / "v2-pyramid.nerv"
+    clip = Clip.read(path)
+    shutil.rmtree(site)
+    write_site([path], site)
+    arrived = clip.segments[-1].start / float(clip.header.rate)
+    with hosting(site, SlowHandler) as url:
+        driver.get(url)
+        # The clock stops where the rest has not arrived yet.
+        wait_for(lambda: run(driver, f"window.nervcast?.currentTime >= {arrived}") is True)
+        time.sleep(0.5)
+        assert run(driver, "nervcast.currentTime") == pytest.approx(arrived, abs=0.1)
+        assert run(driver, "nervcast.buffered") == pytest.approx(arrived)
+        assert not run(driver, "nervcast.paused")
+        SlowHandler.may_end.set()
+        wait_for(lambda: run(driver, "nervcast.statistics.isComplete"))
+        whole = clip.header.duration_seconds
+        wait_for(lambda: run(driver, "nervcast.buffered") == pytest.approx(whole))
 
 
 @pytest.mark.parametrize(

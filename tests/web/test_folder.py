@@ -21,7 +21,7 @@ def test_folder_has_the_page_and_the_clips(tiny_file, tiny_clip, tmp_path, caplo
     assert json.loads((folder / CLIPS).read_text()) == [
         {
             "name": tiny_file.stem,
-            "file": tiny_file.name,
+            "file": f"./{tiny_file.name}",
             "bytes": tiny_file.stat().st_size,
             "width": header.width,
             "height": header.height,
@@ -49,7 +49,7 @@ def test_other_files_are_kept(tiny_file, tmp_path):
     assert not list(folder.glob(".*"))
 
 
-def test_wrong_arguments_leave_nothing(tiny_file, tmp_path, capsys):
+def test_wrong_arguments_leave_nothing(tiny_file, tmp_path):
     broken = tmp_path / "broken.nerv"
     broken.write_bytes(tiny_file.read_bytes()[:-30])
     assert main(["web", str(broken), "-o", str(tmp_path / "site")]) == 2
@@ -58,7 +58,7 @@ def test_wrong_arguments_leave_nothing(tiny_file, tmp_path, capsys):
         write_site([tiny_file, tiny_file], tmp_path / "site")
     page = tmp_path / "index.html"
     page.write_bytes(tiny_file.read_bytes())
-    with pytest.raises(SettingsError, match="index.html is a file of the page: rename the clip"):
+    with pytest.raises(SettingsError, match=r"index\.html is a file of the page: rename the clip"):
         write_site([page], tmp_path / "site")
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="file is a file"):

@@ -113,8 +113,14 @@ static inline int decode_one(const Model *model, int32_t bound, int32_t *to) {
     const uint64_t unit = coder.range >> PRECISION;
     const uint64_t place = (coder.point - coder.lower) / unit;
     if (place >= 1u << PRECISION) return INVALID;
-    uint32_t symbol = model->first[place >> (PRECISION - 8)];
-    while (model->below[symbol + 1] <= place) symbol++;
+    const uint32_t bucket = (uint32_t)(place >> (PRECISION - 8));
+    uint32_t symbol = model->first[bucket];
+    uint32_t last = bucket + 1 < BUCKETS ? model->first[bucket + 1] : 2 * (uint32_t)bound;
+    while (symbol < last) {
+        const uint32_t middle = (symbol + last + 1) / 2;
+        if (model->below[middle] <= place) symbol = middle;
+        else last = middle - 1;
+    }
     *to = (int32_t)symbol - bound;
     const uint32_t below = model->below[symbol];
     coder.lower += unit * below;

@@ -82,7 +82,7 @@ export class ClipReader {
     if (this.end < this.header.frames) {
       damage.push(`frames from ${this.end} to the end are missing`);
     }
-    if (!damage.length && String(this.#index) !== String(indexBytes(this.segments))) {
+    if (!damage.length && !equal(this.#index, indexBytes(this.segments))) {
       damage.push(this.#index ? "index does not fit the segments" : "index is missing");
     }
     if (!this.segments.length) throw new BitstreamError(damage[0]);
@@ -154,6 +154,10 @@ export class ClipReader {
     }
     this.segments.push({ ...segment, offset });
   }
+}
+
+function equal(a, b) {
+  return a?.length === b.length && a.every((byte, place) => byte === b[place]);
 }
 
 function essential({ kind, payload, isIntact }, wanted) {

@@ -28,8 +28,16 @@ const FIXED64 = 1;
 const BYTES = 2;
 const FIXED32 = 5;
 
-/** Yield the fields of a protobuf message: number, kind and value. */
-function* fields(bytes) {
+/** Kinds of a field that may be packed, of integers and of floats. */
+const INTEGERS = [VARINT, BYTES];
+const FLOATS = [FIXED32, BYTES];
+
+/**
+ * Yield the fields of a protobuf message: number, kind and value.
+ *
+ * `known` has the kinds of each field. Others are skipped, as protobuf does.
+ */
+function* fields(bytes, known) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   for (let at = 0; at < bytes.length; ) {
     let key;
@@ -50,9 +58,49 @@ function* fields(bytes) {
       value = kind === FIXED32 ? view.getFloat32(at, true) : bytes.subarray(at, at + length);
       at += length;
     }
-    yield { number, kind, value };
+    if (known[number]?.includes(kind)) yield { number, kind, value };
   }
 }
+
+const MODEL = { 1: [VARINT], 7: [BYTES], 8: [BYTES], 20: [BYTES], 25: [BYTES] };
+const OPSET = { 1: [BYTES], 2: [VARINT] };
+const GRAPH = { 1: [BYTES], 5: [BYTES], 11: [BYTES], 12: [BYTES], 13: [BYTES], 15: [BYTES] };
+const NODE = { 1: [BYTES], 2: [BYTES], 4: [BYTES], 5: [BYTES], 7: [BYTES] };
+const ATTRIBUTE = {
+  1: [BYTES], 2: [FIXED32], 3: [VARINT], 4: [BYTES], 5: [BYTES], 7: FLOATS, 8: INTEGERS,
+  20: [VARINT],
+};
+const TENSOR = {
+  1: INTEGERS, 2: [VARINT], 4: FLOATS, 5: INTEGERS, 7: INTEGERS, 8: [BYTES], 9: [BYTES],
+  13: [BYTES], 14: [VARINT],
+};
+const VALUE = { 1: [BYTES], 2: [BYTES] };
+const TYPE = { 1: [BYTES] };
+const TENSOR_TYPE = { 1: [VARINT], 2: [BYTES] };
+const SHAPE = { 1: [BYTES] };
+const DIMENSION = { 1: [VARINT] };
+
+// Kinds of attributes.
+const A_FLOAT = 1;
+const AN_INTEGER = 2;
+const A_TEXT = 3;
+const A_TENSOR = 4;
+const A_LIST_OF_FLOATS = 6;
+const A_LIST = 7;
+/** Attributes of all operators: their kinds. */
+const ATTRIBUTES = {
+  align_corners: AN_INTEGER, allowzero: AN_INTEGER, alpha: A_FLOAT, antialias: AN_INTEGER,
+  approximate: A_TEXT, auto_pad: A_TEXT, axes: A_LIST, axis: AN_INTEGER, beta: A_FLOAT,
+  blocksize: AN_INTEGER, ceil_mode: AN_INTEGER, coordinate_transformation_mode: A_TEXT,
+  count_include_pad: AN_INTEGER, cubic_coeff_a: A_FLOAT, dilations: A_LIST, epsilon: A_FLOAT,
+  exclude_outside: AN_INTEGER, extrapolation_value: A_FLOAT, fmod: AN_INTEGER, group: AN_INTEGER,
+  keep_aspect_ratio_policy: A_TEXT, keepdims: AN_INTEGER, kernel_shape: A_LIST, mode: A_TEXT,
+  momentum: A_FLOAT, nearest_mode: A_TEXT, noop_with_empty_axes: AN_INTEGER,
+  num_outputs: AN_INTEGER, padding_mode: A_TEXT, pads: A_LIST, perm: A_LIST, saturate: AN_INTEGER,
+  stash_type: AN_INTEGER, strides: A_LIST, to: AN_INTEGER, training_mode: AN_INTEGER,
+  transA: AN_INTEGER, transB: AN_INTEGER, value: A_TENSOR, value_float: A_FLOAT,
+  value_floats: A_LIST_OF_FLOATS, value_int: AN_INTEGER, value_ints: A_LIST,
+};
 
 /** Read a signed integer of up to ten bytes; return it and the place after it. */
 function varint(bytes, at) {
@@ -107,7 +155,7 @@ function readTensor(bytes) {
   let type = 0;
   let name = "";
   let raw = null;
-  for (const field of fields(bytes)) {
+  for (const field of fields(bytes, TENSOR)) {
     switch (field.number) {
       case 1: numbers(shape, field); break;
       case 2: type = field.value; break;
@@ -144,7 +192,10 @@ function fromRaw(raw, type) {
 function readAttribute(bytes) {
   const attribute = { name: "", type: 0 };
   const found = { 1: 0, 2: 0, 3: "", 4: null, 6: [], 7: [] };
-  for (const field of fields(bytes)) {
+  const kinds = { 2: A_FLOAT, 3: AN_INTEGER, 4: A_TEXT, 5: A_TENSOR, 7: A_LIST_OF_FLOATS, 8: A_LIST };
+  const given = new Set();
+  for (const field of fields(bytes, ATTRIBUTE)) {
+    if (kinds[field.number]) given.add(kinds[field.number]);
     switch (field.number) {
       case 1: attribute.name = text(field.value); break;
       case 2: found[1] = field.value; break;
@@ -156,16 +207,18 @@ function readAttribute(bytes) {
       case 20: attribute.type = field.value; break;
     }
   }
-  if (!(attribute.type in found)) {
-    throw new BitstreamError(`attribute ${attribute.name} is of a kind that is not allowed`);
+  if (!Object.hasOwn(ATTRIBUTES, attribute.name) || ATTRIBUTES[attribute.name] !== attribute.type) {
+    throw new BitstreamError(`attribute ${attribute.name.slice(0, 20)} is unknown, or of another kind`);
   }
+  given.delete(attribute.type);
+  if (given.size) throw new BitstreamError(`attribute ${attribute.name} has values of two kinds`);
   return [attribute.name, found[attribute.type]];
 }
 
 function readNode(bytes) {
   const node = { op: "", inputs: [], outputs: [], attributes: {} };
   let domain = "";
-  for (const { number, value } of fields(bytes)) {
+  for (const { number, value } of fields(bytes, NODE)) {
     switch (number) {
       case 1: node.inputs.push(text(value)); break;
       case 2: node.outputs.push(text(value)); break;
@@ -193,12 +246,11 @@ function readNode(bytes) {
 /** Read a graph's input or output: its name, type and shape, in which 0 is an open length. */
 function readValue(bytes) {
   const value = { name: "", type: 0, shape: null };
-  for (const field of fields(bytes)) {
+  for (const field of fields(bytes, VALUE)) {
     if (field.number === 1) value.name = text(field.value);
     if (field.number !== 2) continue;
-    for (const kind of fields(field.value)) {
-      if (kind.number !== 1) continue;
-      for (const part of fields(kind.value)) {
+    for (const kind of fields(field.value, TYPE)) {
+      for (const part of fields(kind.value, TENSOR_TYPE)) {
         if (part.number === 1) value.type = part.value;
         if (part.number === 2) value.shape = readShape(part.value);
       }
@@ -209,10 +261,9 @@ function readValue(bytes) {
 
 function readShape(bytes) {
   const shape = [];
-  for (const { number, value } of fields(bytes)) {
-    if (number !== 1) continue;
+  for (const { value } of fields(bytes, SHAPE)) {
     let length = 0;
-    for (const part of fields(value)) if (part.number === 1) length = part.value;
+    for (const part of fields(value, DIMENSION)) length = part.value;
     shape.push(length);
   }
   return shape;
@@ -230,7 +281,7 @@ export function size(shape) {
  */
 export function readTopology(payload, dictionary) {
   const model = { ir: 0, opsets: [], graph: null };
-  for (const { number, value } of fields(inflate(payload, MAX_BYTES, dictionary))) {
+  for (const { number, value } of fields(inflate(payload, MAX_BYTES, dictionary), MODEL)) {
     switch (number) {
       case 1: model.ir = value; break;
       case 7: model.graph = value; break;
@@ -251,7 +302,7 @@ export function readTopology(payload, dictionary) {
 
 function readOpset(bytes) {
   const opset = { domain: "", version: 0 };
-  for (const { number, value } of fields(bytes)) {
+  for (const { number, value } of fields(bytes, OPSET)) {
     if (number === 1) opset.domain = text(value);
     if (number === 2) opset.version = value;
   }
@@ -267,7 +318,7 @@ function readGraph(bytes) {
   const constants = [];
   const inputs = [];
   const outputs = [];
-  for (const { number, value } of fields(bytes)) {
+  for (const { number, value } of fields(bytes, GRAPH)) {
     switch (number) {
       case 1:
         if (nodes.length === MAX_NODES) throw new BitstreamError("topology has too many nodes");

@@ -44,7 +44,7 @@ class Inflater {
       isLast = this.take(1) === 1;
       const kind = this.take(2);
       if (kind === 0) this.stored();
-      else if (kind === 1) this.block(fixedLengths(), fixedDistances());
+      else if (kind === 1) this.block(FIXED_LENGTHS, FIXED_DISTANCES);
       else if (kind === 2) this.block(...this.tables());
       else throw new BitstreamError("invalid block in a DEFLATE stream");
     }
@@ -197,7 +197,5 @@ function fixedLengths() {
   return codes(sizes, false);
 }
 
-function fixedDistances() {
-  const table = codes(new Uint8Array(32).fill(5), false);
-  return table;
-}
+const FIXED_LENGTHS = fixedLengths();
+const FIXED_DISTANCES = codes(new Uint8Array(32).fill(5), false);

@@ -9,17 +9,14 @@ const MARGIN = 64;
 /** Most memory that a clip may need: a stranger's clip must not take all of a phone's. */
 const MAX_MEMORY_BYTES = 2 ** 30;
 
-/** Compile kernels.wasm, given as bytes or as a response. */
-export async function compileKernels(source) {
-  return source instanceof Response
-    ? WebAssembly.compileStreaming(source)
-    : WebAssembly.compile(source);
-}
+/** Most numbers that steps of a program keep outside of this memory. */
+const MAX_LISTED = 2 ** 22;
 
 /** An instance of the kernels. Buffers are reserved one after the other, and released together. */
 export class Kernels {
   #memory;
   #next;
+  #listed = 0;
 
   constructor(module) {
     this.run = new WebAssembly.Instance(module, {}).exports;
@@ -57,6 +54,12 @@ export class Kernels {
     }
     this.#next = stop;
     return start;
+  }
+
+  /** Count numbers that a step keeps by itself. Throws UnsupportedError if they are too many. */
+  list(count) {
+    this.#listed += count;
+    if (this.#listed > MAX_LISTED) throw new UnsupportedError("the clip's graph lists too much");
   }
 
   floats(address, count) {

@@ -1,6 +1,5 @@
 /** NervPlayer: plays neural video on a canvas, decoded in workers of the page. */
 
-import { compileKernels } from "./kernels.js";
 import { Renderer } from "./renderer.js";
 import { Ring } from "./ring.js";
 
@@ -36,7 +35,10 @@ function loadOnce(name, use) {
   return loaded.get(name);
 }
 
-const loadKernels = () => loadOnce("kernels.wasm", compileKernels);
+/** Load and compile the kernels; hosts that do not know WebAssembly's type will do. */
+function loadKernels() {
+  return loadOnce("kernels.wasm", async (response) => WebAssembly.compile(await response.arrayBuffer()));
+}
 
 /** Load the dictionary of a version of files; there is none for an unknown version. */
 async function loadDictionary(version) {
@@ -45,12 +47,16 @@ async function loadDictionary(version) {
   return { [version]: new Uint8Array(data) };
 }
 
+/** Address of the script that imports the worker's from another origin. */
+let shim = null;
+
 /** Start a worker, also if these scripts come from another origin. */
 function startWorker() {
   const url = own("worker.js");
   if (url.origin === location.origin) return new Worker(url, { type: "module" });
   const script = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
-  return new Worker(URL.createObjectURL(script), { type: "module" });
+  shim ??= URL.createObjectURL(script);
+  return new Worker(shim, { type: "module" });
 }
 
 export class NervPlayer extends EventTarget {
@@ -83,7 +89,10 @@ export class NervPlayer extends EventTarget {
   #request = 0;
   #isSeeking = false;
   #abort = null;
+  /** Who waits for the picture of a seek. */
   #waiting = [];
+  /** The pictures of `frame`, one after the other. */
+  #frames = Promise.resolve();
 
   /**
    * Play on a canvas. `workers` is the number of workers; by default it follows from the size of
@@ -209,9 +218,16 @@ export class NervPlayer extends EventTarget {
   /** Return the picture of a time in seconds, or of the present, as an ImageBitmap. */
   async frame(seconds = this.currentTime) {
     if (!this.#header) throw new Error("no clip is open");
+    const picture = this.#frames.then(() => this.#grab(seconds));
+    this.#frames = picture.catch(() => {});
+    return picture;
+  }
+
+  async #grab(seconds) {
+    if (!this.#header) throw new Error("no clip is open");
     this.pause();
-    await new Promise((resolve) => {
-      this.addEventListener("seeked", resolve, { once: true });
+    await new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject });
       this.#seek(seconds);
     });
     return createImageBitmap(this.#canvas);
@@ -224,6 +240,8 @@ export class NervPlayer extends EventTarget {
 
   #close() {
     this.#abort?.abort();
+    const aborted = new DOMException("another clip was opened, or the player ended", "AbortError");
+    for (const { reject } of this.#waiting.splice(0)) reject(aborted);
     cancelAnimationFrame(this.#request);
     this.#request = 0;
     for (const worker of this.#workers) worker.terminate();
@@ -239,6 +257,8 @@ export class NervPlayer extends EventTarget {
     this.#late = 0;
     this.#base = 0;
     this.#shown = -1;
+    this.#latest = null;
+    this.#isSeeking = false;
   }
 
   #emit(type, detail = null) {
@@ -273,6 +293,7 @@ export class NervPlayer extends EventTarget {
     if (!(response instanceof Response)) response = new Response(response);
     if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
     const reader = response.body.getReader();
+    signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
     for (;;) {
       const { done, value } = await reader.read();
       if (signal.aborted) return;
@@ -329,7 +350,8 @@ export class NervPlayer extends EventTarget {
 
   /** Return the time in seconds at a moment of the page's clock, which goes on when a clip loops. */
   #time(now) {
-    return this.#isPaused ? this.#base : this.#base + ((now - this.#since) / 1000) * this.#rate;
+    if (this.#isPaused || this.#isSeeking) return this.#base;
+    return this.#base + ((now - this.#since) / 1000) * this.#rate;
   }
 
   /** Pictures for each frame: more than one for slow motion, if the clip has times in between. */
@@ -383,6 +405,10 @@ export class NervPlayer extends EventTarget {
   #show(number) {
     const found = this.#ring.take(number);
     if (!found) return false;
+    if (found.number <= this.#shown) {
+      this.#ring.recycle(found.pixels);
+      return false;
+    }
     const { width, height } = this.#header;
     this.#renderer.draw(found.pixels, width, height);
     this.#late += Math.max(found.number - this.#shown - 1 - found.dropped, 0);

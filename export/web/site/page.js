@@ -85,7 +85,8 @@ const actions = {
   seekBy: (seconds) => (player.currentTime += seconds),
   step(frames) {
     player.pause();
-    player.currentTime = (Math.round(player.currentTime * player.frameRate) + frames) / player.frameRate;
+    const frame = Math.floor(player.currentTime * player.frameRate + 1e-6);
+    player.currentTime = Math.max(frame + frames, 0) / player.frameRate;
   },
   changeSpeed(by) {
     const next = SPEEDS[SPEEDS.indexOf(player.playbackRate) + by];
@@ -159,6 +160,7 @@ async function start() {
   const response = await fetch(withToken("clips.json"));
   if (!response.ok) throw new Error(`cannot load clips.json: status ${response.status}`);
   clips = await response.json();
+  if (!clips.length) throw new Error("there are no clips here");
   find("clip").hidden = clips.length < 2;
   find("clip").replaceChildren(...clips.map(({ name }) => new Option(name)));
   const wanted = new URLSearchParams(location.search).get("clip");

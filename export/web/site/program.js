@@ -1,6 +1,5 @@
 /** A program: a graph as calls of kernels, with a place in memory for each value. */
 
-import { UnsupportedError } from "./errors.js";
 import { FLOAT, size } from "./graph.js";
 import { fuse } from "./fusion.js";
 import { checkGraph } from "./shapes.js";
@@ -9,8 +8,6 @@ import { decodeWeights } from "./segment.js";
 
 const FLOAT_BYTES = 4;
 const ALIGNMENT = 64;
-/** Most elements of a value of integers: these are computed in JavaScript, one by one. */
-const MAX_INTEGERS = 2 ** 16;
 
 /** A graph that is ready to run with the weights of any of its segments. */
 export class Program {
@@ -22,6 +19,8 @@ export class Program {
   #pixels;
   #loaded = -1;
   #segments;
+  /** Errors of segments that cannot be decoded, by their numbers. */
+  #faults = new Map();
 
   /**
    * Check a clip's graph, and reserve the memory for its weights and values.
@@ -74,7 +73,7 @@ export class Program {
     const own = (name, index) => {
       const value = values.get(name);
       if (value.type !== FLOAT) {
-        if (value.count > MAX_INTEGERS) throw new UnsupportedError("a value has too many integers");
+        kernels.list(value.count);
         value.integers = Array.from(value.constant ?? { length: value.count }, Number);
         return;
       }
@@ -112,9 +111,17 @@ export class Program {
     if (index === this.#loaded) return;
     let first = index;
     while (!this.#segments[first].isKey && first - 1 !== this.#loaded) first--;
+    for (let each = first; each <= index; each++) {
+      if (this.#faults.has(each)) throw this.#faults.get(each);
+    }
     this.#loaded = -1;
     for (let each = first; each <= index; each++) {
-      decodeWeights(this.#segments[each], this.shapes, this.addresses, this.#kernels);
+      try {
+        decodeWeights(this.#segments[each], this.shapes, this.addresses, this.#kernels);
+      } catch (error) {
+        this.#faults.set(each, error);
+        throw error;
+      }
     }
     for (const step of this.#constantSteps) step();
     this.#loaded = index;

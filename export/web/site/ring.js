@@ -13,7 +13,6 @@ export class Ring {
   #workers;
   #memories;
   #pictures = new Map();
-  #pending = new Set();
   #faulty = new Set();
   #buffers = [];
   #generation = 0;
@@ -47,7 +46,6 @@ export class Ring {
     for (const pixels of this.#pictures.values()) this.#buffers.push(pixels.buffer);
     this.#buffers = this.#buffers.filter(({ byteLength }) => byteLength === pictureBytes);
     this.#pictures.clear();
-    this.#pending.clear();
     this.#faulty.clear();
     this.#next = first;
     this.#timeOf = timeOf;
@@ -57,6 +55,7 @@ export class Ring {
   /** Return the newest picture up to a number, and drop it with all before; or null. */
   take(number) {
     const found = [...this.#pictures.keys()].filter((each) => each <= number);
+    for (const each of this.#faulty) if (each < number) this.#faulty.delete(each);
     if (!found.length) return null;
     const newest = Math.max(...found);
     const pixels = this.#pictures.get(newest);
@@ -74,7 +73,7 @@ export class Ring {
 
   /** Give a picture's memory back, to decode another one into it. */
   recycle(pixels) {
-    if (this.#buffers.length < MAX_PICTURES) this.#buffers.push(pixels.buffer);
+    if (this.#buffers.length < this.#room) this.#buffers.push(pixels.buffer);
   }
 
   /** Ask for further pictures, from a number on at the earliest. */
@@ -82,7 +81,8 @@ export class Ring {
     this.#next = Math.max(this.#next, earliest);
     for (const slot of this.#workers.toSorted((a, b) => a.outstanding - b.outstanding)) {
       while (slot.outstanding < OUTSTANDING) {
-        if (this.#pictures.size + this.#pending.size >= this.#room) return;
+        const asked = this.#workers.reduce((sum, { outstanding }) => sum + outstanding, 0);
+        if (this.#pictures.size + this.#faulty.size + asked >= this.#room) return;
         const time = this.#timeOf(this.#next);
         if (time === null) return;
         this.#ask(slot, this.#next++, time);
@@ -93,7 +93,6 @@ export class Ring {
 
   #ask(slot, number, time) {
     const buffer = this.#buffers.pop();
-    this.#pending.add(number);
     slot.outstanding++;
     const message = { type: "decode", id: [this.#generation, number], time, buffer };
     slot.worker.postMessage(message, buffer ? [buffer] : []);
@@ -107,7 +106,6 @@ export class Ring {
     this.decoded++;
     this.busyMilliseconds += milliseconds;
     const isWanted = generation === this.#generation;
-    if (isWanted) this.#pending.delete(number);
     if (isWanted && fault) {
       this.fault = fault;
       this.#faulty.add(number);

@@ -11,6 +11,9 @@ const MAX_ARITHMETIC_PER_PIXEL = 2 ** 19;
 const FREE_ARITHMETIC = 2 ** 32;
 const MAX_ARITHMETIC = 2 ** 40;
 const TOUCHED = 16;
+const MAX_AXES = 6;
+/** Coefficient of cubic interpolation. */
+const CUBIC = -0.75;
 /** Numbers of times for which sizes are inferred: one, and two to see that they grow with it. */
 const BATCHES = [1, 2, 256];
 
@@ -45,6 +48,10 @@ function checkGrowth(shape, grown, batch) {
 }
 
 function inferAll(graph, batch) {
+  const given = [...graph.tensors, ...graph.constants];
+  if (given.some(({ shape }) => shape.length > MAX_AXES)) {
+    throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
+  }
   const values = new Map([[graph.time, { shape: [batch], type: FLOAT, isVarying: true }]]);
   for (const { name, shape } of graph.tensors) values.set(name, { shape, type: FLOAT });
   for (const { name, shape, type, data } of graph.constants) {
@@ -53,6 +60,7 @@ function inferAll(graph, batch) {
   for (const node of graph.nodes) {
     const infer = INFER[node.op];
     if (!infer) throw new UnsupportedError(`the operator ${node.op} has no kernel here`);
+    checkInputs(node);
     const inputs = node.inputs.map((name) => {
       const found = name ? values.get(name) : null;
       if (found === undefined) throw new BitstreamError(`${node.op} takes a value not made yet`);
@@ -63,14 +71,25 @@ function inferAll(graph, batch) {
     const isVarying = inputs.some((input) => input?.isVarying);
     node.outputs.forEach((name, index) => {
       const { shape, type = FLOAT, constant } = made[index];
-      const count = size(shape);
-      if (!(count > 0 && count <= MAX_VALUES && shape.every(Number.isInteger))) {
+      const isWhole = shape.every((side) => Number.isInteger(side) && side > 0);
+      if (shape.length > MAX_AXES) throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
+      if (!isWhole || size(shape) > MAX_VALUES) {
         throw new BitstreamError(`${node.op} makes a value without a size over 0`);
       }
       values.set(name, { shape, type, constant, isVarying });
     });
   }
   return values;
+}
+
+/** Check the number of a node's inputs, and that none but the last ones are left out. */
+function checkInputs({ op, inputs }) {
+  const [least, most] = INPUTS[op] ?? [1, 1];
+  if (inputs.length < least || inputs.length > most || !inputs.slice(0, least).every(Boolean)) {
+    const isMore = (op === "Max" || op === "Min") && inputs.length;
+    if (isMore) throw new UnsupportedError(`${op} takes another number of values than 2`);
+    throw invalid(op);
+  }
 }
 
 function invalid(op) {
@@ -111,14 +130,18 @@ class Node {
     return axis;
   }
 
-  /** Require a number of axes, and floats as all inputs. */
+  /** Require a number of axes of the first input, and that it is of floats. */
   require(rank) {
-    if (this.shape().length !== rank) throw invalid(this.op);
-    this.floats();
+    if (this.shape().length !== rank || this.type() !== FLOAT) {
+      throw new UnsupportedError(`${this.op} takes floats of ${rank} axes here`);
+    }
   }
 
+  /** Require floats as all inputs. */
   floats() {
-    if (this.inputs.some((input) => input && input.type !== FLOAT)) throw invalid(this.op);
+    if (this.inputs.some((input) => input && input.type !== FLOAT)) {
+      throw new UnsupportedError(`${this.op} takes floats here`);
+    }
   }
 }
 
@@ -142,17 +165,40 @@ function binary(node) {
   return [{ shape: broadcast(node.shape(0), node.shape(1), node.op), type: node.type() }];
 }
 
-function unchanged(node) {
+function power(node) {
+  return [{ shape: broadcast(node.shape(0), node.shape(1), node.op), type: node.type() }];
+}
+
+function clip(node) {
+  for (const bound of node.inputs.slice(1)) {
+    if (bound && (size(bound.shape) !== 1 || bound.type !== node.type())) throw invalid(node.op);
+  }
   return [{ shape: node.shape(), type: node.type() }];
+}
+
+function gelu(node) {
+  if ((node.attributes.approximate ?? "none") !== "none") {
+    throw new UnsupportedError("Gelu is approximated");
+  }
+  return same(node);
+}
+
+function instanceNormalization(node) {
+  const channels = String([node.shape()[1]]);
+  if (String(node.shape(1)) !== channels || String(node.shape(2)) !== channels) {
+    throw invalid(node.op);
+  }
+  return same(node);
 }
 
 function conv(node) {
   node.require(4);
+  node.floats();
   const [batch, channels, height, width] = node.shape();
   const [outputs, terms, rows, columns] = node.shape(1);
   const { group = 1, auto_pad: padding = "NOTSET", kernel_shape: kernel } = node.attributes;
   const { pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1] } = node.attributes;
-  if (node.shape(1).length !== 4 || channels !== terms * group || outputs % group) {
+  if (!(group > 0) || node.shape(1).length !== 4 || channels !== terms * group || outputs % group) {
     throw invalid(node.op);
   }
   if (kernel && String(kernel) !== String([rows, columns])) throw invalid(node.op);
@@ -181,11 +227,13 @@ function resize(node) {
     !node.attributes.antialias &&
     !node.attributes.exclude_outside &&
     !node.attributes.axes &&
+    (node.attributes.cubic_coeff_a ?? CUBIC) === CUBIC &&
     (node.attributes.keep_aspect_ratio_policy ?? "stretch") === "stretch" &&
     !node.inputs[1];
   if (!isKnown) throw new UnsupportedError("Resize has a mode without a kernel here");
   const scales = node.fixed(2);
-  const shape = node.fixed(3) ?? node.shape().map((length, axis) => Math.floor(length * scales?.[axis]));
+  const sizes = scales?.length ? null : node.fixed(3);
+  const shape = sizes ?? node.shape().map((length, axis) => Math.floor(length * scales?.[axis]));
   if (shape.length !== 4 || shape[0] !== node.shape()[0] || shape[1] !== node.shape()[1]) {
     throw new UnsupportedError("Resize changes other axes than rows and columns");
   }
@@ -194,6 +242,7 @@ function resize(node) {
 
 function gridSample(node) {
   node.require(4);
+  node.floats();
   const [batch, channels] = node.shape();
   const grid = node.shape(1);
   const { mode = "linear", padding_mode: padding = "zeros" } = node.attributes;
@@ -217,6 +266,7 @@ function matMul(node) {
 
 function gemm(node) {
   node.require(2);
+  node.floats();
   const { transA, transB } = node.attributes;
   const [rows, terms] = transA ? node.shape().toReversed() : node.shape();
   const [others, columns] = transB ? node.shape(1).toReversed() : node.shape(1);
@@ -229,7 +279,9 @@ function gemm(node) {
 }
 
 function reshape(node) {
-  const shape = node.fixed(1).map((length, axis) =>
+  const wanted = node.fixed(1);
+  if (wanted.length > MAX_AXES) throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
+  const shape = wanted.map((length, axis) =>
     length === 0 && !node.attributes.allowzero ? node.shape()[axis] : length,
   );
   const open = shape.indexOf(-1);
@@ -301,6 +353,7 @@ function squeeze(node) {
 function unsqueeze(node) {
   const shape = node.shape();
   const given = node.fixed(1);
+  if (given.length > MAX_AXES) throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
   const rank = shape.length + given.length;
   const axes = given.map((axis) => node.axis(axis, rank));
   if (new Set(axes).size !== axes.length) throw invalid(node.op);
@@ -310,6 +363,9 @@ function unsqueeze(node) {
 }
 
 function expand(node) {
+  if (node.fixed(1).length > MAX_AXES) {
+    throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
+  }
   return [{ shape: broadcast(node.shape(), node.fixed(1), node.op), type: node.type() }];
 }
 
@@ -330,13 +386,22 @@ function constant(node) {
 }
 
 const INFER = {
-  Abs: same, Add: binary, Cast: cast, Ceil: same, Clip: unchanged, Concat: concat,
+  Abs: same, Add: binary, Cast: cast, Ceil: same, Clip: clip, Concat: concat,
   Constant: constant, Conv: conv, Cos: same, DepthToSpace: depthToSpace, Div: binary, Erf: same,
-  Exp: same, Expand: expand, Floor: same, Gather: gather, Gelu: same, Gemm: gemm,
-  GridSample: gridSample, InstanceNormalization: same, MatMul: matMul, Max: binary, Min: binary,
-  Mul: binary, Neg: same, Pow: binary, Relu: same, Reshape: reshape, Resize: resize,
+  Exp: same, Expand: expand, Floor: same, Gather: gather, Gelu: gelu, Gemm: gemm,
+  GridSample: gridSample, InstanceNormalization: instanceNormalization, MatMul: matMul, Max: binary, Min: binary,
+  Mul: binary, Neg: same, Pow: power, Relu: same, Reshape: reshape, Resize: resize,
   Sigmoid: same, Sin: same, Softmax: same, Split: split, Sqrt: same, Squeeze: squeeze,
   Sub: binary, Tanh: same, Transpose: transpose, Unsqueeze: unsqueeze,
+};
+
+/** Least and most inputs of operators that take another number than one. */
+const INPUTS = {
+  Add: [2, 2], Clip: [1, 3], Concat: [1, 4096], Constant: [0, 0], Conv: [2, 3], Div: [2, 2],
+  Expand: [2, 2], Gather: [2, 2], Gemm: [2, 3], GridSample: [2, 2],
+  InstanceNormalization: [3, 3], MatMul: [2, 2], Max: [2, 2], Min: [2, 2], Mul: [2, 2],
+  Pow: [2, 2], Reshape: [2, 2], Resize: [1, 4], Split: [1, 2], Squeeze: [1, 2], Sub: [2, 2],
+  Unsqueeze: [2, 2],
 };
 
 /** Check the memory and the arithmetic of a frame; the specification gives the bounds. */

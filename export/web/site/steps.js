@@ -3,10 +3,9 @@
 import { UnsupportedError } from "./errors.js";
 import { FLOAT, size } from "./graph.js";
 
-const MAX_AXES = 6;
+/** Axes that the kernel for copies has. */
+const AXES = 6;
 const OUTPUTS = 4;
-/** Most elements whose places in a broadcast value are listed, and most calls of a kernel. */
-const MAX_LISTED = 2 ** 20;
 const CUBIC = -0.75;
 const ACTIVATIONS = { Swish: 1, Sigmoid: 2 };
 
@@ -35,9 +34,9 @@ function unary(kernel) {
   return (_, [x], [y], { run }) => () => run[kernel](y.address, x.address, x.count);
 }
 
-function integerBinary(compute, a, b, y) {
-  const first = indices(a.shape, y.shape);
-  const second = indices(b.shape, y.shape);
+function integerBinary(compute, a, b, y, kernels) {
+  const first = indices(a.shape, y.shape, kernels);
+  const second = indices(b.shape, y.shape, kernels);
   return () => {
     for (let index = 0; index < y.count; index++) {
       y.integers[index] = compute(a.integers[first[index]], b.integers[second[index]]);
@@ -46,8 +45,8 @@ function integerBinary(compute, a, b, y) {
 }
 
 /** Return the place in a broadcast value for each element of a shape. */
-function indices(shape, wanted) {
-  if (size(wanted) > MAX_LISTED) throw new UnsupportedError("a value has too many elements");
+function indices(shape, wanted, kernels) {
+  kernels.list(size(wanted));
   const from = broadcastStrides(shape, wanted);
   const to = strides(wanted);
   return Array.from({ length: size(wanted) }, (_, index) =>
@@ -57,8 +56,8 @@ function indices(shape, wanted) {
 
 /** Make an operator of two values, floats by a kernel and integers by a function. */
 function binary(kernel, compute) {
-  return (_, [a, b], [y], { run }) => {
-    if (y.type !== FLOAT) return integerBinary(compute, a, b, y);
+  return (_, [a, b], [y], kernels) => {
+    if (y.type !== FLOAT) return integerBinary(compute, a, b, y, kernels);
     const loops = [];
     const x = broadcastStrides(a.shape, y.shape);
     const z = broadcastStrides(b.shape, y.shape);
@@ -75,7 +74,7 @@ function binary(kernel, compute) {
     const outer = loops.slice(0, -3);
     const [i, j, k] = inner;
     const block = i.length * j.length * k.length;
-    if (y.count / block > MAX_LISTED) throw new UnsupportedError("a value has too many elements");
+    kernels.list(y.count / block);
     const calls = outer.reduce(
       (starts, { length, a: stepA, b: stepB }) =>
         starts.flatMap(([p, q]) =>
@@ -83,7 +82,7 @@ function binary(kernel, compute) {
         ),
       [[0, 0]],
     );
-    const call = run[kernel];
+    const call = kernels.run[kernel];
     return () =>
       calls.forEach(([p, q], index) =>
         call(
@@ -96,11 +95,17 @@ function binary(kernel, compute) {
 
 /** Copy elements from one address to another, with strides for the axes of a shape. */
 function strided(kernels, shape, from, to, target, source) {
-  const missing = MAX_AXES - shape.length;
-  if (missing < 0) throw new UnsupportedError(`a value has over ${MAX_AXES} axes`);
+  const missing = AXES - shape.length;
+  // A block of pixels has two axes more.
+  if (missing < 0) throw new UnsupportedError(`a value has over ${AXES} axes`);
   const pad = (list, value) => [...new Array(missing).fill(value), ...list];
   const table = kernels.putIntegers([...pad(shape, 1), ...pad(from, 0), ...pad(to, 0)]);
   return () => kernels.run.copy_strided(target, source, table);
+}
+
+/** Throw UnsupportedError for integers, which are not in the kernels' memory. */
+function requireFloats({ type }) {
+  if (type !== FLOAT) throw new UnsupportedError("integers change their layout");
 }
 
 /** Throw UnsupportedError for a value with a first axis of another length than 1. */
@@ -110,35 +115,40 @@ function requireSingle({ shape }) {
 
 /** Convolve; weights that do not vary are packed once for a segment. */
 function conv(node, [x, weights, bias, residual], [y], kernels) {
-  requireSingle(x);
   const { run } = kernels;
   const { group = 1, pads = [0, 0, 0, 0], activation, factor = 1 } = node.attributes;
-  const [, channels, height, width] = x.shape;
+  const [batch, channels, height, width] = x.shape;
   const [outputs, terms, rows, columns] = weights.shape;
   const [, , outHeight, outWidth] = y.shape;
   const isPadded = pads.some(Boolean);
   const paddedHeight = height + pads[0] + pads[2];
   const stride = width + pads[1] + pads[3];
   const plane = paddedHeight * stride;
-  const padded = isPadded ? kernels.reserve(4 * channels * plane) : x.address;
-  const pad = () => {
-    if (isPadded) {
-      run.pad_planes(padded, x.address, channels, height, width, pads[0], pads[1], paddedHeight, stride);
-    }
+  const padded = isPadded ? kernels.reserve(4 * channels * plane) : 0;
+  /** Return the address of a picture's input, with its padding. */
+  const input = (index) => {
+    const from = x.address + 4 * channels * height * width * index;
+    if (!isPadded) return from;
+    run.pad_planes(padded, from, channels, height, width, pads[0], pads[1], paddedHeight, stride);
+    return padded;
   };
+  const made = 4 * outputs * outHeight * outWidth;
   const biases = bias?.address ?? 0;
-  if (group === channels && outputs === channels && terms === 1) {
+  if (group > 1 && group === channels && outputs === channels) {
     return () => {
-      pad();
-      run.convolve_depthwise(
-        y.address, padded, weights.address, biases, channels, outHeight, outWidth, rows, columns,
-        stride,
-      );
+      for (let index = 0; index < batch; index++) {
+        run.convolve_depthwise(
+          y.address + made * index, input(index), weights.address, biases, channels, outHeight,
+          outWidth, rows, columns, stride,
+        );
+      }
     };
   }
   const each = outputs / group;
   const count = terms * rows * columns;
-  const packed = kernels.reserve(4 * group * Math.ceil(each / OUTPUTS) * OUTPUTS * count);
+  const packEach = 4 * Math.ceil(each / OUTPUTS) * OUTPUTS * count;
+  const packed = kernels.reserve(group * packEach);
+  kernels.list(count);
   const offsets = kernels.putIntegers(
     Array.from({ length: count }, (_, index) => {
       const column = index % columns;
@@ -150,28 +160,30 @@ function conv(node, [x, weights, bias, residual], [y], kernels) {
   const isFlat = rows === 1 && columns === 1 && !isPadded;
   const lines = isFlat ? 1 : outHeight;
   const line = isFlat ? outHeight * outWidth : outWidth;
-  const packEach = 4 * Math.ceil(each / OUTPUTS) * OUTPUTS * count;
   const pack = () => {
     for (let index = 0; index < group; index++) {
-      run.pack_weights(packed + packEach * index, weights.address + 4 * each * count * index, each, count);
+      const from = weights.address + 4 * each * count * index;
+      run.pack_weights(packed + packEach * index, from, each, count);
     }
   };
-  const convolve = () => {
-    pad();
+  const convolve = (to, from, added) => {
     for (let index = 0; index < group; index++) {
+      const skip = (made / group) * index;
       run.convolve(
-        y.address + 4 * each * outHeight * outWidth * index, padded + 4 * terms * plane * index,
-        offsets, packed + packEach * index, biases && biases + 4 * each * index,
-        residual?.address ?? 0, each, count,
-        lines, line, isFlat ? line : stride, ACTIVATIONS[activation] ?? 0, factor,
+        to + skip, from + 4 * terms * plane * index, offsets, packed + packEach * index,
+        biases && biases + 4 * each * index, added && added + skip, each, count, lines, line,
+        isFlat ? line : stride, ACTIVATIONS[activation] ?? 0, factor,
       );
     }
   };
-  if (!weights.isVarying) return { prepare: pack, run: convolve };
-  return () => {
-    pack();
-    convolve();
+  const convolveAll = () => {
+    if (weights.isVarying) pack();
+    for (let index = 0; index < batch; index++) {
+      const added = residual ? residual.address + made * index : 0;
+      convolve(y.address + made * index, input(index), added);
+    }
   };
+  return weights.isVarying ? convolveAll : { prepare: pack, run: convolveAll };
 }
 
 function gridSample(node, [x, grid], [y], { run }) {
@@ -222,7 +234,8 @@ function resize(node, [x, , scales], [y], kernels) {
   const [batch, channels, height, width] = x.shape;
   const [, , outHeight, outWidth] = y.shape;
   const isAligned = places === "align_corners";
-  const given = scales?.constant;
+  const given = scales?.count ? scales.constant : null;
+  kernels.list(8 * (outWidth + outHeight));
   const across = taps(width, outWidth, given ? given[3] : outWidth / width, mode, isAligned);
   const down = taps(height, outHeight, given ? given[2] : outHeight / height, mode, isAligned);
   const planes = batch * channels;
@@ -322,6 +335,7 @@ function integerConcat(inputs, y, outer) {
 }
 
 function split(node, [x], outputs, kernels) {
+  requireFloats(x);
   const axis = ((node.attributes.axis ?? 0) + x.shape.length) % x.shape.length;
   const outer = size(x.shape.slice(0, axis));
   const whole = x.count / outer;
@@ -338,6 +352,7 @@ function split(node, [x], outputs, kernels) {
 }
 
 function transpose(node, [x], [y], kernels) {
+  requireFloats(x);
   const order = node.attributes.perm ?? x.shape.map((_, axis) => x.shape.length - 1 - axis);
   const from = strides(x.shape);
   return strided(
@@ -360,6 +375,7 @@ function depthToSpace(node, [x], [y], kernels) {
 }
 
 function expand(_, [x], [y], kernels) {
+  requireFloats(x);
   const from = broadcastStrides(x.shape, y.shape);
   return strided(kernels, y.shape, from, strides(y.shape), y.address, x.address);
 }
@@ -369,8 +385,8 @@ function matMul(_, [a, b], [y], kernels) {
   const [rows, terms] = a.shape.slice(-2);
   const columns = b.shape.at(-1);
   const batches = y.shape.slice(0, -2);
-  const first = indices(a.shape.slice(0, -2), batches);
-  const second = indices(b.shape.slice(0, -2), batches);
+  const first = indices(a.shape.slice(0, -2), batches, kernels);
+  const second = indices(b.shape.slice(0, -2), batches, kernels);
   return () => {
     kernels.floats(y.address, y.count).fill(0);
     first.forEach((place, index) =>
@@ -403,8 +419,8 @@ function gemm(node, [a, b, c], [y], kernels) {
 }
 
 function power(_, [a, b], [y], kernels) {
-  const first = indices(a.shape, y.shape);
-  const second = indices(b.shape, y.shape);
+  const first = indices(a.shape, y.shape, kernels);
+  const second = indices(b.shape, y.shape, kernels);
   const read = (value) =>
     value.type === FLOAT ? kernels.floats(value.address, value.count) : value.integers;
   return () => {
