@@ -6,7 +6,6 @@ of their size. With `--onnxruntime-web FOLDER`, the unpacked npm package decodes
 
 import argparse
 import asyncio
-import gzip
 import shutil
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from tempfile import TemporaryDirectory
 
 from chromium import browsing
 from firefox import Firefox
+from web_decoder import page_bytes
 
 from export.cli.main import main as export
-from export.web.folder import assets
 
 SOURCE = Path(__file__).parents[2] / "encoder" / "data" / "bunny_720p.mp4"
 SIZES = {"320x180": 1, "640x360": 1, "1280x720": 2}
@@ -128,8 +127,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--onnxruntime-web", type=Path, metavar="FOLDER")
     args = parser.parse_args()
-    packed = sum(len(gzip.compress(data)) for _, data in assets())
-    print(f"page: {packed} bytes compressed")
+    print(f"page: {page_bytes()} bytes compressed")
     scripts = {
         size: PLAY.format(size=size, workers=workers, seconds=args.seconds)
         for size, workers in SIZES.items()

@@ -1,6 +1,7 @@
 """The decoder of the web page, run by Node."""
 
 import base64
+import gzip
 import json
 import shutil
 import struct
@@ -11,9 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from export.web.folder import assets
+
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "export" / "web" / "site"
 NODE = shutil.which("node")
+
+
+UNUSED = {"dictionary1.bin", "nervcast.d.ts", "package.json"}
+"""Files that the page does not load, for a clip of the present version."""
+
+
+def page_bytes() -> int:
+    """Return the compressed size of all that the page loads, without the clip."""
+    return sum(len(gzip.compress(data)) for name, data in assets() if name not in UNUSED)
 
 
 class WebDecoder:

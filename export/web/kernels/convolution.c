@@ -2,7 +2,7 @@
 
 #include "wasm.h"
 
-enum { OUTPUTS = 4, PIXELS = 16 };
+enum { OUTPUTS = 4, VECTORS = 2, PIXELS = 4 * VECTORS };
 
 // Activations that a convolution may end with.
 enum { LINEAR = 0, SWISH = 1, SIGMOID = 2 };
@@ -29,6 +29,7 @@ void EXPORT(pack_weights)(float *to, const float *weights, uint32_t outputs, uin
 
 // Convolve a row of pixels: the sum over terms of a packed weight times the row at the term's
 // offset, plus the residual, for each output. Rows are read up to PIXELS - 1 pixels too far.
+// With more pixels at once, the sums would not fit into a processor's 16 vectors.
 static void convolve_row(
     float *to, const float *from, const int32_t *offsets, const float *packed, const float *bias,
     const float *residual, uint32_t outputs, uint32_t terms, uint32_t pixels, uint32_t plane,
@@ -38,33 +39,38 @@ static void convolve_row(
         const float *weights = packed;
         const float *row = from + pixel;
         for (uint32_t output = 0; output < outputs; output += OUTPUTS) {
-            f32x4 sums[OUTPUTS][4];
+            f32x4 sums[OUTPUTS][VECTORS];
             const uint32_t count = MIN(outputs - output, (uint32_t)OUTPUTS);
+#pragma clang loop unroll(full)
             for (uint32_t o = 0; o < OUTPUTS; o++) {
                 const f32x4 first =
                     wasm_f32x4_splat(bias && o < count ? bias[output + o] : 0.0f);
-                for (int part = 0; part < 4; part++) sums[o][part] = first;
+#pragma clang loop unroll(full)
+                for (int part = 0; part < VECTORS; part++) sums[o][part] = first;
             }
             for (uint32_t term = 0; term < terms; term++) {
-                const float *x = row + offsets[term];
-                const f32x4 x0 = wasm_v128_load(x);
-                const f32x4 x1 = wasm_v128_load(x + 4);
-                const f32x4 x2 = wasm_v128_load(x + 8);
-                const f32x4 x3 = wasm_v128_load(x + 12);
+                const float *place = row + offsets[term];
+                f32x4 x[VECTORS];
+#pragma clang loop unroll(full)
+                for (int part = 0; part < VECTORS; part++) x[part] = wasm_v128_load(place + 4 * part);
 #pragma clang loop unroll(full)
                 for (int o = 0; o < OUTPUTS; o++) {
                     const f32x4 w = wasm_v128_load32_splat(weights + o);
-                    sums[o][0] = wasm_f32x4_add(sums[o][0], wasm_f32x4_mul(x0, w));
-                    sums[o][1] = wasm_f32x4_add(sums[o][1], wasm_f32x4_mul(x1, w));
-                    sums[o][2] = wasm_f32x4_add(sums[o][2], wasm_f32x4_mul(x2, w));
-                    sums[o][3] = wasm_f32x4_add(sums[o][3], wasm_f32x4_mul(x3, w));
+#pragma clang loop unroll(full)
+                    for (int part = 0; part < VECTORS; part++) {
+                        sums[o][part] = MADD(x[part], w, sums[o][part]);
+                    }
                 }
                 weights += OUTPUTS;
             }
-            for (uint32_t o = 0; o < count; o++) {
+#pragma clang loop unroll(full)
+            for (uint32_t o = 0; o < OUTPUTS; o++) {
+                if (o >= count) continue;
                 float *out = to + (output + o) * plane + pixel;
                 const float *added = residual + (output + o) * plane + pixel;
-                for (uint32_t part = 0; part < 4 && pixel + 4 * part < pixels; part++) {
+#pragma clang loop unroll(full)
+                for (uint32_t part = 0; part < VECTORS; part++) {
+                    if (pixel + 4 * part >= pixels) continue;
                     f32x4 y = sums[o][part];
                     if (residual) y = wasm_f32x4_add(y, wasm_v128_load(added + 4 * part));
                     y = activated(y, activation, factor);
@@ -121,12 +127,8 @@ void EXPORT(convolve_depthwise)(
                     const float *in = plane + (y + row) * stride + x;
                     for (uint32_t column = 0; column < columns; column++) {
                         const f32x4 w = wasm_v128_load32_splat(kernel + row * columns + column);
-                        sum0 = wasm_f32x4_add(
-                            sum0, wasm_f32x4_mul(wasm_v128_load(in + column), w)
-                        );
-                        sum1 = wasm_f32x4_add(
-                            sum1, wasm_f32x4_mul(wasm_v128_load(in + column + 4), w)
-                        );
+                        sum0 = MADD(wasm_v128_load(in + column), w, sum0);
+                        sum1 = MADD(wasm_v128_load(in + column + 4), w, sum1);
                     }
                 }
                 wasm_v128_store(out + x, sum0);
@@ -164,7 +166,7 @@ void EXPORT(pad_planes)(
 
 // Multiply matrices: to (rows, columns) = factor * a (rows, terms) b (terms, columns) + what is
 // there. The steps of `a` and `b` are those between rows, terms and columns, in elements.
-void EXPORT(multiply)(
+SMALL void EXPORT(multiply)(
     float *to, const float *a, const float *b, uint32_t rows, uint32_t terms, uint32_t columns,
     uint32_t a_row, uint32_t a_term, uint32_t b_term, uint32_t b_column, float factor
 ) {

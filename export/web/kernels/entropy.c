@@ -157,7 +157,7 @@ uint32_t EXPORT(model_bytes)(int32_t bound) {
 }
 
 // Decode offsets or weights, which share a level; return 0 or a fault.
-int EXPORT(decode_side)(int32_t *to, uint32_t count, int level) {
+SMALL int EXPORT(decode_side)(int32_t *to, uint32_t count, int level) {
     const int fault = count_symbols(&side);
     if (fault) return fault;
     const Model *model = model_of(&side, level);
@@ -202,7 +202,7 @@ static int clamped(int level) {
 
 // Decode a tensor of rows and columns. `row_offsets` and `column_offsets` may be null.
 // `models` has `model_bytes(bound)` bytes, and `scratch` five bytes for each integer.
-int EXPORT(decode_plain)(
+SMALL int EXPORT(decode_plain)(
     int32_t *to, uint32_t rows, uint32_t columns, int level, const int32_t *row_offsets,
     const int32_t *column_offsets, int32_t bound, uint8_t *models, uint32_t *scratch
 ) {
@@ -231,7 +231,7 @@ static inline uint32_t four(const uint16_t *at, uint32_t stride) {
 }
 
 // Return the bytes of scratch that a latent needs.
-uint64_t EXPORT(latent_bytes)(uint32_t times, uint32_t channels, uint32_t height, uint32_t width) {
+SMALL uint64_t EXPORT(latent_bytes)(uint32_t times, uint32_t channels, uint32_t height, uint32_t width) {
     const uint64_t padded = (uint64_t)(height + 2) * (width + 2);
     const uint64_t most = (uint64_t)MIN(times, channels) * height * width;
     return 2 * padded * ((uint64_t)(times + 2) * channels + (uint64_t)times * (channels + 1)) +
@@ -315,7 +315,7 @@ int EXPORT(decode_latent)(
 }
 
 // Turn differences along the first axis into integers; return 0 or a fault.
-int EXPORT(undo_prediction)(int32_t *integers, uint32_t slices, uint32_t size) {
+SMALL int EXPORT(undo_prediction)(int32_t *integers, uint32_t slices, uint32_t size) {
     for (uint32_t index = 0; index < slices * size; index++) {
         if (index >= size) integers[index] += integers[index - size];
         if (integers[index] > MAX_INTEGER || integers[index] < -MAX_INTEGER) return OUT_OF_RANGE;

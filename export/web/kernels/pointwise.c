@@ -17,12 +17,12 @@ f32x4 exp4(f32x4 x) {
     x = wasm_f32x4_sub(x, wasm_f32x4_mul(octaves, wasm_f32x4_splat(0.693359375f)));
     x = wasm_f32x4_sub(x, wasm_f32x4_mul(octaves, wasm_f32x4_splat(-2.12194440e-4f)));
     f32x4 sum = wasm_f32x4_splat(1.9875691500e-4f);
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, x), wasm_f32x4_splat(1.3981999507e-3f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, x), wasm_f32x4_splat(8.3334519073e-3f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, x), wasm_f32x4_splat(4.1665795894e-2f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, x), wasm_f32x4_splat(1.6666665459e-1f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, x), wasm_f32x4_splat(5.0000001201e-1f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, wasm_f32x4_mul(x, x)), x);
+    sum = MADD(sum, x, wasm_f32x4_splat(1.3981999507e-3f));
+    sum = MADD(sum, x, wasm_f32x4_splat(8.3334519073e-3f));
+    sum = MADD(sum, x, wasm_f32x4_splat(4.1665795894e-2f));
+    sum = MADD(sum, x, wasm_f32x4_splat(1.6666665459e-1f));
+    sum = MADD(sum, x, wasm_f32x4_splat(5.0000001201e-1f));
+    sum = MADD(sum, wasm_f32x4_mul(x, x), x);
     sum = wasm_f32x4_add(sum, wasm_f32x4_splat(1.0f));
     const v128_t power = wasm_i32x4_shl(
         wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(octaves), wasm_i32x4_splat(127)), 23
@@ -56,10 +56,10 @@ static f32x4 erf4(f32x4 x) {
         one, wasm_f32x4_add(one, wasm_f32x4_mul(size, wasm_f32x4_splat(0.3275911f)))
     );
     f32x4 sum = wasm_f32x4_splat(1.061405429f);
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, t), wasm_f32x4_splat(-1.453152027f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, t), wasm_f32x4_splat(1.421413741f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, t), wasm_f32x4_splat(-0.284496736f));
-    sum = wasm_f32x4_add(wasm_f32x4_mul(sum, t), wasm_f32x4_splat(0.254829592f));
+    sum = MADD(sum, t, wasm_f32x4_splat(-1.453152027f));
+    sum = MADD(sum, t, wasm_f32x4_splat(1.421413741f));
+    sum = MADD(sum, t, wasm_f32x4_splat(-0.284496736f));
+    sum = MADD(sum, t, wasm_f32x4_splat(0.254829592f));
     const f32x4 bell = exp4(wasm_f32x4_neg(wasm_f32x4_mul(x, x)));
     const f32x4 value = wasm_f32x4_sub(one, wasm_f32x4_mul(wasm_f32x4_mul(sum, t), bell));
     const v128_t sign = wasm_v128_and(x, wasm_i32x4_splat((int32_t)0x80000000));
@@ -113,7 +113,7 @@ UNARY(square_root, wasm_f32x4_sqrt(x))
 UNARY(tangent, tanh4(x))
 
 // Sines, or with 1 quarter turn cosines.
-void EXPORT(sines)(float *to, const float *from, uint32_t count, int quarters) {
+SMALL void EXPORT(sines)(float *to, const float *from, uint32_t count, int quarters) {
     for (uint32_t index = 0; index < count; index++) {
         to[index] = (float)sine((double)from[index], quarters);
     }
@@ -137,7 +137,7 @@ void EXPORT(swish)(float *to, const float *from, uint32_t count, float factor) {
 // Functions of two elements. `a` and `b` are (outer, middle, inner), each with steps of 0 where it
 // is broadcast; `inner` has a step of 0 or 1.
 #define BINARY(name, vector, scalar)                                                          \
-    void EXPORT(name)(                                                                        \
+    SMALL void EXPORT(name)(                                                                  \
         float *to, const float *a, const float *b, uint32_t outer, uint32_t middle,           \
         uint32_t inner, uint32_t a_outer, uint32_t a_middle, uint32_t a_inner,                \
         uint32_t b_outer, uint32_t b_middle, uint32_t b_inner                                 \
@@ -171,7 +171,7 @@ BINARY(minimum, wasm_f32x4_min(x, y), MIN(x, y))
 BINARY(maximum, wasm_f32x4_max(x, y), MAX(x, y))
 
 // Normalize each of a number of rows to mean 0 and variance 1.
-void EXPORT(normalize)(float *to, const float *from, uint32_t rows, uint32_t size, float epsilon) {
+SMALL void EXPORT(normalize)(float *to, const float *from, uint32_t rows, uint32_t size, float epsilon) {
     for (uint32_t row = 0; row < rows; row++, to += size, from += size) {
         double sum = 0;
         for (uint32_t index = 0; index < size; index++) sum += from[index];
@@ -188,7 +188,7 @@ void EXPORT(normalize)(float *to, const float *from, uint32_t rows, uint32_t siz
 }
 
 // The softmax of each of a number of rows.
-void EXPORT(softmax)(float *to, const float *from, uint32_t rows, uint32_t size) {
+SMALL void EXPORT(softmax)(float *to, const float *from, uint32_t rows, uint32_t size) {
     for (uint32_t row = 0; row < rows; row++, to += size, from += size) {
         float most = from[0];
         for (uint32_t index = 1; index < size; index++) most = MAX(most, from[index]);

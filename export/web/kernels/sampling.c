@@ -101,10 +101,7 @@ void EXPORT(sample)(
             for (uint32_t channel = 0; channel < channels; channel++, at += plane) {
                 f32x4 sum = wasm_f32x4_mul(wasm_v128_load(at), wasm_f32x4_splat(wy[0]));
                 for (int32_t row = 1; row < 4; row++) {
-                    sum = wasm_f32x4_add(
-                        sum,
-                        wasm_f32x4_mul(wasm_v128_load(at + row * width), wasm_f32x4_splat(wy[row]))
-                    );
+                    sum = MADD(wasm_v128_load(at + row * width), wasm_f32x4_splat(wy[row]), sum);
                 }
                 to[channel * count + place] = sum_of(wasm_f32x4_mul(sum, wx));
             }
@@ -133,7 +130,7 @@ void EXPORT(sample)(
 
 // Copy elements with steps for up to six axes: `shape`, then the steps of the source and of the
 // target, in elements.
-void EXPORT(copy_strided)(float *to, const float *from, const uint32_t *shape) {
+SMALL void EXPORT(copy_strided)(float *to, const float *from, const uint32_t *shape) {
     const uint32_t *in = shape + 6;
     const uint32_t *out = shape + 12;
     for (uint32_t a = 0; a < shape[0]; a++)

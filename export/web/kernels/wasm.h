@@ -6,10 +6,15 @@
 #include <wasm_simd128.h>
 
 #define EXPORT(name) __attribute__((export_name(#name))) name
+// For what takes little of the time.
+#define SMALL __attribute__((minsize))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 typedef v128_t f32x4;
+
+// a * b + c
+#define MADD(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 
 void *memset(void *to, int value, unsigned long bytes);
 void *memcpy(void *to, const void *from, unsigned long bytes);
