@@ -44,27 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary="build the clip's TensorRT engines, without a GPU by TensorRT for RTX",
         example="python -m export trt bunny.nerv -o bunny.engine --for sm89 sm120",
     )
-    to_web = commands.add(
-        "web",
-        _web,
-        summary="write a folder that any static host serves, with clips that browsers decode",
-        example="python -m export web bunny.nerv -o site",
-    )
-    to_web.add_argument(
-        "clips",
-        nargs="*",
-        type=Path,
-        metavar="CLIP",
-        help=".nerv files (default: the newest of the current folder)",
-    )
-    to_web.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("site"),
-        metavar="FOLDER",
-        help="folder to write (default: site)",
-    )
+    _add_web(commands)
     for command, precision in ((to_onnx, "fp32"), (to_trt, "fp16")):
         command.set_defaults(default_precision=precision, symmetric=command is to_trt)
         command.add_argument(
@@ -103,6 +83,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_engine_options(to_trt)
     measure.add(commands)
     return commands.main(argv)
+
+
+def _add_web(commands: Commands) -> None:
+    to_web = commands.add(
+        "web",
+        _web,
+        summary="write a folder that any static host serves, with clips that browsers decode",
+        example="python -m export web bunny.nerv -o site",
+    )
+    to_web.add_argument(
+        "clips",
+        nargs="*",
+        type=Path,
+        metavar="CLIP",
+        help=".nerv files (default: the newest of the current folder)",
+    )
+    to_web.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("site"),
+        metavar="FOLDER",
+        help="folder to write (default: site)",
+    )
 
 
 def _add_engine_options(to_trt: argparse.ArgumentParser) -> None:

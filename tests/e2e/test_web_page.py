@@ -111,6 +111,10 @@ def run(driver, expression):
     )
 
 
+def notice(driver):
+    return driver.find_element("id", "notice").text
+
+
 def assert_shown(pictures):
     """Compare pictures with those of the reference decoder."""
     clip = Clip.read(SAMPLE)
@@ -198,7 +202,9 @@ def test_strangers_files_are_refused_with_a_line(site, driver, data, message):
     (site / SAMPLE.name).write_bytes(data)
     with hosting(site) as url:
         driver.get(url)
-        wait_for(lambda: message in run(driver, "document.getElementById('notice').textContent"))
+        wait_for(lambda: notice(driver) not in {"", "loading…"})
+        assert message in notice(driver)
+        assert run(driver, "document.getElementById('play').disabled")
 
 
 def test_another_origin_may_use_the_player(site, driver, tmp_path):

@@ -60,7 +60,7 @@ export class NervPlayer extends EventTarget {
    * Open a clip; resolves once its first picture is drawn.
    *
    * Rejects with an error named BitstreamError if it is no valid clip, or UnsupportedError if this
-   * decoder cannot play it.
+   * decoder cannot play it, or AbortError if the player opens another clip or ends meanwhile.
    */
   load(source: string | URL | Response | Blob | BufferSource): Promise<void>;
   play(): void;

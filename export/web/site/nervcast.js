@@ -105,7 +105,7 @@ export class NervPlayer extends EventTarget {
     this.#workerCount = workers;
   }
 
-  /** Open a clip: an address, a Response, a Blob or bytes. Resolves with the first picture. */
+  /** Open a clip: an address, a Response, a Blob or bytes. Resolves once a picture is drawn. */
   async load(source) {
     this.#close();
     const abort = new AbortController();

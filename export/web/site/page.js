@@ -4,7 +4,6 @@ import { NervPlayer } from "./nervcast.js";
 
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
 const PANEL_MS = 500;
-const VISIBLE_KEYS = new Set([" ", "k", "ArrowLeft", "ArrowRight", ",", ".", "Home", "[", "]", "l", "f"]);
 
 const find = (id) => document.getElementById(id);
 const player = new NervPlayer(find("picture"));
@@ -136,13 +135,14 @@ function listen() {
     find("seek").addEventListener(kind, () => (isDragging = false));
   }
   addEventListener("keydown", (event) => {
-    const key = VISIBLE_KEYS.has(event.key) ? event.key : event.key.toLowerCase();
+    // With caps lock on, letters are capital.
+    const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
     const isForeign =
       event.ctrlKey || event.altKey || event.metaKey || event.target.closest("select") ||
       (event.key === " " && event.target.closest("button"));
-    if (isForeign || !KEYS[key] || !player.duration) return;
+    if (isForeign || !action || !player.duration) return;
     event.preventDefault();
-    KEYS[key]();
+    action();
   });
   for (const kind of ["timeupdate", "seeked", "progress"]) player.addEventListener(kind, showTime);
   for (const kind of ["play", "pause", "ended"]) player.addEventListener(kind, showPlaying);

@@ -59,7 +59,7 @@ export class Program {
     const kernels = this.#kernels;
     const values = new Map();
     for (const [name, value] of shapes) values.set(name, { ...value, count: size(value.shape) });
-    const owner = views(nodes, values);
+    const owner = views(nodes);
     const lastUse = new Map([[graph.frames, nodes.length]]);
     nodes.forEach(({ inputs }, index) => {
       for (const name of inputs) {
@@ -135,19 +135,13 @@ export class Program {
     this.#kernels.run.to_rgba(this.#pixels, address, this.height, this.width, rows, stride);
     return this.#kernels.bytes(this.#pixels, 4 * this.width * this.height);
   }
-
-  /** Return the colours (3, rows, stride) of the latest picture, before they are limited to 0..1. */
-  get colours() {
-    const { address, rows, stride } = this.#frame;
-    return this.#kernels.floats(address, 3 * rows * stride);
-  }
 }
 
 /** Operators whose output is their first input, seen in another shape. */
 const VIEWS = new Set(["Reshape", "Squeeze", "Unsqueeze"]);
 
 /** Return a function from a value's name to the name of the value in whose memory it lies. */
-function views(nodes, values) {
+function views(nodes) {
   const roots = new Map();
   for (const { op, inputs, outputs } of nodes) {
     if (VIEWS.has(op)) roots.set(outputs[0], roots.get(inputs[0]) ?? inputs[0]);
