@@ -374,7 +374,7 @@ def test_gpu_benchmark_wants_time(minutes, tmp_path, capsys):
 def test_figures_of_a_gpu_are_those_of_the_page():
     text = page("results.md")
     fit, decode = (
-        json.loads((DATA / f"gpu-h200-{part}.json").read_text()) for part in ("fit", "decode")
+        json.loads((DATA / f"gpu-h100-{part}.json").read_text()) for part in ("fit", "decode")
     )
     assert fit["commit"][:7] in text
     for point in decode["points"]:
