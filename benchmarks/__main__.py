@@ -43,7 +43,17 @@ FITTING = 0.6
 GROUPS = {
     "rate-distortion": Group(
         summary="size and quality of files, against the papers' pipeline and classic codecs",
-        names=("ours", "times", "ladder", "paper", "codecs", "ablations", "targets", "overhead"),
+        names=(
+            "ours",
+            "times",
+            "ladder",
+            "paper",
+            "codecs",
+            "ablations",
+            "targets",
+            "overhead",
+            "motion",
+        ),
     ),
     "encoding-speed": Group(
         summary="speed of fits, against the papers' recipes, and for long and large videos",

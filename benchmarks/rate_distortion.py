@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from math import inf
 from statistics import median
 
 import numpy as np
@@ -27,6 +28,7 @@ from encoder.config import Budget, Compression, FitConfig
 from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 from encoder.presets import Preset
+from encoder.segmentation.plan import make_plan
 from encoder.training.ptq import quantize
 
 RATE_WEIGHTS = (0.02, 0.05, 0.12, 0.3)
@@ -40,6 +42,10 @@ ABLATION_WEIGHTS = (0.04, 0.08)
 ABLATION_EPOCHS = 40
 """Epochs of these fits, about a minute: with seconds, a slow machine would look like a loss."""
 ABLATION_SEEDS = (0, 1)
+MOTION_STEPS = (1, 2, 4)
+"""Distances of the frames that are taken of a clip: every second one moves twice as fast."""
+MOTION_EPOCHS = 100
+"""Epochs of a fit to all frames; those of a part have as many steps."""
 TARGET_BYTES = (40_000, 80_000, 140_000)
 """Sizes that fits are steered to."""
 EPOCH_PAIRS = 7
@@ -97,6 +103,20 @@ def paper(video: Video, seconds: int) -> Iterator[Point]:
         named = dict(zip(shapes, found, strict=True))
         segment = Segment.encode(0, video.count, named, shapes, coder="huffman")
         yield {"bits": bits} | measure(replace(clip, segments=(segment,)), video)
+
+
+def motion(video: Video, _: int) -> Iterator[Point]:
+    """Yield points of fast versions of a clip, with the latents for low and for high motion."""
+    for step in MOTION_STEPS:
+        part = Video(video.frames[::step], video.rate)
+        settings = FitConfig()
+        plan = make_plan(part, FAST, segment_frames=settings.segment_frames, key_interval=1)
+        for name, value in (("low", 0.0), ("high", inf)):
+            chosen = replace(plan, unsteadiness=value)
+            encoder = make_encoder(part, FAST, Compression(), plan=chosen)
+            clip = run_fit(encoder, Budget(epochs=MOTION_EPOCHS * step))
+            about = {"every": step, "unsteadiness": plan.unsteadiness, "latents": name}
+            yield about | measure(clip, part)
 
 
 def targets(video: Video, seconds: int) -> Iterator[Point]:
@@ -197,4 +217,5 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "ablations": ablations,
     "targets": targets,
     "overhead": overhead,
+    "motion": motion,
 }

@@ -35,6 +35,7 @@ def tables(points: Sequence[Point]) -> Iterator[Table]:
     yield _ladder_table(points)
     yield _technique_table(_of(points, "ablations"))
     yield _target_table(_of(points, "targets"))
+    yield _motion_table(_of(points, "motion"))
     yield _speed_table(_of(points, "speed"))
     yield _length_table(_of(points, "lengths"))
     steered = [p for p in _of(points, "scenes") if UNSTEERED not in p["shares"]]
@@ -175,6 +176,22 @@ def _target_table(points: Sequence[Point]) -> Table:
         reached = f"{point['bytes']:,}: {point['psnr_db']:.2f}"
         rows.append(f"| {point['target_bytes']:,}{after} | {reached} | {off:+.1f} % |")
     return _table("asked for | bytes: PSNR in dB | off by", rows)
+
+
+def _motion_table(points: Sequence[Point]) -> Table:
+    """Return the table of clips at several speeds, with the latents for low and high motion."""
+    rows: dict[tuple[str, int], list[str]] = {}
+    for point in points:
+        name = point["clip"].capitalize()
+        cells = rows.setdefault((name, point["every"]), [f"{point['unsteadiness']:.2f}"])
+        cells.append(f"{point['bytes']:,}: {point['psnr_db']:.2f}")
+    return _table(
+        "clip | frames | error | latents for low motion | for high motion",
+        (
+            f"| {name} | {'all' if every == 1 else f'every {every}'} | {' | '.join(cells)} |"
+            for (name, every), cells in rows.items()
+        ),
+    )
 
 
 def _unseen_table(points: Sequence[Point]) -> Table:

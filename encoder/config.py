@@ -12,6 +12,7 @@ from encoder.common.flags import Flag, flag_name
 from encoder.common.quantities import parse_quantity
 from encoder.media.reading import Reading
 from encoder.media.size import Size, parse_size
+from encoder.media.sound_choice import SoundChoice, parse_choice
 
 if TYPE_CHECKING:
     from encoder.media.video import Frames
@@ -105,6 +106,13 @@ class FitConfig(Reading):
     """Frame size, or 'source' for the video's own."""
     mask: Annotated[str | Path | None, Flag(metavar="PATH")] = None
     """Picture, or a folder or video with one per frame; white pixels are not fitted."""
+    audio: Annotated[
+        str | int | None,
+        Flag(metavar="RATE", default="copied if it is Opus, else 48k for stereo and 24k for mono"),
+    ] = None
+    """Sound: its bits per second such as 64k, `copy`, or `none`."""
+    audio_track: Annotated[int | None, Flag(metavar="N", default="the default one")] = None
+    """Audio track, from 0, as FFmpeg's a:N."""
     budget: Annotated[float | None, Flag(metavar="SECONDS", exclusive="limit")] = None
     """Wall-clock time to fit all segments, with any number of workers."""
     epochs: Annotated[int | None, Flag(exclusive="limit")] = None
@@ -166,12 +174,17 @@ class FitConfig(Reading):
             _number(self.file_size, "B", "a file size is a number of bytes like 200kB")
         if self.bitrate is not None:
             _number(self.bitrate, "", "a bitrate is a number of bits per second like 500k")
-        _ = self.frame_size
+        _ = self.frame_size, self.sound
 
     @property
     def reading(self) -> Reading:
         """Settings for reading the source."""
         return Reading(track=self.track, matrix=self.matrix, background=self.background)
+
+    @property
+    def sound(self) -> SoundChoice | None:
+        """The choice that `audio` and `audio_track` make; None for no sound."""
+        return parse_choice(self.audio, self.audio_track)
 
     @property
     def frame_size(self) -> Size | None:
@@ -217,7 +230,7 @@ class FitConfig(Reading):
         width, height = video.size
         preset = {"preset": self.preset, "size": self.size}
         record: dict[str, object] = {"resize": f"{width}x{height}"}
-        optional = ("track", "matrix", "background", "mask", "precision")
+        optional = ("track", "matrix", "background", "mask", "audio", "audio_track", "precision")
         limit = self.limit(video.count)
         sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
         record |= self._changed(optional)

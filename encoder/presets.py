@@ -49,6 +49,8 @@ FAST_WIDTHS: dict[SizeName, tuple[int, int]] = {
     "L": (64, 4),
 }
 """Channels and blocks of the default network's trunk."""
+HIGH_MOTION = (1, 2, 16), (4, 3, 8)
+"""Temporal grids of the default network for videos of high motion: more times, fewer channels."""
 STEM_CHANNELS: dict[SizeName, int] = {"XS": 8, "S": 26, "M": 58, "L": 112}
 """Stem channels of NeRV and its successors (NeRV's code)."""
 HNERV_PARAMETERS: dict[SizeName, float] = {"XS": 0.35e6, "S": 0.75e6, "M": 1.5e6, "L": 3e6}
@@ -66,7 +68,8 @@ NIRVANA_HIDDEN: dict[SizeName, int] = {"XS": 64, "S": 128, "M": 256, "L": 512}
 
 def _fast(shape: VideoShape, size: SizeName) -> VideoNetwork:
     channels, blocks = FAST_WIDTHS[size]
-    return Pyramid(PyramidConfig.of(shape, channels=channels, blocks=blocks))
+    temporal = HIGH_MOTION if shape.high_motion else PyramidConfig.temporal
+    return Pyramid(PyramidConfig.of(shape, channels=channels, blocks=blocks, temporal=temporal))
 
 
 def _nerv(shape: VideoShape, size: SizeName, *, options: Mapping[str, Any]) -> VideoNetwork:

@@ -53,8 +53,9 @@ def add(commands: Commands) -> None:
 def _compress(args: argparse.Namespace) -> None:
     from encoder.config import Budget, FitConfig
     from encoder.jobs.checkpoint import Checkpoint
-    from encoder.jobs.job import open_encoder
+    from encoder.jobs.job import masked, open_encoder, plan_of, sound_of
     from encoder.media.source import Source
+    from encoder.presets import find_preset
     from encoder.training.device import pick_device
 
     for rate in args.bits_per_pixel:
@@ -67,12 +68,17 @@ def _compress(args: argparse.Namespace) -> None:
     output = args.output or args.checkpoint.with_suffix(".nerv")
     path = args.source or Path(kept.source)
     source = Source(path, size=kept.size, reading=kept.config.reading)
+    preset = find_preset(unlimited.preset)
+    plan = plan_of(masked(source, unlimited), unlimited, preset)
+    sound = sound_of(source, unlimited, plan)
     # All encoders are made before the first fit, so that wrong rates are errors at once.
     encoders = {
         rate: open_encoder(
             source,
             config,
             device=pick_device(args.device),
+            plan=plan,
+            sound_bytes=0 if sound is None else sound.file_bytes,
             settings=config.text(source, after=f" after {kept.seconds:.0f} s"),
             states=states,
         )
@@ -85,5 +91,5 @@ def _compress(args: argparse.Namespace) -> None:
             for step in encoder.run(budget, start=RUNG_START):
                 quality = f"{step.psnr_db:.2f} dB in training"
                 update(step.done, f"segment {step.segment + 1}/{segments}, {quality}")
-            part.write_bytes(bytes(encoder.clip()))
+            part.write_bytes(bytes(replace(encoder.clip(), sound=sound)))
         report(path, source, configs[rate].target_bytes(source))

@@ -13,6 +13,7 @@ from encoder.common.progress import progress
 from encoder.media.reading import Reading, source_file
 
 if TYPE_CHECKING:
+    from encoder.codec.clip import Clip
     from encoder.compare.evaluation import Evaluation, FrameQuality
     from encoder.media.video import Frames
 
@@ -92,11 +93,25 @@ def _show_clip(args: argparse.Namespace) -> None:
             "file_bytes": size,
             "topology_bytes": len(clip.topology.packed),
             "bits_per_pixel": 8 * size / header.pixels,
+            **_sound_facts(clip, size),
             "bits_per_weight": clip.bits_per_weight,
             "settings": header.settings,
         },
         as_json=args.json,
     )
+
+
+def _sound_facts(clip: "Clip", size: int) -> dict[str, object]:
+    """Return the facts of a clip's sound by name; none without sound."""
+    sound = clip.sound
+    if sound is None:
+        return {}
+    return {
+        "audio": f"Opus, {'stereo' if sound.format.channels > 1 else 'mono'}",
+        "audio_language": sound.format.language,
+        "audio_bytes": sound.file_bytes,
+        "picture_bits_per_pixel": 8 * (size - sound.file_bytes) / clip.header.pixels,
+    }
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -124,6 +139,8 @@ def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
             found.append(psnr_db(decoded, original))
             update(len(found))
     cost = f"{size} bytes, {8 * size / clip.header.pixels:.4f} bits per pixel"
+    if clip.sound is not None:
+        cost += f", {clip.sound.file_bytes} bytes of them sound"
     logger.info("%s: %.2f dB in %s", path, sum(found) / len(found), cost)
     if wanted_bytes and abs(size / wanted_bytes - 1) > SIZE_TOLERANCE:
         logger.warning(

@@ -227,9 +227,14 @@ class Header:
         return self.height + self.height % 2, self.width + self.width % 2
 
     @property
-    def duration_seconds(self) -> float:
+    def duration(self) -> Fraction:
         """Time from the start of the first frame to the end of the last, in seconds."""
-        return float(self.frames / self.rate)
+        return self.frames / self.rate
+
+    @property
+    def duration_seconds(self) -> float:
+        """The same, rounded."""
+        return float(self.duration)
 
     @property
     def pixels(self) -> int:

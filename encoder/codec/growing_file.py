@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from encoder.codec.clip import BLOCK_BYTES, Clip, ClipReader
+from encoder.codec.clip import BLOCK_BYTES, Clip
+from encoder.codec.clip_reader import ClipReader
 from encoder.common.errors import BitstreamError
 
 
@@ -20,6 +21,7 @@ class GrowingFile:
         self._path = path
         self._lock = threading.Lock()
         self._segments = self._reader.segments
+        self._parts = self._reader.parts
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
@@ -36,7 +38,7 @@ class GrowingFile:
         reader = self._reader
         if reader.header is None or reader.topology is None or not reader.segments:
             raise BitstreamError("clip ends before its first segment")
-        return Clip(reader.header, reader.topology, reader.segments)
+        return Clip(reader.header, reader.topology, reader.segments, sound=reader.sound)
 
     @property
     def damage(self) -> tuple[str, ...]:
@@ -88,6 +90,8 @@ class GrowingFile:
         ):
             raise BitstreamError("another file has taken its place")
         self._segments += reader.segments[known:]
+        heard = self._parts[-1].stop if self._parts else 0
+        self._parts += [part for part in reader.parts if part.first >= heard]
 
     def close(self) -> None:
         """Close the file, after any running `read_on`."""

@@ -1,6 +1,8 @@
 """Writing of a clip, chunk by chunk: its first segments play while the rest is still fitted."""
 
 import os
+from collections import deque
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +21,7 @@ from encoder.codec.container import (
 )
 from encoder.codec.segment import PREFIX, Segment
 from encoder.codec.segment_index import COUNT, ENTRY, Entry, index_bytes
+from encoder.codec.sound import PACKETS, SOUND, Sound, SoundPart
 from encoder.codec.topology import Topology
 from encoder.common.atomic_file import temporary
 from encoder.common.errors import BitstreamError
@@ -30,11 +33,17 @@ END_BYTES = 1 << 24
 class ClipBytes:
     """Maker of a clip's chunks, in their order."""
 
-    def __init__(self, header: Header, topology: Topology) -> None:
+    def __init__(self, header: Header, topology: Topology, sound: Sound | None = None) -> None:
+        """Take the sound as well; each of its parts follows the segment in which it begins."""
         self._checksums = Checksums()
+        self._rate = header.rate
+        self._sound = sound
+        self._parts = deque[SoundPart](sound.parts if sound else ())
         self._entries: list[Entry] = []
         self._version = topology.version
         essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
+        if sound is not None:
+            essentials.append((SOUND, bytes(sound.format)))
         self.start = signature(topology.version) + b"".join(
             self._checksums.chunk(*part) for part in essentials
         )
@@ -43,16 +52,27 @@ class ClipBytes:
         """Number of bytes of the file so far."""
 
     def segment(self, segment: Segment) -> bytes:
-        """Return the chunk of the next segment."""
+        """Return the chunk of the next segment, and those of its sound."""
         assert self._version > 1 or segment.coder != RANGE  # version 1 has no such coder
         self._entries.append(
             Entry(
                 offset=self.size, start=segment.start, frames=segment.frames, is_key=segment.is_key
             )
         )
-        chunk = self._checksums.chunk(SEGMENT, bytes(segment))
-        self.size += len(chunk)
-        return chunk
+        chunks = self._checksums.chunk(SEGMENT, bytes(segment))
+        for part in self._take_parts(Fraction(segment.start + segment.frames) / self._rate):
+            chunks += self._checksums.chunk(PACKETS, bytes(part))
+        self.size += len(chunks)
+        return chunks
+
+    def _take_parts(self, stop: Fraction) -> list[SoundPart]:
+        """Return the next parts of the sound that begin before a time in seconds."""
+        found: list[SoundPart] = []
+        while self._sound and self._parts:
+            if self._sound.format.seconds(self._parts[0].first) >= stop:
+                break
+            found.append(self._parts.popleft())
+        return found
 
     @property
     def end(self) -> bytes:
@@ -66,10 +86,12 @@ class ClipWriter:
     The file appears with its first segment. Each later segment is on disk once it is added.
     """
 
-    def __init__(self, path: Path, header: Header, topology: Topology) -> None:
+    def __init__(
+        self, path: Path, header: Header, topology: Topology, sound: Sound | None = None
+    ) -> None:
         """Take the path of the file. The first segment creates or replaces it."""
         self.path = path
-        self._bytes = ClipBytes(header, topology)
+        self._bytes = ClipBytes(header, topology, sound)
         self._file: BinaryIO | None = None
         self._start = self._bytes.start
 

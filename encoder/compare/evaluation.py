@@ -52,7 +52,11 @@ class Evaluation:
     """PSNR of the masked pixels, mean over frames; None without a mask."""
     bits_per_pixel: float
     """Bits of the file divided by the pixels of all frames."""
+    picture_bits_per_pixel: float
+    """The same without the bytes of the sound."""
     file_bytes: int
+    audio_bytes: int
+    """Bytes of the file that are for its sound; 0 without sound."""
     frames: int
     width: int
     height: int
@@ -108,13 +112,16 @@ def mean_quality(frames: Sequence[FrameQuality]) -> FrameQuality:
 def evaluation(file_bytes: int, clip: Clip, frames: Sequence[FrameQuality]) -> Evaluation:
     """Return the figures of a file from its size and from those of its frames."""
     mean = mean_quality(frames)
+    audio_bytes = 0 if clip.sound is None else clip.sound.file_bytes
     return Evaluation(
         psnr_db=mean.psnr_db,
         psnr_yuv_db=mean.psnr_yuv_db,
         ms_ssim=mean.ms_ssim,
         psnr_masked_db=mean.psnr_masked_db,
         bits_per_pixel=8 * file_bytes / clip.header.pixels,
+        picture_bits_per_pixel=8 * (file_bytes - audio_bytes) / clip.header.pixels,
         file_bytes=file_bytes,
+        audio_bytes=audio_bytes,
         frames=clip.header.frames,
         width=clip.header.width,
         height=clip.header.height,

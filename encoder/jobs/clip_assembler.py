@@ -7,6 +7,7 @@ from pathlib import Path
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import Header
+from encoder.codec.sound import Sound
 from encoder.codec.topology import Topology
 from encoder.codec.writer import ClipWriter
 from encoder.common.atomic_file import replacing
@@ -20,11 +21,17 @@ class ClipAssembler:
     """Writes a clip; an existing file is kept until the new one is complete."""
 
     def __init__(
-        self, output: Path, header: Header, topology: Topology, unfinished: RunState
+        self,
+        output: Path,
+        header: Header,
+        topology: Topology,
+        unfinished: RunState,
+        *,
+        sound: Sound | None = None,
     ) -> None:
         self._output = output
         self._unfinished = unfinished
-        self._writer = ClipWriter(output, header, topology)
+        self._writer = ClipWriter(output, header, topology, sound)
         self._waiting: dict[int, Finished] = {}
         self._checksums: list[int] = []
         """CRC-32 of each segment that is written."""

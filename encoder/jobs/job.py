@@ -1,17 +1,20 @@
 """A job: all settings that decide on a clip's bytes, in a form that can be sent to workers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from encoder.codec.sound import Sound, cut
 from encoder.codec.topology import Topology
-from encoder.config import Budget, DeviceName, FitConfig
+from encoder.common.errors import SettingsError
+from encoder.config import Budget, Compression, DeviceName, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.size import Size
+from encoder.media.sound import read_sound
 from encoder.media.source import Source
 from encoder.media.video import Frames
 from encoder.presets import Preset, find_preset
@@ -40,6 +43,8 @@ class Job:
     """Record in the file."""
     keep_states: bool
     """Whether a checkpoint is written at the end."""
+    sound: Sound | None = None
+    """Sound, in a part for each segment."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
     """Camera motion by segment, if another encoder of this job has found it."""
     topology: Topology | None = None
@@ -63,6 +68,7 @@ class Job:
             motions=self.motions or None,
             topology=self.topology,
             keep_states=self.keep_states,
+            sound_bytes=0 if self.sound is None else self.sound.file_bytes,
         )
 
 
@@ -74,11 +80,13 @@ def open_encoder(
     preset: Preset | None = None,
     plan: Plan | None = None,
     settings: str | None = None,
+    sound_bytes: int = 0,
     **options: Any,
 ) -> SegmentEncoder:
     """Return the encoder of a video in this process; options are those of SegmentEncoder.
 
     A preset replaces that of the settings. Without a plan, the video is searched for scenes.
+    `sound_bytes` is the part of a wanted file size that is for the sound.
     Raises SettingsError, SourceError, BitstreamError.
     """
     preset = preset or find_preset(config.preset)
@@ -86,7 +94,7 @@ def open_encoder(
     return SegmentEncoder(
         video,
         preset,
-        config.compression(video),
+        _without_sound(config.compression(video), sound_bytes),
         plan=plan or plan_of(video, config, preset),
         size=config.size,
         device=device,
@@ -95,6 +103,24 @@ def open_encoder(
         precision=config.precision,
         **options,
     )
+
+
+def _without_sound(compression: Compression, sound_bytes: int) -> Compression:
+    """Return a compression whose wanted file size is that of the pictures; raises SettingsError."""
+    wanted = compression.file_bytes
+    if wanted is None:
+        return compression
+    if wanted <= sound_bytes:
+        raise SettingsError(f"the sound alone takes {sound_bytes} bytes of the wanted {wanted}")
+    return replace(compression, file_bytes=wanted - sound_bytes)
+
+
+def sound_of(source: Source, config: FitConfig, plan: Plan) -> Sound | None:
+    """Return the sound of a source, cut for the segments of a plan; raises SourceError."""
+    sound = None if config.sound is None else read_sound(source, config.sound)
+    if sound is None:
+        return None
+    return cut(sound, [run.stop / source.rate for run in plan.runs])
 
 
 def masked(video: Frames, config: FitConfig) -> Frames:

@@ -80,7 +80,9 @@ def run_job(job: Job, run: Run) -> None:
             height,
             segments,
         )
-        assembly = ClipAssembler(run.output, encoder.header, encoder.topology, unfinished)
+        assembly = ClipAssembler(
+            run.output, encoder.header, encoder.topology, unfinished, sound=job.sound
+        )
         events = (
             run_serial(work, encoder)
             if run.backend is None

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from encoder.codec.clip import Clip, check_lengths
+from encoder.codec.clip import Clip
+from encoder.codec.clip_reader import check_lengths
 from encoder.codec.container import MAX_FILE_BYTES, Header
 from encoder.codec.segment import Segment, Weights
 from encoder.codec.topology import Topology
@@ -265,8 +266,7 @@ class SegmentEncoder:
             raise SettingsError(f"the file's size must be at most {MAX_FILE_BYTES}")
 
     def _shape(self, margin: tuple[int, int] | None) -> VideoShape:
-        height, width = self.header.even_size
-        return VideoShape(height=height, width=width, frames=self.plan.longest, margin=margin)
+        return self.plan.shape(self.header.even_size, margin)
 
     def _find_canvas(self, motions: Mapping[int, Tensor] | None) -> Canvas:
         """Return the canvas: of known motions, or of the states, or of the video."""

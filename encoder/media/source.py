@@ -70,8 +70,9 @@ class Source:
         self.path = path
         """Path of the file or folder."""
         self._reading = reading
-        self._track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
-        self.timeline = self._track.timeline
+        self.track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
+        """Origin of the pictures."""
+        self.timeline = self.track.timeline
         """Times at which the pictures are shown."""
         self._converter = Converter(
             self._peak_light,
@@ -134,7 +135,7 @@ class Source:
         frame = self._first.frame
         timeline = self.timeline
         return {
-            "reads": self._track.name,
+            "reads": self.track.name,
             "width": self.size[0],
             "height": self.size[1],
             "stored": size_text((frame.width, frame.height)),
@@ -155,7 +156,7 @@ class Source:
         timeline = self.timeline
         facts = self.facts()
         found = [
-            f"{self._track.name}, {timeline.count} frames at {float(timeline.rate):.6g} per second",
+            f"{self.track.name}, {timeline.count} frames at {float(timeline.rate):.6g} per second",
             f"colours: {self.colours}",
         ]
         if facts["pixel_aspect"] != "1":
@@ -175,7 +176,7 @@ class Source:
             found.append(f"{timeline.repeated} frames repeat the picture before them")
         return [
             *found,
-            *self._track.notes,
+            *self.track.notes,
             *(f"times jump {jump}: joined there" for jump in timeline.jumps),
         ]
 
@@ -199,24 +200,24 @@ class Source:
         If the source cannot seek, only its first pictures are used.
         """
         step = max(self.count // PEAK_LOOKS, 1)
-        if self.count <= SEEK_FRAMES or not self._track.seeks:
-            pictures = islice(self._track.open(0), PEAK_PICTURES)
+        if self.count <= SEEK_FRAMES or not self.track.seeks:
+            pictures = islice(self.track.open(0), PEAK_PICTURES)
             yield from (picture for index, picture in enumerate(pictures) if index % step == 0)
             return
         for tick in range(0, self.count, step):
-            yield from islice(self._track.open(tick), 1)
+            yield from islice(self.track.open(tick), 1)
 
     def _field_order(self) -> Order:
         """Return the field order, which is the same for all pictures."""
         if self._order is None:
-            self._order = self._track.order or field_order(
-                picture.frame for picture in self._track.open(0)
+            self._order = self.track.order or field_order(
+                picture.frame for picture in self.track.open(0)
             )
         return self._order
 
     def _seek(self, tick: int) -> None:
         """Restart decoding at or before a tick."""
-        pictures = ((picture.frame, picture) for picture in self._track.open(tick))
+        pictures = ((picture.frame, picture) for picture in self.track.open(tick))
         self._pictures: Iterator[tuple[VideoFrame, Picture]] = (
             pictures if self.path.is_dir() else deinterlaced(pictures, self._field_order)
         )

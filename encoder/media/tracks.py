@@ -57,6 +57,8 @@ class Track:
     """Order of the fields in interlaced pictures, if the file declares it."""
     notes: tuple[str, ...] = ()
     """Readable lines about faults of the file."""
+    origin: Fraction | None = None
+    """The file's time of the first picture, in seconds; None if the file has no times."""
 
 
 def open_track(path: Path, number: int | None = None) -> Track:
@@ -72,6 +74,8 @@ def open_track(path: Path, number: int | None = None) -> Track:
             stream = container.streams.video[index]
             timeline = _measure(container, stream, packets[index], path)
             name = f"{_name(stream)}, track {index} of {len(container.streams.video)}"
+            times = timeline.times
+            origin = None if times is None else int(times[0]) * (stream.time_base or Fraction(0))
             order = FIELD_ORDERS.get(stream.codec_context.field_order)
             notes = _what_follows(path, container, max(each.end for each in packets.values()))
     except FFmpegError as error:
@@ -82,7 +86,13 @@ def open_track(path: Path, number: int | None = None) -> Track:
         raise SourceError(f"truncated video: {path}")
     seeks = timeline.times is not None and timeline.packet_times is None
     return Track(
-        timeline, lambda tick: decode(path, index, timeline, tick), name, seeks, order, notes
+        timeline,
+        lambda tick: decode(path, index, timeline, tick),
+        name,
+        seeks,
+        order,
+        notes,
+        origin,
     )
 
 

@@ -120,7 +120,7 @@ class View(ABC):
 
 
 class Reduced(View):
-    """Frames of another video, reduced by leaving pixels out."""
+    """Frames of another video, reduced to the means of square blocks of pixels."""
 
     def __init__(self, source: Frames) -> None:
         super().__init__(source)
@@ -134,7 +134,13 @@ class Reduced(View):
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return RGB frames (T, 3, H, W); raises SourceError."""
-        return self._source.read(run)[:, :, :: self._step, :: self._step]
+        frames = self._source.read(run)
+        counts = np.ones(frames.shape[2:], np.uint32)
+        for axis in (-2, -1):
+            starts = np.arange(0, frames.shape[axis], self._step)
+            frames = np.add.reduceat(frames, starts, axis, np.uint32)
+            counts = np.add.reduceat(counts, starts, axis)
+        return ((frames + counts // 2) // counts).astype(np.uint8)
 
     def thumbnails(self) -> Frames:
         """Return this video, which is small already."""

@@ -28,6 +28,8 @@ class VideoShape:
     """Number of frames of the longest segment."""
     margin: tuple[int, int] | None = None
     """Total range of the camera down and to the right, in pixels; None if it stands still."""
+    high_motion: bool = False
+    """Whether even coarse pictures change within few frames."""
 
     @classmethod
     def of(cls, shape: "VideoShape", **options: Any) -> Self:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from encoder.codec.clip import MAX_CHAIN_WEIGHTS
+from encoder.codec.clip_reader import MAX_CHAIN_WEIGHTS
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import SettingsError
 from encoder.config import DEFAULT_SIZE, SizeName
@@ -18,7 +18,14 @@ from encoder.media.video import Frames, check_memory
 from encoder.models.base import VideoShape
 from encoder.presets import Preset
 from encoder.segmentation.global_motion import MAX_MARGIN
-from encoder.segmentation.shots import changes, cuts, split
+from encoder.segmentation.shots import changes, cuts, split, unsteadiness
+
+HIGH_MOTION = 2.25
+"""Smallest error of coarse pictures that are interpolated in time, in a video of high
+motion, of 255.
+
+Carphone has 1.98 and is better off with few times; every second frame of Bunny has 2.51 and is not.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +62,24 @@ class Plan:
     """Share of a key segment relative to a delta segment."""
     still_frames: int = DEFAULT.still_frames
     """Fixed part of each segment's share, in frames."""
+    unsteadiness: float = 0.0
+    """Error of coarse pictures that are interpolated in time, of 255."""
 
     @property
     def longest(self) -> int:
         """Number of frames of the longest segment."""
         return max(map(len, self.runs))
+
+    def shape(self, size: tuple[int, int], margin: tuple[int, int] | None) -> VideoShape:
+        """Return the shape of the networks for frames of a height and width, with a margin."""
+        height, width = size
+        return VideoShape(
+            height=height,
+            width=width,
+            frames=self.longest,
+            margin=margin,
+            high_motion=self.unsteadiness > HIGH_MOTION,
+        )
 
     @cached_property
     def groups(self) -> list[range]:
@@ -128,15 +148,20 @@ def make_plan(
         hardness=_hardness(differences.root_mean_square, runs, allocation.still_change),
         key_share=allocation.group_key_share if preset.group_frames else 1.0,
         still_frames=allocation.still_frames,
+        unsteadiness=unsteadiness(differences, starts),
     )
 
 
 def _most_weights(preset: Preset, size: SizeName, source: Frames, frames: int) -> int:
-    """Return the number of weights of a segment, with the largest canvas of a camera."""
+    """Return the number of weights of a segment, with the largest canvas and the most latents."""
     width, height = source.size
     across, down = (2 * ceil(MAX_MARGIN * side) for side in (width, height))
     shape = VideoShape(
-        height=height, width=width, frames=frames, margin=(down, across) if preset.camera else None
+        height=height,
+        width=width,
+        frames=frames,
+        margin=(down, across) if preset.camera else None,
+        high_motion=True,
     )
     with torch.device("meta"):  # without memory for the weights
         return sum(x.numel() for x in preset.network(shape, size).parameters())

@@ -1,6 +1,7 @@
 """Cut a video into segments: at scene cuts, and evenly between them."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,10 @@ NEIGHBOURS = 3
 """Number of differences on each side that a difference is compared with."""
 SHORTEST = 8
 """Smallest number of frames of a scene; a cut sooner than that is ignored."""
+REACH = 2
+"""Frames on each side of a frame between which it is interpolated."""
+BLOCK = 4
+"""Side of the blocks of a thumbnail's pixels whose means are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Changes:
     """Mean absolute differences (T,), of 255."""
     root_mean_square: NDArray[np.float64]
     """Root mean square differences (T,), of 255."""
+    interpolation: NDArray[np.float64]
+    """Root mean square errors (T,), of 255, of block means that are interpolated in time.
+
+    The frames REACH before and REACH later give the picture between them.
+    """
 
 
 def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) -> Changes:
@@ -42,6 +52,8 @@ def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) 
     read.
     """
     found: list[tuple[float, float]] = []
+    errors: list[float] = []
+    latest = deque[NDArray[np.float32]](maxlen=2 * REACH + 1)
     before: NDArray[np.int32] | None = None
     try:
         for index in range(thumbnails.count):  # one by one, to get as close to damage as possible
@@ -51,13 +63,40 @@ def changes(thumbnails: Frames, show: Callable[[float], None] = lambda _: None) 
                 (float(np.abs(difference).mean()), float(np.square(difference).mean()) ** 0.5)
             )
             before = frame
+            latest.append(_block_means(frame))
+            if len(latest) > 2 * REACH:
+                error = latest[REACH] - (latest[0] + latest[-1]) / 2
+                errors.append(float(np.square(error).mean()) ** 0.5)
             show(index / thumbnails.count)
     except SourceError as error:
         if not found:
             raise
         logger.warning("only the frames before about %d can be fitted: %s", len(found), error)
         found += [(0.0, 0.0)] * (thumbnails.count - len(found))
-    return Changes(*np.array(found).T)
+    edges = np.zeros(thumbnails.count)
+    edges[REACH : REACH + len(errors)] = errors
+    return Changes(*np.array(found).T, interpolation=edges)
+
+
+def _block_means(frame: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the mean brightness of the blocks of a thumbnail (3, h, w), those at its edge cut."""
+    planes = frame.mean(0, dtype=np.float32)
+    height, width = (max(side // BLOCK, 1) for side in planes.shape)
+    rows, columns = (min(side, BLOCK) for side in planes.shape)
+    blocks = planes[: height * rows, : width * columns].reshape(height, rows, width, columns)
+    return blocks.mean((1, 3))
+
+
+def unsteadiness(found: Changes, starts: Sequence[int]) -> float:
+    """Return the mean error of interpolation in time, of 255, over the frames of no cut.
+
+    `starts` are the numbers of the frames that begin a scene.
+    """
+    errors = found.interpolation
+    is_known = np.zeros(len(errors), bool)
+    for start, stop in pairwise((0, *starts, len(errors))):
+        is_known[start + REACH : stop - REACH] = True
+    return float(errors[is_known].mean()) if is_known.any() else 0.0
 
 
 def cuts(differences: Sequence[float] | NDArray[np.float64]) -> list[int]:

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import logging
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from encoder.codec.container import MAX_DENOMINATOR
 from encoder.common.console import Commands
 from encoder.common.progress import progress
 from player.cli.options import add_engine_options
+
+logger = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
@@ -59,12 +63,20 @@ def _run(args: argparse.Namespace) -> None:
     from player.playback.catalog import read
     from player.playback.frame_selection import frame_range, frame_times
     from player.playback.frame_writers import pick_writer, resized, shape_of
+    from player.playback.sound_writer import Excerpt
 
     clip = read(args.clip)
     times = frame_times(clip.header, args.fps, frame_range(args.frames, clip.header.frames))
     writer = pick_writer(args.output)
     size = parse_size(args.resize) if args.resize else None
     shape = shape_of(clip.header, args.fps or clip.header.rate, size, even=writer.pixels == "i420")
+    if clip.sound is not None:
+        if writer.has_sound:
+            start, seconds = Fraction(times[0]) / clip.header.rate, len(times) / shape.rate
+            excerpt = Excerpt(sound=clip.sound, start=start, seconds=seconds)
+            shape = replace(shape, sound=excerpt)
+        else:
+            logger.info("sound is left out: OUT.mp4, OUT.mkv and OUT.webm hold it")
     engine = open_engine(
         clip, args.engine, batch=args.batch, pixels="rgb" if size else writer.pixels
     )

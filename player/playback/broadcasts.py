@@ -9,6 +9,7 @@ from player.metrics import ClipMetrics
 from player.playback.clock import SYSTEM_CLOCK, Clock
 from player.playback.latency_stamp import stamped
 from player.rtc.fanout import Broadcast, ViewerTrack
+from player.rtc.sound_sender import Part
 from player.rtc.video_encoder import CODECS, CodecName
 
 MAX_INTERVAL_SECONDS = 1.0
@@ -67,11 +68,17 @@ class Broadcasts:
         self._broadcasts[viewer.codec].leave(viewer)
 
     def send(
-        self, picture: Frames, pts: int, rate: Fraction, events: asyncio.AbstractEventLoop
+        self,
+        picture: Frames,
+        pts: int,
+        rate: Fraction,
+        events: asyncio.AbstractEventLoop,
+        sound: Part | None = None,
     ) -> None:
         """Encode an I420 picture (H * 3 / 2, W) for each codec that has viewers.
 
         `pts` is its time in units of 1 / CLOCK_RATE seconds; `rate` is in frames per second.
+        `sound` plays with it.
         """
         pixels = stamped(picture, self._clock.unix()) if self.stamp else picture
         now = self._clock.monotonic()
@@ -79,7 +86,7 @@ class Broadcasts:
         self._sent_at = now
         for broadcast in self._broadcasts.values():
             if broadcast.viewers:
-                broadcast.send(pixels, pts, rate, events)
+                broadcast.send(pixels, pts, rate, events, sound)
 
     def rest(self) -> None:
         """Give the encoders back."""

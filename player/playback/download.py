@@ -16,7 +16,7 @@ from tempfile import NamedTemporaryFile
 import aiohttp
 from yarl import URL
 
-from encoder.codec.clip import ClipReader
+from encoder.codec.clip_reader import ClipReader
 from encoder.codec.container import MAX_FILE_BYTES
 from encoder.codec.growing_file import GrowingFile
 from encoder.common.console import printable

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+from fractions import Fraction
+from itertools import takewhile
 
+from encoder.codec.sound import RATE
 from encoder.common.errors import CodecError
 from player.metrics import ClipMetrics
 from player.playback.broadcasts import Broadcasts
@@ -11,6 +14,8 @@ from player.playback.decode_thread import DecodedPicture, DecodeThread
 from player.playback.decoders import Decoders
 from player.playback.frame_clock import FrameClock
 from player.playback.timeline import Timeline
+from player.rtc.sound_sender import Part
+from player.rtc.video_encoder import CLOCK_RATE
 
 IDLE_SECONDS = 60.0
 """Time without viewers after which the engine is given back."""
@@ -146,7 +151,7 @@ class EncoderLoop:
             if following is None:
                 self._miss(1)
             elif self._show(following):
-                self._send(following, pts, events)
+                self._send(following, pts, events, sound=self._sound(following, pts))
                 self._look_ahead(following)
 
     def _look_ahead(self, picture: DecodedPicture) -> None:
@@ -163,5 +168,26 @@ class EncoderLoop:
         self.missed += ticks
         self._counts.missed.inc(ticks)
 
-    def _send(self, picture: DecodedPicture, pts: int, events: asyncio.AbstractEventLoop) -> None:
-        self._broadcasts.send(picture.pixels, pts, self._timeline.rate, events)
+    def _sound(self, picture: DecodedPicture, pts: int) -> Part | None:
+        """Return the sound that plays with a picture; None at other speeds than the clip's."""
+        timeline = self._timeline
+        sound = timeline.source.clip.sound
+        if sound is None or timeline.speed != 1:
+            return None
+        start = Fraction(picture.time) / timeline.rate
+        numbers = range(*map(sound.format.number_at, (start, start + 1 / timeline.rate)))
+        packets = [sound.packet(number) or b"" for number in numbers]
+        # A part ends at a packet that is missing.
+        known = tuple(takewhile(bool, packets))
+        lead = round((sound.format.seconds(numbers.start) - start) * RATE)
+        return Part(known, pts * RATE // CLOCK_RATE, lead) if known else None
+
+    def _send(
+        self,
+        picture: DecodedPicture,
+        pts: int,
+        events: asyncio.AbstractEventLoop,
+        *,
+        sound: Part | None = None,
+    ) -> None:
+        self._broadcasts.send(picture.pixels, pts, self._timeline.rate, events, sound)

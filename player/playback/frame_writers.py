@@ -35,6 +35,7 @@ from encoder.media.colours import HD_HEIGHT, HD_WIDTH, RESAMPLING
 from encoder.media.size import Size, size_text
 from export.engines.base import Frames
 from export.graph import PixelFormat
+from player.playback.sound_writer import Excerpt, SoundWriter
 from player.rtc.i420 import i420_frame
 
 STANDARD_OUTPUT = "-"
@@ -55,6 +56,8 @@ class Shape:
     """Width of a pixel divided by its height."""
     rate: Fraction
     """Frames per second."""
+    sound: Excerpt | None = None
+    """Sound that plays with them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Writer:
     """Format of the frames that it takes."""
     open: Callable[[Path, Shape], AbstractContextManager[Write]]
     """Function that starts a file or folder."""
+    has_sound: bool = False
+    """Whether it writes the sound as well."""
 
 
 def pick_writer(output: str) -> Writer:
@@ -163,9 +168,15 @@ def _video(
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
             context.color_trc = ColorTrc.BT709
+            sound = None if shape.sound is None else SoundWriter(container, shape.sound)
+            count = 0
 
             def write(frames: Frames) -> None:
+                nonlocal count
                 for picture in frames:
+                    count += 1
+                    if sound is not None:
+                        sound.write(count / shape.rate)
                     container.mux(stream.encode(i420_frame(picture)))
 
             yield write
@@ -270,9 +281,9 @@ X264 = {"crf": "12"}
 VP9 = {"crf": "18", "b": "0", "row-mt": "1", "cpu-used": "5"}
 """Options of FFmpeg's encoders for visually lossless quality: the clip has lost enough."""
 VIDEOS: Mapping[str, Writer] = {
-    ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264)),
-    ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264)),
-    ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9)),
+    ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264), has_sound=True),
+    ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264), has_sound=True),
+    ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9), has_sound=True),
     ".y4m": Writer("i420", _y4m),
 }
 """Writers by suffix.

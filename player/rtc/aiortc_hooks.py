@@ -27,8 +27,16 @@ CIPHERS = ":".join(
     for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
 )
 """Cipher suites of DTLS 1.2 as RFC 8827 (section 6.5) has them, in OpenSSL's names."""
-COUNTERS = ("ntp_timestamp", "rtp_timestamp", "octet_count", "packet_count")
-"""Attributes of a sender that its RTCP sender reports (RFC 3550, section 6.4.1) are made from."""
+NAMES = (
+    "mid",
+    "track",
+    "cname",
+    "ntp_timestamp",
+    "rtp_timestamp",
+    "octet_count",
+    "packet_count",
+)
+"""Attributes of a sender, also those that its RTCP sender reports are made from."""
 
 Protect: TypeAlias = Callable[[bytes], bytes]
 """Encrypts an RTP packet (SRTP, RFC 3711)."""
@@ -66,8 +74,9 @@ class SenderInternals:
         with contextlib.suppress(ConnectionError):
             self.path()
         return (
-            all(hasattr(hidden, f"_RTCRtpSender__{name}") for name in ("mid", "track", *COUNTERS))
+            all(hasattr(hidden, f"_RTCRtpSender__{name}") for name in NAMES)
             and hasattr(hidden, "_run_rtp")
+            and hasattr(hidden, "_send_rtcp")
             and hasattr(hidden.transport, "_tx_srtp")
             and hasattr(StunProtocol, "send_data")
         )
@@ -91,6 +100,15 @@ class SenderInternals:
         if transport._state != State.CONNECTED or pair is None:
             raise ConnectionError
         return transport._tx_srtp.protect, pair.protocol, pair.remote_addr
+
+    @property
+    def cname(self) -> str:
+        """Name of the sender in RTCP (RFC 3550, section 6.5.1), equal for sound and pictures."""
+        return self._sender._RTCRtpSender__cname or ""
+
+    async def send_rtcp(self, packets: list[AnyRtcpPacket]) -> None:
+        """Send RTCP packets together."""
+        await self._sender._send_rtcp(packets)
 
     def set_counters(
         self, *, ntp_timestamp: int, rtp_timestamp: int, octet_count: int, packet_count: int

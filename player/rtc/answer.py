@@ -7,9 +7,10 @@ other sections, and with the payload types and names of the stranger's offer.
 import re
 from collections.abc import Sequence
 
+from encoder.codec.sound import RATE
 from player.rtc.codec_choice import OUR_PROFILE, CodecChoice
 from player.rtc.offer import AUDIO_CODECS, ROLES, Offer
-from player.rtc.sdp import MAX_FORMATS, Section, by_payload_type
+from player.rtc.sdp import MAX_FORMATS, Format, Section, by_payload_type
 
 DEFAULT_MID = "0"
 """Name of a section without `a=mid` in the offer that aiortc reads."""
@@ -22,6 +23,10 @@ EXTENSIONS = frozenset(
     }
 )
 """RTP header extensions that our send loop writes."""
+
+
+SHARED = ("a=ice-", "a=candidate:", "a=end-of-candidates", "a=fingerprint:", "a=setup:")
+"""Lines of a transport, which all of its sections have."""
 
 
 def offer_for_aiortc(offer: Offer, choice: CodecChoice) -> str:
@@ -77,8 +82,13 @@ def _extension_lines(section: Section) -> list[str]:
     return lines
 
 
-def complete_answer(offer: Offer, choice: CodecChoice, answer: str) -> str:
-    """Return the answer to a whole offer, from aiortc's answer to the video section."""
+def complete_answer(
+    offer: Offer, choice: CodecChoice, answer: str, *, sound_ssrc: int | None = None
+) -> str:
+    """Return the answer to a whole offer, from aiortc's answer to the video section.
+
+    `sound_ssrc` is the source of the sound, if the offer has a format for any.
+    """
     lines = answer.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("m="))
     found = [line for line in lines[:start] if not line.startswith("a=group:")]
@@ -92,7 +102,12 @@ def complete_answer(offer: Offer, choice: CodecChoice, answer: str) -> str:
         if index == offer.video_index:
             found += _video_section(section, choice, lines[start:])
         elif index == offer.audio_index:
-            found += _inactive_section(section, lines[start:])
+            sound = offer.sound_format if sound_ssrc is not None else None
+            found += (
+                _sound_section(section, sound, sound_ssrc, lines[start:])
+                if sound is not None and sound_ssrc is not None
+                else _inactive_section(section, lines[start:])
+            )
         else:
             found += _rejected_section(section)
     return "\r\n".join(found) + "\r\n"
@@ -127,13 +142,34 @@ def _video_section(section: Section, choice: CodecChoice, lines: Sequence[str]) 
     return found
 
 
+def _sound_section(section: Section, sound: Format, ssrc: int, lines: Sequence[str]) -> list[str]:
+    """Return an audio section with our sound, which takes the video's transport.
+
+    Receivers keep sound and pictures of the same stream and the same sender in time.
+    """
+    number = sound.payload_type
+    stream = next(line for line in lines if line.startswith("a=msid:")).split()[0]
+    cname = next(line for line in lines if line.startswith("a=ssrc:")).partition("cname:")[2]
+    return [
+        f"m={section.kind} {lines[0].split()[1]} {section.protocol} {number}",
+        *(line for line in lines if line.startswith("c=")),
+        "a=sendonly",
+        f"a=mid:{section.mid}",
+        f"{stream} sound",
+        "a=rtcp-mux",
+        f"a=rtpmap:{number} opus/{RATE}/2",  # whatever the number of channels (RFC 7587, 7)
+        f"a=fmtp:{number} sprop-stereo=1;stereo=1",
+        f"a=ssrc:{ssrc} cname:{cname}",
+        *(line for line in lines[1:] if line.startswith(SHARED)),
+    ]
+
+
 def _inactive_section(section: Section, lines: Sequence[str]) -> list[str]:
     """Return an audio section without audio, which stays because its transport is the video's.
 
     Rejecting the section that owns a bundle's transport would break the bundle (RFC 9143, section
     7.3).
     """
-    shared = ("a=ice-", "a=candidate:", "a=end-of-candidates", "a=fingerprint:", "a=setup:")
     kept = next(each.payload_type for each in section.formats if each.name in AUDIO_CODECS)
     codec = next(text for number, text in by_payload_type(section.all("rtpmap")) if number == kept)
     return [
@@ -143,7 +179,7 @@ def _inactive_section(section: Section, lines: Sequence[str]) -> list[str]:
         f"a=mid:{section.mid}",
         "a=rtcp-mux",
         f"a=rtpmap:{kept} {codec}",
-        *(line for line in lines[1:] if line.startswith(shared)),
+        *(line for line in lines[1:] if line.startswith(SHARED)),
     ]
 
 

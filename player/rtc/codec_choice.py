@@ -4,13 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from player.rtc.sdp import DescriptionError, Format
+from player.rtc.sdp import RTCP_TYPES, DescriptionError, Format
 from player.rtc.video_encoder import CLOCK_RATE, CODECS, CodecName
 
 DYNAMIC_TYPES = range(96, 128)
 """Payload types that aiortc accepts for the codecs of an offer (RFC 3551, section 6)."""
-RTCP_TYPES = range(64, 96)
-"""Payload types whose packets look like RTCP on a shared port (RFC 5761, section 4)."""
 DEFAULT_PROFILE = "42000a"
 """H.264 profile and level where an offer has none (RFC 6184, section 8.1)."""
 OUR_PROFILE = "42e01f"

@@ -8,6 +8,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from export.engines.base import Frames
 from player.metrics import ClipMetrics, Meter
 from player.rtc.rtp_sender import EncodedFrame, Packetizer
+from player.rtc.sound_sender import Part, SoundSender
 from player.rtc.video_encoder import CLOCK_RATE, CodecName, VideoEncoder
 
 QUEUE_FRAMES = 15
@@ -32,6 +33,8 @@ class ViewerTrack(MediaStreamTrack):
         self.dropped = 0
         """Frames that this viewer was too slow for."""
         self.broadcast: Broadcast | None = None
+        self.sound: SoundSender | None = None
+        """Sender of the sound, if the viewer takes any."""
         self.payload_type: int | None = None
         """RTP payload type that the viewer gave to the codec, if it is not the connection's."""
         self._limit = limit
@@ -132,11 +135,16 @@ class Broadcast:
         self._is_picture_lost = True
 
     def send(
-        self, picture: Frames, pts: int, frame_rate: Fraction, events: asyncio.AbstractEventLoop
+        self,
+        picture: Frames,
+        pts: int,
+        frame_rate: Fraction,
+        events: asyncio.AbstractEventLoop,
+        sound: Part | None = None,
     ) -> None:
         """Encode an I420 picture (H * 3 / 2, W), and let the event loop queue it for the viewers.
 
-        The presentation time is in ticks of CLOCK_RATE.
+        The presentation time is in ticks of CLOCK_RATE. `sound` plays with the picture.
         """
         encoder = self._encoder
         if encoder is None or self._encodes != (picture.shape, frame_rate):
@@ -151,7 +159,8 @@ class Broadcast:
             packets = encoder.encode(picture, pts, keyframe=is_keyframe)
         self._encoded.inc()
         self.bits.add(8 * sum(packet.size for packet in packets))
-        events.call_soon_threadsafe(self._push, list(map(self._packetizer.packetize, packets)))
+        frames = list(map(self._packetizer.packetize, packets))
+        events.call_soon_threadsafe(self._push, frames, sound)
 
     def rest(self) -> None:
         """Close the encoder, because there are no viewers."""
@@ -173,7 +182,11 @@ class Broadcast:
             self._is_picture_lost and waited >= LOSS_TICKS
         )
 
-    def _push(self, frames: list[EncodedFrame]) -> None:
+    def _push(self, frames: list[EncodedFrame], sound: Part | None) -> None:
         for frame in frames:
             for viewer in self.viewers:
                 viewer.push(frame)
+        if sound is not None:
+            for viewer in self.viewers:
+                if viewer.sound is not None:
+                    viewer.sound.push(sound)

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
+from encoder.codec.sound import RATE
 from player.rtc.sdp import (
     MAX_CANDIDATES,
+    RTCP_TYPES,
     DescriptionError,
+    Format,
     Section,
     direction_of,
     parse_description,
@@ -81,6 +84,16 @@ class Offer:
             if section.kind == "audio" and section.is_live and section.mid in self.bundle:
                 return index if _can_stay(section) else None
         return None
+
+    @cached_property
+    def sound_format(self) -> Format | None:
+        """Opus in the audio section, if that stays in the answer and is for reception."""
+        if self.audio_index is None:
+            return None
+        section = self.sections[self.audio_index]
+        if direction_of(section, self.session) not in RECEIVING:
+            return None
+        return next((each for each in section.formats if _is_opus(each)), None)
 
     @property
     def transport_mids(self) -> frozenset[str]:
@@ -178,6 +191,11 @@ def _find_video(sections: Sequence[Section]) -> int:
     if len(live) > 1:
         raise DescriptionError(f"a viewer's offer has one section of video, got {len(live)}")
     return live[0]
+
+
+def _is_opus(each: Format) -> bool:
+    """Return whether a format is Opus (RFC 7587), whose packets do not look like RTCP."""
+    return (each.name, each.clock_rate) == ("opus", RATE) and each.payload_type not in RTCP_TYPES
 
 
 def _can_stay(section: Section) -> bool:

@@ -1,5 +1,6 @@
 """Peer connections that send a viewer's track, and a test of the installed aiortc."""
 
+import asyncio
 from functools import partial
 
 from aiortc import (
@@ -10,6 +11,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtp import RTCP_PSFB_PLI, RtcpPsfbPacket
 
 from encoder.common.errors import SettingsError
@@ -25,6 +27,7 @@ from player.rtc.answer import complete_answer, offer_for_aiortc
 from player.rtc.codec_choice import CodecChoice
 from player.rtc.fanout import ViewerTrack
 from player.rtc.offer import Offer
+from player.rtc.sound_sender import SoundSender
 from player.rtc.video_encoder import CODECS
 
 SDP_ERRORS = (
@@ -61,18 +64,39 @@ def add_viewer(
     sender = transceiver.sender
     replace_send_loop(
         sender,
-        partial(rtp_sender.run, SenderInternals(sender), viewer),
+        partial(_send, SenderInternals(sender), viewer),
         on_picture_loss=viewer.picture_lost,
     )
     return transceiver
 
 
-async def answer_offer(connection: RTCPeerConnection, offer: Offer, choice: CodecChoice) -> str:
-    """Return the answer (SDP) to an offer, in one codec."""
+async def _send(sender: SenderInternals, viewer: ViewerTrack, codec: RTCRtpCodecParameters) -> None:
+    """Send a viewer's pictures and sound until the track or the connection ends."""
+    sound = None if viewer.sound is None else asyncio.create_task(viewer.sound.run())
+    try:
+        await rtp_sender.run(sender, viewer, codec)
+    finally:
+        if sound is not None:
+            sound.cancel()
+
+
+async def answer_offer(
+    connection: RTCPeerConnection, offer: Offer, choice: CodecChoice, viewer: ViewerTrack
+) -> str:
+    """Return the answer (SDP) to a viewer's offer, in one codec, with sound if it is asked for."""
+    (transceiver,) = connection.getTransceivers()
+    if offer.sound_format is not None:
+        sender = SenderInternals(transceiver.sender)
+        viewer.sound = SoundSender(sender, offer.sound_format.payload_type)
     description = RTCSessionDescription(offer_for_aiortc(offer, choice), "offer")
     await connection.setRemoteDescription(description)
     await connection.setLocalDescription(await connection.createAnswer())
-    return complete_answer(offer, choice, connection.localDescription.sdp)
+    return complete_answer(
+        offer,
+        choice,
+        connection.localDescription.sdp,
+        sound_ssrc=None if viewer.sound is None else viewer.sound.ssrc,
+    )
 
 
 async def make_offer(connection: RTCPeerConnection) -> str:

@@ -32,6 +32,8 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 NAME = r"[!#-'*+.0-9A-Z^-~-]+"
 """Pattern of the names of media and protocols: `token` of RFC 8866, section 9."""
 PAYLOAD_TYPES = range(128)
+RTCP_TYPES = range(64, 96)
+"""Payload types whose packets look like RTCP on a shared port (RFC 5761, section 4)."""
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: dict[str, Direction] = {
     each: each for each in ("sendrecv", "sendonly", "recvonly", "inactive")

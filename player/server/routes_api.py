@@ -216,6 +216,7 @@ def _state(channel: Channel, playout: Playout) -> Mapping[str, object]:
         "height": header.height,
         "file_bytes": source.file_bytes,
         "bits_per_pixel": source.bits_per_pixel,
+        "sound": source.clip.sound is not None,
         "playing": playout.playing,
         "loop": playout.loop,
         "speed": float(playout.speed),

@@ -269,7 +269,7 @@ async def _answer(session: ViewerSession, offer: Offer, choice: CodecChoice) -> 
     session.viewer.payload_type = choice.format.payload_type
     session.mids = offer.transport_mids
     session.sender = add_viewer(session.connection, session.viewer).sender
-    return await answer_offer(session.connection, offer, choice)
+    return await answer_offer(session.connection, offer, choice, session.viewer)
 
 
 async def _offer_all_codecs(session: ViewerSession) -> str:

@@ -8,7 +8,8 @@ from helpers import SAMPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder.codec.clip import MAX_NOTES, Clip, ClipReader, SegmentModels
+from encoder.codec.clip import Clip, SegmentModels
+from encoder.codec.clip_reader import MAX_NOTES, ClipReader
 from encoder.codec.container import HEAD, INDEX, SEGMENT, TOPOLOGY, ChunkReader, file_bytes
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.codec.segment import Quantized, Segment
@@ -161,7 +162,9 @@ def test_first_segment_that_is_no_key(delta_clip):
 
 
 def test_too_many_weights_between_two_keys(delta_clip, monkeypatch):
-    monkeypatch.setattr("encoder.codec.clip.MAX_CHAIN_WEIGHTS", 2 * delta_clip.topology.weights)
+    monkeypatch.setattr(
+        "encoder.codec.clip_reader.MAX_CHAIN_WEIGHTS", 2 * delta_clip.topology.weights
+    )
     with pytest.raises(BitstreamError, match="too many segments without a key segment"):
         Clip.parse(bytes(delta_clip))
 

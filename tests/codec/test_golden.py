@@ -4,7 +4,13 @@ import json
 import numpy as np
 import pytest
 from golden import DATA, TIMES, digest, pictures
-from stranger import FORMAT, strangers_decays, strangers_pictures, strangers_weights
+from stranger import (
+    FORMAT,
+    strangers_decays,
+    strangers_pictures,
+    strangers_sound,
+    strangers_weights,
+)
 
 from encoder.codec import tensor_header
 from encoder.codec.clip import Clip
@@ -13,6 +19,11 @@ from encoder.codec.entropy import DECAYS
 from encoder.codec.topology import OPERATORS, dictionary
 
 DIGESTS = json.loads((DATA / "digests.json").read_text())
+SOUNDS = {
+    "v1-sound": "5ba9c03719f8ffb2ba4d71f4d6c49cca94524975618e8bdf87fc4394b490c3d0",
+    "v2-sound": "5ba9c03719f8ffb2ba4d71f4d6c49cca94524975618e8bdf87fc4394b490c3d0",
+}
+"""Digests of the packets of sound."""
 
 
 @pytest.mark.parametrize("name", DIGESTS)
@@ -43,6 +54,18 @@ def test_golden_files_decode_by_the_format_alone(name):
 def test_golden_files_are_shown_by_the_format_alone(name):
     shown = strangers_pictures((DATA / f"{name}.nerv").read_bytes(), TIMES)
     assert np.abs(shown.astype(int) - np.load(DATA / f"{name}.npy")).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "digest"), SOUNDS.items())
+def test_golden_sound_is_read_as_ever_and_by_the_format_alone(name, digest):
+    data = (DATA / f"{name}.nerv").read_bytes()
+    sound = Clip.parse(data).sound
+    form, packets = strangers_sound(data)
+    assert form == (sound.format.channels, sound.format.delay, sound.format.language)
+    assert form == (1, 312, "en")
+    assert [packets.get(number) for number in range(40)] == [sound.packet(n) for n in range(40)]
+    assert [number for number in range(sound.stop) if number not in packets] == [5]
+    assert hashlib.sha256(b"".join(packets.values())).hexdigest() == digest
 
 
 def test_table_is_the_one_of_the_format():

@@ -125,6 +125,7 @@ def test_every_point_is_in_a_table_or_listed():
         "codecs",
         "ablations",
         "targets",
+        "motion",
         "speed",
         "lengths",
     }

@@ -5,16 +5,14 @@ import json
 import shutil
 import threading
 import time
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing, faults
+from chromium import faults, run
 from firefox import FIREFOX, Firefox
 from golden import DATA
 from helpers import SAMPLE
+from hosting import Handler, SharingHandler, hosting
 from waiting import wait_for
 
 from encoder.codec.clip import Clip
@@ -44,36 +42,6 @@ PIXELS = """
 PLAYING = "nervcast?.currentTime > 0.5 && nervcast.statistics.drawnFps > 5"
 
 
-class Handler(SimpleHTTPRequestHandler):
-    """Serves files without a word; other origins may read them where `allowed`."""
-
-    allowed = False
-
-    def end_headers(self):
-        if self.allowed:
-            self.send_header("Access-Control-Allow-Origin", "*")
-        super().end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-class SharingHandler(Handler):
-    allowed = True
-
-
-@contextmanager
-def hosting(folder, handler=Handler):
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class SlowHandler(Handler):
     """Sends all but the end of a clip, and the end once it may."""
 
@@ -95,20 +63,6 @@ def site(tmp_path):
     folder = tmp_path / "host" / "films" / "site"
     assert main(["web", str(SAMPLE), "-o", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture
-def driver(tmp_path):
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium: sh tests/support/install_peers.sh")
-    with browsing(tmp_path / "profile") as driver:
-        yield driver
-
-
-def run(driver, expression):
-    return driver.execute_async_script(
-        f"const done = arguments[0]; Promise.resolve({expression}).then(done, (error) => done(String(error)));"
-    )
 
 
 def notice(driver):

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from encoder.codec.clip import MAX_CHAIN_WEIGHTS
+from encoder.codec.clip_reader import MAX_CHAIN_WEIGHTS
 from encoder.codec.topology import MAX_WEIGHTS
 from encoder.common.errors import SettingsError, SourceError
 from encoder.media.video import Video
 from encoder.models.base import VideoShape
-from encoder.presets import PRESETS
+from encoder.presets import HIGH_MOTION, PRESETS, build
 from encoder.segmentation.plan import (
     DEFAULT,
     Plan,
@@ -156,3 +156,21 @@ def test_plan_of_a_film_takes_no_time():
 def test_lengths_under_one(options, message):
     with pytest.raises(SettingsError, match=message):
         make_plan(scenes(3), FAST, segment_frames=options[0], key_interval=options[1])
+
+
+def test_videos_of_high_motion_have_latents_of_more_times():
+    columns = np.arange(64)
+    waves = [
+        np.rint(128 + 100 * np.sin(2 * np.pi * (columns - 4 * index) / 64)) for index in range(30)
+    ]
+    fast = Video(np.array(waves, np.uint8)[:, None, None].repeat(36, 2).repeat(3, 1), Fraction(25))
+    plans = [
+        make_plan(video, FAST, segment_frames=30, key_interval=1) for video in (scenes(30), fast)
+    ]
+    assert [plan.shape((36, 64), None).high_motion for plan in plans] == [False, True]
+    times = [
+        [len(x) for x in build(FAST, plan.shape((36, 64), None), "XS").latent_parameters()[:2]]
+        for plan in plans
+    ]
+    assert times[1] == [-(-29 // period) + 1 for period, *_ in HIGH_MOTION]
+    assert times[0] < times[1]

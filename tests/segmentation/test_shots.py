@@ -5,7 +5,7 @@ import pytest
 
 from encoder.media.source import Source
 from encoder.media.video import Video
-from encoder.segmentation.shots import changes, cuts, split
+from encoder.segmentation.shots import REACH, changes, cuts, split, unsteadiness
 
 
 def test_cuts_are_where_the_picture_changes_at_once(write_video):
@@ -56,3 +56,49 @@ def test_thumbnails_keep_the_shape(write_video):
     frames = np.zeros((2, 3, 108, 192), np.uint8)
     assert Source(write_video(frames)).thumbnails().size == (48, 27)
     assert Video(frames, Fraction(25)).thumbnails().size == (48, 27)
+
+
+def drifting(speed, frames=30):
+    """Return a wide wave of brightness that moves by some pixels with each frame."""
+    columns = np.arange(64)
+    pictures = [
+        128 + 100 * np.sin(2 * np.pi * (columns - speed * index) / 64) for index in range(frames)
+    ]
+    rows = np.repeat(np.array(pictures)[:, None, None], 36, 2).repeat(3, 1)
+    return np.rint(rows).astype(np.uint8)
+
+
+def test_unsteadiness_is_the_error_of_interpolation_in_time():
+    steady, slow, fast = (
+        unsteadiness(changes(Video(drifting(speed), Fraction(25))), []) for speed in (0, 1, 4)
+    )
+    assert steady == 0
+    assert slow < 0.1 * fast
+    # Halfway between two waves that are off by 2 x 8 of 64 pixels, cos 45 degrees is left.
+    wave = 100 / np.sqrt(2) * np.sinc(1 / 16)
+    assert fast == pytest.approx(wave * (1 - np.cos(np.pi / 4)), rel=0.1)
+
+
+def test_cuts_are_not_unsteady():
+    frames = np.concatenate([drifting(0), 255 - drifting(0)])
+    found = changes(Video(frames, Fraction(25)))
+    assert cuts(found.mean) == [30]
+    assert unsteadiness(found, []) > 1
+    assert unsteadiness(found, [30]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2 * REACH, 2 * REACH + 1])
+def test_few_frames_are_steady_unless_they_differ(count):
+    found = changes(Video(drifting(4, count), Fraction(25)))
+    assert (unsteadiness(found, []) > 0) == (count > 2 * REACH)
+
+
+def test_thumbnails_of_a_clip_in_memory_are_means():
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (2, 3, 100, 190), np.uint8)
+    small = Video(frames, Fraction(25)).thumbnails()
+    assert small.size == (48, 25)
+    found = small.read(range(2))
+    assert np.abs(found[:, :, 3, 5] - frames[:, :, 12:16, 20:24].mean((2, 3))).max() <= 0.5
+    # At the edge, blocks are smaller.
+    assert np.abs(found[:, :, 3, 47] - frames[:, :, 12:16, 188:].mean((2, 3))).max() <= 0.5

@@ -428,3 +428,71 @@ def test_sections_that_share_the_transport(session, expected):
     sound = ("m=audio 9 UDP/TLS/RTP/SAVPF 111", "mid:a", *TRANSPORT, "rtpmap:111 opus/48000/2")
     parsed = Offer.parse(offer(sound, video("97 VP8", mid="v"), session=session))
     assert parsed.transport_mids == expected
+
+
+SOUND = (
+    "m=audio 9 UDP/TLS/RTP/SAVPF 111 0",
+    "rtpmap:111 opus/48000/2",
+    "rtpmap:0 PCMU/8000",
+    "rtcp-mux",
+    "mid:1",
+)
+
+
+def with_sound(*attributes, sound=SOUND, group="group:BUNDLE 0 1"):
+    return offer(video("97 VP8"), (*sound, *attributes), session=(group,))
+
+
+async def answered_with_sound(text, ssrc=77):
+    """Return the sections of the answer, and of the offer the format of the sound."""
+    parsed = Offer.parse(text)
+    choice = choices(parsed)[0]
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    add_viewer(peer, ViewerTrack(choice.codec))
+    await peer.setRemoteDescription(
+        RTCSessionDescription(offer_for_aiortc(parsed, choice), "offer")
+    )
+    await peer.setLocalDescription(await peer.createAnswer())
+    found = complete_answer(parsed, choice, peer.localDescription.sdp, sound_ssrc=ssrc)
+    await peer.close()
+    return sections_of(found), parsed.sound_format
+
+
+@pytest.mark.parametrize("direction", ["recvonly", "sendrecv"])
+async def test_sound_is_sent_in_the_video_s_transport(direction):
+    (pictures, sound), form = await answered_with_sound(with_sound(direction))
+    assert form.payload_type == 111
+    lines = sound.splitlines()
+    assert re.fullmatch(r"m=audio \d+ UDP/TLS/RTP/SAVPF 111", lines[0])
+    assert {"a=sendonly", "a=mid:1", "a=rtcp-mux", "a=rtpmap:111 opus/48000/2"} <= set(lines)
+    video_lines = pictures.splitlines()
+    for start in ("a=ice-ufrag:", "a=ice-pwd:", "a=fingerprint:", "a=setup:"):
+        shared = [line for line in lines if line.startswith(start)]
+        assert shared
+        assert shared == [line for line in video_lines if line.startswith(start)]
+    # Receivers keep in time what is of one stream, from one sender.
+    (stream,) = re.findall(r"a=msid:(\S+) sound", sound)
+    assert re.findall(r"a=msid:(\S+) ", pictures) == [stream]
+    (cname,) = re.findall(r"a=ssrc:77 cname:(\S+)", sound)
+    assert set(re.findall(r"cname:(\S+)", pictures)) == {cname}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_sound("sendonly"),
+        with_sound("inactive"),
+        with_sound("recvonly", group="group:BUNDLE 0"),  # a transport of its own
+        with_sound("recvonly", sound=(SOUND[0], "rtpmap:111 opus/16000/2", *SOUND[2:])),
+        with_sound("recvonly", sound=("m=audio 0 UDP/TLS/RTP/SAVPF 111", *SOUND[1:])),
+        with_sound(
+            "recvonly",
+            sound=("m=audio 9 UDP/TLS/RTP/SAVPF 72 0", "rtpmap:72 opus/48000/2", *SOUND[2:]),
+        ),
+        with_sound("recvonly", sound=("m=audio 9 UDP/TLS/RTP/SAVPF 0", *SOUND[2:])),
+    ],
+)
+async def test_sound_is_sent_only_where_it_is_asked_for_and_can_be_heard(text):
+    (_, sound), form = await answered_with_sound(text, ssrc=None)
+    assert form is None
+    assert "a=inactive" in sound

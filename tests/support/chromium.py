@@ -60,6 +60,13 @@ def faults(driver) -> list[str]:
     return [each["message"] for each in driver.get_log("browser") if each["level"] == "SEVERE"]
 
 
+def run(driver, expression: str):
+    """Return the value of an expression in the page, or what a promise of it resolves to."""
+    return driver.execute_async_script(
+        f"const done = arguments[0]; Promise.resolve({expression}).then(done, (error) => done(String(error)));"
+    )
+
+
 def before_each_page(driver, script: str) -> None:
     """Have a script run before those of each page."""
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})

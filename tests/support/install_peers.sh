@@ -2,10 +2,10 @@
 # Install what the player is tested with, where it is missing and we may; say how to where we may not.
 set -u
 there() {
-  for command in chromium chromedriver firefox-esr janus; do command -v $command >/dev/null || return 1; done
+  for command in chromium chromedriver firefox-esr janus pulseaudio; do command -v $command >/dev/null || return 1; done
 }
 there && exit 0
-packages="chromium chromium-driver firefox-esr janus"
+packages="chromium chromium-driver firefox-esr janus pulseaudio"
 as_root="sh -eu"
 [ "$(id -u)" = 0 ] || as_root="sudo -n $as_root"
 if command -v apt-get >/dev/null && $as_root -c true 2>/dev/null; then
@@ -26,6 +26,6 @@ apt-get update -qq </dev/null
 apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
 END
 fi
-echo "The player's tests need two browsers and a media server. On Debian: sudo apt-get install $packages"
+echo "The player's tests need two browsers, a media server and a sound server. On Debian: sudo apt-get install $packages"
 echo "That starts Janus as a service, which they do not need: sudo systemctl disable --now janus"
 [ "${CI:-}" != true ]

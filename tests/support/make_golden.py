@@ -1,11 +1,14 @@
-"""Writes a file of version 2 that must decode for ever, unless it is there already.
+"""Writes files that must decode for ever, unless they are there already: one of version 2, and two with sound.
 
 The others come from networks and encoders of earlier states.
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
+import av
 import numpy as np
 import torch
 from golden import DATA, digest, pictures
@@ -14,6 +17,7 @@ from encoder.codec.clip import Clip
 from encoder.codec.container import Header
 from encoder.codec.entropy import Integers
 from encoder.codec.segment import Quantized, Segment
+from encoder.codec.sound import PACKET_SAMPLES, RATE, Sound, SoundFormat, SoundPart
 from encoder.codec.tensor_header import NOTHING, Shape
 from encoder.jobs.trace import trace
 from encoder.models.pyramid import Pyramid, PyramidConfig
@@ -86,17 +90,42 @@ def _integers(shape: Shape, random: np.random.Generator) -> Integers:
     return np.rint(values).clip(-127, 127).astype(np.int32)
 
 
-def main() -> None:
-    """Write the file, its pictures and the digests of its weights."""
-    path, digests = DATA / f"{NAME}.nerv", DATA / "digests.json"
+def with_sound(clip: Clip) -> Clip:
+    """Return a clip with a rising tone, of which a packet is missing."""
+    encoder = av.CodecContext.create("libopus", "w")
+    encoder.sample_rate, encoder.layout, encoder.format = RATE, "mono", "s16"
+    encoder.bit_rate = 16_000
+    times = np.arange(round(clip.header.duration * RATE)) / RATE
+    tone = (10_000 * np.sin(2 * np.pi * (300 + 500 * times) * times)).astype(np.int16)
+    packets: list[bytes] = []
+    for start in range(0, len(tone) - PACKET_SAMPLES + 1, PACKET_SAMPLES):
+        block = tone[start : start + PACKET_SAMPLES].reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+        frame.sample_rate = RATE
+        packets += [bytes(packet) for packet in encoder.encode(frame)]
+    form = SoundFormat(channels=1, delay=312, language="en")
+    sound = Sound(form, [SoundPart(0, tuple(packets[:5])), SoundPart(6, tuple(packets[6:]))])
+    return replace(clip, sound=sound)
+
+
+def write(name: str, make_clip: Callable[[], Clip]) -> None:
+    """Write a file, its pictures and the digests of its weights."""
+    path, digests = DATA / f"{name}.nerv", DATA / "digests.json"
     if path.exists():
         return
     torch.manual_seed(0)
-    clip = make()
+    clip = make_clip()
     path.write_bytes(bytes(clip))
-    np.save(DATA / f"{NAME}.npy", pictures(clip))
-    known = json.loads(digests.read_text()) | {NAME: digest(clip)}
+    np.save(DATA / f"{name}.npy", pictures(clip))
+    known = json.loads(digests.read_text()) | {name: digest(clip)}
     digests.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def main() -> None:
+    """Write the files."""
+    write(NAME, make)
+    for version, name in (("v1", "v1-fast"), ("v2", NAME)):
+        write(f"{version}-sound", lambda name=name: with_sound(Clip.read(DATA / f"{name}.nerv")))
 
 
 if __name__ == "__main__":

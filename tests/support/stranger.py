@@ -236,7 +236,8 @@ def strangers_graph(payload: bytes, version: int) -> onnx.ModelProto:
 
 def strangers_pictures(data: bytes, times: list[float]) -> NDArray[np.uint8]:
     """Return the pictures (N, 3, height, width) of a file at times in frames since its start."""
-    (_, _, head), (_, _, topology), *segments, (_, _, index) = strangers_chunks(data)
+    (_, _, head), (_, _, topology), *others, (_, _, index) = strangers_chunks(data)
+    segments = [chunk for chunk in others if chunk[1] == b"SEGM"]
     width, height, frames = struct.unpack_from("<HHI", head)
     assert list(struct.iter_unpack("<QIIB", index[:-4])) == [
         (at, *struct.unpack_from("<II", payload), payload[10] == 0) for at, _, payload in segments
@@ -257,3 +258,20 @@ def strangers_pictures(data: bytes, times: list[float]) -> NDArray[np.uint8]:
             colours = session.run(["rgb"], {"t": local, **weights})[0][0, :, :height, :width]
             shown[time] = np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
     return np.stack([shown[time] for time in times])
+
+
+def strangers_sound(data: bytes) -> tuple[tuple[int, int, str], dict[int, bytes]]:
+    """Return the channels, delay and language of a file's sound, and its packets by their numbers."""
+    form, packets = (0, 0, ""), dict[int, bytes]()
+    for _, kind, payload in strangers_chunks(data):
+        if kind == b"SOUN":
+            channels, _, delay = struct.unpack_from("<BBH", payload)
+            form = channels, delay, payload[4:].decode()
+        elif kind == b"OPUS":
+            (number,) = struct.unpack_from("<I", payload)
+            at = 4
+            while at < len(payload):
+                (length,) = struct.unpack_from("<H", payload, at)
+                packets[number] = payload[at + 2 : at + 2 + length]
+                number, at = number + 1, at + 2 + length
+    return form, packets

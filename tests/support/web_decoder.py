@@ -19,8 +19,8 @@ SITE = ROOT / "export" / "web" / "site"
 NODE = shutil.which("node")
 
 
-UNUSED = {"dictionary1.bin", "nervcast.d.ts", "package.json"}
-"""Files that the page does not load, for a clip of the present version."""
+UNUSED = {"dictionary1.bin", "nervcast.d.ts", "package.json", "soundtrack.js", "volume.js"}
+"""Files that the page does not load, for a clip of the present version without sound."""
 
 
 def page_bytes() -> int:

@@ -1,6 +1,8 @@
 /** A clip: reads a file as its bytes arrive, and tells which segment shows a time. */
 
-import { ChunkReader, MAX_FILE_BYTES, indexBytes, parseHeader } from "./container.js";
+import {
+  ChunkReader, MAX_FILE_BYTES, indexBytes, packetTime, parseHeader, parsePackets, parseSound,
+} from "./container.js";
 import { BitstreamError } from "./errors.js";
 import { readTopology, size } from "./graph.js";
 import { parseSegment } from "./segment.js";
@@ -14,6 +16,9 @@ export class ClipReader {
   header = null;
   graph = null;
   segments = [];
+  /** Format of the sound, if there is any, and its parts so far. */
+  sound = null;
+  parts = [];
   #chunks = new ChunkReader();
   #dictionaries;
   #notes = [];
@@ -127,10 +132,29 @@ export class ClipReader {
       }
       if (kind === "INDX") this.#index = payload;
       if (kind === "SEGM") this.#takeSegment(payload, offset);
+      if (kind === "SOUN") this.#beginSound(parseSound(payload));
+      if (kind === "OPUS") this.#takeSound(parsePackets(payload));
     } catch (error) {
       if (!(error instanceof BitstreamError)) throw error;
       this.#note(`chunk ${kind} at byte ${offset} cannot be used: ${error.message}`);
     }
+  }
+
+  #beginSound(format) {
+    if (this.sound || this.segments.length) throw new BitstreamError("it is out of order");
+    this.sound = format;
+  }
+
+  #takeSound(part) {
+    if (!this.sound) throw new BitstreamError("the sound is not described");
+    const before = this.parts.at(-1);
+    const last = part.first + part.packets.length - 1;
+    const duration = this.header.frames / this.header.rate;
+    const isEarly = before && part.first < before.first + before.packets.length;
+    if (isEarly || packetTime(this.sound, last) >= duration) {
+      throw new BitstreamError("packets are out of order");
+    }
+    this.parts.push(part);
   }
 
   #takeSegment(payload, offset) {

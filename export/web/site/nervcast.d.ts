@@ -27,6 +27,7 @@ export interface NervPlayerOptions {
 }
 
 export interface NervPlayerEvents {
+  volumechange: CustomEvent<null>;
   play: CustomEvent<null>;
   pause: CustomEvent<null>;
   ended: CustomEvent<null>;
@@ -46,6 +47,12 @@ export class NervPlayer extends EventTarget {
   currentTime: number;
   /** Speed, 1/16 to 16; slow motion shows pictures between frames, where the clip has them. */
   playbackRate: number;
+  /** Loudness of the sound, 0 to 1; 1 at first. Sound plays at normal speed alone. */
+  volume: number;
+  /** Whether the sound is off; false at first. Browsers play none before the viewer's first touch. */
+  muted: boolean;
+  /** Whether the clip has sound that this browser can play; the event "progress" tells of changes. */
+  readonly hasSound: boolean;
   readonly paused: boolean;
   /** Seconds, or NaN before a clip is open. */
   readonly duration: number;

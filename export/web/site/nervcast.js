@@ -91,6 +91,9 @@ export class NervPlayer extends EventTarget {
   #abort = null;
   /** Who waits for the picture of a seek. */
   #waiting = [];
+  #soundtrack = null;
+  #volume = 1;
+  #muted = false;
   /** The pictures of `frame`, one after the other. */
   #frames = Promise.resolve();
 
@@ -178,6 +181,35 @@ export class NervPlayer extends EventTarget {
     this.#seek(time);
   }
 
+  /** Whether the clip has sound that this browser can play. */
+  get hasSound() {
+    return this.#soundtrack !== null;
+  }
+
+  /** Loudness, 0 to 1. */
+  get volume() {
+    return this.#volume;
+  }
+
+  set volume(volume) {
+    if (!(volume >= 0 && volume <= 1)) {
+      throw new RangeError(`the volume must be in 0..1, got ${volume}`);
+    }
+    this.#volume = Number(volume);
+    if (this.#soundtrack) this.#soundtrack.volume = this.#volume;
+    this.#emit("volumechange");
+  }
+
+  get muted() {
+    return this.#muted;
+  }
+
+  set muted(muted) {
+    this.#muted = Boolean(muted);
+    this.#followSound();
+    this.#emit("volumechange");
+  }
+
   /** What decoding costs, and what has been drawn. */
   get statistics() {
     const ring = this.#ring;
@@ -212,6 +244,7 @@ export class NervPlayer extends EventTarget {
     if (this.#isPaused) return;
     this.#base = this.#time(performance.now());
     this.#isPaused = true;
+    this.#followSound();
     this.#emit("pause");
   }
 
@@ -249,6 +282,8 @@ export class NervPlayer extends EventTarget {
     this.#ring = null;
     this.#header = null;
     this.#isPaused = true;
+    this.#soundtrack?.close();
+    this.#soundtrack = null;
     this.#end = 0;
     this.#isWhole = false;
     this.#bytes = 0;
@@ -339,13 +374,33 @@ export class NervPlayer extends EventTarget {
       this.#fail(error);
     } else if (data.type === "picture") {
       this.#ring?.receive(place, data);
-    } else if (place === 0) {
+    } else if (place === 0 && data.type === "sound") {
+      this.#receiveSound(data);
+    } else if (place === 0 && data.type === "progress") {
       this.#end = data.end;
       this.#damage = data.damage;
       if (!this.#header) this.#begin(data.header);
       this.#emit("progress");
       this.#ring?.fill(0);
     }
+  }
+
+  /** Take packets of the sound, and load what plays them with the first. */
+  async #receiveSound({ format, parts }) {
+    const { signal } = this.#abort;
+    const { Soundtrack, canPlay } = await import("./soundtrack.js");
+    if (signal.aborted || !canPlay()) return;
+    this.#soundtrack ??= new Soundtrack(format, this.#volume);
+    for (const part of parts) this.#soundtrack.add(part);
+    this.#emit("progress");
+  }
+
+  /** Let the sound play along, at normal speed; otherwise it is silent. */
+  #followSound(isHeld = false) {
+    if (!this.#soundtrack) return;
+    const isSilent = this.#isPaused || this.#isSeeking || this.#muted || this.#rate !== 1 || isHeld;
+    if (isSilent) this.#soundtrack.stop();
+    else this.#soundtrack.follow(this.#time(performance.now()), this.#loop ? this.duration : Infinity);
   }
 
   /** Return the time in seconds at a moment of the page's clock, which goes on when a clip loops. */
@@ -372,6 +427,7 @@ export class NervPlayer extends EventTarget {
     this.#origin = start;
     this.#shown = start - 1;
     this.#isSeeking = true;
+    this.#followSound();
     const timeOf = (number) => {
       const time = number / density;
       const looped = this.#loop ? time % frames : time;
@@ -428,7 +484,7 @@ export class NervPlayer extends EventTarget {
     this.#request = 0;
     if (!this.#ring || this.#isPaused) return;
     if (!this.#isSeeking) {
-      this.#holdAtEnd(now);
+      this.#followSound(this.#holdAtEnd(now));
       const due = this.#due(now);
       if (now > this.#ticked + HIDDEN_MS) this.#shown = Math.max(this.#shown, due - 1);
       this.#ticked = now;
@@ -439,6 +495,7 @@ export class NervPlayer extends EventTarget {
       if (!this.#loop && due > last) {
         this.#base = this.duration;
         this.#isPaused = true;
+        this.#followSound();
         this.#emit("pause");
         this.#emit("ended");
         return;
@@ -447,11 +504,12 @@ export class NervPlayer extends EventTarget {
     this.#schedule();
   }
 
-  /** Stop the clock at the end of what has arrived of the clip so far. */
+  /** Stop the clock at the end of what has arrived of the clip so far; return whether it is. */
   #holdAtEnd(now) {
     const end = this.#end / this.#header.rate;
-    if (this.#end >= this.#header.frames || this.#time(now) < end) return;
+    if (this.#end >= this.#header.frames || this.#time(now) < end) return false;
     this.#base = end;
     this.#since = now;
+    return true;
   }
 }

@@ -145,6 +145,9 @@ function listen() {
     action();
   });
   for (const kind of ["timeupdate", "seeked", "progress"]) player.addEventListener(kind, showTime);
+  player.addEventListener("progress", async () => {
+    if (player.hasSound) (await import("./volume.js")).control(player);
+  });
   for (const kind of ["play", "pause", "ended"]) player.addEventListener(kind, showPlaying);
   player.addEventListener("error", ({ detail }) => {
     find("notice").textContent = detail.message;
@@ -156,6 +159,8 @@ function listen() {
 async function start() {
   listen();
   player.loop = true;
+  // Browsers play no sound before the viewer has touched the page.
+  player.muted = true;
   window.nervcast = player;
   const response = await fetch(withToken("clips.json"));
   if (!response.ok) throw new Error(`cannot load clips.json: status ${response.status}`);

@@ -7,6 +7,7 @@ import { bindKeys, helpRows } from "/static/keys.js";
 import { Panel, create } from "/static/panel.js";
 import { Reception } from "/static/reception.js";
 import { prepareScreen, showShape, toggleFullscreen } from "/static/screen.js";
+import { Sound } from "/static/sound.js";
 import { Timeline } from "/static/timeline.js";
 import { Viewer } from "/static/viewer.js";
 import { Wishes } from "/static/wishes.js";
@@ -32,6 +33,7 @@ const viewer = new Viewer(video, followViewer);
 const timeline = new Timeline();
 const wishes = new Wishes(ask);
 const controls = new Controls(timeline, wish);
+const sound = new Sound(video, find("mute"));
 const reception = new Reception(video);
 const panel = new Panel(find("panel"), find("facts"));
 const clipChoice = new Choice(find("clips"), chooseClip);
@@ -206,6 +208,7 @@ function showState(state) {
   showShape(state.width, state.height);
   panel.tell(state, clipNamed(state.item) ?? clipNamed(state.clip) ?? {}, reception.rates?.codec);
   controls.show();
+  sound.follow(state);
   showNotice();
 }
 
@@ -279,6 +282,9 @@ bindKeys({
   slower: () => controls.changeSpeed(-1),
   faster: () => controls.changeSpeed(1),
   loop: () => controls.loop(),
+  mute: () => sound.toggle(),
+  louder: () => sound.change(1),
+  quieter: () => sound.change(-1),
   private: () => controls.changeAudience(),
   fullscreen: toggleFullscreen,
   nextClip: () => nextClip(1),

@@ -12,6 +12,9 @@ const KEYS = [
   { keys: ["[", "-"], shown: ["[", "-"], action: "slower", does: "Slower" },
   { keys: ["]", "+", "="], shown: ["]", "+"], action: "faster", does: "Faster" },
   { keys: ["l"], shown: ["L"], action: "loop", does: "Loop" },
+  { keys: ["m"], shown: ["M"], action: "mute", does: "Sound on or off" },
+  { keys: ["ArrowUp"], shown: ["↑"], action: "louder", does: "Louder", repeats: true },
+  { keys: ["ArrowDown"], shown: ["↓"], action: "quieter", does: "Quieter", repeats: true },
   { keys: ["p"], shown: ["P"], action: "private", does: "Your own timeline, or everyone's" },
   { keys: ["f"], shown: ["F"], action: "fullscreen", does: "Full screen" },
   { keys: ["n"], shown: ["N"], action: "nextClip", does: "Next clip" },
@@ -19,7 +22,10 @@ const KEYS = [
   { keys: ["?"], shown: ["?"], action: "help", does: "This help" },
 ];
 
-/** Call `actions[name]()` for the keys, unless they are meant for what has the focus. */
+/**
+ * Call `actions[name]()` for the keys, unless they are meant for what has the focus.
+ * An action that returns false leaves its key to the browser.
+ */
 export function bindKeys(actions) {
   const byKey = new Map(KEYS.flatMap((row) => row.keys.map((key) => [key, row])));
   addEventListener("keydown", (event) => {
@@ -27,8 +33,8 @@ export function bindKeys(actions) {
     // Not the key as it is: with caps lock on, an N is one without shift.
     const row = byKey.get(shiftKey ? key.toUpperCase() : key.toLowerCase()) ?? byKey.get(key) ?? byKey.get(key.toLowerCase());
     if (!row || isForeign(event)) return;
-    event.preventDefault();
-    if (!event.repeat || row.repeats) actions[row.action]();
+    const isLeft = (!event.repeat || row.repeats) && actions[row.action]() === false;
+    if (!isLeft) event.preventDefault();
   });
 }
 

@@ -106,7 +106,9 @@ export class Viewer {
   }
 
   #show(track) {
-    this.video.srcObject = new MediaStream([track]);
+    const others = this.video.srcObject?.getTracks() ?? [];
+    const kept = others.filter(({ kind, readyState }) => kind !== track.kind && readyState === "live");
+    this.video.srcObject = new MediaStream([...kept, track]);
     this.video.play().catch((error) => {
       this.blocked = error.name === "NotAllowedError";
       this.changed();

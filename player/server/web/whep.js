@@ -21,11 +21,14 @@ export class Session {
     const peer = this.peer = new RTCPeerConnection({ iceServers });
     const { receiver } = peer.addTransceiver("video", { direction: "recvonly" });
     if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+    peer.addTransceiver("audio", { direction: "recvonly" });
     peer.ontrack = ({ track }) => this.onTrack(track);
     peer.onconnectionstatechange = () => this.onChange();
     // Without a STUN or TURN server there is nothing to tell: the browser's checks arrive from the right address.
     if (iceServers.length > 0) peer.onicecandidate = ({ candidate }) => this.#found(candidate);
-    await peer.setLocalDescription();
+    const { sdp } = await peer.createOffer();
+    // Browsers mix sound down to mono unless the offer asks for stereo (RFC 7587, section 7).
+    await peer.setLocalDescription({ type: "offer", sdp: sdp.replace("useinbandfec=1", "useinbandfec=1;stereo=1") });
     const response = await request(this.url, {
       method: "POST", headers: { "Content-Type": "application/sdp" }, body: peer.localDescription.sdp,
     });
