@@ -39,6 +39,8 @@ PROFILED = 8
 """Number of profiled steps, one of them with the rate term if the preset has one."""
 FROM = 0.5
 """Progress of the schedule at the first step, where a rate term comes with noise."""
+COURSE = 24
+"""Largest number of epochs whose quality in training is kept, to see how a fit went."""
 EPOCH_GUESS = 3
 """Epochs that are timed before a fit of as many epochs as there is time for."""
 
@@ -209,13 +211,16 @@ class _Fits:
             precision=PRECISIONS[precision],
             train_step=step_of(mode, compiler=self.scale.compiler),
         )
-        epochs = 0
-        for progress in encoder.run(budget):
-            epochs += progress.is_whole and progress.finished is None
+        course = [
+            round(progress.psnr_db, 2)
+            for progress in encoder.run(budget)
+            if progress.is_whole and progress.finished is None
+        ]
         spent = time.perf_counter() - began
         clip = Clip.parse(bytes(encoder.clip()))
         about = {"preset": "fast", "size": size, "lambda": lambda_, "measurement": "fit"}
-        about |= {"precision": precision, "mode": mode, "epochs": epochs}
+        about |= {"precision": precision, "mode": mode, "epochs": len(course)}
+        about |= {"training_psnr_db": course[:: max(-(-len(course) // COURSE), 1)]}
         return about | {"fit_seconds": spent} | measure(clip, self._video)
 
     def operators(self, preset: str, size: SizeName) -> Job:

@@ -78,7 +78,7 @@ def _compress(args: argparse.Namespace) -> None:
             config,
             device=pick_device(args.device),
             plan=plan,
-            sound_bytes=0 if sound is None else sound.file_bytes,
+            sound=sound,
             settings=config.text(source, after=f" after {kept.seconds:.0f} s"),
             states=states,
         )

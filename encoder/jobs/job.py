@@ -68,7 +68,7 @@ class Job:
             motions=self.motions or None,
             topology=self.topology,
             keep_states=self.keep_states,
-            sound_bytes=0 if self.sound is None else self.sound.file_bytes,
+            sound=self.sound,
         )
 
 
@@ -80,13 +80,13 @@ def open_encoder(
     preset: Preset | None = None,
     plan: Plan | None = None,
     settings: str | None = None,
-    sound_bytes: int = 0,
+    sound: Sound | None = None,
     **options: Any,
 ) -> SegmentEncoder:
     """Return the encoder of a video in this process; options are those of SegmentEncoder.
 
     A preset replaces that of the settings. Without a plan, the video is searched for scenes.
-    `sound_bytes` is the part of a wanted file size that is for the sound.
+    A wanted file size includes the sound.
     Raises SettingsError, SourceError, BitstreamError.
     """
     preset = preset or find_preset(config.preset)
@@ -94,7 +94,7 @@ def open_encoder(
     return SegmentEncoder(
         video,
         preset,
-        _without_sound(config.compression(video), sound_bytes),
+        _without_sound(config.compression(video), sound),
         plan=plan or plan_of(video, config, preset),
         size=config.size,
         device=device,
@@ -105,22 +105,24 @@ def open_encoder(
     )
 
 
-def _without_sound(compression: Compression, sound_bytes: int) -> Compression:
+def _without_sound(compression: Compression, sound: Sound | None) -> Compression:
     """Return a compression whose wanted file size is that of the pictures; raises SettingsError."""
     wanted = compression.file_bytes
-    if wanted is None:
+    if wanted is None or sound is None:
         return compression
-    if wanted <= sound_bytes:
-        raise SettingsError(f"the sound alone takes {sound_bytes} bytes of the wanted {wanted}")
-    return replace(compression, file_bytes=wanted - sound_bytes)
+    taken = sound.file_bytes
+    if wanted <= taken:
+        raise SettingsError(f"the sound alone takes {taken} bytes of the wanted {wanted}")
+    return replace(compression, file_bytes=wanted - taken)
 
 
-def sound_of(source: Source, config: FitConfig, plan: Plan) -> Sound | None:
-    """Return the sound of a source, cut for the segments of a plan; raises SourceError."""
-    sound = None if config.sound is None else read_sound(source, config.sound)
+def sound_of(video: Frames, config: FitConfig, plan: Plan) -> Sound | None:
+    """Return the sound of a video file, cut for the segments of a plan; raises SourceError."""
+    choice = config.sound
+    sound = read_sound(video, choice) if choice and isinstance(video, Source) else None
     if sound is None:
         return None
-    return cut(sound, [run.stop / source.rate for run in plan.runs])
+    return cut(sound, [run.stop / video.rate for run in plan.runs])
 
 
 def masked(video: Frames, config: FitConfig) -> Frames:

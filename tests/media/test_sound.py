@@ -10,6 +10,7 @@ import pytest
 from av.audio.resampler import AudioResampler
 from beeps import SECONDS, beeps, write_beeps
 
+import encoder
 from encoder.cli.main import main as encoder_main
 from encoder.codec.clip import Clip
 from encoder.codec.sound import RATE
@@ -200,6 +201,18 @@ def written(path):
             first = frame.time if first is None else first
             made += [each.to_ndarray().reshape(-1, 1) for each in resampler.resample(frame)]
     return [first - picture.time + each for each in beeps(np.concatenate(made))]
+
+
+def test_clips_of_the_python_interface_have_sound(tmp_path):
+    source = write_beeps(tmp_path / "a.mkv")
+    clip = encoder.fit(source, epochs=1, size="XS")
+    clip.save(tmp_path / "a.nerv")
+    assert encoder.open(tmp_path / "a.nerv").sound == clip.sound
+    assert beeps(heard(clip.sound)) == pytest.approx([0, 1, 2], abs=SKEW)
+    assert encoder.evaluate(clip, source).audio_bytes == clip.sound.file_bytes
+    assert encoder.fit(source, epochs=1, size="XS", audio="none").sound is None
+    with pytest.raises(SettingsError, match="the sound alone takes"):
+        encoder.fit(source, epochs=1, size="XS", file_size="2kB")
 
 
 def test_a_wanted_size_includes_the_sound(tmp_path):
