@@ -112,7 +112,7 @@ def _without_sound(compression: Compression, sound: Sound | None) -> Compression
         return compression
     taken = sound.file_bytes
     if wanted <= taken:
-        raise SettingsError(f"the sound alone takes {taken} bytes of the wanted {wanted}")
+        raise SettingsError(f"the file's size must be over {taken}, which the sound alone takes")
     return replace(compression, file_bytes=wanted - taken)
 
 

@@ -354,7 +354,9 @@ def test_from_video_to_files(tmp_path, write_video):
     assert list(result) == [
         *qualities,
         "bits_per_pixel",
+        "picture_bits_per_pixel",
         "file_bytes",
+        "audio_bytes",
         "frames",
         "width",
         "height",

@@ -211,7 +211,7 @@ def test_clips_of_the_python_interface_have_sound(tmp_path):
     assert beeps(heard(clip.sound)) == pytest.approx([0, 1, 2], abs=SKEW)
     assert encoder.evaluate(clip, source).audio_bytes == clip.sound.file_bytes
     assert encoder.fit(source, epochs=1, size="XS", audio="none").sound is None
-    with pytest.raises(SettingsError, match="the sound alone takes"):
+    with pytest.raises(SettingsError, match="which the sound alone takes"):
         encoder.fit(source, epochs=1, size="XS", file_size="2kB")
 
 
