@@ -18,7 +18,7 @@ from benchmarks.train_steps import Averaged, Coarse, Compiled
 from encoder.config import PrecisionName, SizeName
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.pyramid import Pyramid, PyramidConfig
-from encoder.presets import FAST_WIDTHS, PRESETS, Preset
+from encoder.presets import FAST_WIDTHS, HIGH_MOTION, PRESETS, Preset
 from encoder.training.losses import l1_ssim
 from encoder.training.optimizers import MATRIX_OPTIMIZERS
 from encoder.training.step import TrainStep
@@ -95,7 +95,7 @@ def _networks() -> dict[str, Preset]:
         "field: a node every 64 pixels": {"cell": 64},
         "warp: bilinear": {"sampling": "bilinear"},
         "latents: of each frame, too": {"temporal": ((1, 2, 16), *TEMPORAL)},
-        "latents: of each and of every 4th frame": {"temporal": ((1, 2, 16), (4, 3, 8))},
+        "latents: of each and of every 4th frame": {"temporal": HIGH_MOTION},
         "latents: every 4th frame alone": {"temporal": TEMPORAL[:1]},
         "latents: every 12th frame alone": {"temporal": TEMPORAL[1:]},
         "still latents: one grid of 14 channels": {"still": ((14, 4),)},

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from av.audio.resampler import AudioResampler
 from av.error import InvalidDataError
 from numpy.typing import NDArray
 
-from encoder.codec.sound import PACKET_SAMPLES, RATE
+from encoder.codec.sound import MAX_PACKETS, PACKET_SAMPLES, RATE
 from encoder.media.decoding import opened
 
 TOLERANCE = RATE // 25
 """Samples by which sound may be late or early (40 ms) before silence is put in, or sound cut."""
+SPARE_PACKETS = 8
+"""Packets of a clip for the delay of an encoder, and for those before the first that is heard."""
 
 Samples = NDArray[np.int16]
 """Interleaved samples (N, channels) at 48 kHz."""
@@ -26,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A track of sound, and the part of it that is track."""
+    """A track of sound, and the part of it that is heard."""
 
     path: Path
     number: int
@@ -40,8 +43,8 @@ class AudioTrack:
 
     @property
     def samples(self) -> int:
-        """Number of samples that are track."""
-        return -(-self.seconds.numerator * RATE // self.seconds.denominator)
+        """Number of samples that are heard, as many as a clip can hold at most."""
+        return min(ceil(self.seconds * RATE), (MAX_PACKETS - SPARE_PACKETS) * PACKET_SAMPLES)
 
     def packets(self) -> Generator[tuple[bytes, int | None]]:
         """Yield each packet, and the sample at which it is played; None if that is not known."""

@@ -56,7 +56,7 @@ def read_sound(source: Source, choice: SoundChoice) -> Sound | None:
                 origin=source.track.origin,
                 seconds=source.count / source.rate,
             )
-        return _read(track, stream, choice)
+            return _read(track, stream, choice)
     except FFmpegError as error:
         raise SourceError(
             f"cannot read the sound of {path}: {error.strerror} (--audio none leaves it out)"

@@ -71,7 +71,7 @@ class Source:
         """Path of the file or folder."""
         self._reading = reading
         self.track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
-        """Origin of the pictures."""
+        """Track or folder of the pictures."""
         self.timeline = self.track.timeline
         """Times at which the pictures are shown."""
         self._converter = Converter(

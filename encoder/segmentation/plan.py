@@ -20,7 +20,7 @@ from encoder.presets import Preset
 from encoder.segmentation.global_motion import MAX_MARGIN
 from encoder.segmentation.shots import changes, cuts, split, unsteadiness
 
-HIGH_MOTION = 2.25
+UNSTEADY = 2.25
 """Smallest error of coarse pictures that are interpolated in time, in a video of high
 motion, of 255.
 
@@ -78,7 +78,7 @@ class Plan:
             width=width,
             frames=self.longest,
             margin=margin,
-            high_motion=self.unsteadiness > HIGH_MOTION,
+            high_motion=self.unsteadiness > UNSTEADY,
         )
 
     @cached_property

@@ -96,7 +96,9 @@ class EncoderLoop:
             picture = decoder.read(FIRST_SECONDS)
             if picture is not None and self._show(picture):
                 self._frame_clock.restart(self._timeline.rate)
-                self._send(picture, self._frame_clock.take()[0], events)
+                pts, _ = self._frame_clock.take()
+                sound = self._sound(picture, pts) if self._timeline.playing else None
+                self._send(picture, pts, events, sound=sound)
         elif not self._broadcasts.has_viewers:
             return self._wait_for_viewers()
         elif not self._wake.wait(self._frame_clock.wait_seconds()):

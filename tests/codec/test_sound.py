@@ -62,12 +62,17 @@ def test_clips_with_sound_are_read_as_they_were_written(sounding):
     assert len(data) - len(silent) == clip.sound.file_bytes
 
 
-def test_sound_is_there_as_far_as_the_file_has_arrived(sounding, tmp_path):
-    data = bytes(sounding)
-    path = tmp_path / "growing.nerv"
+def begun(clip, folder):
+    """Return a file with the first segment, its reader, all bytes, and the place of the next."""
+    data = bytes(clip)
+    path = folder / "growing.nerv"
     second = [chunk.offset for chunk in ChunkReader().feed(data) if chunk.kind == SEGMENT][1]
     path.write_bytes(data[:second])
-    growing = GrowingFile(path)
+    return path, GrowingFile(path), data, second
+
+
+def test_sound_is_there_as_far_as_the_file_has_arrived(sounding, tmp_path):
+    path, growing, data, second = begun(sounding, tmp_path)
     assert growing.clip.sound.stop == 7
     with path.open("ab") as file:
         file.write(data[second:])
@@ -77,11 +82,7 @@ def test_sound_is_there_as_far_as_the_file_has_arrived(sounding, tmp_path):
 
 
 def test_a_resumed_fits_file_in_its_place_brings_the_rest_of_the_sound(sounding, tmp_path):
-    data = bytes(sounding)
-    path = tmp_path / "growing.nerv"
-    second = [chunk.offset for chunk in ChunkReader().feed(data) if chunk.kind == SEGMENT][1]
-    path.write_bytes(data[:second])
-    growing = GrowingFile(path)
+    path, growing, data, _ = begun(sounding, tmp_path)
     (tmp_path / "new").write_bytes(data)
     (tmp_path / "new").replace(path)
     growing.read_on()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from chromium import CHROMIUM, DRIVER, browsing, is_ready, serving
+from chromium import CHROMIUM, DRIVER, is_ready, serving
 from helpers import SAMPLE
 from waiting import wait_for
 
@@ -54,12 +54,6 @@ class Page:
 
     def state(self):
         return self._driver.execute_async_script(STATE)
-
-
-@pytest.fixture
-def driver(tmp_path):
-    with browsing(tmp_path / "profile") as driver:
-        yield driver
 
 
 def test_keys_clips_and_timelines(driver, tmp_path):

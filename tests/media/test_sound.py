@@ -228,6 +228,15 @@ def test_a_wanted_size_includes_the_sound(tmp_path):
     assert encoder_main([*fit, "--audio-track", "3"]) == 2
 
 
+@pytest.mark.parametrize("codec", ["pcm_s16le", "libopus"])
+def test_a_film_has_no_more_sound_than_a_clip_can_hold(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr("encoder.media.samples.MAX_PACKETS", 60)
+    source = write_beeps(tmp_path / "a.mkv", codec=codec)
+    sound = read(source)
+    assert 50 <= sound.stop <= 60
+    assert beeps(heard(sound)) == pytest.approx([0, 1], abs=SKEW)
+
+
 @pytest.mark.skipif(not NASA.exists(), reason="no such clip here")
 def test_other_tracks_of_a_film_can_be_chosen():
     first, second = read(NASA), read(NASA, None, 1)

@@ -58,7 +58,7 @@ def chosen(text):
     return [(choice.codec, choice.format.payload_type) for choice in choices(Offer.parse(text))]
 
 
-async def answered(text):
+async def answered(text, sound_ssrc=None):
     """Return the answer that a peer of aiortc's gives."""
     parsed = Offer.parse(text)
     choice = choices(parsed)[0]
@@ -68,7 +68,7 @@ async def answered(text):
         RTCSessionDescription(offer_for_aiortc(parsed, choice), "offer")
     )
     await peer.setLocalDescription(await peer.createAnswer())
-    found = complete_answer(parsed, choice, peer.localDescription.sdp)
+    found = complete_answer(parsed, choice, peer.localDescription.sdp, sound_ssrc=sound_ssrc)
     await peer.close()
     return found
 
@@ -445,17 +445,7 @@ def with_sound(*attributes, sound=SOUND, group="group:BUNDLE 0 1"):
 
 async def answered_with_sound(text, ssrc=77):
     """Return the sections of the answer, and of the offer the format of the sound."""
-    parsed = Offer.parse(text)
-    choice = choices(parsed)[0]
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    add_viewer(peer, ViewerTrack(choice.codec))
-    await peer.setRemoteDescription(
-        RTCSessionDescription(offer_for_aiortc(parsed, choice), "offer")
-    )
-    await peer.setLocalDescription(await peer.createAnswer())
-    found = complete_answer(parsed, choice, peer.localDescription.sdp, sound_ssrc=ssrc)
-    await peer.close()
-    return sections_of(found), parsed.sound_format
+    return sections_of(await answered(text, ssrc)), Offer.parse(text).sound_format
 
 
 @pytest.mark.parametrize("direction", ["recvonly", "sendrecv"])
