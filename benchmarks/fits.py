@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.points import Point
 from encoder.codec.clip import Clip
-from encoder.compare.evaluation import pictures
+from encoder.compare.evaluation import mean_quality, qualities
 from encoder.config import Budget, Compression, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
-from encoder.media.metrics import psnr_db
 from encoder.media.video import Frames, Video
 from encoder.presets import PRESETS, Preset
 from encoder.segmentation.plan import Plan, make_plan
@@ -57,10 +55,11 @@ def run_fit(encoder: SegmentEncoder, budget: Budget, *, start: float = 0.0) -> C
 
 def measure(clip: Clip, video: Video) -> Point:
     """Return the size and quality of a clip."""
-    quality = float(np.mean([psnr_db(*pair) for pair in pictures(clip, video)]))
+    quality = mean_quality(list(qualities(clip, video)))
     return {
         "bytes": len(bytes(clip)),
-        "psnr_db": quality,
+        "psnr_db": quality.psnr_db,
+        "ms_ssim": quality.ms_ssim,
         "bits_per_weight": clip.bits_per_weight,
     }
 

@@ -7,7 +7,6 @@ from itertools import product
 from math import inf
 from statistics import median
 
-import numpy as np
 
 from benchmarks.fits import (
     FAST,
@@ -24,8 +23,8 @@ from encoder.codec.tensor_coder import MODES
 from encoder.codec.tensor_header import CONTEXT, PREDICTED
 from encoder.compare import anchors
 from encoder.compare.anchors import CODECS
+from encoder.compare.evaluation import frame_quality, mean_quality
 from encoder.config import Budget, Compression, FitConfig
-from encoder.media.metrics import psnr_db
 from encoder.media.video import Video
 from encoder.presets import Preset
 from encoder.segmentation.plan import make_plan
@@ -204,8 +203,14 @@ def codecs(video: Video, _: int) -> Iterator[Point]:
             data = anchors.encode(video, codec, factor)
             decoded = anchors.decode(data, codec, height=height, width=width)
             pairs = zip(decoded, video.frames, strict=True)
-            quality = float(np.mean([psnr_db(*pair) for pair in pairs]))
-            yield {"codec": codec.title, "crf": factor, "bytes": len(data), "psnr_db": quality}
+            quality = mean_quality([frame_quality(*pair) for pair in pairs])
+            yield {
+                "codec": codec.title,
+                "crf": factor,
+                "bytes": len(data),
+                "psnr_db": quality.psnr_db,
+                "ms_ssim": quality.ms_ssim,
+            }
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {

@@ -17,7 +17,7 @@ from encoder.common.errors import SettingsError
 from encoder.compare.evaluation import Evaluation, evaluation, qualities
 from encoder.config import DeviceName, FitConfig
 from encoder.jobs.gop import Progress
-from encoder.jobs.job import masked, open_encoder, plan_of, sound_of
+from encoder.jobs.job import extras_of, masked, open_encoder, plan_of
 from encoder.media.reading import Reading
 from encoder.media.source import Source
 from encoder.media.video import Frames, Video
@@ -50,7 +50,7 @@ def fit(
     """Fit a network to a video and return it as a clip.
 
     `source` is a video file, a folder of images, or frames (T, 3, H, W) in uint8 or in 0..1.
-    The clip has the sound of a video file, unless `audio="none"`. `frame_rate` is that of frames.
+    The clip has the sound, subtitles and metadata of a video file. `frame_rate` is that of frames.
     `network` makes a torch module that maps times (B,) in frames to frames (B, 3, H, W) in 0..1.
     It replaces the preset's network, and `recipe` replaces the preset's recipe. `settings` are the
     fields of `FitConfig`, such as `preset`, `resize`, `epochs`, `file_size`. `on_progress` takes
@@ -79,14 +79,14 @@ def fit(
     # The fit seeds torch's generators: the caller's random numbers must not change by that.
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         plan = plan_of(masked(video, config), config, preset)
-        sound = sound_of(video, config, plan)
+        extras = extras_of(video, config, plan)
         encoder = open_encoder(
-            video, config, preset=preset, device=place, settings=record, plan=plan, sound=sound
+            video, config, preset=preset, device=place, settings=record, plan=plan, extras=extras
         )
         for progress in encoder.run(config.limit(video.count)):
             if on_progress is not None:
                 on_progress(progress)
-    return Clip.parse(bytes(replace(encoder.clip(), sound=sound)))
+    return Clip.parse(bytes(replace(encoder.clip(), extras=extras)))
 
 
 def evaluate(

@@ -113,6 +113,10 @@ class FitConfig(Reading):
     """Sound: its bits per second such as 64k, `copy`, or `none`."""
     audio_track: Annotated[int | None, Flag(metavar="N", default="the default one")] = None
     """Audio track, from 0, as FFmpeg's a:N."""
+    subtitles: Annotated[str, Flag(metavar="TRACKS")] = "all"
+    """Subtitles to keep: `all`, `none`, or languages as the source names them: `eng,fra`."""
+    metadata: bool = True
+    """Keep title, language, date and chapters."""
     budget: Annotated[float | None, Flag(metavar="SECONDS", exclusive="limit")] = None
     """Wall-clock time to fit all segments, with any number of workers."""
     epochs: Annotated[int | None, Flag(exclusive="limit")] = None
@@ -230,7 +234,17 @@ class FitConfig(Reading):
         width, height = video.size
         preset = {"preset": self.preset, "size": self.size}
         record: dict[str, object] = {"resize": f"{width}x{height}"}
-        optional = ("track", "matrix", "background", "mask", "audio", "audio_track", "precision")
+        optional = (
+            "track",
+            "matrix",
+            "background",
+            "mask",
+            "audio",
+            "audio_track",
+            "subtitles",
+            "metadata",
+            "precision",
+        )
         limit = self.limit(video.count)
         sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
         record |= self._changed(optional)
@@ -258,7 +272,10 @@ class FitConfig(Reading):
 
 
 def _flags(record: Mapping[str, object]) -> str:
-    return " ".join(f"{flag_name(name)} {value}" for name, value in record.items())
+    return " ".join(
+        f"--no-{name}" if value is False else f"{flag_name(name)} {value}"
+        for name, value in record.items()
+    )
 
 
 def _number(text: str | int, suffix: str, rule: str) -> float:

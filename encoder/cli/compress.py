@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
 def _compress(args: argparse.Namespace) -> None:
     from encoder.config import Budget, FitConfig
     from encoder.jobs.checkpoint import Checkpoint
-    from encoder.jobs.job import masked, open_encoder, plan_of, sound_of
+    from encoder.jobs.job import extras_of, masked, open_encoder, plan_of
     from encoder.media.source import Source
     from encoder.presets import find_preset
     from encoder.training.device import pick_device
@@ -70,7 +70,7 @@ def _compress(args: argparse.Namespace) -> None:
     source = Source(path, size=kept.size, reading=kept.config.reading)
     preset = find_preset(unlimited.preset)
     plan = plan_of(masked(source, unlimited), unlimited, preset)
-    sound = sound_of(source, unlimited, plan)
+    extras = extras_of(source, unlimited, plan)
     # All encoders are made before the first fit, so that wrong rates are errors at once.
     encoders = {
         rate: open_encoder(
@@ -78,7 +78,7 @@ def _compress(args: argparse.Namespace) -> None:
             config,
             device=pick_device(args.device),
             plan=plan,
-            sound=sound,
+            extras=extras,
             settings=config.text(source, after=f" after {kept.seconds:.0f} s"),
             states=states,
         )
@@ -91,5 +91,5 @@ def _compress(args: argparse.Namespace) -> None:
             for step in encoder.run(budget, start=RUNG_START):
                 quality = f"{step.psnr_db:.2f} dB in training"
                 update(step.done, f"segment {step.segment + 1}/{segments}, {quality}")
-            part.write_bytes(bytes(replace(encoder.clip(), sound=sound)))
+            part.write_bytes(bytes(replace(encoder.clip(), extras=extras)))
         report(path, source, configs[rate].target_bytes(source))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder.codec.container import MAGIC, VERSION
+from encoder.codec.container import MAGIC
 from encoder.common.console import Commands, show
 from encoder.common.flags import add_flags, from_flags
 from encoder.common.progress import progress
@@ -79,7 +79,7 @@ def _show_clip(args: argparse.Namespace) -> None:
     size = args.clip.stat().st_size
     show(
         {
-            "version": VERSION,
+            "version": clip.topology.version,
             "width": header.width,
             "height": header.height,
             "frames": header.frames,
@@ -93,7 +93,7 @@ def _show_clip(args: argparse.Namespace) -> None:
             "file_bytes": size,
             "topology_bytes": len(clip.topology.packed),
             "bits_per_pixel": 8 * size / header.pixels,
-            **_sound_facts(clip, size),
+            **_extra_facts(clip, size),
             "bits_per_weight": clip.bits_per_weight,
             "settings": header.settings,
         },
@@ -101,17 +101,27 @@ def _show_clip(args: argparse.Namespace) -> None:
     )
 
 
-def _sound_facts(clip: "Clip", size: int) -> dict[str, object]:
-    """Return the facts of a clip's sound by name; none without sound."""
+def _extra_facts(clip: "Clip", size: int) -> dict[str, object]:
+    """Return the facts of what a clip has besides pictures, by name; none for what it has not."""
+    facts: dict[str, object] = {}
     sound = clip.sound
-    if sound is None:
-        return {}
-    return {
-        "audio": f"Opus, {'stereo' if sound.format.channels > 1 else 'mono'}",
-        "audio_language": sound.format.language,
-        "audio_bytes": sound.file_bytes,
-        "picture_bits_per_pixel": 8 * (size - sound.file_bytes) / clip.header.pixels,
-    }
+    about = clip.extras.about
+    if sound is not None:
+        facts |= {
+            "audio": f"Opus, {'stereo' if sound.format.channels > 1 else 'mono'}",
+            "audio_language": sound.format.language,
+            "audio_bytes": sound.file_bytes,
+        }
+    if tracks := clip.extras.subtitles:
+        facts["subtitles"] = ", ".join(track.title or track.language or "?" for track in tracks)
+        facts["cues"] = sum(len(track.cues) for track in tracks)
+    told = {"title": about.title, "language": about.language, "date": about.date}
+    facts |= {name: text for name, text in told.items() if text}
+    if about.chapters:
+        facts["chapters"] = len(about.chapters)
+    if extra := clip.extra_bytes:
+        facts["picture_bits_per_pixel"] = 8 * (size - extra) / clip.header.pixels
+    return facts
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -159,7 +159,7 @@ def _fit_source(
 def _job(
     args: argparse.Namespace, config: FitConfig, source: "Source", *, device: "DeviceName"
 ) -> "Job":
-    from encoder.jobs.job import Job, masked, plan_of, sound_of
+    from encoder.jobs.job import Job, extras_of, masked, plan_of
     from encoder.presets import find_preset
 
     preset = find_preset(config.preset)
@@ -175,7 +175,7 @@ def _job(
         threads=args.threads or _threads(args, len(plan.groups)),
         settings=config.text(source),
         keep_states=args.checkpoint is not None,
-        sound=sound_of(source, config, plan),
+        extras=extras_of(source, config, plan),
     )
 
 

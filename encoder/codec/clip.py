@@ -6,7 +6,7 @@ kinds are left out.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,7 @@ import onnx
 
 from encoder.codec.clip_reader import ClipReader
 from encoder.codec.container import Header
+from encoder.codec.extras import Extras
 from encoder.codec.segment import Segment, Weights
 from encoder.codec.sound import Sound
 from encoder.codec.topology import Topology
@@ -35,8 +36,8 @@ class Clip:
     """Segments in the order of their frames, at least one. A damaged one leaves a gap of frames."""
     damage: tuple[str, ...] = ()
     """Faults of the file, described for people."""
-    sound: Sound | None = None
-    """Sound, if the clip has any."""
+    extras: Extras = field(default_factory=Extras)
+    """What the clip has besides pictures."""
 
     @classmethod
     def parse(cls, data: bytes, *, strict: bool = True) -> Self:
@@ -58,7 +59,7 @@ class Clip:
         header, topology, segments, damage = reader.finish()
         if strict and damage:
             raise BitstreamError(damage[0])
-        return cls(header, topology, segments, damage, reader.sound)
+        return cls(header, topology, segments, damage, reader.extras.found)
 
     @classmethod
     def read(cls, path: Path, *, strict: bool = True) -> Self:
@@ -74,8 +75,19 @@ class Clip:
 
     def __bytes__(self) -> bytes:
         """Return the file's bytes."""
-        made = ClipBytes(self.header, self.topology, self.sound)
+        made = ClipBytes(self.header, self.topology, self.extras)
         return b"".join([made.start, *map(made.segment, self.segments), made.end])
+
+    @property
+    def sound(self) -> Sound | None:
+        """Sound, if the clip has any."""
+        return self.extras.sound
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of the file that are not for pictures."""
+        rate = self.header.rate
+        return self.extras.file_bytes((x.start + x.frames) / rate for x in self.segments)
 
     @property
     def bits_per_weight(self) -> float:

@@ -10,9 +10,9 @@ from encoder.codec.container import (
     ChunkReader,
     Header,
 )
+from encoder.codec.extras_reader import KINDS, ExtrasReader
 from encoder.codec.segment import Segment
 from encoder.codec.segment_index import Entry, index_bytes
-from encoder.codec.sound import PACKETS, SOUND, Sound, SoundFormat, SoundPart
 from encoder.codec.topology import Topology
 from encoder.common.errors import BitstreamError
 
@@ -35,10 +35,8 @@ class ClipReader:
         self.header: Header | None = None
         self.topology: Topology | None = None
         self.segments: list[Segment] = []
-        self.parts: list[SoundPart] = []
-        """Parts of the sound so far."""
-        self.sound: Sound | None = None
-        """Sound, which gets those parts as they arrive."""
+        self.extras = ExtrasReader()
+        """Reader of what the clip has besides pictures."""
         self._damage: list[str] = []
         self._notes = 0
         self._entries: list[Entry] = []
@@ -122,10 +120,8 @@ class ClipReader:
                 self._take_segment(segment, part.offset, header, topology)
             elif part.kind == INDEX:
                 self._index = part.payload
-            elif part.kind == SOUND:
-                self._begin_sound(SoundFormat.parse(part.payload))
-            elif part.kind == PACKETS:
-                self._take_sound(SoundPart.parse(part.payload), header)
+            elif part.kind in KINDS:
+                self.extras.take(part.kind, part.payload, header, begun=bool(self.segments))
         except BitstreamError as error:
             self._note(f"{where} cannot be used: {error}")
 
@@ -133,19 +129,6 @@ class ClipReader:
         self._notes += 1
         if self._notes <= MAX_NOTES:
             self._damage.append(text)
-
-    def _begin_sound(self, form: SoundFormat) -> None:
-        if self.sound is not None or self.segments:
-            raise BitstreamError("it is out of order")
-        self.sound = Sound(form, self.parts)
-
-    def _take_sound(self, part: SoundPart, header: Header) -> None:
-        if self.sound is None:
-            raise BitstreamError("the sound is not described")
-        last = part.stop - 1
-        if part.first < self.sound.stop or self.sound.format.seconds(last) >= header.duration:
-            raise BitstreamError(f"packets {part.first} to {last} cannot follow")
-        self.parts.append(part)
 
     def _take_segment(
         self, segment: Segment, offset: int, header: Header, topology: Topology

@@ -21,7 +21,7 @@ class GrowingFile:
         self._path = path
         self._lock = threading.Lock()
         self._segments = self._reader.segments
-        self._parts = self._reader.parts
+        self._extras = self._reader.extras
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
@@ -38,7 +38,7 @@ class GrowingFile:
         reader = self._reader
         if reader.header is None or reader.topology is None or not reader.segments:
             raise BitstreamError("clip ends before its first segment")
-        return Clip(reader.header, reader.topology, reader.segments, sound=reader.sound)
+        return Clip(reader.header, reader.topology, reader.segments, extras=reader.extras.found)
 
     @property
     def damage(self) -> tuple[str, ...]:
@@ -90,8 +90,7 @@ class GrowingFile:
         ):
             raise BitstreamError("another file has taken its place")
         self._segments += reader.segments[known:]
-        heard = self._parts[-1].stop if self._parts else 0
-        self._parts += [part for part in reader.parts if part.first >= heard]
+        self._extras.extend(reader.extras)
 
     def close(self) -> None:
         """Close the file, after any running `read_on`."""

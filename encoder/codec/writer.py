@@ -1,7 +1,6 @@
 """Writing of a clip, chunk by chunk: its first segments play while the rest is still fitted."""
 
 import os
-from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +18,9 @@ from encoder.codec.container import (
     Header,
     signature,
 )
+from encoder.codec.extras import Extras, ExtrasChunks
 from encoder.codec.segment import PREFIX, Segment
 from encoder.codec.segment_index import COUNT, ENTRY, Entry, index_bytes
-from encoder.codec.sound import PACKETS, SOUND, Sound, SoundPart
 from encoder.codec.topology import Topology
 from encoder.common.atomic_file import temporary
 from encoder.common.errors import BitstreamError
@@ -29,30 +28,28 @@ from encoder.common.errors import BitstreamError
 END_BYTES = 1 << 24
 """Bytes reserved for the index, which grows with the number of segments."""
 
+NO_EXTRAS = Extras()
+
 
 class ClipBytes:
     """Maker of a clip's chunks, in their order."""
 
-    def __init__(self, header: Header, topology: Topology, sound: Sound | None = None) -> None:
-        """Take the sound as well; each of its parts follows the segment in which it begins."""
+    def __init__(self, header: Header, topology: Topology, extras: Extras = NO_EXTRAS) -> None:
         self._checksums = Checksums()
         self._rate = header.rate
-        self._sound = sound
-        self._parts = deque[SoundPart](sound.parts if sound else ())
+        self._extras = ExtrasChunks(extras)
         self._entries: list[Entry] = []
         self._version = topology.version
         essentials = [(HEAD, bytes(header)), (TOPOLOGY, topology.packed)]
-        if sound is not None:
-            essentials.append((SOUND, bytes(sound.format)))
         self.start = signature(topology.version) + b"".join(
-            self._checksums.chunk(*part) for part in essentials
+            self._checksums.chunk(*part) for part in (*essentials, *self._extras.start)
         )
         """Bytes of the file before the first segment."""
         self.size = len(self.start)
         """Number of bytes of the file so far."""
 
     def segment(self, segment: Segment) -> bytes:
-        """Return the chunk of the next segment, and those of its sound."""
+        """Return the chunk of the next segment, and those of what else begins in its time."""
         assert self._version > 1 or segment.coder != RANGE  # version 1 has no such coder
         self._entries.append(
             Entry(
@@ -60,19 +57,10 @@ class ClipBytes:
             )
         )
         chunks = self._checksums.chunk(SEGMENT, bytes(segment))
-        for part in self._take_parts(Fraction(segment.start + segment.frames) / self._rate):
-            chunks += self._checksums.chunk(PACKETS, bytes(part))
+        for part in self._extras.until(Fraction(segment.start + segment.frames) / self._rate):
+            chunks += self._checksums.chunk(*part)
         self.size += len(chunks)
         return chunks
-
-    def _take_parts(self, stop: Fraction) -> list[SoundPart]:
-        """Return the next parts of the sound that begin before a time in seconds."""
-        found: list[SoundPart] = []
-        while self._sound and self._parts:
-            if self._sound.format.seconds(self._parts[0].first) >= stop:
-                break
-            found.append(self._parts.popleft())
-        return found
 
     @property
     def end(self) -> bytes:
@@ -87,11 +75,11 @@ class ClipWriter:
     """
 
     def __init__(
-        self, path: Path, header: Header, topology: Topology, sound: Sound | None = None
+        self, path: Path, header: Header, topology: Topology, extras: Extras = NO_EXTRAS
     ) -> None:
         """Take the path of the file. The first segment creates or replaces it."""
         self.path = path
-        self._bytes = ClipBytes(header, topology, sound)
+        self._bytes = ClipBytes(header, topology, extras)
         self._file: BinaryIO | None = None
         self._start = self._bytes.start
 

@@ -75,7 +75,7 @@ def add_flags(
                 exclusive[flag.exclusive] = groups[flag.group].add_mutually_exclusive_group()
             receiver = exclusive[flag.exclusive]
         told = (defaults or {}).get(each.name, flag.default)
-        if told is None and not any(each.default is no for no in (None, False, MISSING)):
+        if told is None and not any(each.default is no for no in (None, False, True, MISSING)):
             told = f"{each.default:g}" if isinstance(each.default, float) else str(each.default)
         suffix = f" (default: {told})" if told is not None else ""
         receiver.add_argument(
@@ -136,7 +136,7 @@ def _unpacked(hint: Any) -> tuple[Any, Flag]:
 def _conversion(name: str, kind: Any, flag: Flag) -> dict[str, Any]:
     """Return argparse's settings for the values of a field."""
     if kind is bool:
-        return {"action": "store_true"}
+        return {"action": argparse.BooleanOptionalAction}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     return {"type": kind, "metavar": flag.metavar or name.rstrip("_").upper()}

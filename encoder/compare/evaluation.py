@@ -53,7 +53,7 @@ class Evaluation:
     bits_per_pixel: float
     """Bits of the file divided by the pixels of all frames."""
     picture_bits_per_pixel: float
-    """The same without the bytes of the sound."""
+    """The same without the bytes of sound, subtitles and metadata."""
     file_bytes: int
     audio_bytes: int
     """Bytes of the file that are for its sound; 0 without sound."""
@@ -119,7 +119,7 @@ def evaluation(file_bytes: int, clip: Clip, frames: Sequence[FrameQuality]) -> E
         ms_ssim=mean.ms_ssim,
         psnr_masked_db=mean.psnr_masked_db,
         bits_per_pixel=8 * file_bytes / clip.header.pixels,
-        picture_bits_per_pixel=8 * (file_bytes - audio_bytes) / clip.header.pixels,
+        picture_bits_per_pixel=8 * (file_bytes - clip.extra_bytes) / clip.header.pixels,
         file_bytes=file_bytes,
         audio_bytes=audio_bytes,
         frames=clip.header.frames,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from encoder.codec.clip import Clip
 from encoder.codec.container import Header
-from encoder.codec.sound import Sound
+from encoder.codec.extras import Extras
 from encoder.codec.topology import Topology
-from encoder.codec.writer import ClipWriter
+from encoder.codec.writer import NO_EXTRAS, ClipWriter
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import BitstreamError, RunError
 from encoder.jobs.checkpoint import State
@@ -27,11 +27,11 @@ class ClipAssembler:
         topology: Topology,
         unfinished: RunState,
         *,
-        sound: Sound | None = None,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
         self._output = output
         self._unfinished = unfinished
-        self._writer = ClipWriter(output, header, topology, sound)
+        self._writer = ClipWriter(output, header, topology, extras)
         self._waiting: dict[int, Finished] = {}
         self._checksums: list[int] = []
         """CRC-32 of each segment that is written."""

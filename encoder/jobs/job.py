@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from encoder.codec.sound import Sound, cut
+from encoder.codec.about import About
+from encoder.codec.extras import Extras
+from encoder.codec.sound import cut
 from encoder.codec.topology import Topology
 from encoder.common.errors import SettingsError
 from encoder.config import Budget, Compression, DeviceName, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
+from encoder.media.metadata import read_about
 from encoder.media.size import Size
 from encoder.media.sound import read_sound
 from encoder.media.source import Source
+from encoder.media.subtitles import read_subtitles
 from encoder.media.video import Frames
 from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
@@ -43,8 +48,8 @@ class Job:
     """Record in the file."""
     keep_states: bool
     """Whether a checkpoint is written at the end."""
-    sound: Sound | None = None
-    """Sound, in a part for each segment."""
+    extras: Extras = field(default_factory=Extras)
+    """What the clip has besides pictures; the sound has a part for each segment."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
     """Camera motion by segment, if another encoder of this job has found it."""
     topology: Topology | None = None
@@ -68,7 +73,7 @@ class Job:
             motions=self.motions or None,
             topology=self.topology,
             keep_states=self.keep_states,
-            sound=self.sound,
+            extras=self.extras,
         )
 
 
@@ -80,22 +85,24 @@ def open_encoder(
     preset: Preset | None = None,
     plan: Plan | None = None,
     settings: str | None = None,
-    sound: Sound | None = None,
+    extras: Extras | None = None,
     **options: Any,
 ) -> SegmentEncoder:
     """Return the encoder of a video in this process; options are those of SegmentEncoder.
 
     A preset replaces that of the settings. Without a plan, the video is searched for scenes.
-    A wanted file size includes the sound.
+    A wanted file size includes the extras.
     Raises SettingsError, SourceError, BitstreamError.
     """
     preset = preset or find_preset(config.preset)
     video = masked(video, config)
+    plan = plan or plan_of(video, config, preset)
+    taken = 0 if extras is None else extras.file_bytes(_stops(video, plan))
     return SegmentEncoder(
         video,
         preset,
-        _without_sound(config.compression(video), sound),
-        plan=plan or plan_of(video, config, preset),
+        _of_pictures(config.compression(video), taken),
+        plan=plan,
         size=config.size,
         device=device,
         settings=config.text(video) if settings is None else settings,
@@ -105,24 +112,35 @@ def open_encoder(
     )
 
 
-def _without_sound(compression: Compression, sound: Sound | None) -> Compression:
+def _of_pictures(compression: Compression, taken: int) -> Compression:
     """Return a compression whose wanted file size is that of the pictures; raises SettingsError."""
     wanted = compression.file_bytes
-    if wanted is None or sound is None:
+    if wanted is None or not taken:
         return compression
-    taken = sound.file_bytes
     if wanted <= taken:
-        raise SettingsError(f"the file's size must be over {taken}, which the sound alone takes")
+        raise SettingsError(
+            f"the file's size must be over {taken}, which sound, subtitles and metadata take"
+        )
     return replace(compression, file_bytes=wanted - taken)
 
 
-def sound_of(video: Frames, config: FitConfig, plan: Plan) -> Sound | None:
-    """Return the sound of a video file, cut for the segments of a plan; raises SourceError."""
-    choice = config.sound
-    sound = read_sound(video, choice) if choice and isinstance(video, Source) else None
-    if sound is None:
-        return None
-    return cut(sound, [run.stop / video.rate for run in plan.runs])
+def _stops(video: Frames, plan: Plan) -> list[Fraction]:
+    """Return the times at which the segments of a plan end, in seconds."""
+    return [run.stop / video.rate for run in plan.runs]
+
+
+def extras_of(video: Frames, config: FitConfig, plan: Plan) -> Extras:
+    """Return what a video file has besides pictures, for the segments of a plan.
+
+    Raises SourceError.
+    """
+    if not isinstance(video, Source):
+        return Extras()
+    sound = None if config.sound is None else read_sound(video, config.sound)
+    if sound is not None:
+        sound = cut(sound, _stops(video, plan))
+    about = read_about(video) if config.metadata else About()
+    return Extras(sound, read_subtitles(video, config.subtitles), about)
 
 
 def masked(video: Frames, config: FitConfig) -> Frames:

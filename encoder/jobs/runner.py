@@ -81,7 +81,7 @@ def run_job(job: Job, run: Run) -> None:
             segments,
         )
         assembly = ClipAssembler(
-            run.output, encoder.header, encoder.topology, unfinished, sound=job.sound
+            run.output, encoder.header, encoder.topology, unfinished, extras=job.extras
         )
         events = (
             run_serial(work, encoder)

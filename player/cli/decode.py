@@ -61,22 +61,21 @@ def _run(args: argparse.Namespace) -> None:
     from encoder.media.size import parse_size
     from export.engines.registry import open_engine
     from player.playback.catalog import read
+    from player.playback.excerpt import Excerpt
     from player.playback.frame_selection import frame_range, frame_times
     from player.playback.frame_writers import pick_writer, resized, shape_of
-    from player.playback.sound_writer import Excerpt
 
     clip = read(args.clip)
     times = frame_times(clip.header, args.fps, frame_range(args.frames, clip.header.frames))
     writer = pick_writer(args.output)
     size = parse_size(args.resize) if args.resize else None
     shape = shape_of(clip.header, args.fps or clip.header.rate, size, even=writer.pixels == "i420")
-    if clip.sound is not None:
-        if writer.has_sound:
-            start, seconds = Fraction(times[0]) / clip.header.rate, len(times) / shape.rate
-            excerpt = Excerpt(sound=clip.sound, start=start, seconds=seconds)
-            shape = replace(shape, sound=excerpt)
-        else:
-            logger.info("sound is left out: OUT.mp4, OUT.mkv and OUT.webm hold it")
+    if writer.has_extras:
+        start, seconds = Fraction(times[0]) / clip.header.rate, len(times) / shape.rate
+        excerpt = Excerpt(extras=clip.extras, start=start, seconds=seconds)
+        shape = replace(shape, excerpt=excerpt)
+    elif clip.sound is not None or clip.extras.subtitles:
+        logger.info("sound and subtitles are left out: OUT.mp4, OUT.mkv and OUT.webm hold them")
     engine = open_engine(
         clip, args.engine, batch=args.batch, pixels="rgb" if size else writer.pixels
     )

@@ -16,6 +16,7 @@ from typing import IO, cast
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import (
     ColorPrimaries,
@@ -35,7 +36,9 @@ from encoder.media.colours import HD_HEIGHT, HD_WIDTH, RESAMPLING
 from encoder.media.size import Size, size_text
 from export.engines.base import Frames
 from export.graph import PixelFormat
-from player.playback.sound_writer import Excerpt, SoundWriter
+from player.playback.excerpt import Excerpt
+from player.playback.sound_writer import SoundWriter
+from player.playback.subtitle_writer import SubtitleWriter
 from player.rtc.i420 import i420_frame
 
 STANDARD_OUTPUT = "-"
@@ -56,8 +59,8 @@ class Shape:
     """Width of a pixel divided by its height."""
     rate: Fraction
     """Frames per second."""
-    sound: Excerpt | None = None
-    """Sound that plays with them."""
+    excerpt: Excerpt | None = None
+    """Sound, subtitles and metadata that belong to them."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ class Writer:
     """Format of the frames that it takes."""
     open: Callable[[Path, Shape], AbstractContextManager[Write]]
     """Function that starts a file or folder."""
-    has_sound: bool = False
-    """Whether it writes the sound as well."""
+    has_extras: bool = False
+    """Whether it writes sound, subtitles and metadata as well."""
 
 
 def pick_writer(output: str) -> Writer:
@@ -168,21 +171,32 @@ def _video(
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
             context.color_trc = ColorTrc.BT709
-            sound = None if shape.sound is None else SoundWriter(container, shape.sound)
+            tracks = [] if shape.excerpt is None else _tracks(container, shape.excerpt)
             count = 0
 
             def write(frames: Frames) -> None:
                 nonlocal count
                 for picture in frames:
                     count += 1
-                    if sound is not None:
-                        sound.write(count / shape.rate)
+                    for track in tracks:
+                        track.write(count / shape.rate)
                     container.mux(stream.encode(i420_frame(picture)))
 
             yield write
             container.mux(stream.encode(None))
     except FFmpegError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _tracks(container: OutputContainer, excerpt: Excerpt) -> list[SoundWriter | SubtitleWriter]:
+    """Add the tracks and the metadata of an excerpt to a file."""
+    excerpt.label(container)
+    extras = excerpt.extras
+    tracks: list[SoundWriter | SubtitleWriter] = []
+    if extras.sound is not None:
+        tracks.append(SoundWriter(container, excerpt, extras.sound))
+    tracks += [SubtitleWriter(container, excerpt, track) for track in extras.subtitles]
+    return tracks
 
 
 @contextmanager
@@ -281,9 +295,9 @@ X264 = {"crf": "12"}
 VP9 = {"crf": "18", "b": "0", "row-mt": "1", "cpu-used": "5"}
 """Options of FFmpeg's encoders for visually lossless quality: the clip has lost enough."""
 VIDEOS: Mapping[str, Writer] = {
-    ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264), has_sound=True),
-    ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264), has_sound=True),
-    ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9), has_sound=True),
+    ".mp4": Writer("i420", partial(_video, "mp4", "libx264", X264), has_extras=True),
+    ".mkv": Writer("i420", partial(_video, "matroska", "libx264", X264), has_extras=True),
+    ".webm": Writer("i420", partial(_video, "webm", "libvpx-vp9", VP9), has_extras=True),
     ".y4m": Writer("i420", _y4m),
 }
 """Writers by suffix.

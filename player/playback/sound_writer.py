@@ -1,33 +1,22 @@
 """A clip's sound as a track of a video file, without another encode."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 from av.container import OutputContainer
 
 from encoder.codec.sound import PACKET_SAMPLES, RATE, Sound
+from player.playback.excerpt import Excerpt
 
 UNIT = Fraction(1, RATE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Excerpt:
-    """A part of a clip's sound."""
-
-    sound: Sound
-    start: Fraction
-    """Its start, in seconds since the clip's."""
-    seconds: Fraction
-    """Its length."""
 
 
 class SoundWriter:
     """Writer of the packets of an excerpt, as the pictures that they play with are written."""
 
-    def __init__(self, container: OutputContainer, excerpt: Excerpt) -> None:
+    def __init__(self, container: OutputContainer, excerpt: Excerpt, sound: Sound) -> None:
         """Add the track to a file."""
-        form = excerpt.sound.format
+        form = sound.format
         layout = "mono" if form.channels == 1 else "stereo"
         self._stream = container.add_stream("libopus", RATE, layout=layout)
         self._stream.codec_context.options = {"frame_duration": "20"}
@@ -35,11 +24,12 @@ class SoundWriter:
             self._stream.metadata["language"] = form.language
         self._container = container
         self._excerpt = excerpt
+        self._sound = sound
         self._next: int | None = None
 
     def write(self, seconds: Fraction) -> None:
         """Write the packets that begin before a time, in seconds since the excerpt's start."""
-        sound = self._excerpt.sound
+        sound = self._sound
         shift = round(self._excerpt.start * RATE) + sound.format.delay
         if self._next is None:
             # Opening the encoder makes the header of the track. Packets before

@@ -7,8 +7,10 @@ from golden import DATA, TIMES, digest, pictures
 from stranger import (
     FORMAT,
     strangers_decays,
+    strangers_facts,
     strangers_pictures,
     strangers_sound,
+    strangers_subtitles,
     strangers_weights,
 )
 
@@ -66,6 +68,24 @@ def test_golden_sound_is_read_as_ever_and_by_the_format_alone(name, digest):
     assert [packets.get(number) for number in range(40)] == [sound.packet(n) for n in range(40)]
     assert [number for number in range(sound.stop) if number not in packets] == [5]
     assert hashlib.sha256(b"".join(packets.values())).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", ["v1-subtitles", "v2-subtitles"])
+def test_golden_subtitles_are_read_as_ever_and_by_the_format_alone(name):
+    data = (DATA / f"{name}.nerv").read_bytes()
+    extras = Clip.parse(data).extras
+    tracks = [
+        (track.language, track.title, [(cue.start, cue.stop, cue.text) for cue in track.cues])
+        for track in extras.subtitles
+    ]
+    assert tracks == strangers_subtitles(data)
+    assert [(language, len(cues)) for language, _, cues in tracks] == [("en", 3), ("de", 1)]
+    assert tracks[0][2][1] == (150, 420, "<i>Two</i>\nlines")
+    about = extras.about
+    told = [(1, about.title), (2, about.language), (3, about.date)]
+    told += [(4, (chapter.start, chapter.title)) for chapter in about.chapters]
+    assert told == strangers_facts(data)
+    assert told[3:] == [(4, (0, "Begin")), (4, (320, "Ende – gut"))]  # noqa: RUF001
 
 
 def test_table_is_the_one_of_the_format():

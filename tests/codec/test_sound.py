@@ -1,14 +1,15 @@
 import struct
-import zlib
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from chunks import chunked
 
 from encoder.codec.clip import Clip
 from encoder.codec.clip_reader import ClipReader
-from encoder.codec.container import CHUNK, INDEX, SEGMENT, ChunkReader, Header
+from encoder.codec.container import INDEX, SEGMENT, ChunkReader, Header
+from encoder.codec.extras import Extras
 from encoder.codec.growing_file import GrowingFile
 from encoder.codec.sound import (
     MAX_PACKETS,
@@ -36,7 +37,7 @@ def sounding(tiny_clip):
     whole = Sound(FORM, [SoundPart(0, packets(13))])
     rate = tiny_clip.header.rate
     stops = [(each.start + each.frames) / rate for each in tiny_clip.segments]
-    return replace(tiny_clip, sound=cut(whole, stops))
+    return replace(tiny_clip, extras=Extras(sound=cut(whole, stops)))
 
 
 def kinds(data):
@@ -58,8 +59,8 @@ def test_clips_with_sound_are_read_as_they_were_written(sounding):
     assert bytes(clip) == data
     assert clip.sound.format == FORM
     assert [clip.sound.packet(number) for number in range(14)] == [*packets(13), None]
-    silent = bytes(replace(clip, sound=None))
-    assert len(data) - len(silent) == clip.sound.file_bytes
+    silent = bytes(replace(clip, extras=Extras()))
+    assert len(data) - len(silent) == clip.sound.file_bytes == clip.extra_bytes
 
 
 def begun(clip, folder):
@@ -110,20 +111,6 @@ def test_shortened_clips_have_the_sound_of_their_segments(sounding):
     assert clip.sound.stop == 7
 
 
-def chunked(clip, *extra):
-    """Return a clip's bytes with further chunks behind its first segment."""
-    data = bytes(clip)
-    topology = next(chunk for chunk in ChunkReader().feed(data) if chunk.kind == b"TOPO")
-    seed = zlib.crc32(topology.payload, zlib.crc32(bytes(clip.header)))
-    place = [chunk.offset for chunk in ChunkReader().feed(data) if chunk.kind == SEGMENT][1]
-    made = b""
-    for kind, payload in extra:
-        start = CHUNK.pack(kind, len(payload))
-        made += start + struct.pack("<I", zlib.crc32(start)) + payload
-        made += struct.pack("<I", zlib.crc32(payload, seed))
-    return data[:place] + made + data[place:]
-
-
 @pytest.mark.parametrize(
     ("kind", "payload", "reason"),
     [
@@ -143,14 +130,14 @@ def test_sound_that_breaks_a_rule_is_dropped(sounding, kind, payload, reason):
     reader = ClipReader()
     reader.feed(chunked(sounding, (kind, payload)))
     assert reason in reader.damage[0]
-    assert [part.first for part in reader.parts] == [0, 7]
+    assert [part.first for part in reader.extras.parts] == [0, 7]
 
 
 def test_sound_without_a_description_is_dropped(tiny_clip):
     reader = ClipReader()
     reader.feed(chunked(tiny_clip, (PACKETS, bytes(SoundPart(0, packets(1))))))
     assert "not described" in reader.damage[0]
-    assert reader.sound is None
+    assert reader.extras.found.sound is None
 
 
 @pytest.mark.parametrize(

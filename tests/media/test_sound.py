@@ -185,7 +185,7 @@ def test_sound_goes_through_all_commands(tmp_path, capsys, caplog):
     assert player_main(["decode", str(clip), str(tmp_path / "part.mp4"), *part]) == 0
     assert written(tmp_path / "part.mp4") == pytest.approx([0.8], abs=0.01)
     assert player_main(["decode", str(clip), str(tmp_path / "out.y4m")]) == 0
-    assert "sound is left out" in caplog.text
+    assert "sound and subtitles are left out" in caplog.text
 
 
 def written(path):
@@ -211,7 +211,7 @@ def test_clips_of_the_python_interface_have_sound(tmp_path):
     assert beeps(heard(clip.sound)) == pytest.approx([0, 1, 2], abs=SKEW)
     assert encoder.evaluate(clip, source).audio_bytes == clip.sound.file_bytes
     assert encoder.fit(source, epochs=1, size="XS", audio="none").sound is None
-    with pytest.raises(SettingsError, match="which the sound alone takes"):
+    with pytest.raises(SettingsError, match="which sound, subtitles and metadata take"):
         encoder.fit(source, epochs=1, size="XS", file_size="2kB")
 
 

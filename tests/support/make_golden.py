@@ -1,4 +1,4 @@
-"""Writes files that must decode for ever, unless they are there already: one of version 2, and two with sound.
+"""Writes files that must decode for ever, unless they are there already: one of version 2, and two each with sound and subtitles.
 
 The others come from networks and encoders of earlier states.
 """
@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from golden import DATA, digest, pictures
 
+from encoder.codec.about import About, Chapter
 from encoder.codec.clip import Clip
 from encoder.codec.container import Header
 from encoder.codec.entropy import Integers
+from encoder.codec.extras import Extras
 from encoder.codec.segment import Quantized, Segment
 from encoder.codec.sound import PACKET_SAMPLES, RATE, Sound, SoundFormat, SoundPart
+from encoder.codec.subtitles import Cue, TextTrack
 from encoder.codec.tensor_header import NOTHING, Shape
 from encoder.jobs.trace import trace
 from encoder.models.pyramid import Pyramid, PyramidConfig
@@ -105,7 +108,24 @@ def with_sound(clip: Clip) -> Clip:
         packets += [bytes(packet) for packet in encoder.encode(frame)]
     form = SoundFormat(channels=1, delay=312, language="en")
     sound = Sound(form, [SoundPart(0, tuple(packets[:5])), SoundPart(6, tuple(packets[6:]))])
-    return replace(clip, sound=sound)
+    return replace(clip, extras=Extras(sound=sound))
+
+
+def with_subtitles(clip: Clip) -> Clip:
+    """Return a clip with subtitles in two languages, and with facts about the film."""
+    english = [
+        Cue(0, 200, "One &amp; all"),
+        Cue(150, 420, "<i>Two</i>\nlines"),
+        Cue(400, 900, "Three"),
+    ]
+    about = About(
+        title="Golden",
+        language="en",
+        date="2026-11-28",
+        chapters=(Chapter(0, "Begin"), Chapter(320, "Ende – gut")),  # noqa: RUF001
+    )
+    tracks = (TextTrack("en", "", english), TextTrack("de", "Für alle", [Cue(330, 640, "Drei")]))
+    return replace(clip, extras=Extras(subtitles=tracks, about=about))
 
 
 def write(name: str, make_clip: Callable[[], Clip]) -> None:
@@ -125,7 +145,11 @@ def main() -> None:
     """Write the files."""
     write(NAME, make)
     for version, name in (("v1", "v1-fast"), ("v2", NAME)):
-        write(f"{version}-sound", lambda name=name: with_sound(Clip.read(DATA / f"{name}.nerv")))
+        for kind, add in (("sound", with_sound), ("subtitles", with_subtitles)):
+            write(
+                f"{version}-{kind}",
+                lambda name=name, add=add: add(Clip.read(DATA / f"{name}.nerv")),
+            )
 
 
 if __name__ == "__main__":

@@ -275,3 +275,35 @@ def strangers_sound(data: bytes) -> tuple[tuple[int, int, str], dict[int, bytes]
                 packets[number] = payload[at + 2 : at + 2 + length]
                 number, at = number + 1, at + 2 + length
     return form, packets
+
+
+def strangers_subtitles(data: bytes) -> list[tuple[str, str, list[tuple[int, int, str]]]]:
+    """Return the language, title and cues of each text track of a file."""
+    tracks = list[tuple[str, str, list[tuple[int, int, str]]]]()
+    for _, kind, payload in strangers_chunks(data):
+        if kind == b"TEXT":
+            assert payload[0] == len(tracks)
+            end = 2 + payload[1]
+            tracks.append((payload[2:end].decode(), payload[end:].decode(), []))
+        elif kind == b"CUES":
+            at = 1
+            while at < len(payload):
+                start, stop, length = struct.unpack_from("<IIH", payload, at)
+                text = payload[at + 10 : at + 10 + length].decode()
+                tracks[payload[0]][2].append((start, stop, text))
+                at += 10 + length
+    return tracks
+
+
+def strangers_facts(data: bytes) -> list[tuple[int, str | tuple[int, str]]]:
+    """Return the entries of a file's META chunk: kind and text, and the start of a chapter."""
+    facts = list[tuple[int, str | tuple[int, str]]]()
+    for _, kind, payload in strangers_chunks(data):
+        at = 0
+        while kind == b"META" and at < len(payload):
+            entry, length = struct.unpack_from("<BH", payload, at)
+            value = payload[at + 3 : at + 3 + length]
+            (start,) = struct.unpack_from("<I", value) if entry == 4 else (0,)
+            facts.append((entry, (start, value[4:].decode()) if entry == 4 else value.decode()))
+            at += 3 + length
+    return facts
