@@ -7,7 +7,6 @@ from itertools import product
 from math import inf
 from statistics import median
 
-
 from benchmarks.fits import (
     FAST,
     Measurement,

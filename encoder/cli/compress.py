@@ -3,12 +3,18 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encoder.cli.evaluate import report
 from encoder.cli.options import add_device
 from encoder.common.atomic_file import replacing
 from encoder.common.console import Commands
 from encoder.common.progress import progress
+
+if TYPE_CHECKING:
+    from encoder.codec.extras import Extras
+    from encoder.config import Budget
+    from encoder.jobs.segment_encoder import SegmentEncoder
 
 RUNG_START = 0.3
 """Progress of the schedule at which the fit to another size starts."""
@@ -86,10 +92,15 @@ def _compress(args: argparse.Namespace) -> None:
     }
     for rate, encoder in encoders.items():
         path = output.with_stem(f"{output.stem}-{rate:g}bpp")
-        segments = len(encoder.plan.runs)
-        with replacing(path) as part, progress("fitting") as update:
-            for step in encoder.run(budget, start=RUNG_START):
-                quality = f"{step.psnr_db:.2f} dB in training"
-                update(step.done, f"segment {step.segment + 1}/{segments}, {quality}")
-            part.write_bytes(bytes(replace(encoder.clip(), extras=extras)))
+        write_rung(encoder, budget, extras, path)
         report(path, source, configs[rate].target_bytes(source))
+
+
+def write_rung(encoder: "SegmentEncoder", budget: "Budget", extras: "Extras", path: Path) -> None:
+    """Continue the fit of an encoder's states at another size, and write the clip."""
+    segments = len(encoder.plan.runs)
+    with replacing(path) as part, progress("fitting") as update:
+        for step in encoder.run(budget, start=RUNG_START):
+            quality = f"{step.psnr_db:.2f} dB in training"
+            update(step.done, f"segment {step.segment + 1}/{segments}, {quality}")
+        part.write_bytes(bytes(replace(encoder.clip(), extras=extras)))

@@ -4,28 +4,25 @@ import argparse
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.cli.evaluate import report
+from encoder.cli.fitter import SAVE_SECONDS, Fitter, check_workers, fitter_of
+from encoder.cli.ladder import LadderFit, parse_wishes
 from encoder.cli.options import SAMPLE, add_device
 from encoder.common.atomic_file import writable
 from encoder.common.console import Commands
 from encoder.common.errors import SettingsError
 from encoder.common.flags import add_flags, from_flags
-from encoder.common.progress import progress
 from encoder.config import SEGMENT_SECONDS, FitConfig
 from encoder.media.reading import STANDARD_INPUT, source_file
 
 if TYPE_CHECKING:
-    from encoder.config import DeviceName
-    from encoder.jobs.job import Job
-    from encoder.jobs.scheduler import WorkerBackend
     from encoder.media.source import Source
 
-SAMPLE_OUTPUT = "bunny.nerv"
-SAVE_SECONDS = 60.0
-MAX_WORKERS = 1024
+SAMPLE_STEM = "bunny"
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +54,13 @@ def add(commands: Commands) -> None:
     budget = f"{seconds} for every --segment-frames frames, at least {seconds}"
     add_flags(fit, FitConfig, defaults={"budget": budget})
     add_device(fit)
+    fit.add_argument(
+        "--ladder",
+        nargs="+",
+        metavar="RUNG",
+        help="write several clips and a manifest, FILM.json: a size for each, such as 80kB or "
+        "640x360@80kB",
+    )
     fit.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="also write a checkpoint for `compress`"
     )
@@ -99,128 +103,55 @@ def _add_long(fit: argparse.ArgumentParser) -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     # torch takes seconds to import, and help does not need it.
-    from encoder.media.source import Source
     from encoder.presets import find_preset
 
     config = from_flags(FitConfig, args)
-    _check_workers(args)
+    check_workers(args)
     find_preset(config.preset)  # before the video is read
     video = args.video or SAMPLE
-    output = _output(args)
+    wishes = parse_wishes(args, config) if args.ladder else []
+    output = _output(args, ".json" if wishes else ".nerv")
     writable(output, video, args.mask and Path(args.mask), args.checkpoint)
     if args.checkpoint:
         writable(args.checkpoint, video, args.mask and Path(args.mask))
     if config.mask is not None:
         config = replace(config, mask=str(Path(config.mask).resolve()))
     with source_file(video, copy=output.with_name(f".{output.name}.source")) as path:
-        source = Source(
-            path,
-            size=config.frame_size,
-            keep_size=config.resize == "source",
-            reading=config.reading,
-        )
-        _fit_source(args, config, source, output)
+        open_source = partial(_open, path)
+        with fitter_of(args) as fitter:
+            if wishes:
+                LadderFit(config, wishes, output, open_source, fitter).run()
+            else:
+                _fit_source(fitter, config, open_source(config), output)
 
 
-def _output(args: argparse.Namespace) -> Path:
-    if args.output is None and args.video == STANDARD_INPUT:
-        raise SettingsError("name the clip that is made of standard input: -o CLIP")
-    if args.output is not None:
-        return args.output
-    return Path(f"{args.video.resolve().stem}.nerv" if args.video else SAMPLE_OUTPUT)
-
-
-def _fit_source(
-    args: argparse.Namespace, config: FitConfig, source: "Source", output: Path
-) -> None:
-    from encoder.jobs.runner import Run, run_job
-
+def _fit_source(fitter: Fitter, config: FitConfig, source: "Source", output: Path) -> None:
     began = time.perf_counter()
     config.compression(source)  # a wrong size is an error before the scenes are looked for
-    backend = _backend(args)
-    try:
-        run = Run(
-            output=output,
-            backend=backend,
-            workers=args.workers,
-            resume=args.resume,
-            save_seconds=args.save_every,
-            checkpoint=args.checkpoint,
-            notes=source.notes(),
-        )
-        run_job(_job(args, config, source, device=_device(args, backend)), run)
-    finally:
-        if backend is not None:
-            backend.close()
+    job = fitter.job(config, source, fitter.plan(source, config))
+    fitter.run(job, source, output, fitter.args.checkpoint)
     logger.info("fitted in %.1f s", time.perf_counter() - began)
     report(output, source, config.target_bytes(source))
 
 
-def _job(
-    args: argparse.Namespace, config: FitConfig, source: "Source", *, device: "DeviceName"
-) -> "Job":
-    from encoder.jobs.job import Job, extras_of, masked, plan_of
-    from encoder.presets import find_preset
+def _open(path: Path, config: FitConfig) -> "Source":
+    from encoder.media.source import Source
 
-    preset = find_preset(config.preset)
-    with progress("looking for scenes") as update:
-        plan = plan_of(masked(source, config), config, preset, on_progress=update)
-    return Job(
-        source=source.path.resolve(),
-        size=source.size,
-        config=config,
-        plan=plan,
-        budget=config.limit(source.count),
-        device=device,
-        threads=args.threads or _threads(args, len(plan.groups)),
-        settings=config.text(source),
-        keep_states=args.checkpoint is not None,
-        extras=extras_of(source, config, plan),
+    return Source(
+        path,
+        size=config.frame_size,
+        keep_size=config.resize == "source",
+        reading=config.reading,
     )
 
 
-def _threads(args: argparse.Namespace, groups: int) -> int:
-    """Return the default number of threads of a worker."""
-    import torch
-
-    if args.cluster is not None:
-        return 1
-    return max(torch.get_num_threads() // min(args.workers or 1, groups), 1)
-
-
-def _check_workers(args: argparse.Namespace) -> None:
-    """Raise SettingsError for numbers out of range."""
-    for name in ("workers", "threads"):
-        count = getattr(args, name)
-        if count is not None and not 1 <= count <= MAX_WORKERS:
-            raise SettingsError(f"the number of {name} must be in 1..{MAX_WORKERS}, got {count}")
-    if not args.save_every > 0:
-        raise SettingsError(
-            f"the time between two states must be over 0 seconds, got {args.save_every:g}"
-        )
-
-
-def _backend(args: argparse.Namespace) -> "WorkerBackend | None":
-    """Return the source of workers; None if this process does the fit."""
-    if args.cluster is not None:
-        try:
-            from encoder.jobs.ray_workers import RayWorkers
-        except ModuleNotFoundError:
-            raise SettingsError("--cluster needs Ray: pip install 'nervcast[cluster]'") from None
-        return RayWorkers(args.cluster)
-    if args.workers is None or args.workers == 1:
-        return None
-    from encoder.jobs.local_workers import LocalWorkers
-
-    return LocalWorkers()
-
-
-def _device(args: argparse.Namespace, backend: "WorkerBackend | None") -> "DeviceName":
-    """Return the device of the fits; raises SettingsError for an absent GPU."""
-    from encoder.training.device import pick_device
-
-    if backend is None or backend.gpus is None:
-        return "cuda" if pick_device(args.device).type == "cuda" else "cpu"
-    if args.device == "cuda" and not backend.gpus:
-        raise SettingsError("no GPU in the cluster: use --device cpu")
-    return "cuda" if backend.gpus and args.device != "cpu" else "cpu"
+def _output(args: argparse.Namespace, suffix: str) -> Path:
+    if args.output is None and args.video == STANDARD_INPUT:
+        raise SettingsError("name the clip that is made of standard input: -o CLIP")
+    if args.output is None:
+        return Path(f"{args.video.resolve().stem if args.video else SAMPLE_STEM}{suffix}")
+    if args.output.suffix == ".json" and suffix != ".json":
+        raise SettingsError(f"{args.output} is the name of a ladder's manifest: name a CLIP.nerv")
+    if suffix == ".json" and args.output.suffix != suffix:
+        raise SettingsError(f"a ladder is written to its manifest, FILM.json, got {args.output}")
+    return args.output

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from encoder.codec.clip import Clip
-from encoder.codec.container import VERSIONS, Header
+from encoder.codec.container import VERSIONS
 from encoder.codec.topology import dictionary
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
@@ -53,13 +53,15 @@ def write_site(clips: Sequence[Path], folder: Path) -> int:
 
 def _entry(path: Path) -> dict[str, object]:
     """Return the entry of a clip's file; raises BitstreamError."""
-    return describe(path.stem, f"./{quote(path.name)}", Clip.read(path).header, path.stat().st_size)
+    return describe(path.stem, f"./{quote(path.name)}", Clip.read(path), path.stat().st_size)
 
 
-def describe(name: str, file: str, header: Header, file_bytes: int) -> dict[str, object]:
+def describe(name: str, file: str, clip: Clip, file_bytes: int) -> dict[str, object]:
     """Return a clip's entry in the list; `file` is its address relative to the page."""
+    header = clip.header
     return {
         "name": name,
+        "title": clip.extras.about.title,
         "file": file,
         "bytes": file_bytes,
         "width": header.width,

@@ -214,7 +214,8 @@ async def _serve(
     from player.server.status_line import describe, showing
 
     def status() -> str:
-        playouts = [each for channel in app[CHANNELS].values() for each in channel.streams]
+        channels = [each for entry in app[CHANNELS].values() for each in entry.family]
+        playouts = [each for channel in channels for each in channel.streams]
         return describe(playouts, [session.report for session in app[SESSIONS].all])
 
     async with showing(sys.stderr, status):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from encoder.codec.clip import Clip
 from encoder.codec.growing_file import GrowingFile
+from encoder.codec.ladder import SUFFIX, Ladder, check_alike
 from encoder.common.atomic_file import clips_here
 from encoder.common.console import printable
 from encoder.common.errors import BitstreamError
@@ -37,12 +38,7 @@ def find_items(
     Downloads end with the stack.
     Raises BitstreamError or SourceError if a named clip cannot be read.
     """
-    items = [
-        _fetch(name, open_engine, downloads)
-        if name.startswith(SCHEMES)
-        else _find(Path(name), open_engine)
-        for name in names
-    ]
+    items = [_named(name, open_engine, downloads) for name in names]
     if not names:
         for path in clips_here():
             try:
@@ -59,7 +55,30 @@ def find_items(
             item.name = f"{name}-{number}"
             number = number + 1
         taken.add(item.name)
+        for rung in item.rungs:
+            rung.name = item.name
     return items
+
+
+def _named(name: str, open_engine: Open, downloads: contextlib.ExitStack) -> ClipSource:
+    """Return the clip or ladder of a path or an address; raises BitstreamError, SourceError."""
+    if name.startswith(SCHEMES):
+        return _fetch(name, open_engine, downloads)
+    path = Path(name)
+    return _ladder(path, open_engine) if path.suffix == SUFFIX else _find(path, open_engine)
+
+
+def _ladder(path: Path, open_engine: Open) -> ClipSource:
+    """Return the largest clip of a ladder, with all of them as its rungs; raises BitstreamError."""
+    rungs: list[ClipSource] = []
+    for rung in Ladder.load(path).rungs:
+        file = path.with_name(rung.file)
+        rungs.append(_item(file, path.stem, read(file), open_engine))
+    check_alike([(rung.path.name, rung.clip) for rung in rungs if rung.path])
+    rungs.sort(key=lambda rung: rung.file_bytes)
+    top = rungs[-1]
+    top.rungs = rungs
+    return top
 
 
 def _find(path: Path, open_engine: Open) -> ClipSource:

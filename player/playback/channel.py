@@ -12,7 +12,10 @@ from player.metrics import Metrics
 from player.playback.clip_source import ClipSource
 from player.playback.playout import Playout
 from player.playback.thumbnail import jpeg
+from player.rtc.video_encoder import pick_bitrate
 
+LEAST_BITRATE = 100_000
+"""Least bits per second of a ladder's rung."""
 ALL_CLIPS = "all clips"
 """Name of the channel that plays all clips."""
 
@@ -40,6 +43,8 @@ class Channel:
         self.shared = self._open(keep=keep)
         self.private: set[Playout] = set()
         """Playouts of one viewer each."""
+        self.family: Sequence[Channel] = [self]
+        """The channels of all rungs of a ladder, the lowest first; or the channel alone."""
         self.thumbnail: bytes | None = None
         """A small JPEG of the clip; None until it is decoded."""
 
@@ -47,6 +52,19 @@ class Channel:
     def is_playlist(self) -> bool:
         """Whether it plays more than one clip."""
         return len(self.sources) > 1
+
+    @property
+    def rung(self) -> int:
+        """Number of its rung, from 0, the lowest."""
+        return self.family.index(self)
+
+    def in_step(self, playout: Playout) -> list[Playout]:
+        """Return the playouts that one of this channel's is controlled with.
+
+        The shared playouts of all rungs have the same timeline.
+        """
+        shared = playout is self.shared
+        return [each.shared for each in self.family] if shared else [playout]
 
     @property
     def streams(self) -> list[Playout]:
@@ -100,14 +118,46 @@ def make_channels(
 
     The first channel keeps its engine while it has no viewers.
     """
-    make = partial(Channel, metrics=metrics, bitrate=bitrate, stamp=stamp)
-    channels = {
-        source.name: make(source.name, [source], keep=index == 0)
-        for index, source in enumerate(sources)
-    }
+    make = partial(Channel, metrics=metrics, stamp=stamp)
+    channels: dict[str, Channel] = {}
+    for index, source in enumerate(sources):
+        rungs = source.rungs or [source]
+        middle = len(rungs) // 2
+        family = [
+            make(
+                source.name,
+                [rung],
+                bitrate=_bitrate(rung, rungs, bitrate),
+                keep=index == 0 and place == middle,
+            )
+            for place, rung in enumerate(rungs)
+        ]
+        for channel in family:
+            channel.family = family
+        channels[source.name] = family[middle]
     if len(sources) > 1:
         name = ALL_CLIPS
         while name in channels:
             name += "+"
-        channels[name] = make(name, sources)
+        channels[name] = make(name, sources, bitrate=bitrate)
     return channels
+
+
+def _bitrate(rung: ClipSource, rungs: Sequence[ClipSource], bitrate: int | None) -> int | None:
+    """Return the bitrate of a rung: smaller frames, and smaller files of them, get less of it."""
+    if len(rungs) == 1:
+        return bitrate
+
+    def usual(source: ClipSource) -> int:
+        header = source.clip.header
+        return pick_bitrate(header.width, header.height, header.rate)
+
+    def picture_bytes(source: ClipSource) -> int:
+        return source.file_bytes - source.clip.extra_bytes
+
+    size = rung.clip.header.even_size
+    equal = [each for each in rungs if each.clip.header.even_size == size]
+    share = picture_bytes(rung) / max(map(picture_bytes, equal))
+    if bitrate is not None:
+        share *= bitrate / max(map(usual, rungs))
+    return max(round(usual(rung) * share), LEAST_BITRATE)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class ClipSource:
     path: Path | None = None
     """Place of the clip's file; a download has one while it is open."""
     follower: GrowingFile | None = None
+    rungs: Sequence["ClipSource"] = ()
+    """All clips of its ladder, from the smallest file to this one; none without a ladder."""
     is_over: Callable[[], bool] = lambda: False
     """Function that tells whether the file has stopped growing, even if the clip has no end."""
 

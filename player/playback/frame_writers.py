@@ -16,7 +16,6 @@ from typing import IO, cast
 
 import av
 import numpy as np
-from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import (
     ColorPrimaries,
@@ -37,8 +36,7 @@ from encoder.media.size import Size, size_text
 from export.engines.base import Frames
 from export.graph import PixelFormat
 from player.playback.excerpt import Excerpt
-from player.playback.sound_writer import SoundWriter
-from player.playback.subtitle_writer import SubtitleWriter
+from player.playback.extras_writer import ExtrasWriter
 from player.rtc.i420 import i420_frame
 
 STANDARD_OUTPUT = "-"
@@ -171,32 +169,21 @@ def _video(
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
             context.color_trc = ColorTrc.BT709
-            tracks = [] if shape.excerpt is None else _tracks(container, shape.excerpt)
+            extras = None if shape.excerpt is None else ExtrasWriter(container, shape.excerpt)
             count = 0
 
             def write(frames: Frames) -> None:
                 nonlocal count
                 for picture in frames:
                     count += 1
-                    for track in tracks:
-                        track.write(count / shape.rate)
+                    if extras is not None:
+                        extras.write(count / shape.rate)
                     container.mux(stream.encode(i420_frame(picture)))
 
             yield write
             container.mux(stream.encode(None))
     except FFmpegError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def _tracks(container: OutputContainer, excerpt: Excerpt) -> list[SoundWriter | SubtitleWriter]:
-    """Add the tracks and the metadata of an excerpt to a file."""
-    excerpt.label(container)
-    extras = excerpt.extras
-    tracks: list[SoundWriter | SubtitleWriter] = []
-    if extras.sound is not None:
-        tracks.append(SoundWriter(container, excerpt, extras.sound))
-    tracks += [SubtitleWriter(container, excerpt, track) for track in extras.subtitles]
-    return tracks
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class ViewerTrack(MediaStreamTrack):
         """Frames that were handed to RTP."""
         self.dropped = 0
         """Frames that this viewer was too slow for."""
+        self.pictures_lost = 0
+        """Requests of its receiver for key frames."""
         self.broadcast: Broadcast | None = None
         self.sound: SoundSender | None = None
         """Sender of the sound, if the viewer takes any."""
@@ -48,6 +50,7 @@ class ViewerTrack(MediaStreamTrack):
 
     def picture_lost(self) -> None:
         """Ask for a key frame, as a receiver's PLI or FIR does."""
+        self.pictures_lost += 1
         if self.broadcast is not None:
             self.broadcast.counts.pictures_lost.inc()
             self.broadcast.request_keyframe()

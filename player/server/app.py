@@ -166,7 +166,7 @@ async def _lifetime(addresses: HostAddresses, app: web.Application) -> AsyncIter
     """Run the background tasks of an application from its start to its end."""
     with host_addresses(addresses):
         await self_test()
-        channels = app[CHANNELS].values()
+        channels = [each for entry in app[CHANNELS].values() for each in entry.family]
         sources = {id(source): source for channel in channels for source in channel.sources}
         tasks = [
             *(

@@ -72,6 +72,14 @@ class Controls:
             playout.step(self.step)
 
 
+@dataclass(frozen=True)
+class RungWish:
+    """A wish for a rung of a ladder."""
+
+    rung: int | None
+    """Number of the rung, from 0, the lowest; None lets the viewer's line decide."""
+
+
 def object_of(body: object) -> dict[str, object]:
     """Return parsed JSON as an object; raises ControlError for any other value."""
     if not isinstance(body, dict):
@@ -86,6 +94,16 @@ def report_of(body: Mapping[str, object]) -> dict[str, float | None]:
         value = body.get(key)
         report[key] = None if value is None else _number(body, key, -MAX_REPORTED, MAX_REPORTED)
     return report
+
+
+def rung_of(body: dict[str, object], rungs: int) -> RungWish:
+    """Take the wish for a rung out of a JSON object; raises ControlError."""
+    value = body.pop("rung")
+    if value is None:
+        return RungWish(None)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < rungs:
+        return RungWish(value)
+    raise ControlError(f"rung must be null, or a whole number in 0..{rungs - 1}")
 
 
 def _boolean(body: Mapping[str, object], key: str) -> bool | None:

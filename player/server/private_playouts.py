@@ -48,6 +48,17 @@ class PrivatePlayouts:
         else:
             self._close_soon(playout)
 
+    def beside(self, channel: Channel, playout: Playout) -> Playout:
+        """Return a playout of another rung, which is to replace a private one of a viewer."""
+        following = channel.open_private()
+        following.seek(playout.frame)
+        return following
+
+    def discard(self, channel: Channel, playout: Playout) -> None:
+        """End a playout that `beside` has made, or that its playout has replaced."""
+        channel.private.discard(playout)
+        self._close_soon(playout)
+
     def trim(self) -> None:
         """Close the oldest spare playouts for which there is no room."""
         excess = max(len(self._spare) - max(self.left, 0), 0)

@@ -10,11 +10,19 @@ from statistics import mean
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from encoder.codec.subtitles import MILLISECONDS
 from player.playback.channel import Channel
 from player.playback.playout import Playout
 from player.server.app_keys import CHANNELS, CLIP, METRICS, SESSIONS, channel_of, session_of
 from player.server.auth import MAY_CONTROL
-from player.server.controls import REPORTED, ControlError, Controls, object_of, report_of
+from player.server.controls import (
+    REPORTED,
+    ControlError,
+    Controls,
+    object_of,
+    report_of,
+    rung_of,
+)
 from player.server.errors import RefusedError, failure, refusal
 from player.server.routes_whep import body_of
 from player.server.session import ViewerSession
@@ -44,7 +52,9 @@ async def control_clip(request: web.Request) -> web.Response:
     body = await _json(request)
     if not request[MAY_CONTROL]:
         return _view_only()
-    Controls.parse(body, channel.shared).carry_out(channel.shared)
+    controls = Controls.parse(body, channel.shared)
+    for playout in channel.in_step(channel.shared):
+        controls.carry_out(playout)
     return web.json_response(_state(channel, channel.shared))
 
 
@@ -57,6 +67,17 @@ async def thumbnail(request: web.Request) -> web.Response:
     return web.Response(
         body=found, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=60"}
     )
+
+
+@routes.get(f"/api/clips/{CLIP}/subtitles/{{number:[0-9]{{1,3}}}}.vtt")
+async def subtitles(request: web.Request) -> web.Response:
+    """Send a text track of a clip as WebVTT, as far as it has arrived."""
+    channel = channel_of(request)
+    tracks = channel.sources[0].clip.extras.subtitles
+    number = int(request.match_info["number"])
+    if channel.is_playlist or number >= len(tracks):
+        raise web.HTTPNotFound(reason="no such subtitles")
+    return web.Response(text=tracks[number].webvtt(), content_type="text/vtt", charset="utf-8")
 
 
 @routes.get("/api/sessions/{session}")
@@ -74,7 +95,9 @@ async def control_session(request: web.Request) -> web.Response:
     private = body.pop("private", session.is_private)
     if not isinstance(clip, str) or not isinstance(private, bool):
         raise ControlError("clip must be a name, private true or false")
-    channel = channel_of(request, clip)
+    # A viewer who stays at a ladder stays at its rung.
+    channel = session.channel if clip == session.channel.name else channel_of(request, clip)
+    chosen = rung_of(body, len(channel.family)) if "rung" in body else None
     # The controls are checked before the move, so that an error leaves all as it is.
     controlled = session.playout if channel is session.channel else channel.shared
     controls = Controls.parse(body, controlled)
@@ -84,7 +107,10 @@ async def control_session(request: web.Request) -> web.Response:
         request.app[SESSIONS].move(session, channel, private=private)
     except RefusedError as error:
         return refusal(error)
-    controls.carry_out(session.playout)
+    for playout in session.channel.in_step(session.playout):
+        controls.carry_out(playout)
+    if chosen is not None:
+        await request.app[SESSIONS].choose_rung(session, chosen.rung)
     return await _state_of(request, session)
 
 
@@ -123,7 +149,7 @@ async def metrics(request: web.Request) -> web.Response:
     sessions = request.app[SESSIONS].all
     await asyncio.gather(*(session.poll_stats() for session in sessions))
     for channel in request.app[CHANNELS].values():
-        _set_gauges(channel, [session for session in sessions if session.channel is channel])
+        _set_gauges(channel, [s for s in sessions if s.channel in channel.family])
     return web.Response(
         body=request.app[METRICS].text(), headers={"Content-Type": CONTENT_TYPE_LATEST}
     )
@@ -132,7 +158,7 @@ async def metrics(request: web.Request) -> web.Response:
 def _set_gauges(channel: Channel, watching: Sequence[ViewerSession]) -> None:
     """Set a channel's gauges from its playouts and its sessions."""
     counts = channel.counts
-    stats = [playout.stats for playout in channel.streams]
+    stats = [playout.stats for each in channel.family for playout in each.streams]
     counts.viewers.set(sum(each.viewers for each in stats))
     counts.ahead.set(sum(each.ahead for each in stats))
     counts.damaged.set(max(each.damaged for each in stats))
@@ -167,10 +193,22 @@ def _view_only() -> web.Response:
 
 
 def _describe(channel: Channel) -> Mapping[str, object]:
-    source = channel.sources[0]
+    source = channel.family[-1].sources[0]
     header = source.clip.header
+    extras = source.clip.extras
+    about = extras.about
     return {
         "name": channel.name,
+        "title": about.title,
+        "language": about.language,
+        "date": about.date,
+        "chapters": [
+            {"start": chapter.start / MILLISECONDS, "title": chapter.title}
+            for chapter in about.chapters
+        ],
+        "subtitles": [
+            {"language": track.language, "title": track.title} for track in extras.subtitles
+        ],
         "width": header.width,
         "height": header.height,
         "frames": header.frames,
@@ -181,7 +219,14 @@ def _describe(channel: Channel) -> Mapping[str, object]:
         "settings": header.settings,
         "weights": source.clip.topology.weights,
         "playlist": [each.name for each in channel.sources] if channel.is_playlist else None,
+        "rungs": [_rung(each) for each in channel.family] if len(channel.family) > 1 else [],
     }
+
+
+def _rung(channel: Channel) -> Mapping[str, object]:
+    source = channel.sources[0]
+    header = source.clip.header
+    return {"width": header.width, "height": header.height, "file_bytes": source.file_bytes}
 
 
 async def _state_of(request: web.Request, session: ViewerSession) -> web.Response:
@@ -193,6 +238,7 @@ async def _state_of(request: web.Request, session: ViewerSession) -> web.Respons
             "private": session.is_private,
             "may_control": session.may_control or session.is_private,
             "private_left": request.app[SESSIONS].private_left,
+            "chooses_rung": session.chooses_rung,
             "codec": viewer.codec,
             "sent_fps": viewer.meter.per_second,
             "dropped": viewer.dropped,
@@ -209,6 +255,7 @@ def _state(channel: Channel, playout: Playout) -> Mapping[str, object]:
     return {
         "clip": channel.name,
         "item": source.name,
+        "rung": channel.rung,
         "frame": playout.frame,
         "frames": source.clip.end,
         "fps": float(header.rate),

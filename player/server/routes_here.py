@@ -58,7 +58,7 @@ async def file(request: web.Request) -> web.StreamResponse:
 async def clip_file(request: web.Request) -> web.StreamResponse:
     """Send a clip's file, as far as it has been written."""
     channel = channel_of(request)
-    path = None if channel.is_playlist else channel.sources[0].path
+    path = None if channel.is_playlist else channel.family[-1].sources[0].path
     if path is None or not await asyncio.to_thread(path.is_file):
         raise web.HTTPNotFound(reason="no such file")
     return web.FileResponse(path, headers={"Content-Type": TYPES[".bin"]})
@@ -74,8 +74,8 @@ def _file(name: str) -> web.Response:
 
 
 def _entry(channel: Channel) -> dict[str, object]:
-    source = channel.sources[0]
+    source = channel.family[-1].sources[0]
     path = URL("/api/clips") / channel.name / "clip.nerv"
-    return describe(channel.name, str(path), source.clip.header, source.file_bytes) | {
+    return describe(channel.name, str(path), source.clip, source.file_bytes) | {
         "stream": str(URL("/").with_query(clip=channel.name))
     }

@@ -50,10 +50,14 @@ class ViewerSession:
     """Time by `clock` at which a poll found a new receiver report, or the viewer connected."""
     supervisor: asyncio.Task[None] | None = None
     """Task that ends the session if the viewer does not connect, or is not heard any more."""
+    follower: asyncio.Task[None] | None = None
+    """Task that keeps the viewer on the rung that fits its line."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the viewer has answered a counter-offer."""
     has_joined: bool = False
     """Whether the viewer has ever been connected."""
+    chooses_rung: bool = True
+    """Whether the rung of a ladder follows from the viewer's line."""
     moves: deque[float] = field(default_factory=lambda: deque[float](maxlen=MAX_MOVES))
     """Times by `clock` of the last changes to another playout."""
 

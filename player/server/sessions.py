@@ -27,6 +27,7 @@ from player.rtc.sdp import DescriptionError, with_information
 from player.server.errors import CounterOfferError, RefusedError, UnavailableError
 from player.server.limits import Limits
 from player.server.private_playouts import PrivatePlayouts
+from player.server.rungs import change_rung, follow_line, join
 from player.server.session import MOVES_SECONDS, ViewerSession
 
 CONNECT_SECONDS = 15.0
@@ -167,6 +168,7 @@ class Sessions:
             raise
         self._private.trim()
         session.supervisor = asyncio.create_task(self._supervise(name, session))
+        session.follower = asyncio.create_task(follow_line(session, self._private))
         return name, self.ice.answer(description)
 
     def _join(self, session: ViewerSession) -> None:
@@ -179,7 +181,7 @@ class Sessions:
             session.viewer.codec,
             len(self),
         )
-        session.playout.join(session.viewer)
+        join(session)
 
     def move(self, session: ViewerSession, channel: Channel, *, private: bool) -> None:
         """Let a viewer watch another channel, or change between private and shared playouts.
@@ -206,7 +208,13 @@ class Sessions:
             self._private.give_back(former_channel, former)
         self._private.trim()
         if session.connection.connectionState == "connected":
-            session.playout.join(session.viewer)
+            join(session)
+
+    async def choose_rung(self, session: ViewerSession, rung: int | None) -> None:
+        """Let a viewer watch a rung of its ladder, or leave the choice to its line if None."""
+        session.chooses_rung = rung is None
+        if rung is not None and session.channel.family[rung] is not session.channel:
+            await change_rung(session, session.channel.family[rung], self._private)
 
     async def close(self, name: str) -> bool:
         """End a session; return whether there was one of that name."""
@@ -221,6 +229,8 @@ class Sessions:
             )
         if session.supervisor is not None and session.supervisor is not asyncio.current_task():
             session.supervisor.cancel()
+        if session.follower is not None:
+            session.follower.cancel()
         session.playout.leave(session.viewer)
         session.viewer.stop()
         if session.is_private:

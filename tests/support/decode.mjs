@@ -5,8 +5,8 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 
 const [site, codec] = process.argv.slice(2);
-const [{ ClipReader }, { Kernels }, { Program }] = await Promise.all(
-  ["clip", "kernels", "program"].map((name) => import(`${site}/${name}.js`)),
+const [{ ClipReader }, { ExtrasReader }, { Kernels }, { Program }] = await Promise.all(
+  ["clip", "extras", "kernels", "program"].map((name) => import(`${site}/${name}.js`)),
 );
 const compiled = await WebAssembly.compile(readFileSync(`${site}/kernels.wasm`));
 const dictionaries = Object.fromEntries(
@@ -21,6 +21,7 @@ function decode(bytes, times) {
     reader.feed(bytes.subarray(0, bytes.length >> 1));
     reader.feed(bytes.subarray(bytes.length >> 1));
     found.damage = reader.finish();
+    found.extras = extrasOf(reader, found.damage);
     const kernels = new Kernels(compiled);
     const program = new Program(reader, kernels);
     reader.segments.forEach((_, index) => {
@@ -43,6 +44,22 @@ function decode(bytes, times) {
     const outcomes = { BitstreamError: "refused", UnsupportedError: "unsupported" };
     return { ...found, outcome: outcomes[error.name] ?? "crashed", message: error.stack };
   }
+}
+
+/** Read what a clip has besides pictures; faults are added to the damage. */
+function extrasOf({ header, extras }, damage) {
+  const reader = new ExtrasReader(header.frames / header.rate);
+  for (const chunk of extras) {
+    try {
+      reader.take(chunk);
+    } catch (error) {
+      if (error.name !== "BitstreamError") throw error;
+      damage.push(error.message);
+    }
+  }
+  const { sound, tracks, about } = reader;
+  const packets = reader.parts.map(({ first, packets: some }) => [first, some.length]);
+  return { sound, packets, tracks, about };
 }
 
 let held = Buffer.alloc(0);

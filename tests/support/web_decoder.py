@@ -19,8 +19,18 @@ SITE = ROOT / "export" / "web" / "site"
 NODE = shutil.which("node")
 
 
-UNUSED = {"dictionary1.bin", "nervcast.d.ts", "package.json", "soundtrack.js", "volume.js"}
-"""Files that the page does not load, for a clip of the present version without sound."""
+UNUSED = {
+    "captions.css",
+    "captions.js",
+    "dictionary1.bin",
+    "extras.js",
+    "film.js",
+    "nervcast.d.ts",
+    "package.json",
+    "soundtrack.js",
+    "volume.js",
+}
+"""Files that the page does not load, for a clip of the present version with pictures alone."""
 
 
 def page_bytes() -> int:

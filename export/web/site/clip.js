@@ -1,12 +1,11 @@
 /** A clip: reads a file as its bytes arrive, and tells which segment shows a time. */
 
-import {
-  ChunkReader, MAX_FILE_BYTES, indexBytes, packetTime, parseHeader, parsePackets, parseSound,
-} from "./container.js";
+import { ChunkReader, MAX_FILE_BYTES, indexBytes, parseHeader } from "./container.js";
 import { BitstreamError } from "./errors.js";
 import { readTopology, size } from "./graph.js";
 import { parseSegment } from "./segment.js";
 
+const EXTRAS = ["META", "SOUN", "OPUS", "TEXT", "CUES"];
 const MAX_NOTES = 100;
 const MAX_RECORDS = 2 ** 20;
 const MAX_CHAIN_WEIGHTS = 2 ** 27;
@@ -16,9 +15,8 @@ export class ClipReader {
   header = null;
   graph = null;
   segments = [];
-  /** Format of the sound, if there is any, and its parts so far. */
-  sound = null;
-  parts = [];
+  /** Chunks besides those of pictures, which `extras.js` reads. */
+  extras = [];
   #chunks = new ChunkReader();
   #dictionaries;
   #notes = [];
@@ -132,29 +130,12 @@ export class ClipReader {
       }
       if (kind === "INDX") this.#index = payload;
       if (kind === "SEGM") this.#takeSegment(payload, offset);
-      if (kind === "SOUN") this.#beginSound(parseSound(payload));
-      if (kind === "OPUS") this.#takeSound(parsePackets(payload));
+      const begun = this.segments.length > 0;
+      if (EXTRAS.includes(kind)) this.extras.push({ kind, payload, begun });
     } catch (error) {
       if (!(error instanceof BitstreamError)) throw error;
       this.#note(`chunk ${kind} at byte ${offset} cannot be used: ${error.message}`);
     }
-  }
-
-  #beginSound(format) {
-    if (this.sound || this.segments.length) throw new BitstreamError("it is out of order");
-    this.sound = format;
-  }
-
-  #takeSound(part) {
-    if (!this.sound) throw new BitstreamError("the sound is not described");
-    const before = this.parts.at(-1);
-    const last = part.first + part.packets.length - 1;
-    const duration = this.header.frames / this.header.rate;
-    const isEarly = before && part.first < before.first + before.packets.length;
-    if (isEarly || packetTime(this.sound, last) >= duration) {
-      throw new BitstreamError("packets are out of order");
-    }
-    this.parts.push(part);
   }
 
   #takeSegment(payload, offset) {

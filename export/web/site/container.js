@@ -20,12 +20,6 @@ const MAX_TERM = 100_000_000;
 const MAX_RATE = 1000;
 const CONTINUOUS = 1;
 const ENTRY_BYTES = 17;
-const SAMPLE_RATE = 48000;
-const PACKET_SAMPLES = 960;
-const MAX_PACKET = 1276;
-const MAX_PACKETS = 2 ** 22;
-const SOUND_BYTES = 4;
-const MAX_LANGUAGE = 35;
 
 const TABLE = new Uint32Array(256).map((_, byte) => {
   let value = byte;
@@ -193,48 +187,6 @@ export function parseHeader(payload) {
 
 function inRange(value, most) {
   return value > 0 && value <= most;
-}
-
-/** Read the payload of SOUN. Throws BitstreamError. */
-export function parseSound(payload) {
-  const [channels, , low, high, ...tag] = payload;
-  const isText = tag.every((byte) => byte >= 0x20 && byte < 0x7f);
-  if (payload.length < SOUND_BYTES || !inRange(channels, 2) || tag.length > MAX_LANGUAGE || !isText) {
-    throw new BitstreamError("description of the sound is invalid");
-  }
-  return { channels, delay: low | (high << 8), language: String.fromCharCode(...tag) };
-}
-
-/** Read the payload of OPUS: the number of the first packet, and packets. Throws BitstreamError. */
-export function parsePackets(payload) {
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
-  const first = payload.length < 4 ? MAX_PACKETS : view.getUint32(0, true);
-  const packets = [];
-  let at = 4;
-  while (at + 2 < payload.length && first + packets.length < MAX_PACKETS) {
-    const end = at + 2 + view.getUint16(at, true);
-    const packet = payload.subarray(at + 2, end);
-    if (end > payload.length || !isPacket(packet)) break;
-    packets.push(packet);
-    at = end;
-  }
-  if (!packets.length || at < payload.length) {
-    throw new BitstreamError("sound does not consist of Opus frames of 20 ms");
-  }
-  return { first, packets };
-}
-
-/** Whether a packet is one frame of 20 ms (RFC 6716, section 3.1). */
-function isPacket(packet) {
-  if (!inRange(packet.length, MAX_PACKET) || packet[0] & 3) return false;
-  const mode = packet[0] >> 3;
-  if (mode >= 16) return mode % 4 === 3;
-  return mode >= 12 ? mode % 2 === 1 : mode % 4 === 1;
-}
-
-/** Return the time at which a packet begins, in seconds since the clip's start. */
-export function packetTime({ delay }, number) {
-  return (number * PACKET_SAMPLES - delay) / SAMPLE_RATE;
 }
 
 /** Return the payload of the index of segments. */

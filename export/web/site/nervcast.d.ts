@@ -21,6 +21,31 @@ export interface NervStatistics {
   damage: string[];
 }
 
+export interface NervCue {
+  /** Seconds. */
+  start: number;
+  stop: number;
+  /** Text of a WebVTT cue. */
+  text: string;
+}
+
+export interface NervTextTrack {
+  /** Language tag, or an empty text. */
+  language: string;
+  /** Name for viewers, or an empty text. */
+  title: string;
+  /** The cues that have arrived. */
+  cues: NervCue[];
+}
+
+export interface NervAbout {
+  title?: string;
+  language?: string;
+  date?: string;
+  /** Chapters with their starts in seconds. */
+  chapters?: { start: number; title: string }[];
+}
+
 export interface NervPlayerOptions {
   /** Number of workers; by default one for each 640x360 pixels of a frame, 4 at most. */
   workers?: number | null;
@@ -53,6 +78,10 @@ export class NervPlayer extends EventTarget {
   muted: boolean;
   /** Whether the clip has sound that this browser can play; the event "progress" tells of changes. */
   readonly hasSound: boolean;
+  /** Subtitles; the event "progress" tells of changes. */
+  readonly textTracks: NervTextTrack[];
+  /** What the clip tells about its film. */
+  readonly about: NervAbout;
   readonly paused: boolean;
   /** Seconds, or NaN before a clip is open. */
   readonly duration: number;

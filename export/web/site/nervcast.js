@@ -91,6 +91,7 @@ export class NervPlayer extends EventTarget {
   #abort = null;
   /** Who waits for the picture of a seek. */
   #waiting = [];
+  #film = null;
   #soundtrack = null;
   #volume = 1;
   #muted = false;
@@ -186,6 +187,16 @@ export class NervPlayer extends EventTarget {
     return this.#soundtrack !== null;
   }
 
+  /** Subtitles: tracks of a language, a title, and cues with `start` and `stop` in seconds. */
+  get textTracks() {
+    return this.#film?.textTracks ?? [];
+  }
+
+  /** Title, language, date and chapters of the film. */
+  get about() {
+    return this.#film?.about ?? {};
+  }
+
   /** Loudness, 0 to 1. */
   get volume() {
     return this.#volume;
@@ -227,7 +238,7 @@ export class NervPlayer extends EventTarget {
       memoryBytes: ring?.memoryBytes ?? 0,
       downloadedBytes: this.#bytes,
       isComplete: this.#isWhole,
-      damage: [...this.#damage, ...(ring?.fault ? [ring.fault] : [])],
+      damage: [...this.#damage, ...(this.#film?.damage ?? []), ...(ring?.fault ? [ring.fault] : [])],
     };
   }
 
@@ -283,6 +294,7 @@ export class NervPlayer extends EventTarget {
     this.#header = null;
     this.#isPaused = true;
     this.#soundtrack?.close();
+    this.#film = null;
     this.#soundtrack = null;
     this.#end = 0;
     this.#isWhole = false;
@@ -374,8 +386,8 @@ export class NervPlayer extends EventTarget {
       this.#fail(error);
     } else if (data.type === "picture") {
       this.#ring?.receive(place, data);
-    } else if (place === 0 && data.type === "sound") {
-      this.#receiveSound(data);
+    } else if (place === 0 && data.type === "extras") {
+      this.#receiveExtras(data);
     } else if (place === 0 && data.type === "progress") {
       this.#end = data.end;
       this.#damage = data.damage;
@@ -385,13 +397,14 @@ export class NervPlayer extends EventTarget {
     }
   }
 
-  /** Take packets of the sound, and load what plays them with the first. */
-  async #receiveSound({ format, parts }) {
+  /** Take chunks besides the pictures', and load what reads and plays them with the first. */
+  async #receiveExtras({ extras, duration }) {
     const { signal } = this.#abort;
-    const { Soundtrack, canPlay } = await import("./soundtrack.js");
-    if (signal.aborted || !canPlay()) return;
-    this.#soundtrack ??= new Soundtrack(format, this.#volume);
-    for (const part of parts) this.#soundtrack.add(part);
+    const { Film } = await import("./film.js");
+    if (signal.aborted) return;
+    this.#film ??= new Film(duration);
+    this.#film.take(extras, this.#volume);
+    this.#soundtrack = this.#film.soundtrack;
     this.#emit("progress");
   }
 

@@ -9,6 +9,8 @@ const find = (id) => document.getElementById(id);
 const player = new NervPlayer(find("picture"));
 let clips = [];
 let isDragging = false;
+/** Subtitles and chapters, once a clip has any. */
+let captions = null;
 
 /** Return a time in seconds as minutes and seconds. */
 function clock(seconds) {
@@ -28,7 +30,7 @@ function withToken(address) {
 async function open(index) {
   const clip = clips[index];
   find("clip").selectedIndex = index;
-  find("title").textContent = clip.name;
+  find("title").textContent = clip.title || clip.name;
   find("stream").hidden = !clip.stream;
   if (clip.stream) find("stream").href = withToken(clip.stream);
   find("notice").textContent = "loading…";
@@ -147,6 +149,17 @@ function listen() {
   for (const kind of ["timeupdate", "seeked", "progress"]) player.addEventListener(kind, showTime);
   player.addEventListener("progress", async () => {
     if (player.hasSound) (await import("./volume.js")).control(player);
+    const { chapters = [] } = player.about;
+    if (!captions && (player.textTracks.length || chapters.length)) {
+      captions = import("./captions.js").then(({ Captions }) => new Captions({
+        stage: find("stage"), seek: find("seek"), clock: find("clock"),
+      }));
+    }
+    (await captions)?.offer(player.textTracks, chapters, player.duration);
+  });
+  player.addEventListener("timeupdate", async () => {
+    const shown = await captions;
+    shown?.show(player.currentTime, player.textTracks[shown.chosen]?.cues);
   });
   for (const kind of ["play", "pause", "ended"]) player.addEventListener(kind, showPlaying);
   player.addEventListener("error", ({ detail }) => {

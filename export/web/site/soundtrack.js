@@ -1,6 +1,6 @@
 /** Plays the sound of a clip in time with its pictures; loaded for clips with sound alone. */
 
-import { packetTime } from "./container.js";
+import { packetTime } from "./extras.js";
 
 const SAMPLE_RATE = 48000;
 const PACKET_SECONDS = 0.02;

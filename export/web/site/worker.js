@@ -19,10 +19,11 @@ const handlers = {
   /** Take further bytes of the clip; `isLast` tells that no more follow. */
   feed({ bytes, isLast }) {
     const known = reader.segments.length;
-    const heard = reader.parts.length;
     reader.feed(bytes);
-    if (reader.parts.length > heard) {
-      postMessage({ type: "sound", format: reader.sound, parts: reader.parts.slice(heard) });
+    const extras = reader.extras.splice(0);
+    if (extras.length) {
+      const { header } = reader;
+      postMessage({ type: "extras", extras, duration: header.frames / header.rate });
     }
     const damage = isLast ? reader.finish() : [];
     if (!program && reader.graph && reader.segments.length) {

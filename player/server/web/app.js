@@ -2,9 +2,10 @@
 
 import { Refusal, inWords, json, withToken } from "/static/api.js";
 import { Choice, describeClip } from "/static/clips.js";
+import { follow as followFilm } from "/static/film.js";
 import { Controls, write } from "/static/controls.js";
 import { bindKeys, helpRows } from "/static/keys.js";
-import { Panel, create } from "/static/panel.js";
+import { Panel, bytesOf, create } from "/static/panel.js";
 import { Reception } from "/static/reception.js";
 import { prepareScreen, showShape, toggleFullscreen } from "/static/screen.js";
 import { Sound } from "/static/sound.js";
@@ -15,7 +16,7 @@ import { Wishes } from "/static/wishes.js";
 const POLL_MS = 1000;
 const COMPLAINT_MS = 6000;
 /** Wishes whose outcome only the server knows. */
-const UNFORESEEN = ["clip", "private", "item"];
+const UNFORESEEN = ["clip", "private", "item", "rung"];
 
 const find = (id) => document.getElementById(id);
 const video = find("video");
@@ -186,10 +187,10 @@ function showChoice(name) {
   clipChoice.mark(name);
   const { width, height } = clipNamed(name);
   showShape(width, height);
-  write(find("title"), name);
+  const { playlist, title } = clipNamed(name);
+  write(find("title"), (playlist === null && title) || name);
   find("title").title = name;
-  document.title = `${name} – nervcast`;
-  const { playlist } = clipNamed(name);
+  document.title = `${find("title").textContent} – nervcast`;
   find("here").hidden = playlist !== null;
   find("here").href = withToken("/here/", { clip: name });
   const address = new URL(location.href);
@@ -209,7 +210,23 @@ function showState(state) {
   panel.tell(state, clipNamed(state.item) ?? clipNamed(state.clip) ?? {}, reception.rates?.codec);
   controls.show();
   sound.follow(state);
+  showRungs(clipNamed(state.clip)?.rungs ?? [], state);
+  followFilm(clipNamed(state.item), timeline);
   showNotice();
+}
+
+/** Offer the rungs of a ladder: one of them, or what the line can carry. */
+function showRungs(rungs, { rung, chooses_rung }) {
+  const list = find("rung");
+  const names = rungs.map(({ width, height, file_bytes }) => `${width}×${height}, ${bytesOf(file_bytes)}`);
+  const auto = `Auto (${names[rung] ?? ""})`;
+  if (list.hidden === rungs.length > 0 || list.length !== rungs.length + 1) {
+    list.hidden = rungs.length === 0;
+    list.replaceChildren(new Option(auto, ""), ...names.map((name, number) => new Option(name, number)));
+  }
+  if (rungs.length > 0) write(list.options[0], auto);
+  const chosen = chooses_rung ? "" : String(rung);
+  if (list.value !== chosen) list.value = chosen;
 }
 
 function showPlaylist(names) {
@@ -266,6 +283,10 @@ find("help").addEventListener("click", (event) => {
   if (event.target === find("help") || event.target.closest("button")) find("help").close();
 });
 find("keys").addEventListener("click", showHelp);
+find("rung").addEventListener("change", ({ target }) => {
+  wish({ rung: target.value === "" ? null : Number(target.value) });
+  target.blur();
+});
 find("retry").addEventListener("click", () => clips.length > 0 ? viewer.watch(viewer.clip) : load());
 video.addEventListener("resize", () => showShape(video.videoWidth, video.videoHeight));
 // What some browsers ask for before anything plays, to save power.
@@ -285,6 +306,7 @@ bindKeys({
   mute: () => sound.toggle(),
   louder: () => sound.change(1),
   quieter: () => sound.change(-1),
+  subtitles: () => false,  // captions.js has this key
   private: () => controls.changeAudience(),
   fullscreen: toggleFullscreen,
   nextClip: () => nextClip(1),

@@ -15,6 +15,7 @@ const KEYS = [
   { keys: ["m"], shown: ["M"], action: "mute", does: "Sound on or off" },
   { keys: ["ArrowUp"], shown: ["↑"], action: "louder", does: "Louder", repeats: true },
   { keys: ["ArrowDown"], shown: ["↓"], action: "quieter", does: "Quieter", repeats: true },
+  { keys: ["c"], shown: ["C"], action: "subtitles", does: "Subtitles on or off" },
   { keys: ["p"], shown: ["P"], action: "private", does: "Your own timeline, or everyone's" },
   { keys: ["f"], shown: ["F"], action: "fullscreen", does: "Full screen" },
   { keys: ["n"], shown: ["N"], action: "nextClip", does: "Next clip" },

@@ -2,7 +2,7 @@
 
 const GAP_MS = 80;
 /** Wishes that change what the others are about: they are never merged with those. */
-const TURNS = ["clip", "private", "item"];
+const TURNS = ["clip", "private", "item", "rung"];
 
 const turn = (wish) => TURNS.find((key) => key in wish);
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
