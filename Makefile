@@ -23,7 +23,7 @@ demo: bunny.nerv
 	$(PYTHON) -m player serve bunny.nerv --port $(PORT)
 
 bunny.nerv: | $(INSTALLED)
-	$(PYTHON) -m encoder fit
+	$(PYTHON) -m encoder fit --audio 24k
 
 test: install peers
 	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal --durations 10 -m 'not alone and not soak'

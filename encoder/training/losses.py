@@ -14,6 +14,17 @@ SIGMA = 1.5
 CHANNELS = 3
 SCALES = 16
 """Factor from MS-SSIM's finest scale to its coarsest: it halves a frame four times."""
+HIDDEN = 0.5
+"""Colour of masked pixels of both output and target, so that no loss sees them."""
+
+
+def compared(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return output and target of the target's size, with the pixels of a mask (B, H, W) hidden."""
+    output = output[..., : target.shape[2], : target.shape[3]].float()
+    if mask is None:
+        return output, target
+    hidden = mask[:, None]
+    return output.masked_fill(hidden, HIDDEN), target.masked_fill(hidden, HIDDEN)
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:

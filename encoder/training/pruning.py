@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def masks(
-    tensors: Mapping[str, Tensor], share: float, *, latents: Collection[str] = ()
+    tensors: Mapping[str, Tensor], share: float, latents: Collection[str] = ()
 ) -> dict[str, Tensor]:
     """Return masks by name that are True for kept weights; the smallest share of all is pruned.
 
@@ -19,3 +19,10 @@ def masks(
     sizes = torch.cat([x.detach().abs().flatten() for x in weights.values()])
     threshold = sizes.kthvalue(max(round(share * len(sizes)), 1)).values
     return {name: x.detach().abs() > threshold for name, x in weights.items()}
+
+
+@torch.no_grad()
+def apply(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Set the weights to zero that the masks of the kept ones leave out."""
+    for name, mask in kept.items():
+        tensors[name].mul_(mask)

@@ -115,6 +115,11 @@ class QatQuantizer(nn.Module):
             )
         }
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the learned tensors, in the order of their steps."""
+        return list(self._shapes)
+
     def learned(self, name: str) -> tuple[float, NDArray[np.int32]] | None:
         """Return a tensor's step, and its channels' offsets from it in half octaves.
 
@@ -122,7 +127,7 @@ class QatQuantizer(nn.Module):
         """
         if name not in self._shapes:
             return None
-        index = list(self._shapes).index(name)
+        index = self.names.index(name)
         offsets = (self.offsets.detach().split(self._counts)[index] / HALF_OCTAVE).round().int()
         return self.log_steps[index].exp().bfloat16().item(), offsets.cpu().numpy()
 

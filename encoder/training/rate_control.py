@@ -64,6 +64,11 @@ class RateControl(Stateful):
             self._log_weight = upload(self._log_weight, bits.device)
         return self._log_weight.exp()
 
+    @property
+    def bit_weight(self) -> float:
+        """Present weight of a bit."""
+        return self._log_weight.exp().item()
+
     def wants_calibration(self, progress: float) -> bool:
         """Return whether to run the coder now, which takes as long as many steps."""
         return bool(self._calibrations) and progress >= self._calibrations[0]

@@ -14,20 +14,19 @@ from encoder.config import PrecisionName
 from encoder.models.base import VideoNetwork
 from encoder.training import pruning
 from encoder.training.device import convolutions, network_arithmetic, unit
+from encoder.training.losses import compared
 from encoder.training.optimizers import make_optimizers
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
-
-HIDDEN = 0.5
-"""Colour of masked pixels of both output and target, so that no loss sees them."""
+from encoder.training.step_search import search_steps
 
 
 class TrainStep(Stateful):
     """A network in training, with its quantizer once it has one."""
 
-    STATE = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_frozen", "_scaled")
+    STATE = ("unrounded", "steps", "changed_at", "_stage", "_began", "_masks", "_frozen", "_passed")
 
     def __init__(
         self,
@@ -72,19 +71,19 @@ class TrainStep(Stateful):
         self._tensors = dict(network.named_parameters())
         self._learned = [name for name, x in self._tensors.items() if x.requires_grad]
         self._latents = network.names_of(network.latent_parameters())
-        first = network.names_of(network.latent_parameters()[:1])
-        self._frame_latent = next(iter(first), "")
+        self._frame_latent = next(iter(network.names_of(network.latent_parameters()[:1])), "")
         self._optimizers = self._make_optimizers()
         self._masks: dict[str, Tensor] = {}
         self._frozen = False
-        self._scaled = False
+        self._passed = 0
+        """Number of the changes of quantization so far: noise, then rounding."""
 
     def state_dict(self) -> FitState:
         """Return a copy of the state, including all parts."""
         return copy.deepcopy(
             {name: part and part.state_dict() for name, part in self._parts.items()}
             | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
-            | {"rate": None if self.rate is None else self.rate.state_dict()}
+            | {"rate": self.rate and self.rate.state_dict()}
             | super().state_dict()
         )
 
@@ -133,8 +132,8 @@ class TrainStep(Stateful):
         if self.rate is not None and self.quantizer is None and progress >= schedule.rate_from:
             self._start_quantizing()
         self._set_learning_rates(progress, gain)
-        if self.quantizer is not None:
-            self._go_on_quantizing(self.quantizer, progress)
+        if self.quantizer is not None and self._go_on_quantizing(self.quantizer, progress):
+            self._search_steps(self.quantizer, batch, target, mask)
         with convolutions(self.precision):
             error = self._update(batch, target, mask, progress)
         self.steps += 1
@@ -147,9 +146,7 @@ class TrainStep(Stateful):
         tensors = self._with_latents(batch, target)
         with network_arithmetic(self.precision, target.device):
             output = self._forward(tensors, batch.float(), progress)
-        output = output[..., : target.shape[2], : target.shape[3]].float()
-        if mask is not None:
-            output, target = (x.masked_fill(mask[:, None], HIDDEN) for x in (output, target))
+        output, target = compared(output, target, mask)
         loss = self.recipe.loss(output, target)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -160,8 +157,24 @@ class TrainStep(Stateful):
         for optimizer in self._optimizers:
             optimizer.step()
         if self._prune and progress >= self.recipe.schedule.prune_at:
-            self._keep_pruned()
+            self._masks = self._masks or pruning.masks(self._tensors, self._prune, self._latents)
+            pruning.apply(self._tensors, self._masks)
         return F.mse_loss(output.detach(), target)
+
+    def _search_steps(
+        self, quantizer: QatQuantizer, batch: Tensor, target: Tensor, mask: Tensor | None
+    ) -> None:
+        """Set the steps to those whose distortion and bits cost the least on a batch."""
+        # Sizes are reached by other means, frame encoders go on, and weights alone would be lost.
+        if self._frame_encoder or not self._latents or self.rate is None or self.rate.target_bits:
+            return
+
+        def distortion(tensors: Mapping[str, Tensor]) -> Tensor:
+            with convolutions(self.precision), network_arithmetic(self.precision, target.device):
+                output = functional_call(self.network, dict(tensors), (batch.float(),))
+            return self.recipe.loss(*compared(output, target, mask))
+
+        search_steps(quantizer, self._tensors, self._latents, distortion, self.rate.bit_weight)
 
     def finish(self, frames: Tensor) -> None:
         """End the fit to uint8 frames (T, 3, H, W): fix the latents, and choose the differences."""
@@ -227,13 +240,14 @@ class TrainStep(Stateful):
             {"params": list(self.quantizer.parameters()), "gain": 1.0}
         )
 
-    def _go_on_quantizing(self, quantizer: QatQuantizer, progress: float) -> None:
+    def _go_on_quantizing(self, quantizer: QatQuantizer, progress: float) -> bool:
+        """Follow the schedule; return whether the noise or the rounding begins now."""
         schedule = self.recipe.schedule
-        if progress >= schedule.round_from and not self._scaled:
+        passed = sum(progress >= edge for edge in (schedule.noise_from, schedule.round_from))
+        has_begun, self._passed = passed > self._passed, passed
+        if has_begun and progress >= schedule.round_from and self.rate and self._coded_bits:
             # Scaling later would cost quality: the network has adapted to its rounding by then.
-            self._scaled = True
-            if self.rate is not None and self._coded_bits is not None:
-                self.rate.scale(quantizer.log_steps, partial(self._coded_bits, quantizer))
+            self.rate.scale(quantizer.log_steps, partial(self._coded_bits, quantizer))
         if progress >= schedule.noise_from:
             quantizer.decide(self._tensors)
             if progress < schedule.round_from:
@@ -244,6 +258,7 @@ class TrainStep(Stateful):
             # Latents of a frame encoder follow it to the end.
             if progress >= schedule.freeze_from and self._frame_encoder is None:
                 self._freeze(quantizer)
+        return has_begun
 
     @torch.no_grad()
     def _freeze(self, quantizer: QatQuantizer) -> None:
@@ -275,14 +290,6 @@ class TrainStep(Stateful):
         table = self._tensors[self._frame_latent].detach()
         table[batch] = latents.detach()
         return self._tensors | {self._frame_latent: table.index_copy(0, batch, latents)}
-
-    @torch.no_grad()
-    def _keep_pruned(self) -> None:
-        self._masks = self._masks or pruning.masks(
-            self._tensors, self._prune, latents=self._latents
-        )
-        for name, mask in self._masks.items():
-            self._tensors[name].mul_(mask)
 
     @torch.no_grad()
     def _settle(self, frame_encoder: nn.Module, frames: Tensor) -> None:

@@ -77,6 +77,7 @@ class SenderInternals:
             all(hasattr(hidden, f"_RTCRtpSender__{name}") for name in NAMES)
             and hasattr(hidden, "_run_rtp")
             and hasattr(hidden, "_send_rtcp")
+            and hasattr(hidden, "_retransmit")
             and hasattr(hidden.transport, "_tx_srtp")
             and hasattr(StunProtocol, "send_data")
         )
@@ -130,13 +131,25 @@ def replace_send_loop(
     run: Callable[[RTCRtpCodecParameters], Awaitable[None]],
     *,
     on_picture_loss: Callable[[], None],
+    on_packet_loss: Callable[[], None],
 ) -> None:
-    """Let `run` send instead of aiortc's loop, and report the receiver's PLI and FIR."""
+    """Let `run` send instead of aiortc's loop, and report the receiver's PLI, FIR and NACK.
+
+    `on_packet_loss` is called for each packet that is asked for again.
+    """
     # aiortc ignores requests for key frames where frames come encoded already.
     sender._send_keyframe = on_picture_loss
+    sender._retransmit = partial(_told, on_packet_loss, sender._retransmit)
     sender._run_rtp = run  # pyright: ignore[reportAttributeAccessIssue]
     transport: Any = sender.transport
     transport._recv_next = partial(_receive_or_drop, transport._recv_next)
+
+
+async def _told(
+    tell: Callable[[], None], retransmit: Callable[[int], Awaitable[None]], number: int
+) -> None:
+    tell()
+    await retransmit(number)
 
 
 def drop_bandwidth_estimate(receiver: RTCRtpReceiver) -> None:

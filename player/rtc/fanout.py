@@ -34,6 +34,8 @@ class ViewerTrack(MediaStreamTrack):
         """Frames that this viewer was too slow for."""
         self.pictures_lost = 0
         """Requests of its receiver for key frames."""
+        self.packets_lost = 0
+        """Requests of its receiver for packets that were lost."""
         self.broadcast: Broadcast | None = None
         self.sound: SoundSender | None = None
         """Sender of the sound, if the viewer takes any."""
@@ -54,6 +56,10 @@ class ViewerTrack(MediaStreamTrack):
         if self.broadcast is not None:
             self.broadcast.counts.pictures_lost.inc()
             self.broadcast.request_keyframe()
+
+    def packet_lost(self) -> None:
+        """Note that a packet is asked for again, by a receiver's NACK."""
+        self.packets_lost += 1
 
     def push(self, frame: EncodedFrame) -> None:
         """Queue a frame. A viewer that falls behind loses its queue and waits for a key frame."""

@@ -66,6 +66,7 @@ def add_viewer(
         sender,
         partial(_send, SenderInternals(sender), viewer),
         on_picture_loss=viewer.picture_lost,
+        on_packet_loss=viewer.packet_lost,
     )
     return transceiver
 

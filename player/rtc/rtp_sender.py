@@ -123,6 +123,9 @@ class RtpStream:
         timestamp = uint32_add(self._timestamp_origin, frame.pts)
         protect, protocol, address = sender.path()
         last = len(frame.payloads) - 1
+        if frame.is_keyframe:
+            # What was lost before it is of no use, and would fill a line that is too narrow.
+            sender.history.clear()
         # This body runs for each packet of each viewer: calls in it are what a viewer costs.
         for index, payload in enumerate(frame.payloads):
             marker = index == last  # the frame's last packet (RFC 6184, 5.1; RFC 7741, 4.1)

@@ -12,9 +12,14 @@ CONGESTED_DELAY = 0.25
 GOOD_DELAY = 0.08
 LOST_PICTURES = 2
 """Requests for key frames within LOST_SECONDS that tell of a line that is too narrow."""
+LOST_PACKETS = 16
+"""Requests for packets within LOST_SECONDS that tell so, before the next report of RTCP does."""
+SEVERE_PACKETS = 40
 LOST_SECONDS = 1.0
-SETTLE_SECONDS = 1.5
-"""Time after a change in which reports are still of the former rung."""
+FALL_SECONDS = 1.5
+"""Time after a fall in which reports are still of the former rung."""
+RISE_SECONDS = 0.4
+"""The same after a rise: reports of the former rung are good ones."""
 WAIT_SECONDS = 3.0
 """Time without trouble after which a higher rung is tried."""
 LONG_WAIT_SECONDS = 6.0
@@ -30,6 +35,8 @@ class Line:
     rtt_seconds: float | None
     pictures_lost: int
     """Requests for key frames so far."""
+    packets_lost: int
+    """Requests for lost packets so far."""
     dropped: int
     """Frames that the viewer was too slow for, so far."""
 
@@ -44,17 +51,18 @@ class RungChoice:
         self._rungs = rungs
         self._changed_at = now
         self._well_since = now
+        self._settling = FALL_SECONDS
         self._rose_at: float | None = None
         self._wait = WAIT_SECONDS
         self._least_rtt: float | None = None
-        self._lost_at: list[float] = []
-        self._pictures_lost = 0
+        self._pictures = _Recent()
+        self._packets = _Recent()
         self._dropped = 0
 
     def observe(self, line: Line, now: float) -> int:
         """Return the rung to watch, given the state of the line at a time in seconds."""
         is_narrow, is_severe = self._judge(line, now)
-        if now - self._changed_at < SETTLE_SECONDS:
+        if now - self._changed_at < self._settling:
             self._well_since = now
         elif is_narrow:
             self._well_since = now
@@ -72,26 +80,29 @@ class RungChoice:
     def _change(self, rung: int, now: float) -> None:
         rung = max(rung, 0)
         if rung != self.rung:
+            self._settling = RISE_SECONDS if rung > self.rung else FALL_SECONDS
             self.rung = rung
             self._changed_at = self._well_since = now
-            self._lost_at.clear()
+            self._pictures.clear()
+            self._packets.clear()
 
     def _judge(self, line: Line, now: float) -> tuple[bool, bool]:
         """Return whether the line is too narrow, and whether by far."""
-        lost = max(line.pictures_lost - self._pictures_lost, 0)
         dropped = line.dropped > self._dropped
-        self._pictures_lost, self._dropped = line.pictures_lost, line.dropped
-        self._lost_at = [each for each in self._lost_at if now - each < LOST_SECONDS] + [now] * lost
+        self._dropped = line.dropped
+        pictures = self._pictures.count(line.pictures_lost, now)
+        packets = self._packets.count(line.packets_lost, now)
         if line.rtt_seconds is not None:
             self._least_rtt = min(self._least_rtt or line.rtt_seconds, line.rtt_seconds)
         loss = line.loss or 0.0
         is_narrow = (
             loss > CONGESTED_LOSS
             or self._delay(line) > CONGESTED_DELAY
-            or len(self._lost_at) >= LOST_PICTURES
+            or pictures >= LOST_PICTURES
+            or packets >= LOST_PACKETS
             or dropped
         )
-        return is_narrow, loss > SEVERE_LOSS
+        return is_narrow, loss > SEVERE_LOSS or packets >= SEVERE_PACKETS
 
     def _delay(self, line: Line) -> float:
         """Return the round-trip time over the least one, in seconds."""
@@ -99,3 +110,23 @@ class RungChoice:
 
     def _is_well(self, line: Line) -> bool:
         return (line.loss or 0.0) <= GOOD_LOSS and self._delay(line) <= GOOD_DELAY
+
+
+class _Recent:
+    """Growth of a count within the last LOST_SECONDS."""
+
+    def __init__(self) -> None:
+        self._known = 0
+        self._grown: list[tuple[float, int]] = []
+        """Times, and by how much the count had grown then."""
+
+    def count(self, total: int, now: float) -> int:
+        """Take the present count, and return its growth."""
+        self._grown.append((now, max(total - self._known, 0)))
+        self._known = total
+        self._grown = [each for each in self._grown if now - each[0] < LOST_SECONDS]
+        return sum(growth for _, growth in self._grown)
+
+    def clear(self) -> None:
+        """Forget the growth."""
+        self._grown.clear()

@@ -31,7 +31,8 @@ async def follow_line(
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         channel = session.channel
-        if len(channel.family) == 1 or not session.chooses_rung:
+        is_connected = session.connection.connectionState == "connected"
+        if len(channel.family) == 1 or not (session.chooses_rung and is_connected):
             choice = None
             continue
         await session.poll_stats()
@@ -61,6 +62,7 @@ def line_of(session: ViewerSession) -> Line:
         loss=session.loss,
         rtt_seconds=session.rtt_seconds,
         pictures_lost=viewer.pictures_lost,
+        packets_lost=viewer.packets_lost,
         dropped=viewer.dropped,
     )
 

@@ -1,35 +1,24 @@
 """Subtitles and metadata in the file."""
 
-import struct
 from dataclasses import replace
 
 import pytest
 from chunks import chunked
+from told import ABOUT_IT, BROKEN_CUES, BROKEN_DESCRIPTIONS, ENGLISH, GERMAN, TOLD
 
-from encoder.codec.about import ABOUT, About, Chapter
+from encoder.codec.about import ABOUT
 from encoder.codec.clip import Clip
 from encoder.codec.clip_reader import ClipReader
 from encoder.codec.container import INDEX, SEGMENT, ChunkReader
 from encoder.codec.extras import Extras
 from encoder.codec.growing_file import GrowingFile
-from encoder.codec.subtitles import CUES, MAX_TEXT, TRACK, Cue, CuePart, TextTrack
-
-ABOUT_IT = About(
-    title="Ein Film für dich",
-    language="de",
-    date="2026",
-    chapters=(Chapter(0, "Anfang"), Chapter(100, "")),
-)
-ENGLISH = TextTrack(
-    "en", "", [Cue(0, 90, "one"), Cue(20, 130, "<i>two</i>\n&amp;"), Cue(120, 200, "3")]
-)
-GERMAN = TextTrack("de", "für Gehörlose", [Cue(121, 239, "vier")])
+from encoder.codec.subtitles import CUES, TRACK, Cue, TextTrack
 
 
 @pytest.fixture
 def told(tiny_clip):
     """Two segments of 0.12 s each, with two text tracks."""
-    return replace(tiny_clip, extras=Extras(subtitles=(ENGLISH, GERMAN), about=ABOUT_IT))
+    return replace(tiny_clip, extras=TOLD)
 
 
 def kinds(data):
@@ -84,35 +73,7 @@ def test_damaged_cues_cost_no_picture(told):
     assert "CUES" in clip.damage[0]
 
 
-def cue(start, stop, text):
-    raw = text if isinstance(text, bytes) else text.encode()
-    return struct.pack("<IIH", start, stop, len(raw)) + raw
-
-
-@pytest.mark.parametrize(
-    ("kind", "payload", "reason"),
-    [
-        (ABOUT, bytes(ABOUT_IT), "out of order"),
-        (TRACK, TextTrack("fr").description(2), "out of order"),
-        (CUES, bytes(CuePart(2, (Cue(30, 40, "x"),))), "not described"),
-        (CUES, bytes(CuePart(0, (Cue(10, 40, "x"),))), "cannot follow"),
-        (CUES, bytes(CuePart(0, (Cue(240, 300, "x"),))), "cannot follow"),
-        (CUES, b"", "no cue"),
-        (CUES, b"\0", "no cue"),
-        (CUES, b"\0" + cue(30, 40, "x")[:-1], "inside a cue"),
-        (CUES, b"\0" + cue(30, 40, "x") + b"\0", "inside a cue"),
-        (CUES, b"\0" + cue(30, 30, "x"), "out of order"),
-        (CUES, b"\0" + cue(40, 50, "x") + cue(39, 50, "x"), "out of order"),
-        (CUES, b"\0" + cue(30, 40, ""), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "x" * (MAX_TEXT + 1)), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "a\n\nb"), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "a\n"), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "1 --> 2"), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "a\rb"), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, "a\x85b"), "rules of WebVTT"),
-        (CUES, b"\0" + cue(30, 40, b"\xff"), "not UTF-8"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "payload", "reason"), BROKEN_CUES)
 def test_subtitles_that_break_a_rule_are_dropped(told, kind, payload, reason):
     reader = ClipReader()
     reader.feed(chunked(told, (kind, payload)))
@@ -121,27 +82,7 @@ def test_subtitles_that_break_a_rule_are_dropped(told, kind, payload, reason):
     assert reader.extras.found.subtitles == (ENGLISH, GERMAN)
 
 
-@pytest.mark.parametrize(
-    ("kind", "payload", "reason"),
-    [
-        (TRACK, b"", "not described"),
-        (TRACK, b"\0\5en", "description"),
-        (TRACK, b"\0\x24" + 36 * b"a", "description"),
-        (TRACK, b"\0\2en" + 256 * b"a", "description"),
-        (TRACK, b"\0\2\xff\xff", "no text"),
-        (TRACK, b"\0\2en\xff", "no text"),
-        (TRACK, b"\0\2e\n", "no text"),
-        (TRACK, b"\1\2en", "out of order"),
-        (ABOUT, b"\1", "inside an entry"),
-        (ABOUT, b"\1\5\0abc", "inside an entry"),
-        (ABOUT, b"\1\x01\x04" + 1025 * b"a", "too long"),
-        (ABOUT, 1025 * b"\x09\0\0", "too long"),
-        (ABOUT, b"\1\1\0\xff", "not UTF-8"),
-        (ABOUT, b"\1\1\0\n", "no text"),
-        (ABOUT, b"\4\3\0abc", "no start"),
-        (ABOUT, b"\4\4\0\1\0\0\0\4\4\0\1\0\0\0", "out of order"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "payload", "reason"), BROKEN_DESCRIPTIONS)
 def test_descriptions_that_break_a_rule_are_dropped(tiny_clip, kind, payload, reason):
     reader = ClipReader()
     reader.feed(chunked(tiny_clip, (kind, payload), segment=0))

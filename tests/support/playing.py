@@ -51,12 +51,12 @@ def make_item(
 
 
 def make_server(
-    items, *, limits=None, access=None, ice=None, stamp=False, host="127.0.0.1"
+    items, *, limits=None, access=None, ice=None, stamp=False, bitrate=None, host="127.0.0.1"
 ) -> web.Application:
     metrics = Metrics()
     sessions = Sessions(limits or Limits(per_address=100), ice)
     return make_app(
-        make_channels(items, metrics, stamp=stamp),
+        make_channels(items, metrics, stamp=stamp, bitrate=bitrate),
         sessions,
         metrics,
         host=host,

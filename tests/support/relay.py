@@ -1,4 +1,4 @@
-"""A lossy network: a relay of datagrams on 127.0.0.1, which a viewer talks to in place of the server."""
+"""A lossy or narrow network: a relay of datagrams on 127.0.0.1, which a viewer talks to in place of the server."""
 
 import asyncio
 import random
@@ -18,6 +18,9 @@ STUN and DTLS always pass: who waits for their answers asks again after half a s
 so that connecting would take any time, and sometimes fail. What is to be seen is how video bears loss.
 """
 
+QUEUE_SECONDS = 0.3
+"""Longest time that a datagram waits in a narrow network."""
+CRLF = "\r\n"
 Direction = Literal["down", "up"]
 Address = tuple[str, int]
 
@@ -29,7 +32,12 @@ class Relay:
         answer = relay.rewrite(await post(without_candidates(offer)))
     """
 
-    def __init__(self, *, down: float = 0.0, up: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, *, down: float = 0.0, up: float = 0.0, seed: int = 0, rate: float | None = None
+    ) -> None:
+        self.rate = rate
+        """Bits per second that pass to the viewer, which may be changed at any time; None for any number."""
+        self._free_at = 0.0
         self.loss: dict[Direction, float] = {"down": down, "up": up}
         """Fractions, which may be changed at any time."""
         self.passed: Counter[Direction] = Counter()
@@ -58,12 +66,19 @@ class Relay:
         return self._viewer.transport.get_extra_info("sockname")
 
     def rewrite(self, answer: str) -> str:
-        """Return a server's answer (SDP, of one medium) with the relay as its only candidate, and relay to the one it had."""
+        """Return a server's answer (SDP, of bundled media) with the relay as its only candidate, and relay to the one it had."""
         found = [match for line in answer.splitlines() if (match := CANDIDATE.fullmatch(line))]
         best = next((match for match in found if match["host"] == LOOPBACK), found[0])
         self._server.peer = (best["host"], int(best["port"]))
         host, port = self.address
-        return f"{without_candidates(answer)}a=candidate:1 1 udp 2130706431 {host} {port} typ host\r\na=end-of-candidates\r\n"
+        relayed = (
+            f"a=candidate:1 1 udp 2130706431 {host} {port} typ host\r\na=end-of-candidates\r\n"
+        )
+        # The transport of all media is that of the first.
+        session, first, *others = without_candidates(answer).split("\r\nm=")
+        return "\r\nm=".join(
+            [session, f"{first.removesuffix(CRLF)}{CRLF}{relayed}".removesuffix(CRLF), *others]
+        ) + ("" if others else CRLF)
 
     def _up(self, data: bytes, sender: Address) -> None:
         self._viewer.peer = sender
@@ -73,12 +88,31 @@ class Relay:
         self._forward("down", data, self._viewer)
 
     def _forward(self, direction: Direction, data: bytes, to: "_End") -> None:
+        wait = 0.0
         if data and data[0] in MEDIA:
             lost = self._random[direction].random() < self.loss[direction]
             (self.dropped if lost else self.passed)[direction] += 1
             if lost:
                 return
-        if to.peer is not None:
+            wait = self._queue(8 * len(data)) if direction == "down" and self.rate else 0.0
+        if wait > QUEUE_SECONDS:
+            self.dropped[direction] += 1
+        elif wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._send, data, to)
+        else:
+            self._send(data, to)
+
+    def _queue(self, bits: int) -> float:
+        """Return the time that a datagram waits for those before it; one that waits too long takes no room."""
+        now = asyncio.get_running_loop().time()
+        wait = max(self._free_at - now, 0.0)
+        if wait <= QUEUE_SECONDS:
+            self._free_at = now + wait + bits / (self.rate or 1.0)
+        return wait
+
+    @staticmethod
+    def _send(data: bytes, to: "_End") -> None:
+        if to.peer is not None and not to.transport.is_closing():
             to.transport.sendto(data, to.peer)
 
 

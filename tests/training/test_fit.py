@@ -462,3 +462,26 @@ def test_fit_that_collapses_again_and_again():
     fit.training.network.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     with pytest.raises(FitError, match="collapses again and again"):
         list(epochs)
+
+
+def test_a_short_fit_has_few_bytes():
+    """Steps are searched for where a fit is too short to learn them."""
+
+    def bits_of(training):
+        fit = Trainer(training, Budget(epochs=4))
+        torch.manual_seed(0)
+        list(fit.epochs(FRAMES))
+        tensors = dict(fit.training.network.named_parameters())
+        return fit.training.quantizer.bits(tensors).item()
+
+    class Unsearched(TrainStep):
+        def _search_steps(self, *_):
+            pass
+
+    def make(kind):
+        torch.manual_seed(0)
+        fit = make_fit(Budget(epochs=4))
+        rate = RateControl(lambda_=0.05, pixels=PIXELS)
+        return kind(fit.training.network, PRESETS["fast"].recipe, rate=rate)
+
+    assert bits_of(make(TrainStep)) < 0.7 * bits_of(make(Unsearched))

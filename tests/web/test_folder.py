@@ -21,6 +21,7 @@ def test_folder_has_the_page_and_the_clips(tiny_file, tiny_clip, tmp_path, caplo
     assert json.loads((folder / CLIPS).read_text()) == [
         {
             "name": tiny_file.stem,
+            "title": "",
             "file": f"./{tiny_file.name}",
             "bytes": tiny_file.stat().st_size,
             "width": header.width,

@@ -1,15 +1,19 @@
 """The web page's decoder against the reference decoder: golden files, damage, and strangers' files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from chunks import chunked
 from fuzz import decode as decode_by_reference
 from fuzz import mutate, seeds_and_digests
 from golden import DATA, TIMES
 from helpers import fit_clip
+from told import BROKEN_CUES, BROKEN_DESCRIPTIONS, TOLD
 from web_decoder import NODE, web_decoder
 
+from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
 from encoder.presets import PRESETS
 
@@ -66,3 +70,58 @@ def test_mutated_files_end_as_with_the_reference(decoder):
             or "runtime" in outcome
         )
     assert {"refused", "damage reported", "decoded"} <= outcomes
+
+
+def told_by_page(extras):
+    """Return what the page reads besides pictures, in the form of `told_by_reference`."""
+    sound = extras["sound"] and [
+        extras["sound"][name] for name in ("channels", "delay", "language")
+    ]
+    tracks = [
+        [
+            track["language"],
+            track["title"],
+            [[c["start"], c["stop"], c["text"]] for c in track["cues"]],
+        ]
+        for track in extras["tracks"]
+    ]
+    about = extras["about"]
+    chapters = [[chapter["start"], chapter["title"]] for chapter in about["chapters"]]
+    return (
+        sound,
+        extras["packets"],
+        tracks,
+        [about["title"], about["language"], about["date"], chapters],
+    )
+
+
+def told_by_reference(extras):
+    sound = extras.sound
+    packets = [] if sound is None else [[part.first, len(part.packets)] for part in sound.parts]
+    tracks = [
+        [each.language, each.title, [[c.start / 1000, c.stop / 1000, c.text] for c in each.cues]]
+        for each in extras.subtitles
+    ]
+    about = extras.about
+    chapters = [[chapter.start / 1000, chapter.title] for chapter in about.chapters]
+    form = sound and [sound.format.channels, sound.format.delay, sound.format.language]
+    return form, packets, tracks, [about.title, about.language, about.date, chapters]
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_sound_and_subtitles_are_read_as_by_the_reference(decoder, name):
+    data = (DATA / f"{name}.nerv").read_bytes()
+    found = decoder.decode(data)["extras"]
+    assert told_by_page(found) == told_by_reference(Clip.parse(data).extras)
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "payload"), [each[:2] for each in (*BROKEN_CUES, *BROKEN_DESCRIPTIONS)]
+)
+def test_subtitles_that_break_a_rule_are_dropped(decoder, tiny_clip, kind, payload, segment):
+    data = chunked(replace(tiny_clip, extras=TOLD), (kind, payload), segment=segment)
+    clip = Clip.parse(data, strict=False)
+    found = decoder.decode(data)
+    assert bool(found["damage"]) == bool(clip.damage)
+    assert told_by_page(found["extras"]) == told_by_reference(clip.extras)
