@@ -54,6 +54,11 @@ function showTime() {
   if (!isDragging) find("seek").value = time;
 }
 
+async function showCaptions() {
+  const shown = await captions;
+  shown?.show(player.currentTime, player.textTracks[shown.chosen]?.cues);
+}
+
 function showPlaying() {
   find("play").classList.toggle("playing", !player.paused);
   find("play").setAttribute("aria-label", player.paused ? "Play" : "Pause");
@@ -152,15 +157,12 @@ function listen() {
     const { chapters = [] } = player.about;
     if (!captions && (player.textTracks.length || chapters.length)) {
       captions = import("./captions.js").then(({ Captions }) => new Captions({
-        stage: find("stage"), seek: find("seek"), clock: find("clock"),
+        stage: find("stage"), seek: find("seek"), clock: find("clock"), choose: showCaptions,
       }));
     }
     (await captions)?.offer(player.textTracks, chapters, player.duration);
   });
-  player.addEventListener("timeupdate", async () => {
-    const shown = await captions;
-    shown?.show(player.currentTime, player.textTracks[shown.chosen]?.cues);
-  });
+  player.addEventListener("timeupdate", showCaptions);
   for (const kind of ["play", "pause", "ended"]) player.addEventListener(kind, showPlaying);
   player.addEventListener("error", ({ detail }) => {
     find("notice").textContent = detail.message;
