@@ -102,7 +102,7 @@ def _show_clip(args: argparse.Namespace) -> None:
 
 
 def _extra_facts(clip: "Clip", size: int) -> dict[str, object]:
-    """Return the facts of what a clip has besides pictures, by name; none for what it has not."""
+    """Return the facts about sound, subtitles and film, by name; absent ones are left out."""
     facts: dict[str, object] = {}
     sound = clip.sound
     about = clip.extras.about

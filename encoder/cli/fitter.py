@@ -1,4 +1,4 @@
-"""What the options of `fit` say of where and how a job is fitted."""
+"""Jobs of the command `fit`, and their workers and devices."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""What a clip tells about its film: title, language, date and chapters.
+"""Facts about a film in its clip: title, language, date and chapters.
 
 docs/reference/bitstream.md defines the bytes.
 """

@@ -37,7 +37,7 @@ class Clip:
     damage: tuple[str, ...] = ()
     """Faults of the file, described for people."""
     extras: Extras = field(default_factory=Extras)
-    """What the clip has besides pictures."""
+    """Sound, subtitles, and facts about the film."""
 
     @classmethod
     def parse(cls, data: bytes, *, strict: bool = True) -> Self:

@@ -36,7 +36,7 @@ class ClipReader:
         self.topology: Topology | None = None
         self.segments: list[Segment] = []
         self.extras = ExtrasReader()
-        """Reader of what the clip has besides pictures."""
+        """Reader of sound, subtitles, and facts about the film."""
         self._damage: list[str] = []
         self._notes = 0
         self._entries: list[Entry] = []

@@ -1,4 +1,4 @@
-"""What a clip has besides its pictures: sound, subtitles, and facts about the film."""
+"""Extras of a clip, beside its pictures: sound, subtitles, and facts about the film."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +46,7 @@ class ExtrasChunks:
             self.start.append((TRACK, track.description(number)))
 
     def until(self, stop: Fraction) -> Iterator[Payload]:
-        """Yield the next chunks, of what begins before a time in seconds."""
+        """Yield the next chunks: sound and cues that begin before a time in seconds."""
         while self._sound and self._parts:
             if self._sound.format.seconds(self._parts[0].first) >= stop:
                 break

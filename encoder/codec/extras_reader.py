@@ -1,4 +1,4 @@
-"""Reading of what a clip has besides its pictures, chunk by chunk."""
+"""Reading of a clip's extras, chunk by chunk."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ class ExtrasReader:
 
     def __init__(self) -> None:
         self.found = Extras()
-        """What has arrived: it gets the parts and cues below as they arrive."""
+        """Extras so far; they get the parts and cues below as these arrive."""
         self.parts: list[SoundPart] = []
         """Parts of the sound so far."""
         self.cues: list[list[Cue]] = []

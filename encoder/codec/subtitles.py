@@ -30,7 +30,7 @@ CUE = struct.Struct("<IIH")  # start and end in milliseconds, bytes of the text
 MILLISECONDS = 1000
 """Milliseconds of a second: the unit of all times of cues."""
 FOREIGN = re.compile(r"-->|\n\n|^\n|\n$|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-"""What no text of a cue may hold: it would end the cue in WebVTT, or is no text."""
+"""Marks that no text of a cue may hold: they would end the cue in WebVTT, or are no text."""
 
 
 @dataclass(frozen=True)

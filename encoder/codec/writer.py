@@ -49,7 +49,7 @@ class ClipBytes:
         """Number of bytes of the file so far."""
 
     def segment(self, segment: Segment) -> bytes:
-        """Return the chunk of the next segment, and those of what else begins in its time."""
+        """Return the chunk of the next segment, and those of sound and cues that begin in it."""
         assert self._version > 1 or segment.coder != RANGE  # version 1 has no such coder
         self._entries.append(
             Entry(

@@ -49,7 +49,7 @@ class Job:
     keep_states: bool
     """Whether a checkpoint is written at the end."""
     extras: Extras = field(default_factory=Extras)
-    """What the clip has besides pictures; the sound has a part for each segment."""
+    """Sound, in a part for each segment, subtitles, and facts about the film."""
     motions: Mapping[int, Tensor] = field(default_factory=dict)
     """Camera motion by segment, if another encoder of this job has found it."""
     topology: Topology | None = None
@@ -130,7 +130,7 @@ def _stops(video: Frames, plan: Plan) -> list[Fraction]:
 
 
 def extras_of(video: Frames, config: FitConfig, plan: Plan) -> Extras:
-    """Return what a video file has besides pictures, for the segments of a plan.
+    """Return a video file's sound, subtitles and metadata, for the segments of a plan.
 
     Raises SourceError.
     """

@@ -1,4 +1,4 @@
-"""What a source tells about its film: title, language, date and chapters."""
+"""Facts about a film in its source: title, language, date and chapters."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -23,7 +23,7 @@ MAX_TITLE = MAX_VALUE // 2
 
 
 def read_about(source: Source) -> About:
-    """Return what a source tells about its film; raises SourceError."""
+    """Return the facts that a source tells about its film; raises SourceError."""
     if source.path.is_dir():
         return About()
     try:

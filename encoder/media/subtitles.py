@@ -109,7 +109,7 @@ def _cues(container: InputContainer, stream: SubtitleStream, source: Source) -> 
 
 
 def _texts(packet: "Packet[SubtitleStream]", stream: SubtitleStream) -> list[str]:
-    """Return the texts of a packet; pictures are left out, and so is what cannot be decoded."""
+    """Return the texts of a packet; pictures and undecodable events are left out."""
     try:
         decoded = stream.codec_context.decode2(packet)
     except InvalidDataError:

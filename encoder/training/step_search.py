@@ -1,4 +1,4 @@
-"""Search for quantization steps by what they cost: distortion and bits on a few frames.
+"""Search for the quantization steps that cost the least distortion and bits on a few frames.
 
 A short fit has too little time to learn its steps from the first guess on. Its files would then
 have several times the bytes that its quality is worth.

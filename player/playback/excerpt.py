@@ -1,4 +1,4 @@
-"""A part of a clip, of which everything but the pictures is written to a video file."""
+"""Excerpts of a clip: the sound, subtitles and chapters of a part of it, for a video file."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ UNIT = Fraction(1, MILLISECONDS)
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpt:
-    """A part of a clip: what it has besides pictures."""
+    """Extras of a part of a clip."""
 
     extras: Extras
     start: Fraction

@@ -139,7 +139,8 @@ def replace_send_loop(
     """
     # aiortc ignores requests for key frames where frames come encoded already.
     sender._send_keyframe = on_picture_loss
-    sender._retransmit = partial(_told, on_packet_loss, sender._retransmit)
+    hidden: Any = sender
+    hidden._retransmit = partial(_told, on_packet_loss, hidden._retransmit)
     sender._run_rtp = run  # pyright: ignore[reportAttributeAccessIssue]
     transport: Any = sender.transport
     transport._recv_next = partial(_receive_or_drop, transport._recv_next)

@@ -124,7 +124,7 @@ class RtpStream:
         protect, protocol, address = sender.path()
         last = len(frame.payloads) - 1
         if frame.is_keyframe:
-            # What was lost before it is of no use, and would fill a line that is too narrow.
+            # Older packets, sent again, would be of no use, and fill a line that is too narrow.
             sender.history.clear()
         # This body runs for each packet of each viewer: calls in it are what a viewer costs.
         for index, payload in enumerate(frame.payloads):

@@ -1,4 +1,4 @@
-"""Choice of a ladder's rung for a viewer, by what RTCP tells of its line."""
+"""Choice of a ladder's rung for a viewer, by reports and requests that RTCP brings."""
 
 from dataclasses import dataclass
 

@@ -56,7 +56,7 @@ def join(session: ViewerSession) -> None:
 
 
 def line_of(session: ViewerSession) -> Line:
-    """Return what is known of a viewer's line."""
+    """Return the present state of a viewer's line."""
     viewer = session.viewer
     return Line(
         loss=session.loss,
