@@ -1,7 +1,7 @@
 """Tables of docs/explanation/results.md, made from the measured points."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from math import isnan
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isnan, log10
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def tables(points: Sequence[Point]) -> Iterator[Table]:
     for clip in CLIPS:
         curves = _curves([point for point in points if point["clip"] == clip])
         yield _curve_table(curves)
-        yield _bd_rate_table(curves)
+        yield _bd_rate_table(curves, "PSNR", lambda point: point["psnr_db"])
+        yield _bd_rate_table(curves, "MS-SSIM", _ms_ssim_db)
     yield _time_table(_of(points, "times"))
     yield _ladder_table(points)
     yield _technique_table(_of(points, "ablations"))
@@ -87,19 +88,30 @@ def _curve_table(curves: dict[str, list[Point]]) -> Table:
     return _table(" | bytes: PSNR in dB | bits per weight", rows)
 
 
-def _bd_rate_table(curves: dict[str, list[Point]]) -> Table:
-    """Return the table of the BD-rates of our curves against each other one."""
-    pairs = {
-        name: [(point["bytes"], point["psnr_db"]) for point in curve]
-        for name, curve in curves.items()
-    }
+def _ms_ssim_db(point: Point) -> float | None:
+    """Return the MS-SSIM of a point in decibels; None if it was not measured."""
+    return -10 * log10(1 - point["ms_ssim"]) if "ms_ssim" in point else None
+
+
+def _bd_rate_table(
+    curves: dict[str, list[Point]], measure: str, quality: Callable[[Point], float | None]
+) -> Table:
+    """Return the table of the BD-rates of our curves against each other one, by a quality.
+
+    Curves with points that lack the quality are left out.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for name, curve in curves.items():
+        found = [(point["bytes"], value) for point in curve if (value := quality(point))]
+        if len(found) == len(curve):
+            pairs[name] = found
     anchors = [name for name in pairs if not name.startswith(OWN)]
     rows: list[str] = []
     for name, curve in pairs.items():
         if name.startswith(OWN):
             rates = [_percent(bd_rate(pairs[anchor], curve)) for anchor in anchors]
             rows.append(f"| {name} | {' | '.join(rates)} |")
-    return _table(f"BD-rate against | {' | '.join(anchors)}", rows)
+    return _table(f"BD-rate by {measure} against | {' | '.join(anchors)}", rows)
 
 
 def _percent(rate: float) -> str:

@@ -17,9 +17,12 @@ from yarl import URL
 from encoder.common.errors import CodecError
 from player.playback.playout import Playout
 from player.retry import TransientError, backoff_seconds, reason_of, retry_after_seconds
+from player.rtc.aiortc_hooks import SenderInternals
 from player.rtc.fanout import ViewerTrack
 from player.rtc.ice import Ice
 from player.rtc.peer_connection import SDP_ERRORS, add_viewer
+from player.rtc.sound_offer import PAYLOAD_TYPE, with_sound, without_sound
+from player.rtc.sound_sender import SoundSender
 from player.rtc.video_encoder import CODECS, CodecName
 
 RETRY_SECONDS = 1.0
@@ -132,9 +135,9 @@ class _Publication:
                 connected.set()
 
         try:
-            add_viewer(self._connection, self._viewer)
+            sender = SenderInternals(add_viewer(self._connection, self._viewer).sender)
             await self._connection.setLocalDescription(await self._connection.createOffer())
-            answer = await self._offer(self._connection.localDescription.sdp)
+            answer = await self._negotiated(sender, self._connection.localDescription.sdp)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
                 await connected.wait()
@@ -176,6 +179,21 @@ class _Publication:
                 await asyncio.wait_for(self._lost.wait(), LOOK_SECONDS)
                 raise TransientError("the connection was lost")
         raise PublishError(self._stream.error)
+
+    async def _negotiated(self, sender: SenderInternals, offer: str) -> str:
+        """Return the answer about the video, and send sound as well if the server takes it.
+
+        Raises the errors of `_offer`.
+        """
+        if all(source.clip.sound is None for source in self._stream.sources):
+            return await self._offer(offer)
+        sound = SoundSender(sender, PAYLOAD_TYPE)
+        answer, is_taken = without_sound(await self._offer(with_sound(offer, sound.ssrc)))
+        if is_taken:
+            self._viewer.sound = sound
+        else:
+            logger.warning("the media server takes no sound")
+        return answer
 
     @property
     def _other_codec(self) -> str:

@@ -7,10 +7,10 @@ other sections, and with the payload types and names of the stranger's offer.
 import re
 from collections.abc import Sequence
 
-from encoder.codec.sound import RATE
 from player.rtc.codec_choice import OUR_PROFILE, CodecChoice
 from player.rtc.offer import AUDIO_CODECS, ROLES, Offer
-from player.rtc.sdp import MAX_FORMATS, Format, Section, by_payload_type
+from player.rtc.sdp import MAX_FORMATS, Section, by_payload_type
+from player.rtc.sound_offer import SHARED, sound_lines
 
 DEFAULT_MID = "0"
 """Name of a section without `a=mid` in the offer that aiortc reads."""
@@ -23,10 +23,6 @@ EXTENSIONS = frozenset(
     }
 )
 """RTP header extensions that our send loop writes."""
-
-
-SHARED = ("a=ice-", "a=candidate:", "a=end-of-candidates", "a=fingerprint:", "a=setup:")
-"""Lines of a transport, which all of its sections have."""
 
 
 def offer_for_aiortc(offer: Offer, choice: CodecChoice) -> str:
@@ -104,7 +100,13 @@ def complete_answer(
         elif index == offer.audio_index:
             sound = offer.sound_format if sound_ssrc is not None else None
             found += (
-                _sound_section(section, sound, sound_ssrc, lines[start:])
+                sound_lines(
+                    lines[start:],
+                    mid=section.mid or "",
+                    payload_type=sound.payload_type,
+                    ssrc=sound_ssrc,
+                    protocol=section.protocol,
+                )
                 if sound is not None and sound_ssrc is not None
                 else _inactive_section(section, lines[start:])
             )
@@ -140,28 +142,6 @@ def _video_section(section: Section, choice: CodecChoice, lines: Sequence[str]) 
             if line == "a=rtcp-mux" and section.all("rtcp-mux-only"):
                 found.append("a=rtcp-mux-only")
     return found
-
-
-def _sound_section(section: Section, sound: Format, ssrc: int, lines: Sequence[str]) -> list[str]:
-    """Return an audio section with our sound, which takes the video's transport.
-
-    Receivers keep sound and pictures of the same stream and the same sender in time.
-    """
-    number = sound.payload_type
-    stream = next(line for line in lines if line.startswith("a=msid:")).split()[0]
-    cname = next(line for line in lines if line.startswith("a=ssrc:")).partition("cname:")[2]
-    return [
-        f"m={section.kind} {lines[0].split()[1]} {section.protocol} {number}",
-        *(line for line in lines if line.startswith("c=")),
-        "a=sendonly",
-        f"a=mid:{section.mid}",
-        f"{stream} sound",
-        "a=rtcp-mux",
-        f"a=rtpmap:{number} opus/{RATE}/2",  # whatever the number of channels (RFC 7587, 7)
-        f"a=fmtp:{number} sprop-stereo=1;stereo=1",
-        f"a=ssrc:{ssrc} cname:{cname}",
-        *(line for line in lines[1:] if line.startswith(SHARED)),
-    ]
 
 
 def _inactive_section(section: Section, lines: Sequence[str]) -> list[str]:

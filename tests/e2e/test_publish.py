@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from golden import DATA
 from helpers import fit_clip
 from playing import make_item, player_threads
 from waiting import until
 from yarl import URL
 
+from encoder.codec.clip import Clip
 from encoder.common.errors import EngineError
 from encoder.media.metrics import psnr_db
 from export.engines.registry import open_engine
@@ -22,6 +24,7 @@ from player.playback.playout import Playout
 from player.rtc.aioice_hooks import HostAddresses, host_addresses
 from player.rtc.i420 import i420_frame
 from player.rtc.ice import Ice
+from player.rtc.sound_offer import without_sound
 from player.whip_client import PublishError, publish
 
 
@@ -421,3 +424,55 @@ async def test_redirection_to_another_protocol_ends_it(server, begin, location):
 )
 def test_endpoint_is_asked_as_it_was_given(text, asked):
     assert parse_endpoint(text).raw_path_qs == asked
+
+
+async def test_media_server_receives_the_sound(server, aiohttp_server):
+    running = await aiohttp_server(server.app())
+    stream = Playout([make_item(Clip.read(DATA / "v2-sound.nerv"))], Metrics().of("tone"))
+    url = URL(f"http://127.0.0.1:{running.port}/whip/room")
+    task = asyncio.create_task(publish(stream, url, token=None, codec="H264", ice=Ice()))
+    await until(lambda: len(server.tracks) == 2)
+    video, audio = sorted(server.tracks, key=lambda track: track.kind, reverse=True)
+    heard = [await asyncio.wait_for(audio.recv(), 20) for _ in range(50)]
+    samples = np.concatenate([frame.to_ndarray().ravel() for frame in heard])
+    assert np.abs(samples).max() > 3000
+    assert (await asyncio.wait_for(video.recv(), 20)).width == 58
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.to_thread(stream.close)
+
+
+ANSWER = "\r\n".join(
+    [
+        "v=0",
+        "a=group:BUNDLE 0 1",
+        "m=video 9 UDP/TLS/RTP/SAVPF 97",
+        "a=mid:0",
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
+        "a=mid:1",
+        "a=recvonly",
+        "",
+    ]
+)
+VIDEO = "v=0\r\na=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_taken"),
+    [
+        ("", "", True),
+        ("m=audio 9 ", "m=audio 0 ", False),
+        ("a=recvonly", "a=inactive", False),
+        ("SAVPF 111", "SAVPF 0", False),
+        ("BUNDLE 0 1", "BUNDLE 0", False),
+        ("\r\n", "\n", True),
+    ],
+)
+def test_answers_tell_whether_the_sound_is_taken(before, after, is_taken):
+    answer, found = without_sound(ANSWER.replace(before, after) if before else ANSWER)
+    assert found is is_taken
+    assert answer.split() == VIDEO.split()
+
+
+def test_an_answer_about_the_video_alone_stays():
+    assert without_sound(VIDEO) == (VIDEO, False)
