@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
+from encoder.codec.plain_text import parse_line
 from encoder.common.errors import BitstreamError
 
 ABOUT = b"META"
@@ -64,9 +65,9 @@ class About:
                 if len(value) < START.size:
                     raise BitstreamError("chapter has no start")
                 (start,) = START.unpack_from(value)
-                chapters.append(Chapter(start, _text(value[START.size :])))
+                chapters.append(Chapter(start, parse_line(value[START.size :])))
             elif kind in (TITLE, LANGUAGE, DATE):
-                texts[kind] = _text(value)
+                texts[kind] = parse_line(value)
         if any(a.start >= b.start for a, b in pairwise(chapters)):
             raise BitstreamError("chapters are out of order")
         return cls(
@@ -88,13 +89,3 @@ def _entries(data: bytes) -> Iterator[tuple[int, bytes]]:
         if at > len(data) or length > MAX_VALUE or count > MAX_ENTRIES:
             raise BitstreamError("facts about the film are too long, or end inside an entry")
         yield kind, data[at - length : at]
-
-
-def _text(value: bytes) -> str:
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        raise BitstreamError("facts about the film are not UTF-8") from None
-    if not text.isprintable():
-        raise BitstreamError("facts about the film are no text")
-    return text

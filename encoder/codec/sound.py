@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Self
 
 from encoder.codec.container import CHUNK_BYTES
+from encoder.codec.plain_text import MAX_LANGUAGE, parse_language
 from encoder.common.errors import BitstreamError
 
 SOUND = b"SOUN"
@@ -26,8 +27,6 @@ MAX_PACKET = 1276
 """Largest packet: one byte in front of the largest frame (RFC 6716, section 3.2.1)."""
 MAX_PACKETS = 1 << 22
 """Largest number of packets of a clip, over 23 hours: each takes memory of its own."""
-MAX_LANGUAGE = 35
-"""Largest language tag, in bytes (RFC 5646, section 4.4.1)."""
 FORMAT = struct.Struct("<BxH")  # channels, delay
 FIRST = struct.Struct("<I")
 LENGTH = struct.Struct("<H")
@@ -64,12 +63,7 @@ class SoundFormat:
         channels, delay = FORMAT.unpack_from(data)
         if channels not in CHANNELS:
             raise BitstreamError(f"sound must have 1 or 2 channels, got {channels}")
-        try:
-            language = data[FORMAT.size :].decode("ascii")
-        except UnicodeDecodeError:
-            raise BitstreamError("language of the sound is not ASCII") from None
-        if not language.isprintable():
-            raise BitstreamError("language of the sound is no text")
+        language = parse_language(data[FORMAT.size :])
         return cls(channels=channels, delay=delay, language=language)
 
     def seconds(self, number: int) -> Fraction:

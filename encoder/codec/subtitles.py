@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from encoder.codec.plain_text import CONTROLS, MAX_LANGUAGE, parse_language, parse_line
 from encoder.common.errors import BitstreamError
 
 TRACK = b"TEXT"
@@ -18,8 +19,6 @@ CUES = b"CUES"
 MAX_TRACKS = 64
 MAX_CUES = 1 << 17
 """Largest number of cues of a clip, in all of its tracks."""
-MAX_LANGUAGE = 35
-"""Largest language tag, in bytes (RFC 5646, section 4.4.1)."""
 MAX_TITLE = 255
 """Largest title of a track, in bytes."""
 MAX_TEXT = 2048
@@ -29,7 +28,7 @@ DESCRIPTION = struct.Struct("<BB")  # number of the track, bytes of its language
 CUE = struct.Struct("<IIH")  # start and end in milliseconds, bytes of the text
 MILLISECONDS = 1000
 """Milliseconds of a second: the unit of all times of cues."""
-FOREIGN = re.compile(r"-->|\n\n|^\n|\n$|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+FOREIGN = re.compile(rf"-->|\n\n|\A\n|\n\Z|(?!\n)[{CONTROLS}]")
 """Marks that no text of a cue may hold: they would end the cue in WebVTT, or are no text."""
 
 
@@ -81,14 +80,8 @@ def parse_description(data: bytes) -> tuple[int, TextTrack]:
     end = DESCRIPTION.size + length
     if length > MAX_LANGUAGE or not end <= len(data) <= end + MAX_TITLE:
         raise BitstreamError(f"description of a text track has {len(data)} bytes")
-    try:
-        language = data[DESCRIPTION.size : end].decode("ascii")
-        title = data[end:].decode()
-    except UnicodeDecodeError:
-        raise BitstreamError("language or title of a text track is no text") from None
-    if not (language.isprintable() and title.isprintable()):
-        raise BitstreamError("language or title of a text track is no text")
-    return number, TextTrack(language, title)
+    language = parse_language(data[DESCRIPTION.size : end])
+    return number, TextTrack(language, parse_line(data[end:]))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from av.error import FFmpegError
 from av.stream import Stream
 
 from encoder.codec.about import MAX_VALUE, About, Chapter
-from encoder.codec.subtitles import MAX_LANGUAGE, MILLISECONDS
+from encoder.codec.plain_text import is_language, one_line
+from encoder.codec.subtitles import MILLISECONDS
 from encoder.common.errors import SourceError
 from encoder.media.decoding import opened
 from encoder.media.source import Source
@@ -59,11 +60,9 @@ def _chapters(container: InputContainer, source: Source) -> list[Chapter]:
 def language_of(tags: Mapping[str, str]) -> str:
     """Return the language tag of a track; nothing if it is not told, or no tag."""
     language = tags.get("language", "")
-    is_tag = language.isascii() and language.isprintable() and len(language) <= MAX_LANGUAGE
-    return language if is_tag and language != UNKNOWN else ""
+    return language if is_language(language) and language != UNKNOWN else ""
 
 
 def shortened(text: str, limit: int) -> str:
     """Return a text without line breaks and other control characters, of a number of bytes."""
-    line = "".join(mark if mark.isprintable() else " " for mark in text).strip()
-    return line.encode()[:limit].decode(errors="ignore").strip()
+    return one_line(text).encode(errors="replace")[:limit].decode(errors="ignore").strip()

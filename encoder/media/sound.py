@@ -24,6 +24,7 @@ from encoder.codec.sound import (
 )
 from encoder.common.errors import SourceError
 from encoder.media.decoding import opened
+from encoder.media.metadata import language_of
 from encoder.media.samples import TOLERANCE, AudioTrack, blocks, placed
 from encoder.media.sound_choice import SoundChoice
 from encoder.media.source import Source
@@ -68,7 +69,7 @@ def read_sound(source: Source, choice: SoundChoice) -> Sound | None:
 def _read(track: AudioTrack, stream: AudioStream, choice: SoundChoice) -> Sound:
     """Return the sound of a track: copied if that is wanted and possible, or else encoded."""
     channels = min(max(stream.codec_context.channels, 1), 2)
-    form = SoundFormat(channels=channels, delay=0, language=_language(stream))
+    form = SoundFormat(channels=channels, delay=0, language=language_of(stream.metadata))
     name = stream.codec_context.name
     if name == CODEC and choice.rate is None:
         copied = _copied(track, form)
@@ -93,11 +94,6 @@ def _pick(container: InputContainer, path: Path, choice: SoundChoice) -> AudioSt
             raise SourceError(f"no sound in {path} that can be read: --audio none leaves it out")
         return None
     return max(usable, key=lambda track: bool(track.disposition & Disposition.default))
-
-
-def _language(stream: AudioStream) -> str:
-    language = stream.metadata.get("language", "")
-    return language if language.isascii() and language.isprintable() and language != "und" else ""
 
 
 def _packet_times(container: InputContainer, stream: AudioStream) -> list[int | None]:

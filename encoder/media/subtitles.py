@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
 
+from encoder.codec.plain_text import one_line
 from encoder.codec.subtitles import (
     MAX_CUES,
     MAX_TITLE,
@@ -162,10 +163,7 @@ def _escaped(text: str) -> str:
 
 def _lines(text: str) -> str:
     """Return a text without empty lines and control characters."""
-    lines = (
-        "".join(x if x.isprintable() or x == NO_BREAK else " " for x in line).strip(" ")
-        for line in text.split("\n")
-    )
+    lines = map(one_line, text.split("\n"))
     return "\n".join(line for line in lines if line)
 
 

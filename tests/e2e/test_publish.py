@@ -442,19 +442,12 @@ async def test_media_server_receives_the_sound(server, aiohttp_server):
     await asyncio.to_thread(stream.close)
 
 
-ANSWER = "\r\n".join(
-    [
-        "v=0",
-        "a=group:BUNDLE 0 1",
-        "m=video 9 UDP/TLS/RTP/SAVPF 97",
-        "a=mid:0",
-        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
-        "a=mid:1",
-        "a=recvonly",
-        "",
-    ]
+VIDEO_SECTION = "m=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:0\r\n"
+ANSWER = (
+    f"v=0\r\na=group:BUNDLE 0 1\r\n{VIDEO_SECTION}"
+    "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:1\r\na=recvonly\r\n"
 )
-VIDEO = "v=0\r\na=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 97\r\na=mid:0\r\n"
+VIDEO = f"v=0\r\na=group:BUNDLE 0\r\n{VIDEO_SECTION}"
 
 
 @pytest.mark.parametrize(

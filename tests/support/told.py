@@ -7,7 +7,7 @@ from encoder.codec.extras import Extras
 from encoder.codec.subtitles import CUES, MAX_TEXT, TRACK, Cue, CuePart, TextTrack
 
 ABOUT_IT = About(
-    title="Ein Film für dich",
+    title="Ein Film\N{IDEOGRAPHIC SPACE}für dich",
     language="de",
     date="2026",
     chapters=(Chapter(0, "Anfang"), Chapter(100, "")),
@@ -52,7 +52,7 @@ BROKEN_DESCRIPTIONS = [
     (TRACK, b"\0\x24" + 36 * b"a", "description"),
     (TRACK, b"\0\2en" + 256 * b"a", "description"),
     (TRACK, b"\0\2\xff\xff", "no text"),
-    (TRACK, b"\0\2en\xff", "no text"),
+    (TRACK, b"\0\2en\xff", "not UTF-8"),
     (TRACK, b"\0\2e\n", "no text"),
     (TRACK, b"\1\2en", "out of order"),
     (ABOUT, b"\1", "inside an entry"),
@@ -60,7 +60,7 @@ BROKEN_DESCRIPTIONS = [
     (ABOUT, b"\1\x01\x04" + 1025 * b"a", "too long"),
     (ABOUT, 1025 * b"\x09\0\0", "too long"),
     (ABOUT, b"\1\1\0\xff", "not UTF-8"),
-    (ABOUT, b"\1\1\0\n", "no text"),
+    (ABOUT, b"\1\1\0\n", "control characters"),
     (ABOUT, b"\4\3\0abc", "no start"),
     (ABOUT, b"\4\4\0\1\0\0\0\4\4\0\1\0\0\0", "out of order"),
 ]
