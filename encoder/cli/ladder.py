@@ -1,18 +1,19 @@
 """The option `--ladder` of `fit`: one film in several sizes, from as few fits as possible."""
 
 import argparse
+import contextlib
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder.cli.evaluate import report
 from encoder.cli.fitter import Fitter
-from encoder.codec.clip import Clip
-from encoder.codec.ladder import MAX_RUNGS, Ladder, Rung, check_alike
-from encoder.common.atomic_file import writable
-from encoder.common.errors import BitstreamError, SettingsError
+from encoder.codec.ladder import MAX_RUNGS
+from encoder.common.atomic_file import replacing, writable
+from encoder.common.errors import SettingsError
 from encoder.common.quantities import parse_quantity
 from encoder.config import FitConfig
 from encoder.media.size import Size, parse_size, size_text
@@ -74,27 +75,38 @@ class LadderFit:
     def run(self) -> None:
         """Fit all rungs, write them, and then the manifest.
 
-        Clips that an interrupted run has finished are kept. Raises SettingsError, SourceError,
-        BitstreamError, and the errors of the fits.
+        With --resume, clips that an interrupted run has finished are kept. Raises SettingsError,
+        SourceError, BitstreamError, and the errors of the fits.
         """
+        from encoder.codec.clip import Clip
+        from encoder.codec.ladder import Ladder, Rung, check_alike
+
         for wish in self.wishes:
             writable(self._clip(wish))
-        sources: dict[Size | None, Source] = {}
-        for wish in self.wishes:
-            if wish.size not in sources:
-                sources[wish.size] = self.open_source(self._sized(wish))
+        groups = self._groups()
         # All rungs have the segments of the one with the largest frames.
-        plan = self.fitter.plan(max(sources.values(), key=lambda each: each.size), self.config)
-        paths: list[Path] = []
-        for size, source in sources.items():
-            wishes = [wish for wish in self.wishes if wish.size == size]
-            wishes.sort(key=lambda wish: -wish.file_bytes)
-            paths += self._fit(source, plan, wishes)
-        clips = [(path, Clip.read(path)) for path in paths]
+        largest = max((source for source, _ in groups), key=lambda each: each.size)
+        plan = self.fitter.plan(largest, self.config)
+        jobs = [self._job(source, plan, wishes) for source, wishes in groups]
+        finished = Finished(self.output, is_kept=self.fitter.args.resume)
+        for (source, wishes), job in zip(groups, jobs, strict=True):
+            self._fit(source, job, wishes, finished)
+        clips = [(self._clip(wish), Clip.read(self._clip(wish))) for wish in self.wishes]
         check_alike([(path.name, clip) for path, clip in clips])
         rungs = [Rung.of(path, clip) for path, clip in clips]
         Ladder(sorted(rungs, key=lambda rung: rung.bytes)).save(self.output)
+        for _, wishes in groups:
+            self._checkpoint(wishes[0]).unlink(missing_ok=True)
+        finished.forget()
         logger.info("%s: a ladder of %d clips", self.output, len(rungs))
+
+    def _groups(self) -> list[tuple["Source", list[Wish]]]:
+        """Return the source of each frame size with its rungs, the largest file first."""
+        groups: dict[Size, tuple[Source, list[Wish]]] = {}
+        for wish in sorted(self.wishes, key=lambda wish: -wish.file_bytes):
+            source = self.open_source(self._sized(wish))
+            groups.setdefault(source.size, (source, []))[1].append(wish)
+        return list(groups.values())
 
     def _sized(self, wish: Wish) -> FitConfig:
         """Return the settings of a rung."""
@@ -105,54 +117,85 @@ class LadderFit:
         frame = f"-{size_text(wish.size)}" if wish.size else ""
         return self.output.with_name(f"{self.output.stem}{frame}-{wish.text}.nerv")
 
-    def _fit(self, source: "Source", plan: "Plan", wishes: Sequence[Wish]) -> list[Path]:
+    def _checkpoint(self, wish: Wish) -> Path:
+        return self._clip(wish).with_name(f".{self._clip(wish).stem}.safetensors")
+
+    def _job(self, source: "Source", plan: "Plan", wishes: Sequence[Wish]) -> "Job":
+        """Return the job of the first rung, if all have room; raises SettingsError."""
+        from encoder.jobs.job import check_room
+
+        job = self.fitter.job(self._sized(wishes[0]), source, plan, keep_states=True)
+        for wish in wishes:
+            check_room(source, self._sized(wish), plan, job.extras)
+        return job
+
+    def _fit(
+        self, source: "Source", job: "Job", wishes: Sequence[Wish], finished: "Finished"
+    ) -> None:
         """Fit the first rung as usual, and the others from its networks in half of its time."""
+        from encoder.jobs.runner import identity
+
         first, *others = wishes
-        kept = self._clip(first).with_name(f".{self._clip(first).stem}.safetensors")
-        job = self.fitter.job(self._sized(first), source, plan, keep_states=True)
-        if not (_is_done(self._clip(first), job.settings) and (kept.exists() or not others)):
-            self.fitter.run(job, source, self._clip(first), kept)
+        whole = {wish: finished.has(self._clip(wish), identity(job)) for wish in wishes}
+        checkpoint = self._checkpoint(first)
+        is_left = any(not whole[wish] for wish in others)
+        if not whole[first] or (is_left and not checkpoint.exists()):
+            self.fitter.run(job, source, self._clip(first), checkpoint)
+            finished.add(self._clip(first), identity(job))
         report(self._clip(first), source, first.file_bytes)
         for wish in others:
-            self._continue(source, plan, job, kept, wish)
-        kept.unlink(missing_ok=True)
-        return [self._clip(wish) for wish in wishes]
+            if not whole[wish]:
+                self._continue(source, job, checkpoint, wish)
+                finished.add(self._clip(wish), identity(job))
+            report(self._clip(wish), source, wish.file_bytes)
 
-    def _continue(
-        self, source: "Source", plan: "Plan", job: "Job", checkpoint: Path, wish: Wish
-    ) -> None:
+    def _continue(self, source: "Source", job: "Job", checkpoint: Path, wish: Wish) -> None:
         from encoder.cli.compress import write_rung
         from encoder.jobs.checkpoint import Checkpoint
         from encoder.jobs.job import open_encoder
         from encoder.training.device import pick_device
 
-        path = self._clip(wish)
         config = self._sized(wish)
         kept, states = Checkpoint.load(checkpoint)
-        settings = config.text(source, after=f" after {kept.seconds:.0f} s")
-        if not _is_done(path, settings):
-            encoder = open_encoder(
-                source,
-                config,
-                device=pick_device(job.device),
-                plan=plan,
-                extras=job.extras,
-                settings=settings,
-                states=states,
-            )
-            budget = job.budget
-            half = (
-                replace(budget, seconds=budget.seconds / 2)
-                if budget.seconds is not None
-                else replace(budget, epochs=max((budget.epochs or 0) // 2, 1))
-            )
-            write_rung(encoder, half, job.extras, path)
-        report(path, source, wish.file_bytes)
+        encoder = open_encoder(
+            source,
+            config,
+            device=pick_device(self.fitter.args.device),
+            plan=job.plan,
+            extras=job.extras,
+            settings=config.text(source, after=f" after {kept.seconds:.0f} s"),
+            states=states,
+        )
+        budget = job.budget
+        half = (
+            replace(budget, seconds=budget.seconds / 2)
+            if budget.seconds is not None
+            else replace(budget, epochs=max((budget.epochs or 0) // 2, 1))
+        )
+        write_rung(encoder, half, job.extras, self._clip(wish))
 
 
-def _is_done(path: Path, settings: str) -> bool:
-    """Return whether an earlier run has finished a clip with the same settings."""
-    try:
-        return path.exists() and Clip.read(path).header.settings == settings
-    except BitstreamError:
-        return False
+class Finished:
+    """The clips that a run has finished, with what their bytes depend on, in a hidden file."""
+
+    def __init__(self, output: Path, *, is_kept: bool) -> None:
+        """Go on from an earlier run's file beside the output if it is to be kept."""
+        self._path = output.with_name(f".{output.name}.finished")
+        self._known: dict[str, object] = {}
+        if is_kept:
+            with contextlib.suppress(OSError, ValueError):
+                self._known = dict(json.loads(self._path.read_text()))
+
+    def has(self, clip: Path, identity: Mapping[str, str]) -> bool:
+        """Return whether a clip is there that was made in the same way."""
+        return clip.exists() and self._known.get(clip.name) == dict(identity)
+
+    def add(self, clip: Path, identity: Mapping[str, str]) -> None:
+        """Note a clip that is finished."""
+        self._known[clip.name] = dict(identity)
+        with replacing(self._path) as part:
+            part.write_text(json.dumps(self._known))
+
+    def forget(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)

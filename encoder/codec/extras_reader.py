@@ -8,6 +8,7 @@ from encoder.codec.extras import Extras
 from encoder.codec.sound import PACKETS, SOUND, Sound, SoundFormat, SoundPart
 from encoder.codec.subtitles import (
     CUES,
+    MAX_CUE_BYTES,
     MAX_CUES,
     MAX_TRACKS,
     MILLISECONDS,
@@ -34,6 +35,7 @@ class ExtrasReader:
         self.cues: list[list[Cue]] = []
         """Cues of each text track so far."""
         self._kinds = set[bytes]()
+        self._cue_bytes = 0
 
     def take(self, kind: bytes, payload: bytes, header: Header, *, begun: bool) -> None:
         """Take a chunk of a clip; `begun` tells whether there has been a segment.
@@ -43,7 +45,10 @@ class ExtrasReader:
         if kind == PACKETS:
             self._take_sound(SoundPart.parse(payload), header)
         elif kind == CUES:
+            if self._cue_bytes + len(payload) > MAX_CUE_BYTES:
+                raise BitstreamError(f"cues of a clip have over {MAX_CUE_BYTES} bytes")
             self._take_cues(CuePart.parse(payload), header)
+            self._cue_bytes += len(payload)
         elif begun or (kind in self._kinds and kind != TRACK):
             raise BitstreamError("it is out of order")
         elif kind == SOUND:

@@ -1,18 +1,20 @@
 """A ladder: clips of the same film in several sizes, which players change between.
 
-Its manifest is a JSON file beside the clips. docs/reference/ladder.md describes it.
+Its manifest is a JSON file beside the clips. docs/how-to/ladder.md describes it.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from encoder.codec.clip import Clip
 from encoder.codec.container import MAX_FILE_BYTES, MAX_SIDE
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import BitstreamError
+
+if TYPE_CHECKING:
+    from encoder.codec.clip import Clip
 
 SUFFIX = ".json"
 FORMAT = "nervcast ladder"
@@ -34,7 +36,7 @@ class Rung:
     height: int
 
     @classmethod
-    def of(cls, path: Path, clip: Clip) -> Self:
+    def of(cls, path: Path, clip: "Clip") -> Self:
         """Return the rung of a clip's file."""
         header = clip.header
         size = path.stat().st_size
@@ -106,14 +108,18 @@ def _is_name(name: str) -> bool:
     return is_plain and name.endswith(".nerv") and len(name.encode()) <= MAX_NAME
 
 
-def check_alike(clips: Sequence[tuple[str, Clip]]) -> None:
-    """Raise BitstreamError unless named clips have the same frames and segments."""
+def check_alike(clips: "Sequence[tuple[str, Clip]]") -> None:
+    """Raise BitstreamError unless named clips have the same frames and segments.
+
+    A damaged clip lacks segments, and may do so.
+    """
     (first, one), *others = clips
     for name, other in others:
-        lengths = [(x.header.frames, x.header.rate, _starts(x)) for x in (one, other)]
-        if lengths[0] != lengths[1]:
+        alike = (one.header.frames, one.header.rate) == (other.header.frames, other.header.rate)
+        is_whole = not (one.damage or other.damage)
+        if not alike or (is_whole and _starts(one) != _starts(other)):
             raise BitstreamError(f"{name} has other frames or segments than {first}")
 
 
-def _starts(clip: Clip) -> list[int]:
+def _starts(clip: "Clip") -> list[int]:
     return [segment.start for segment in clip.segments]

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Self
 
 from encoder.codec.plain_text import CONTROLS, MAX_LANGUAGE, parse_language, parse_line
@@ -19,6 +20,8 @@ CUES = b"CUES"
 MAX_TRACKS = 64
 MAX_CUES = 1 << 17
 """Largest number of cues of a clip, in all of its tracks."""
+MAX_CUE_BYTES = 1 << 24
+"""Largest size of the payloads of all chunks with cues together."""
 MAX_TITLE = 255
 """Largest title of a track, in bytes."""
 MAX_TEXT = 2048
@@ -94,18 +97,18 @@ class CuePart:
 
     def __bytes__(self) -> bytes:
         """Return the payload of the chunk."""
-        made = NUMBER.pack(self.track)
+        parts = [NUMBER.pack(self.track)]
         for cue in self.cues:
             text = cue.text.encode()
-            made += CUE.pack(cue.start, cue.stop, len(text)) + text
-        return made
+            parts += [CUE.pack(cue.start, cue.stop, len(text)), text]
+        return b"".join(parts)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the payload of a chunk. Raises BitstreamError if it is invalid."""
-        cues = tuple(_cues(data))
-        if not cues:
-            raise BitstreamError("subtitles have no cue")
+        cues = tuple(islice(_cues(data), MAX_CUES + 1))
+        if not 0 < len(cues) <= MAX_CUES:
+            raise BitstreamError("subtitles have no cue, or too many")
         return cls(data[0], cues)
 
 

@@ -97,11 +97,11 @@ def open_encoder(
     preset = preset or find_preset(config.preset)
     video = masked(video, config)
     plan = plan or plan_of(video, config, preset)
-    taken = 0 if extras is None else extras.file_bytes(_stops(video, plan))
+    compression = check_room(video, config, plan, extras or Extras())
     return SegmentEncoder(
         video,
         preset,
-        _of_pictures(config.compression(video), taken),
+        compression,
         plan=plan,
         size=config.size,
         device=device,
@@ -112,8 +112,13 @@ def open_encoder(
     )
 
 
-def _of_pictures(compression: Compression, taken: int) -> Compression:
-    """Return a compression whose wanted file size is that of the pictures; raises SettingsError."""
+def check_room(video: Frames, config: FitConfig, plan: Plan, extras: Extras) -> Compression:
+    """Return the compression of a fit's pictures, whose size is what its extras leave of the file.
+
+    Raises SettingsError if they leave nothing.
+    """
+    compression = config.compression(video)
+    taken = extras.file_bytes(_stops(video, plan))
     wanted = compression.file_bytes
     if wanted is None or not taken:
         return compression

@@ -56,7 +56,7 @@ def run_job(job: Job, run: Run) -> None:
 
     Raises RunError if the output is locked or cannot be resumed, and the errors of the fits.
     """
-    unfinished = RunState(run.output, _identity(job))
+    unfinished = RunState(run.output, identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
         began = time.perf_counter()
@@ -141,7 +141,7 @@ def _serial_budget(job: Job, workers: int) -> Budget:
     return replace(job.budget, seconds=job.budget.seconds / span)
 
 
-def _identity(job: Job) -> dict[str, str]:
+def identity(job: Job) -> dict[str, str]:
     """Return the settings that must be equal for a run to resume another."""
     hardness = zlib.crc32(repr((job.plan.runs, job.plan.hardness)).encode())
     return {

@@ -44,7 +44,7 @@ Pictures = Iterator[Picture]
 def opened(path: Path) -> InputContainer:
     """Open a file of any supported container; raises FFmpegError, OSError."""
     # In a relative name, text before a colon would be read as a protocol.
-    return av.open(path.resolve())
+    return av.open(path.resolve(), metadata_errors="replace")
 
 
 def decode(path: Path, number: int, timeline: SourceTimeline, start: int) -> Pictures:

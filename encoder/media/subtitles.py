@@ -2,10 +2,12 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from html import escape
 from math import floor
+from typing import Any, cast
 
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
@@ -58,18 +60,22 @@ def read_subtitles(source: Source, wanted: str) -> list[TextTrack]:
     known: list[str] = []
     try:
         with opened(source.path) as container:
-            for number, stream in enumerate(container.streams.subtitles):
-                language = language_of(stream.metadata)
-                known.append(language)
-                if languages is not None and language not in languages:
-                    continue
+            streams = list(container.streams.subtitles)
+            known = [language_of(stream.metadata) for stream in streams]
+            chosen = [
+                stream
+                for stream, language in zip(streams, known, strict=True)
+                if languages is None or language in languages
+            ]
+            events = _events(container, chosen, source)
+            for stream in chosen:
+                number = streams.index(stream)
                 title = shortened(stream.metadata.get("title", ""), MAX_TITLE)
-                track = TextTrack(language, title, _cues(container, stream, source))
+                track = TextTrack(known[number], title, _cues(events[stream.index], source))
                 if not track.cues:
                     logger.info("subtitle track %d has no text, and is left out", number)
                 elif track not in tracks:
                     tracks.append(track)
-                container.seek(0)
     except FFmpegError as error:
         raise SourceError(
             f"cannot read the subtitles of {source.path}: {error.strerror} "
@@ -84,32 +90,46 @@ def read_subtitles(source: Source, wanted: str) -> list[TextTrack]:
     return _bounded(tracks)
 
 
-def _cues(container: InputContainer, stream: SubtitleStream, source: Source) -> list[Cue]:
-    """Return the cues of a track, in the order of their starts."""
-    end = source.count / source.rate * MILLISECONDS
+Event = tuple[int, int | None, str]
+"""Start, end and text of a cue as the source has it, in milliseconds; None is no end."""
+
+
+def _events(
+    container: InputContainer, streams: Sequence[SubtitleStream], source: Source
+) -> dict[int, list[Event]]:
+    """Return the events of each track by its index; there are none without a decoder."""
     origin = source.track.origin or Fraction(0)
-    unit = stream.time_base or Fraction(1, MILLISECONDS)
-    found: list[tuple[int, int | None, str]] = []
-    for packet in container.demux(stream):
+    # PyAV gives no codec context where FFmpeg has no decoder.
+    readable = [stream for stream in streams if stream.codec_context is not None]  # pyright: ignore[reportUnnecessaryComparison]
+    found: dict[int, list[Event]] = {stream.index: [] for stream in streams}
+    for packet in container.demux(readable) if readable else ():
+        stream = cast("SubtitleStream", packet.stream)
         if packet.pts is None or not packet.size:
             continue
+        unit = stream.time_base or Fraction(1, MILLISECONDS)
         start = round((packet.pts * unit - origin) * MILLISECONDS)
         length = round((packet.duration or 0) * unit * MILLISECONDS)
-        texts = _texts(packet, stream)
-        found += [(start, start + length if length else None, text) for text in texts]
-    found.sort(key=lambda cue: cue[0])
+        end = start + length if length else None
+        found[stream.index] += [(start, end, text) for text in _texts(packet, stream)]
+    return found
+
+
+def _cues(events: Sequence[Event], source: Source) -> list[Cue]:
+    """Return the cues of a track while there are pictures, in the order of their starts."""
+    end = floor(source.count / source.rate * MILLISECONDS)
+    ordered = sorted(events, key=lambda event: event[0])
     cues: list[Cue] = []
-    for (start, stop, text), following in zip(found, [*found[1:], None], strict=True):
-        latest = (
-            start + STAYS if following is None else min(max(following[0], start + 1), start + STAYS)
-        )
-        shown = Cue(max(start, 0), min(latest if stop is None else stop, floor(end)), text)
-        if shown.start < shown.stop:
-            cues.append(shown)
+    for (start, stop, text), following in zip(ordered, [*ordered[1:], None], strict=True):
+        latest = start + STAYS
+        if following is not None:
+            latest = min(max(following[0], start + 1), latest)
+        cue = Cue(max(start, 0), min(latest if stop is None else stop, end), text)
+        if cue.start < cue.stop:
+            cues.append(cue)
     return cues
 
 
-def _texts(packet: "Packet[SubtitleStream]", stream: SubtitleStream) -> list[str]:
+def _texts(packet: "Packet[Any]", stream: SubtitleStream) -> list[str]:
     """Return the texts of a packet; pictures and undecodable events are left out."""
     try:
         decoded = stream.codec_context.decode2(packet)

@@ -58,13 +58,20 @@ class Channel:
         """Number of its rung, from 0, the lowest."""
         return self.family.index(self)
 
+    @property
+    def active(self) -> "Channel":
+        """The channel itself, or another rung with viewers if it has none."""
+        watched = [each for each in (self, *self.family) if each.shared.viewers]
+        return watched[0] if watched else self
+
     def in_step(self, playout: Playout) -> list[Playout]:
-        """Return the playouts that one of this channel's is controlled with.
+        """Return the other playouts with the timeline of one of this channel's.
 
         The shared playouts of all rungs have the same timeline.
         """
-        shared = playout is self.shared
-        return [each.shared for each in self.family] if shared else [playout]
+        if playout is not self.shared:
+            return []
+        return [each.shared for each in self.family if each is not self]
 
     @property
     def streams(self) -> list[Playout]:
@@ -79,10 +86,11 @@ class Channel:
         stream = self._open() if spare is None or spare.is_closed else spare
         if stream.source is not self.shared.source:
             stream.play_source(self.sources.index(self.shared.source))
-        stream.seek(self.shared.frame)
-        stream.playing = self.shared.playing
-        stream.loop = self.shared.loop
-        stream.set_speed(self.shared.speed)
+        leader = self.active.shared
+        stream.seek(leader.frame)
+        stream.playing = leader.playing
+        stream.loop = leader.loop
+        stream.set_speed(leader.speed)
         self.private.add(stream)
         return stream
 
@@ -153,7 +161,7 @@ def _bitrate(rung: ClipSource, rungs: Sequence[ClipSource], bitrate: int | None)
         return pick_bitrate(header.width, header.height, header.rate)
 
     def picture_bytes(source: ClipSource) -> int:
-        return source.file_bytes - source.clip.extra_bytes
+        return max(source.file_bytes - source.clip.extra_bytes, 1)
 
     size = rung.clip.header.even_size
     equal = [each for each in rungs if each.clip.header.even_size == size]

@@ -77,6 +77,8 @@ def _timed_text(text: str) -> bytes:
 
 
 TIMED_TEXT = "mov_text"
+MOST_SHOWN = 8
+"""Largest number of cues that are shown at the same time in timed text."""
 FORMATS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "mp4": (TIMED_TEXT, _timed_text),
     "matroska": ("subrip", _subrip),
@@ -125,15 +127,18 @@ class SubtitleWriter:
 
 
 def apart(cues: Sequence[Cue]) -> list[Cue]:
-    """Return cues that do not overlap, with the texts of all that are shown at the same time."""
+    """Return cues that do not overlap, with the texts of those that are shown at the same time.
+
+    Of more than MOST_SHOWN at a time, the last ones are kept.
+    """
     bounds = sorted({time for cue in cues for time in (cue.start, cue.stop)})
     found: list[Cue] = []
-    shown = deque[Cue]()
+    shown = deque[Cue](maxlen=MOST_SHOWN)
     waiting = deque(cues)
     for start, stop in pairwise(bounds):
         while waiting and waiting[0].start <= start:
             shown.append(waiting.popleft())
-        shown = deque(cue for cue in shown if cue.stop > start)
+        shown = deque((cue for cue in shown if cue.stop > start), maxlen=MOST_SHOWN)
         if shown:
             found.append(Cue(start, stop, "\n".join(cue.text for cue in shown)))
     return found

@@ -1,8 +1,8 @@
 """Controls of a timeline as JSON: all of them are checked before any is carried out."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import Self
 
@@ -56,8 +56,8 @@ class Controls:
             step=_step(body),
         )
 
-    def carry_out(self, playout: Playout) -> None:
-        """Apply the controls to a playout."""
+    def carry_out(self, playout: Playout, others: Collection[Playout] = ()) -> None:
+        """Apply the controls to a playout, and to others with the same timeline."""
         if self.item is not None:
             playout.play_source(self.item)
         if self.frame is not None:
@@ -70,6 +70,12 @@ class Controls:
             playout.playing = self.playing
         if self.step is not None:
             playout.step(self.step)
+        for other in others:
+            replace(self, step=None).carry_out(other)
+            if self.step is not None or self.playing is False:
+                # Paused, all show the same picture.
+                other.playing = False
+                other.seek(playout.frame)
 
 
 @dataclass(frozen=True)

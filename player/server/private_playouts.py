@@ -49,13 +49,18 @@ class PrivatePlayouts:
             self._close_soon(playout)
 
     def beside(self, channel: Channel, playout: Playout) -> Playout:
-        """Return a playout of another rung, which is to replace a private one of a viewer."""
+        """Return a playout of another rung, which is to replace a private one of a viewer.
+
+        It counts as in use until one of the two is given to `discard`.
+        """
+        self._in_use += 1
         following = channel.open_private()
         following.seek(playout.frame)
         return following
 
     def discard(self, channel: Channel, playout: Playout) -> None:
-        """End a playout that `beside` has made, or that its playout has replaced."""
+        """End a playout that `beside` has made, or the one that it has replaced."""
+        self._in_use -= 1
         channel.private.discard(playout)
         self._close_soon(playout)
 

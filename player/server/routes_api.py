@@ -41,20 +41,19 @@ async def clips(request: web.Request) -> web.Response:
 @routes.get(f"/api/clips/{CLIP}")
 async def clip_state(request: web.Request) -> web.Response:
     """Return the position and the speeds of a channel's shared timeline."""
-    channel = channel_of(request)
+    channel = channel_of(request).active
     return web.json_response(_state(channel, channel.shared))
 
 
 @routes.post(f"/api/clips/{CLIP}")
 async def control_clip(request: web.Request) -> web.Response:
     """Control a channel's shared timeline; return its state."""
-    channel = channel_of(request)
+    channel = channel_of(request).active
     body = await _json(request)
     if not request[MAY_CONTROL]:
         return _view_only()
     controls = Controls.parse(body, channel.shared)
-    for playout in channel.in_step(channel.shared):
-        controls.carry_out(playout)
+    controls.carry_out(channel.shared, channel.in_step(channel.shared))
     return web.json_response(_state(channel, channel.shared))
 
 
@@ -73,11 +72,12 @@ async def thumbnail(request: web.Request) -> web.Response:
 async def subtitles(request: web.Request) -> web.Response:
     """Send a text track of a clip as WebVTT, as far as it has arrived."""
     channel = channel_of(request)
-    tracks = channel.sources[0].clip.extras.subtitles
+    tracks = channel.family[-1].sources[0].clip.extras.subtitles
     number = int(request.match_info["number"])
     if channel.is_playlist or number >= len(tracks):
         raise web.HTTPNotFound(reason="no such subtitles")
-    return web.Response(text=tracks[number].webvtt(), content_type="text/vtt", charset="utf-8")
+    text = await asyncio.to_thread(tracks[number].webvtt)
+    return web.Response(text=text, content_type="text/vtt", charset="utf-8")
 
 
 @routes.get("/api/sessions/{session}")
@@ -107,10 +107,12 @@ async def control_session(request: web.Request) -> web.Response:
         request.app[SESSIONS].move(session, channel, private=private)
     except RefusedError as error:
         return refusal(error)
-    for playout in session.channel.in_step(session.playout):
-        controls.carry_out(playout)
+    controls.carry_out(session.playout, session.channel.in_step(session.playout))
     if chosen is not None:
-        await request.app[SESSIONS].choose_rung(session, chosen.rung)
+        try:
+            await request.app[SESSIONS].choose_rung(session, chosen.rung)
+        except RefusedError as error:
+            return refusal(error)
     return await _state_of(request, session)
 
 

@@ -25,14 +25,13 @@ async def follow_line(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Keep a viewer on the rung that fits its line, for as long as the task runs."""
+    """Keep a viewer on the rung that fits its line, until its track ends."""
     choice: RungChoice | None = None
     family = session.channel.family
-    while True:
+    while session.viewer.readyState != "ended":
         await asyncio.sleep(LOOK_SECONDS)
         channel = session.channel
-        is_connected = session.connection.connectionState == "connected"
-        if len(channel.family) == 1 or not (session.chooses_rung and is_connected):
+        if len(channel.family) == 1 or not (session.chooses_rung and is_connected(session)):
             choice = None
             continue
         await session.poll_stats()
@@ -42,16 +41,23 @@ async def follow_line(
             choice = RungChoice(len(family), channel.rung, now)
         wanted = choice.observe(line_of(session), now)
         if wanted != channel.rung:
-            await change_rung(session, family[wanted], private)
+            await change_rung(session, family[wanted], private, is_needed=_chooses(session))
+
+
+def _chooses(session: ViewerSession) -> Callable[[], bool]:
+    return lambda: session.chooses_rung
+
+
+def is_connected(session: ViewerSession) -> bool:
+    """Return whether packets reach a viewer."""
+    return session.connection.connectionState == "connected"
 
 
 def join(session: ViewerSession) -> None:
     """Send its playout to a viewer; a rung that nobody watched goes on where the others are."""
     shared, channel = session.channel.shared, session.channel
-    if session.playout is shared and not shared.viewers:
-        others = [each.shared for each in channel.family if each.shared.viewers]
-        if others:
-            catch_up(shared, others[0])
+    if session.playout is shared and channel.active is not channel:
+        catch_up(shared, channel.active.shared)
     session.playout.join(session.viewer)
 
 
@@ -67,37 +73,58 @@ def line_of(session: ViewerSession) -> Line:
     )
 
 
-async def change_rung(session: ViewerSession, rung: Channel, private: PrivatePlayouts) -> None:
+async def change_rung(
+    session: ViewerSession,
+    rung: Channel,
+    private: PrivatePlayouts,
+    *,
+    is_needed: Callable[[], bool] = lambda: True,
+) -> None:
     """Let a viewer watch another rung of its ladder, once pictures of it can be decoded.
 
-    It stays where it is if the rung cannot be decoded, or if it moves or leaves meanwhile.
+    It stays where it is if the rung cannot be decoded in time, if no private timeline is left for
+    it, if it moves or leaves meanwhile, or if the change is not needed any more.
     """
-    former, playout = session.channel, session.playout
-    is_private = session.is_private
-    following = private.beside(rung, playout) if is_private else rung.shared
-    if not following.viewers:
-        following.start()
-        await _opened(following)
-    has_moved = session.channel is not former or session.playout is not playout
-    if has_moved or session.viewer.readyState == "ended" or following.error is not None:
-        if is_private:
-            private.discard(rung, following)
-        return
-    if not following.viewers:
-        catch_up(following, playout)
-    playout.leave(session.viewer)
-    session.channel, session.playout = rung, following
-    following.join(session.viewer)
-    if is_private:
-        private.discard(former, playout)
-
-
-async def _opened(playout: Playout) -> None:
-    """Wait for the engine of a playout that has started."""
-    for _ in range(round(OPEN_SECONDS / READY_SECONDS)):
-        if playout.error is not None or (playout.is_ready and playout.stats.engine is not None):
+    async with session.changing:  # one change after the other
+        former, playout = session.channel, session.playout
+        if rung is former or rung not in former.family or not is_needed():
             return
+        is_private = session.is_private
+        if is_private and private.left <= 0:
+            return
+        following = private.beside(rung, playout) if is_private else rung.shared
+        has_changed = False
+        try:
+            is_open = not is_connected(session) or await _opened(following)
+            stays = session.channel is former and session.playout is playout
+            if is_open and stays and is_needed() and session.viewer.readyState != "ended":
+                _change(session, rung, following)
+                has_changed = True
+        finally:
+            if is_private:
+                unused = (former, playout) if has_changed else (rung, following)
+                private.discard(*unused)
+
+
+def _change(session: ViewerSession, rung: Channel, following: Playout) -> None:
+    if not following.viewers:
+        catch_up(following, session.playout)
+    session.playout.leave(session.viewer)
+    session.channel, session.playout = rung, following
+    if is_connected(session):
+        following.join(session.viewer)
+
+
+async def _opened(playout: Playout) -> bool:
+    """Start a playout, and return whether it has an engine within OPEN_SECONDS."""
+    playout.start()
+    for _ in range(round(OPEN_SECONDS / READY_SECONDS)):
+        if playout.error is not None:
+            return False
+        if playout.is_ready and playout.stats.engine is not None:
+            return True
         await asyncio.sleep(READY_SECONDS)
+    return False
 
 
 def catch_up(playout: Playout, leader: Playout) -> None:

@@ -58,6 +58,8 @@ class ViewerSession:
     """Whether the viewer has ever been connected."""
     chooses_rung: bool = True
     """Whether the rung of a ladder follows from the viewer's line."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Lock of a change to another rung."""
     moves: deque[float] = field(default_factory=lambda: deque[float](maxlen=MAX_MOVES))
     """Times by `clock` of the last changes to another playout."""
 

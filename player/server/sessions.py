@@ -190,10 +190,7 @@ class Sessions:
         """
         if (channel, private) == (session.channel, session.is_private):
             return
-        if session.has_moved_too_often:
-            raise RefusedError(
-                HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS)
-            )
+        self._check_moves(session)
         # A viewer that has a private playout gives it back.
         if private and self._private.left + session.is_private <= 0:
             raise UnavailableError("no private timeline is left")
@@ -204,6 +201,7 @@ class Sessions:
         former.leave(session.viewer)
         session.playout = self._private.take(channel) if private else channel.shared
         session.channel = channel
+        session.chooses_rung = session.chooses_rung or channel.family is not former_channel.family
         if was_private:
             self._private.give_back(former_channel, former)
         self._private.trim()
@@ -211,10 +209,22 @@ class Sessions:
             join(session)
 
     async def choose_rung(self, session: ViewerSession, rung: int | None) -> None:
-        """Let a viewer watch a rung of its ladder, or leave the choice to its line if None."""
+        """Let a viewer watch a rung of its ladder, or leave the choice to its line if None.
+
+        Raises RefusedError after too many choices.
+        """
+        self._check_moves(session)
+        session.moves.append(self._clock())
         session.chooses_rung = rung is None
-        if rung is not None and session.channel.family[rung] is not session.channel:
+        if rung is not None:
             await change_rung(session, session.channel.family[rung], self._private)
+
+    @staticmethod
+    def _check_moves(session: ViewerSession) -> None:
+        if session.has_moved_too_often:
+            raise RefusedError(
+                HTTPStatus.TOO_MANY_REQUESTS, "too many changes", retry_seconds=round(MOVES_SECONDS)
+            )
 
     async def close(self, name: str) -> bool:
         """End a session; return whether there was one of that name."""

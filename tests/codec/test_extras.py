@@ -1,6 +1,8 @@
 """Subtitles and metadata in the file."""
 
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 
 import pytest
 from chunks import chunked
@@ -12,7 +14,8 @@ from encoder.codec.clip_reader import ClipReader
 from encoder.codec.container import INDEX, SEGMENT, ChunkReader
 from encoder.codec.extras import Extras
 from encoder.codec.growing_file import GrowingFile
-from encoder.codec.subtitles import CUES, TRACK, Cue, TextTrack
+from encoder.codec.subtitles import CUES, TRACK, Cue, CuePart, TextTrack
+from encoder.common.errors import BitstreamError
 
 
 @pytest.fixture
@@ -104,3 +107,32 @@ def test_a_clip_has_so_many_cues_at_most(told, monkeypatch):
     reader.feed(bytes(told))
     assert "over 3 cues" in reader.damage[0]
     assert [len(track.cues) for track in reader.extras.found.subtitles] == [3, 0]
+
+
+def test_cues_of_a_clip_have_so_many_bytes_at_most(told, monkeypatch):
+    monkeypatch.setattr("encoder.codec.extras_reader.MAX_CUE_BYTES", 50)
+    reader = ClipReader()
+    reader.feed(bytes(told))
+    assert "over 50 bytes" in reader.damage[0]
+
+
+def test_a_chunk_of_too_many_cues_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr("encoder.codec.subtitles.MAX_CUES", 3)
+    payload = bytes(CuePart(0, tuple(Cue(number, 9, "x") for number in range(4)))) + b"broken"
+    with pytest.raises(BitstreamError, match="too many"):
+        CuePart.parse(payload)
+
+
+@pytest.mark.parametrize("frames", [30, 31, 89])
+def test_a_cue_at_the_very_end_is_dropped_to_the_millisecond(tiny_clip, frames):
+    """Rates of fractions have lengths that floats do not hold: 30 frames at 30000/1001 are 1001 ms."""
+    header = replace(tiny_clip.header, frames=frames, rate=Fraction(30000, 1001))
+    end = header.duration * 1000
+    for start in (ceil(end) - 1, ceil(end)):
+        reader = ClipReader()
+        track = TextTrack("en").description(0)
+        cues = bytes(CuePart(0, (Cue(start, start + 9, "x"),)))
+        reader.feed(
+            chunked(replace(tiny_clip, header=header), (TRACK, track), (CUES, cues), segment=0)
+        )
+        assert bool(reader.extras.found.subtitles[0].cues) == (start < end)

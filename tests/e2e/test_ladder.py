@@ -9,6 +9,7 @@ from dataclasses import replace
 import aiohttp
 import pytest
 from aiohttp import web
+from beeps import write_beeps
 from chromium import CHROMIUM, DRIVER, browsing, faults, run
 from load import Watcher
 from media import numbered, write, yuv
@@ -19,6 +20,7 @@ from waiting import until, wait_for
 from encoder.cli.main import main as encoder_main
 from encoder.codec.clip import Clip
 from encoder.codec.ladder import Ladder
+from encoder.common.errors import RunError
 from player.playback.catalog import find_items
 
 BYTES = (30_000, 80_000, 200_000)
@@ -32,9 +34,8 @@ def film(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ladder")
     frames = [yuv(picture) for picture in numbered(40, width=64, height=48, step=6)]
     source = write(folder / "film.mp4", frames)
-    fit = ["fit", str(source), "-o", str(folder / "film.json"), "--size", "XS", "--epochs", "6"]
-    rungs = ["32x24@6kB", "64x48@7kB", "64x48@12kB"]
-    assert encoder_main([*fit, "--segment-frames", "20", "--ladder", *rungs]) == 0
+    fit = ["fit", str(source), "-o", str(folder / "film.json")]
+    assert encoder_main([*fit, *FIT]) == 0
     return folder / "film.json"
 
 
@@ -57,15 +58,42 @@ def test_a_ladder_has_a_clip_for_each_rung_and_the_same_segments(film):
     )
 
 
-def test_finished_rungs_are_not_fitted_again(film):
-    before = {each.name: each.stat().st_mtime_ns for each in film.parent.glob("*.nerv")}
-    film.with_name("film-64x48-7kB.nerv").unlink()
-    fit = ["fit", str(film.with_name("film.mp4")), "-o", str(film), "--size", "XS", "--epochs", "6"]
-    rungs = ["32x24@6kB", "64x48@7kB", "64x48@12kB"]
-    assert encoder_main([*fit, "--segment-frames", "20", "--ladder", *rungs]) == 0
-    after = {each.name: each.stat().st_mtime_ns for each in film.parent.glob("*.nerv")}
-    assert after["film-32x24-6kB.nerv"] == before["film-32x24-6kB.nerv"]
-    assert after.keys() == before.keys()
+RUNGS = ["32x24@6kB", "64x48@7kB", "64x48@12kB"]
+FIT = ["--size", "XS", "--epochs", "6", "--segment-frames", "20", "--ladder", *RUNGS]
+
+
+def test_an_interrupted_ladder_goes_on_with_its_finished_clips(film, tmp_path, monkeypatch):
+    output = tmp_path / "film.json"
+    fit = ["fit", str(film.with_name("film.mp4")), "-o", str(output), *FIT]
+
+    def fail(*_):
+        raise RunError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("encoder.cli.compress.write_rung", fail)
+        assert encoder_main(fit) == 2
+    whole = tmp_path / "film-64x48-12kB.nerv"
+    made = whole.stat().st_mtime_ns
+    assert not output.exists()
+    assert encoder_main([*fit, "--resume"]) == 0
+    assert whole.stat().st_mtime_ns == made
+    assert [rung.file for rung in Ladder.load(output).rungs] == [
+        rung.file for rung in Ladder.load(film).rungs
+    ]
+    for rung in Ladder.load(output).rungs:
+        assert (tmp_path / rung.file).read_bytes() == film.with_name(rung.file).read_bytes()
+    # Nothing but the ladder is left, from which nothing is taken over without --resume.
+    assert not any(each.name.startswith(".") for each in tmp_path.iterdir())
+    assert encoder_main(fit) == 0
+    assert whole.stat().st_mtime_ns > made
+
+
+def test_a_rung_without_room_is_an_error_before_the_first_fit(tmp_path, capsys):
+    source = write_beeps(tmp_path / "a.mkv")
+    fit = ["fit", str(source), "-o", str(tmp_path / "a.json"), "--size", "XS"]
+    assert encoder_main([*fit, "--ladder", "2kB", "40kB"]) == 2
+    assert "the file's size must be over" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["a.mkv"]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +169,8 @@ async def test_a_viewer_changes_the_rung_by_hand_and_stays_in_time(
                 break
             await asyncio.sleep(0.05)
         assert (found["playing"], found["frame"]) == (False, 2)
+        # The shared timeline is that of the rungs that somebody watches.
+        assert (await state_of(http, f"{url}/api/clips/film"))["viewers"] > 0
         for wrong in (3, -1, True, "1", 0.5):
             async with http.post(session, json={"rung": wrong}) as response:
                 assert response.status == 400
@@ -150,6 +180,12 @@ async def test_a_viewer_changes_the_rung_by_hand_and_stays_in_time(
         async with http.post(session, json={"rung": 2}) as response:
             found = await response.json()
         assert (found["rung"], found["private"], found["playing"]) == (2, True, False)
+        answers = []
+        for number in range(12):
+            async with http.post(other, json={"rung": number % 3}) as response:
+                answers.append(response.status)
+        assert answers[0] == 200
+        assert answers[-1] == 429
         for watcher in watchers:
             await watcher.leave()
 

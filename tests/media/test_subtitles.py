@@ -202,6 +202,32 @@ def test_subtitles_and_metadata_can_be_left_out(tmp_path):
     assert figures.picture_bits_per_pixel < figures.bits_per_pixel
 
 
+def test_options_of_the_command_line_leave_them_out(tmp_path):
+    source = film(tmp_path / "a.mkv", title="Film", tracks=[("eng", RIGHT), ("ger", RIGHT[:1])])
+    clip = tmp_path / "a.nerv"
+    fit = ["fit", str(source), "-o", str(clip), "--epochs", "1", "--size", "XS"]
+    assert encoder_main([*fit, "--subtitles", "ger", "--no-metadata"]) == 0
+    extras = Clip.read(clip).extras
+    assert [track.language for track in extras.subtitles] == ["ger"]
+    assert extras.about.title == ""
+    assert encoder_main([*fit, "--subtitles", "fra"]) == 2
+
+
+def test_tracks_without_a_decoder_are_left_out(tmp_path):
+    path = film(tmp_path / "a.mkv", tracks=[("eng", RIGHT), ("ger", RIGHT)])
+    data = path.read_bytes()
+    assert data.count(b"S_TEXT/UTF8") == 2
+    path.write_bytes(data.replace(b"S_TEXT/UTF8", b"S_TEXT/XXXX", 1))
+    assert [track.language for track in read_subtitles(Source(path), "all")] == ["ger"]
+
+
+def test_a_crowd_of_cues_is_bounded():
+    crowd = [Cue(number, 5000, f"{number}") for number in range(2000)]
+    made = apart(crowd)
+    assert max(len(cue.text.split("\n")) for cue in made) == 8
+    assert made[-1].text.split("\n")[-1] == "1999"
+
+
 def test_cues_that_overlap_are_taken_apart_for_timed_text():
     cues = [Cue(0, 400, "a"), Cue(100, 200, "b"), Cue(100, 500, "c"), Cue(600, 700, "d")]
     assert apart(cues) == [

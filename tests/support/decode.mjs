@@ -48,7 +48,7 @@ function decode(bytes, times) {
 
 /** Read what a clip has besides pictures; faults are added to the damage. */
 function extrasOf({ header, extras }, damage) {
-  const reader = new ExtrasReader(header.frames / header.rate);
+  const reader = new ExtrasReader(header);
   for (const chunk of extras) {
     try {
       reader.take(chunk);

@@ -180,6 +180,7 @@ export function parseHeader(payload) {
     height,
     frames,
     rate: numerator / denominator,
+    terms: [numerator, denominator],
     isContinuous: Boolean(flags & CONTINUOUS),
     settings,
   };

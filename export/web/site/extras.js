@@ -11,6 +11,7 @@ const MAX_LANGUAGE = 35;
 const MAX_TITLE = 255;
 const MAX_TRACKS = 64;
 const MAX_CUES = 2 ** 17;
+const MAX_CUE_BYTES = 2 ** 24;
 const MAX_TEXT = 2048;
 const CUE_BYTES = 10;
 const MAX_VALUE = 1024;
@@ -30,18 +31,19 @@ export class ExtrasReader {
   /** Text tracks, each with its cues so far; times are in seconds. */
   tracks = [];
   about = { title: "", language: "", date: "", chapters: [] };
-  #duration;
+  #header;
+  #cueBytes = 0;
   #kinds = new Set();
 
-  /** Take the clip's length in seconds. */
-  constructor(duration) {
-    this.#duration = duration;
+  /** Take the clip's header. */
+  constructor(header) {
+    this.#header = header;
   }
 
   /** Take a chunk; `begun` tells whether there has been a segment. Throws BitstreamError. */
   take({ kind, payload, begun }) {
     if (kind === "OPUS") this.#takeSound(parsePackets(payload));
-    else if (kind === "CUES") this.#takeCues(payload[0], parseCues(payload));
+    else if (kind === "CUES") this.#takeCues(payload);
     else if (begun || (kind !== "TEXT" && this.#kinds.has(kind))) {
       throw new BitstreamError("it is out of order");
     } else if (kind === "SOUN") this.sound = parseSound(payload);
@@ -55,7 +57,7 @@ export class ExtrasReader {
     const before = this.parts.at(-1);
     const last = part.first + part.packets.length - 1;
     const isEarly = before && part.first < before.first + before.packets.length;
-    if (isEarly || packetTime(this.sound, last) >= this.#duration) {
+    if (isEarly || packetTime(this.sound, last) >= this.#header.frames / this.#header.rate) {
       throw new BitstreamError("packets are out of order");
     }
     this.parts.push(part);
@@ -68,16 +70,27 @@ export class ExtrasReader {
     this.tracks.push(track);
   }
 
-  #takeCues(number, cues) {
-    const known = this.tracks[number]?.cues;
+  #takeCues(payload) {
+    if (this.#cueBytes + payload.length > MAX_CUE_BYTES) {
+      throw new BitstreamError(`cues of a clip have over ${MAX_CUE_BYTES} bytes`);
+    }
+    const cues = parseCues(payload);
+    const known = this.tracks[payload[0]]?.cues;
     if (!known) throw new BitstreamError("the text track is not described");
     const isEarly = known.length && cues[0].start < known.at(-1).start;
-    if (isEarly || cues.at(-1).start >= this.#duration) {
+    if (isEarly || this.#isAfterEnd(Math.round(1000 * cues.at(-1).start))) {
       throw new BitstreamError("cues are out of order");
     }
     const count = this.tracks.reduce((sum, track) => sum + track.cues.length, cues.length);
     if (count > MAX_CUES) throw new BitstreamError(`clip has over ${MAX_CUES} cues`);
     for (const cue of cues) known.push(cue);
+    this.#cueBytes += payload.length;
+  }
+
+  /** Whether a time in milliseconds is not before the end; fractions of rates want exact numbers. */
+  #isAfterEnd(milliseconds) {
+    const { frames, terms: [numerator, denominator] } = this.#header;
+    return BigInt(milliseconds) * BigInt(numerator) >= 1000n * BigInt(frames) * BigInt(denominator);
   }
 }
 
@@ -163,6 +176,7 @@ function parseCues(payload) {
   let at = 1;
   let before = 0;
   while (at < payload.length) {
+    if (cues.length === MAX_CUES) throw new BitstreamError(`clip has over ${MAX_CUES} cues`);
     const begin = at + CUE_BYTES;
     const end = begin <= payload.length ? begin + view.getUint16(at + 8, true) : Infinity;
     if (end > payload.length) throw new BitstreamError("subtitles end inside a cue");

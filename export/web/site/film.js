@@ -3,6 +3,8 @@
 import { ExtrasReader } from "./extras.js";
 import { Soundtrack, canPlay } from "./soundtrack.js";
 
+const MAX_DAMAGE = 100;
+
 export class Film {
   /** Player of the sound; null without sound, or if this browser cannot play it. */
   soundtrack = null;
@@ -11,9 +13,9 @@ export class Film {
   #reader;
   #heard = 0;
 
-  /** Take the clip's length in seconds. */
-  constructor(duration) {
-    this.#reader = new ExtrasReader(duration);
+  /** Take the clip's header. */
+  constructor(header) {
+    this.#reader = new ExtrasReader(header);
   }
 
   get textTracks() {
@@ -32,7 +34,7 @@ export class Film {
         reader.take(chunk);
       } catch (error) {
         if (error.name !== "BitstreamError") throw error;
-        this.damage.push(`chunk ${chunk.kind} cannot be used: ${error.message}`);
+        if (this.damage.length < MAX_DAMAGE) this.damage.push(`chunk ${chunk.kind} cannot be used: ${error.message}`);
       }
     }
     if (reader.sound && canPlay()) this.soundtrack ??= new Soundtrack(reader.sound, volume);

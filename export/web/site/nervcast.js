@@ -398,11 +398,11 @@ export class NervPlayer extends EventTarget {
   }
 
   /** Take chunks besides the pictures', and load what reads and plays them with the first. */
-  async #receiveExtras({ extras, duration }) {
+  async #receiveExtras({ extras, header }) {
     const { signal } = this.#abort;
     const { Film } = await import("./film.js");
     if (signal.aborted) return;
-    this.#film ??= new Film(duration);
+    this.#film ??= new Film(header);
     this.#film.take(extras, this.#volume);
     this.#soundtrack = this.#film.soundtrack;
     this.#emit("progress");

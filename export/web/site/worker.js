@@ -21,10 +21,7 @@ const handlers = {
     const known = reader.segments.length;
     reader.feed(bytes);
     const extras = reader.extras.splice(0);
-    if (extras.length) {
-      const { header } = reader;
-      postMessage({ type: "extras", extras, duration: header.frames / header.rate });
-    }
+    if (extras.length) postMessage({ type: "extras", extras, header: reader.header });
     const damage = isLast ? reader.finish() : [];
     if (!program && reader.graph && reader.segments.length) {
       program = new Program(reader, kernels);

@@ -220,7 +220,9 @@ function showRungs(rungs, { rung, chooses_rung }) {
   const list = find("rung");
   const names = rungs.map(({ width, height, file_bytes }) => `${width}×${height}, ${bytesOf(file_bytes)}`);
   const auto = `Auto (${names[rung] ?? ""})`;
-  if (list.hidden === rungs.length > 0 || list.length !== rungs.length + 1) {
+  const offered = names.join("|");
+  if (list.dataset.offered !== offered) {
+    list.dataset.offered = offered;
     list.hidden = rungs.length === 0;
     list.replaceChildren(new Option(auto, ""), ...names.map((name, number) => new Option(name, number)));
   }
