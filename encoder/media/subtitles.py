@@ -119,7 +119,7 @@ def _cues(events: Sequence[Event], source: Source) -> list[Cue]:
     end = floor(source.count / source.rate * MILLISECONDS)
     ordered = sorted(events, key=lambda event: event[0])
     cues: list[Cue] = []
-    for (start, stop, text), following in zip(ordered, [*ordered[1:], None], strict=True):
+    for (start, stop, text), following in zip(ordered, [*ordered[1:], None], strict=False):
         latest = start + STAYS
         if following is not None:
             latest = min(max(following[0], start + 1), latest)

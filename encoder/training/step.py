@@ -20,7 +20,7 @@ from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
-from encoder.training.step_search import search_steps
+from encoder.training.step_search import LEAST_STEPS, Cost, search_steps
 
 
 class TrainStep(Stateful):
@@ -75,8 +75,7 @@ class TrainStep(Stateful):
         self._optimizers = self._make_optimizers()
         self._masks: dict[str, Tensor] = {}
         self._frozen = False
-        self._passed = 0
-        """Number of the changes of quantization so far: noise, then rounding."""
+        self._passed = 0  # changes of quantization so far: noise, then rounding
 
     def state_dict(self) -> FitState:
         """Return a copy of the state, including all parts."""
@@ -174,7 +173,8 @@ class TrainStep(Stateful):
                 output = functional_call(self.network, dict(tensors), (batch.float(),))
             return self.recipe.loss(*compared(output, target, mask))
 
-        search_steps(quantizer, self._tensors, self._latents, distortion, self.rate.bit_weight)
+        cost = Cost(distortion, self.rate.bit_weight)
+        search_steps(quantizer, self._tensors, self._latents, cost, is_last=self._passed > 1)
 
     def finish(self, frames: Tensor) -> None:
         """End the fit to uint8 frames (T, 3, H, W): fix the latents, and choose the differences."""
@@ -241,7 +241,7 @@ class TrainStep(Stateful):
         )
 
     def _go_on_quantizing(self, quantizer: QatQuantizer, progress: float) -> bool:
-        """Follow the schedule; return whether the noise or the rounding begins now."""
+        """Follow the schedule; return whether to search for steps now."""
         schedule = self.recipe.schedule
         passed = sum(progress >= edge for edge in (schedule.noise_from, schedule.round_from))
         has_begun, self._passed = passed > self._passed, passed
@@ -258,7 +258,7 @@ class TrainStep(Stateful):
             # Latents of a frame encoder follow it to the end.
             if progress >= schedule.freeze_from and self._frame_encoder is None:
                 self._freeze(quantizer)
-        return has_begun
+        return has_begun and self.steps >= LEAST_STEPS
 
     @torch.no_grad()
     def _freeze(self, quantizer: QatQuantizer) -> None:

@@ -243,6 +243,12 @@ async def test_clips_are_listed(client):
     assert clip.pop("weights") > 1000
     assert clip == {
         "name": "tiny",
+        "title": "",
+        "language": "",
+        "date": "",
+        "chapters": [],
+        "subtitles": [],
+        "rungs": [],
         "width": 26,
         "height": 19,
         "frames": 6,

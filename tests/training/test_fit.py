@@ -350,8 +350,8 @@ def test_a_size_is_reached_with_an_encoder_of_frames():
 def test_segments_show_their_own_frames():
     frames = np.repeat(np.array([20, 20, 230, 230], np.uint8), 3 * 16 * 24).reshape(4, 3, 16, 24)
     encoder = make_encoder(frames=frames, segment_frames=2)
-    progress = list(encoder.run(Budget(epochs=60)))
-    assert [step.segment for step in progress if step.finished is None] == [0] * 60 + [1] * 60
+    progress = list(encoder.run(Budget(epochs=90)))
+    assert [step.segment for step in progress if step.finished is None] == [0] * 90 + [1] * 90
     assert progress[-1].done == 1
     decoded = [frame.mean() for frame in ReferenceDecoder(encoder.clip()).frames()]
     assert decoded == pytest.approx([20, 20, 230, 230], abs=25)
@@ -468,7 +468,7 @@ def test_a_short_fit_has_few_bytes():
     """Steps are searched for where a fit is too short to learn them."""
 
     def bits_of(training):
-        fit = Trainer(training, Budget(epochs=4))
+        fit = Trainer(training, Budget(epochs=24))
         torch.manual_seed(0)
         list(fit.epochs(FRAMES))
         tensors = dict(fit.training.network.named_parameters())
@@ -480,7 +480,7 @@ def test_a_short_fit_has_few_bytes():
 
     def make(kind):
         torch.manual_seed(0)
-        fit = make_fit(Budget(epochs=4))
+        fit = make_fit(Budget(epochs=24))
         rate = RateControl(lambda_=0.05, pixels=PIXELS)
         return kind(fit.training.network, PRESETS["fast"].recipe, rate=rate)
 
