@@ -176,7 +176,7 @@ class LadderFit:
 
 
 class Finished:
-    """The clips that a run has finished, with what their bytes depend on, in a hidden file."""
+    """Finished clips of a run and the settings that made them, in a hidden file."""
 
     def __init__(self, output: Path, *, is_kept: bool) -> None:
         """Go on from an earlier run's file beside the output if it is to be kept."""

@@ -113,7 +113,7 @@ def open_encoder(
 
 
 def check_room(video: Frames, config: FitConfig, plan: Plan, extras: Extras) -> Compression:
-    """Return the compression of a fit's pictures, whose size is what its extras leave of the file.
+    """Return the compression of a fit's pictures, whose size is that of the file less its extras.
 
     Raises SettingsError if they leave nothing.
     """
