@@ -18,6 +18,8 @@ UNKNOWN = "und"
 """Language of tracks whose language is not told."""
 DATES = ("date", "year", "creation_time")
 """Names of a date, the best first."""
+UNSET = ("1970-01-01T00:00:00", "1904-01-01T00:00:00")
+"""Beginnings of times that stand for none: the origins of Unix and of MP4."""
 MAX_CHAPTERS = 512
 MAX_TITLE = MAX_VALUE // 2
 """Largest title of a film or chapter, in bytes."""
@@ -30,7 +32,7 @@ def read_about(source: Source) -> About:
     try:
         with opened(source.path) as container:
             tags = {name.lower(): value for name, value in container.metadata.items()}
-            dates = [tags[name] for name in DATES if name in tags]
+            dates = [tags[name] for name in DATES if not tags.get(name, UNSET[0]).startswith(UNSET)]
             streams: list[Stream] = [*container.streams.video, *container.streams.audio]
             languages = [language_of(stream.metadata) for stream in streams]
             return About(

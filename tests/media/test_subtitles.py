@@ -151,6 +151,18 @@ def test_metadata_of_sources(tmp_path):
     assert about.chapters == (Chapter(0, "Begin"), Chapter(600, "Middle"), Chapter(1600, "End"))
 
 
+@pytest.mark.parametrize(
+    ("date", "kept"),
+    [
+        ("1970-01-01T00:00:00.000000Z", ""),
+        ("1904-01-01T00:00:00", ""),
+        ("1970-01-02T10:00:00Z", "1970-01-02T10:00:00Z"),
+    ],
+)
+def test_dates_that_stand_for_none(tmp_path, date, kept):
+    assert read_about(Source(film(tmp_path / "a.mkv", date=date))).date == kept
+
+
 def test_subtitles_and_metadata_go_through_all_commands(tmp_path, capsys):
     chapters = [(0, "Begin"), (2000, "End")]
     source = film(tmp_path / "a.mkv", chapters=chapters, title="Film", date="2024")

@@ -18,8 +18,8 @@ export class Captions {
   #choose;
 
   /**
-   * Put the subtitles over the picture in `stage`, marks of the chapters at the bar `seek`, and the
-   * list of tracks and the present chapter after `clock`. `choose` is called for each choice.
+   * Put the subtitles over the picture in `stage`, the chapters at the bar `seek`, and the list of
+   * tracks after `clock`. `choose` is called for each choice.
    */
   constructor({ stage, seek, clock, choose = () => {} }) {
     this.#choose = choose;
@@ -28,8 +28,8 @@ export class Captions {
     this.#list.setAttribute("aria-label", "Subtitles");
     this.#list.addEventListener("change", () => this.#chosen());
     stage.append(this.#box);
-    seek.after(this.#marks);
-    clock.after(this.#chapter, this.#list);
+    seek.after(this.#marks, this.#chapter);
+    clock.after(this.#list);
     addEventListener("keydown", (event) => {
       const isForeign =
         event.ctrlKey || event.altKey || event.metaKey || event.target.closest("select, dialog");
