@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         "--output",
         type=Path,
         metavar="CLIP",
-        help="file to write (default: the video's name, .nerv)",
+        help="file to write (default: the video's name, .nerv, or .json with --ladder)",
     )
     seconds = f"{SEGMENT_SECONDS:g}"
     budget = f"{seconds} for every --segment-frames frames, at least {seconds}"

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +86,10 @@ class LadderFit:
             writable(self._clip(wish))
         groups = self._groups()
         # All rungs have the segments of the one with the largest frames.
-        largest = max((source for source, _ in groups), key=lambda each: each.size)
+        largest = max((source for source, _ in groups), key=lambda each: prod(each.size))
         plan = self.fitter.plan(largest, self.config)
         jobs = [self._job(source, plan, wishes) for source, wishes in groups]
-        finished = Finished(self.output, is_kept=self.fitter.args.resume)
+        finished = FinishedClips(self.output, is_kept=self.fitter.args.resume)
         for (source, wishes), job in zip(groups, jobs, strict=True):
             self._fit(source, job, wishes, finished)
         clips = [(self._clip(wish), Clip.read(self._clip(wish))) for wish in self.wishes]
@@ -130,7 +131,7 @@ class LadderFit:
         return job
 
     def _fit(
-        self, source: "Source", job: "Job", wishes: Sequence[Wish], finished: "Finished"
+        self, source: "Source", job: "Job", wishes: Sequence[Wish], finished: "FinishedClips"
     ) -> None:
         """Fit the first rung as usual, and the others from its networks in half of its time."""
         from encoder.jobs.runner import identity
@@ -175,7 +176,7 @@ class LadderFit:
         write_rung(encoder, half, job.extras, self._clip(wish))
 
 
-class Finished:
+class FinishedClips:
     """Finished clips of a run and the settings that made them, in a hidden file."""
 
     def __init__(self, output: Path, *, is_kept: bool) -> None:
@@ -183,7 +184,7 @@ class Finished:
         self._path = output.with_name(f".{output.name}.finished")
         self._known: dict[str, object] = {}
         if is_kept:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 self._known = dict(json.loads(self._path.read_text()))
 
     def has(self, clip: Path, identity: Mapping[str, str]) -> bool:

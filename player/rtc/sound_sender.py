@@ -4,6 +4,7 @@ The answer of `player.rtc.answer` bundles both, so aiortc need not know of the s
 """
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import dataclass
 from random import getrandbits
@@ -22,6 +23,8 @@ REPORT_SAMPLES = RATE
 """Time between two RTCP sender reports, by which receivers keep sound and pictures in time."""
 CNAME = 1
 """Type of the item of a source description that names the sender (RFC 3550, section 6.5.1)."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class SoundSender:
                     await self._send(self._parts.popleft())
         except ConnectionError:
             pass
+        except Exception:
+            logger.exception("sending of sound ended")  # nobody waits for this task
 
     async def _send(self, part: Part) -> None:
         protect, protocol, address = self._sender.path()

@@ -78,14 +78,6 @@ class Controls:
                 other.seek(playout.frame)
 
 
-@dataclass(frozen=True)
-class RungWish:
-    """A wish for a rung of a ladder."""
-
-    rung: int | None
-    """Number of the rung, from 0, the lowest; None lets the viewer's line decide."""
-
-
 def object_of(body: object) -> dict[str, object]:
     """Return parsed JSON as an object; raises ControlError for any other value."""
     if not isinstance(body, dict):
@@ -102,13 +94,12 @@ def report_of(body: Mapping[str, object]) -> dict[str, float | None]:
     return report
 
 
-def rung_of(body: dict[str, object], rungs: int) -> RungWish:
-    """Take the wish for a rung out of a JSON object; raises ControlError."""
-    value = body.pop("rung")
+def rung_of(value: object, rungs: int) -> int | None:
+    """Return a JSON value as the number of a rung, or None; raises ControlError."""
     if value is None:
-        return RungWish(None)
+        return None
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < rungs:
-        return RungWish(value)
+        return value
     raise ControlError(f"rung must be null, or a whole number in 0..{rungs - 1}")
 
 

@@ -97,7 +97,8 @@ async def control_session(request: web.Request) -> web.Response:
         raise ControlError("clip must be a name, private true or false")
     # A viewer who stays at a ladder stays at its rung.
     channel = session.channel if clip == session.channel.name else channel_of(request, clip)
-    chosen = rung_of(body, len(channel.family)) if "rung" in body else None
+    chooses = "rung" in body
+    rung = rung_of(body.pop("rung", None), len(channel.family))
     # The controls are checked before the move, so that an error leaves all as it is.
     controlled = session.playout if channel is session.channel else channel.shared
     controls = Controls.parse(body, controlled)
@@ -108,9 +109,9 @@ async def control_session(request: web.Request) -> web.Response:
     except RefusedError as error:
         return refusal(error)
     controls.carry_out(session.playout, session.channel.in_step(session.playout))
-    if chosen is not None:
+    if chooses:
         try:
-            await request.app[SESSIONS].choose_rung(session, chosen.rung)
+            await request.app[SESSIONS].choose_rung(session, rung)
         except RefusedError as error:
             return refusal(error)
     return await _state_of(request, session)

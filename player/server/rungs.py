@@ -41,11 +41,8 @@ async def follow_line(
             choice = RungChoice(len(family), channel.rung, now)
         wanted = choice.observe(line_of(session), now)
         if wanted != channel.rung:
-            await change_rung(session, family[wanted], private, is_needed=_chooses(session))
-
-
-def _chooses(session: ViewerSession) -> Callable[[], bool]:
-    return lambda: session.chooses_rung
+            rung = family[wanted]
+            await change_rung(session, rung, private, is_needed=lambda: session.chooses_rung)
 
 
 def is_connected(session: ViewerSession) -> bool:

@@ -5,7 +5,6 @@ import os
 import time
 
 import pytest
-from aiohttp import web
 from chromium import (
     CHROMIUM,
     DRIVER,
@@ -182,16 +181,8 @@ async def test_loss_of_two_percent_is_made_good_within_a_second(
     chromium, aiohttp_server, sample_clip
 ):
     async with Relay(down=0.02, up=0.02, seed=1) as relay:
-
-        @web.middleware
-        async def through_the_relay(request, handler):
-            response = await handler(request)
-            if request.method == "POST" and response.status == 201:
-                response.text = relay.rewrite(response.text)
-            return response
-
         app = make_server([make_item(sample_clip, engine="auto", batch=8)])
-        app.middlewares.append(through_the_relay)
+        app.middlewares.append(relay.middleware)
         server = await aiohttp_server(app)
 
         def watch():

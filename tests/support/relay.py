@@ -5,7 +5,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 LOOPBACK = "127.0.0.1"
 CANDIDATE = re.compile(
@@ -20,7 +23,6 @@ so that connecting would take any time, and sometimes fail. What is to be seen i
 
 QUEUE_SECONDS = 0.3
 """Longest time that a datagram waits in a narrow network."""
-CRLF = "\r\n"
 Direction = Literal["down", "up"]
 Address = tuple[str, int]
 
@@ -71,14 +73,29 @@ class Relay:
         best = next((match for match in found if match["host"] == LOOPBACK), found[0])
         self._server.peer = (best["host"], int(best["port"]))
         host, port = self.address
-        relayed = (
-            f"a=candidate:1 1 udp 2130706431 {host} {port} typ host\r\na=end-of-candidates\r\n"
-        )
-        # The transport of all media is that of the first.
-        session, first, *others = without_candidates(answer).split("\r\nm=")
-        return "\r\nm=".join(
-            [session, f"{first.removesuffix(CRLF)}{CRLF}{relayed}".removesuffix(CRLF), *others]
-        ) + ("" if others else CRLF)
+        lines = without_candidates(answer).splitlines()
+        # The transport of all media is that of the first section, which ends where the second begins.
+        sections = [index for index, line in enumerate(lines) if line.startswith("m=")]
+        end = sections[1] if len(sections) > 1 else len(lines)
+        lines[end:end] = [
+            f"a=candidate:1 1 udp 2130706431 {host} {port} typ host",
+            "a=end-of-candidates",
+        ]
+        return "\r\n".join(lines) + "\r\n"
+
+    @property
+    def middleware(self) -> Any:
+        """Middleware of an application whose answers lead browsers through the relay."""
+
+        @web.middleware
+        async def through_the_relay(request: web.Request, handler: Handler) -> web.StreamResponse:
+            response = await handler(request)
+            if request.method == "POST" and response.status == 201:
+                assert isinstance(response, web.Response)
+                response.text = self.rewrite(response.text or "")
+            return response
+
+        return through_the_relay
 
     def _up(self, data: bytes, sender: Address) -> None:
         self._viewer.peer = sender
