@@ -5,6 +5,7 @@ the cost of a viewer. `run` replaces its loop. Retransmission, RTCP and encrypti
 """
 
 import logging
+import time
 from random import getrandbits
 from struct import Struct
 from typing import Protocol
@@ -89,6 +90,16 @@ async def run(sender: SenderInternals, track: FrameTrack, codec: RTCRtpCodecPara
         sender.mark_exited()
 
 
+def clock_timestamp(origin: int, rate: int) -> int:
+    """Return the RTP timestamp of this moment, in a stream whose times are the monotonic clock's.
+
+    Reports tell it with the NTP time of the same moment (RFC 3550, section 6.4.1). A timestamp of
+    what was sent last would be off by the time that encoding took, and sound from the picture.
+    `origin` is the stream's timestamp at the clock's origin; `rate` is in ticks per second.
+    """
+    return (origin + round(time.monotonic() * rate)) & 0xFFFFFFFF
+
+
 class RtpStream:
     """The RTP packets of one SSRC: their numbers, and their times."""
 
@@ -147,8 +158,8 @@ class RtpStream:
         self._packet_count += len(frame.payloads)
         self._octet_count += sum(map(len, frame.payloads))
         sender.set_counters(
-            ntp_timestamp=ntp_time,
-            rtp_timestamp=timestamp,
+            ntp_timestamp=current_ntp_time(),
+            rtp_timestamp=clock_timestamp(self._timestamp_origin, CLOCK_RATE),
             octet_count=self._octet_count,
             packet_count=self._packet_count,
         )

@@ -5,6 +5,7 @@ The answer of `player.rtc.answer` bundles both, so aiortc need not know of the s
 
 import asyncio
 import logging
+import time as clock
 from collections import deque
 from dataclasses import dataclass
 from random import getrandbits
@@ -15,12 +16,20 @@ from aiortc.utils import uint32_add
 
 from encoder.codec.sound import PACKET_SAMPLES, RATE
 from player.rtc.aiortc_hooks import SenderInternals
-from player.rtc.rtp_sender import HEADER, MARKER_SHIFT, MAX_SEQUENCE_NUMBER, VERSION_BITS
+from player.rtc.rtp_sender import (
+    HEADER,
+    MARKER_SHIFT,
+    MAX_SEQUENCE_NUMBER,
+    VERSION_BITS,
+    clock_timestamp,
+)
 
 QUEUE_PARTS = 50
 """Parts of the sound that may wait for a viewer; older ones are dropped."""
 REPORT_SAMPLES = RATE
 """Time between two RTCP sender reports, by which receivers keep sound and pictures in time."""
+MAX_WAIT_SECONDS = 0.1
+"""Bound of the time that a packet waits for its turn."""
 CNAME = 1
 """Type of the item of a source description that names the sender (RFC 3550, section 6.5.1)."""
 
@@ -85,6 +94,8 @@ class SoundSender:
         if not is_start and following is not None:
             time = following
         for packet in part.packets:
+            # A receiver takes packets that come in bursts for a line that jitters, and plays later.
+            await asyncio.sleep(min(max(time / RATE - clock.monotonic(), 0), MAX_WAIT_SECONDS))
             header = HEADER.pack(
                 VERSION_BITS,
                 is_start << MARKER_SHIFT | self._payload_type,  # after silence (RFC 7587, 4.2)
@@ -101,15 +112,13 @@ class SoundSender:
         self._following = time
         if self._reported is None or part.time - self._reported >= REPORT_SAMPLES:
             self._reported = part.time
-            await self._sender.send_rtcp(
-                self._report(time - PACKET_SAMPLES * len(part.packets) - part.lead)
-            )
+            await self._sender.send_rtcp(self._report())
 
-    def _report(self, time: int) -> list[AnyRtcpPacket]:
-        """Return a report that the sound of a time is sent now, with its picture."""
+    def _report(self) -> list[AnyRtcpPacket]:
+        """Return a report of the time now on the clock of the sound's timestamps."""
         information = RtcpSenderInfo(
             ntp_timestamp=current_ntp_time(),
-            rtp_timestamp=uint32_add(self._origin, time & 0xFFFFFFFF),
+            rtp_timestamp=clock_timestamp(self._origin, RATE),
             packet_count=self._packets & 0xFFFFFFFF,
             octet_count=self._octets & 0xFFFFFFFF,
         )

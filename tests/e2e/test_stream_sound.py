@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from beeps import assert_in_time, write_beeps
+from beeps import is_in_time, skews, write_beeps
 from chromium import faults, run, serving
 from firefox import FIREFOX, Firefox
 from helpers import SAMPLE
@@ -13,6 +13,15 @@ from waiting import wait_for
 from encoder.cli.main import main as encoder_main
 
 pytestmark = pytest.mark.alone
+
+WINDOW = 8
+"""Number of beeps that are compared with flashes."""
+MAX_BEEPS = 40
+"""Number of beeps in which a browser brings sound and picture together.
+
+WebRTC in browsers corrects differences from 30 ms on, by at most 80 ms a second. Firefox begins with
+sound up to 760 ms late.
+"""
 
 LISTEN = """
 (() => {
@@ -36,10 +45,10 @@ LISTEN = """
   tap.connect(context.destination);
   const small = new OffscreenCanvas(8, 8).getContext("2d", { willReadFrequently: true });
   let isBright = true;
-  const look = (now) => {
+  const look = (_, { expectedDisplayTime }) => {
     small.drawImage(video, 0, 0, 8, 8);
     const isFlash = small.getImageData(4, 4, 1, 1).data[0] > 100;
-    if (isFlash && !isBright) seen.push(now);
+    if (isFlash && !isBright) seen.push(expectedDisplayTime);
     isBright = isFlash;
     video.requestVideoFrameCallback(look);
   };
@@ -72,8 +81,12 @@ def test_beeps_are_heard_at_the_flashes_in_chromium(clip, driver, tmp_path):
         driver.find_element("id", "mute").click()
         assert not run(driver, "document.getElementById('video').muted")
         assert run(driver, LISTEN) is True
-        wait_for(lambda: run(driver, "heard.length") >= 7, 30)
-        assert_in_time(run(driver, "heard")[1:], run(driver, "seen"))
+        for count in range(WINDOW, MAX_BEEPS):
+            wait_for(lambda count=count: run(driver, "heard.length") >= count, 20)
+            found = skews(run(driver, "heard")[-WINDOW:], run(driver, "seen"))
+            if is_in_time(found):
+                break
+        assert is_in_time(found), found
         # Silent at other speeds, and while paused.
         body = driver.find_element("tag name", "body")
         for keys, back in (("[", "]"), (" ", " ")):
@@ -116,7 +129,14 @@ async def test_beeps_are_heard_at_the_flashes_in_firefox(clip, tmp_path):
               await until(() => {READY.strip()});
               document.getElementById("mute").click();
               {LISTEN.strip()};
-              await until(() => heard.length >= 18);
-              return JSON.stringify([heard.slice(12), seen]);
             }})()""")
-            assert_in_time(*json.loads(found))
+            for count in range(WINDOW, MAX_BEEPS):
+                times = await firefox.evaluate(f"""
+                (async () => {{
+                  while (heard.length < {count}) await new Promise((then) => setTimeout(then, 50));
+                  return JSON.stringify([heard.slice(-{WINDOW}), seen]);
+                }})()""")
+                found = skews(*json.loads(times))
+                if is_in_time(found):
+                    break
+            assert is_in_time(found), found

@@ -21,7 +21,7 @@ from player.rtc.aiortc_hooks import SenderInternals
 from player.rtc.fanout import ViewerTrack
 from player.rtc.peer_connection import add_viewer
 from player.rtc.rtp_sender import Packetizer, RtpStream
-from player.rtc.video_encoder import CODECS, VideoEncoder
+from player.rtc.video_encoder import CLOCK_RATE, CODECS, VideoEncoder
 
 CODEC = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90000, payloadType=99)
 MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
@@ -125,11 +125,14 @@ async def test_lost_packets_can_be_sent_again_and_reports_tell_what_was_sent():
         assert kept.serialize() == packet.serialize()
     ntp_timestamp = sender.counters.pop("ntp_timestamp")
     assert abs((ntp_timestamp >> 32) - 2208988800 - time.time()) < 2
+    now = sender.counters.pop("rtp_timestamp")
     assert sender.counters == {
-        "rtp_timestamp": RtpPacket.parse(sender.sent[-1]).timestamp,
         "packet_count": len(sender.sent),
         "octet_count": sum(len(payload) for frame in frames for payload in frame.payloads),
     }
+    # The last frame is late by as much as the report says.
+    origin = RtpPacket.parse(sender.sent[-1]).timestamp - frames[-1].pts
+    assert (round(time.monotonic() * CLOCK_RATE) + origin - now) % 2**32 < CLOCK_RATE // 4
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import time
 from struct import unpack
 
 import pytest
 from aiortc.clock import current_ntp_time
 from aiortc.rtp import RtcpSrPacket, RtpPacket
+from waiting import until
 
-from encoder.codec.sound import PACKET_SAMPLES
+from encoder.codec.sound import PACKET_SAMPLES, RATE
 from player.rtc.sound_sender import QUEUE_PARTS, Part, SoundSender
 
 FRAME_SAMPLES = 1920
@@ -75,21 +77,39 @@ async def test_packets_in_a_row_are_20_ms_apart():
     assert [packet.marker for packet in sent] == [1, 0, 0, 0, 0, 0, 0]
 
 
+async def test_each_packet_waits_for_its_time_but_not_for_ever():
+    begun = time.monotonic()
+    now = round(begun * RATE)
+    stand_in = Sender()
+    sender = SoundSender(stand_in, 111)
+    task = asyncio.create_task(sender.run())
+    sender.push(part(3, now))
+    await asyncio.sleep(0.01)
+    assert len(stand_in.sent) == 1
+    await until(lambda: len(stand_in.sent) == 3)
+    assert time.monotonic() - begun >= 2 * PACKET_SAMPLES / RATE
+    sender.push(part(1, now + 3600 * RATE))
+    await until(lambda: len(stand_in.sent) == 4)
+    task.cancel()
+
+
 async def test_silence_is_a_gap_and_sound_after_it_is_marked():
     sent = (await send(part(2, 0), part(2, 48_000, 7))).sent
     assert times(sent) == [0, 960, 48_007, 48_967]
     assert [packet.marker for packet in sent] == [1, 0, 1, 0]
 
 
-async def test_reports_tell_when_a_picture_is_sent():
+async def test_reports_tell_the_time_of_the_clock_of_playouts():
+    """However late the parts are: their times are a second old."""
     before = current_ntp_time()
-    parts = [part(2, index * FRAME_SAMPLES, 200) for index in range(60)]
+    now = round(time.monotonic() * RATE)
+    parts = [part(2, now - RATE + index * FRAME_SAMPLES, 200) for index in range(60)]
     found = await send(*parts)
     assert len(found.reports) == 3  # one a second
     report, names = found.reports[0]
     assert isinstance(report, RtcpSrPacket)
-    # The sound of the picture's time: 200 samples before the first packet.
-    assert (found.sent[0].timestamp - report.sender_info.rtp_timestamp) % 2**32 == 200
+    passed = report.sender_info.rtp_timestamp - found.sent[0].timestamp
+    assert 0 <= (passed % 2**32) - (RATE - 200) < RATE // 4
     assert 0 <= report.sender_info.ntp_timestamp - before < 1 << 32  # a second
     assert names.chunks[0].items == [(1, b"somebody")]
     later = found.reports[1][0].sender_info

@@ -16,7 +16,9 @@ PULSEAUDIO = shutil.which("pulseaudio")
 def loudspeaker(folder: Path) -> Iterator[None]:
     """Run a sound server for the programs that are started meanwhile."""
     socket = folder / "loudspeaker.socket"
-    modules = ["module-null-sink", f"module-native-protocol-unix auth-anonymous=1 socket={socket}"]
+    # The rate of the tests' AudioContext: between two rates, Firefox adds a delay of its own.
+    modules = ["module-null-sink rate=48000"]
+    modules += [f"module-native-protocol-unix auth-anonymous=1 socket={socket}"]
     command = [PULSEAUDIO, "-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1"]
     command += ["--disallow-exit", *(f"--load={module}" for module in modules)]
     environment = os.environ | {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
