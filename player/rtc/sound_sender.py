@@ -95,7 +95,8 @@ class SoundSender:
             time = following
         for packet in part.packets:
             # A receiver takes packets that come in bursts for a line that jitters, and plays later.
-            await asyncio.sleep(min(max(time / RATE - clock.monotonic(), 0), MAX_WAIT_SECONDS))
+            if (seconds := time / RATE - clock.monotonic()) > 0:
+                await asyncio.sleep(min(seconds, MAX_WAIT_SECONDS))
             header = HEADER.pack(
                 VERSION_BITS,
                 is_start << MARKER_SHIFT | self._payload_type,  # after silence (RFC 7587, 4.2)

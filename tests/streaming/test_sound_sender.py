@@ -47,8 +47,8 @@ async def send(*parts):
     task = asyncio.create_task(sender.run())
     for part in parts:
         sender.push(part)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        count = len(stand_in.sent) + len(part.packets)
+        await until(lambda count=count: len(stand_in.sent) == count)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
