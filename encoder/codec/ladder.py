@@ -49,15 +49,18 @@ class Ladder:
 
     rungs: Sequence[Rung]
 
-    def save(self, path: Path) -> None:
-        """Write the manifest, completely or not at all; raises OSError, SettingsError."""
-        found = {
+    def as_dict(self) -> dict[str, object]:
+        """Return the content of the manifest."""
+        return {
             "format": FORMAT,
             "version": VERSION,
             "rungs": [asdict(rung) for rung in self.rungs],
         }
+
+    def save(self, path: Path) -> None:
+        """Write the manifest, completely or not at all; raises OSError, SettingsError."""
         with replacing(path) as part:
-            part.write_text(json.dumps(found, indent=1) + "\n")
+            part.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -75,7 +78,8 @@ class Ladder:
             raise BitstreamError(f"{path} is no manifest of a ladder: it is not JSON") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise BitstreamError(f"{path} is no manifest of a ladder")
-        if found.get("version") != VERSION:
+        version = found.get("version")
+        if version != VERSION or isinstance(version, bool):
             raise BitstreamError(f"{path} is of another version than {VERSION}")
         entries = found.get("rungs")
         if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_RUNGS:

@@ -97,7 +97,7 @@ def _add_web(commands: Commands) -> None:
         nargs="*",
         type=Path,
         metavar="CLIP",
-        help=".nerv files (default: the newest of the current folder)",
+        help=".nerv files, or lists of ladders (default: the newest clip of the current folder)",
     )
     to_web.add_argument(
         "-o",

@@ -1,43 +1,51 @@
 """Write a folder that any static host serves: the page, its scripts and kernels, and clips."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
+from encoder.codec import ladder
 from encoder.codec.clip import Clip
 from encoder.codec.container import VERSIONS
+from encoder.codec.ladder import Ladder
 from encoder.codec.topology import dictionary
 from encoder.common.atomic_file import replacing
 from encoder.common.errors import SettingsError
 
 CLIPS = "clips.json"
 """List of the clips, which the page reads first."""
+COMMENT = re.compile(rb"^[ \t]*(?:/\*\*.*?\*/|//[^\n]*)\n", re.DOTALL | re.MULTILINE)
+"""Lines of scripts that are comments alone: viewers need not download them."""
 
 
 def assets() -> Iterator[tuple[str, bytes]]:
     """Yield the name and the bytes of each file of the page, without clips."""
     for entry in files("export.web").joinpath("site").iterdir():
-        yield entry.name, entry.read_bytes()
+        data = entry.read_bytes()
+        yield entry.name, COMMENT.sub(b"", data) if entry.name.endswith(".js") else data
     for version in VERSIONS:
         yield f"dictionary{version}.bin", dictionary(version)
 
 
-def write_site(clips: Sequence[Path], folder: Path) -> int:
-    """Write the site with some clips; return its bytes.
+def write_site(films: Sequence[Path], folder: Path) -> int:
+    """Write the site with some clips, and ladders by their lists; return its bytes.
 
     The folder is made if it is not there. Its other files are kept.
     Raises BitstreamError for a file that is no intact clip, and SettingsError for two clips of the
     same name, a clip with the name of another file, or a folder that is a file.
     """
+    found = [_files(film) for film in films]
+    clips = [path for paths in found for path in paths]
     if len({clip.name for clip in clips}) < len(clips):
         raise SettingsError("two clips have the same name")
     written = dict(assets())
     for clip in clips:
         if clip.name in {CLIPS, *written}:
             raise SettingsError(f"{clip.name} is a file of the page: rename the clip")
-    entries = [_entry(clip) for clip in clips]
+    entries = [_entry(*paths) for paths in found]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -51,9 +59,19 @@ def write_site(clips: Sequence[Path], folder: Path) -> int:
     return sum(map(len, written.values()))
 
 
-def _entry(path: Path) -> dict[str, object]:
-    """Return the entry of a clip's file; raises BitstreamError."""
-    return describe(path.stem, f"./{quote(path.name)}", Clip.read(path), path.stat().st_size)
+def _files(film: Path) -> Sequence[Path]:
+    """Return a clip's file, or the list of a ladder and its clips; raises BitstreamError."""
+    if film.suffix != ladder.SUFFIX:
+        return [film]
+    return [film, *(film.with_name(rung.file) for rung in Ladder.load(film).rungs)]
+
+
+def _entry(film: Path, *rungs: Path) -> dict[str, object]:
+    """Return the entry of a clip's file, or of a ladder; raises BitstreamError."""
+    clips = [(path.name, Clip.read(path)) for path in rungs or [film]]
+    ladder.check_alike(clips)
+    largest = rungs[-1] if rungs else film
+    return describe(film.stem, f"./{quote(film.name)}", clips[-1][1], largest.stat().st_size)
 
 
 def describe(name: str, file: str, clip: Clip, file_bytes: int) -> dict[str, object]:

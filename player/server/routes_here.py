@@ -7,8 +7,10 @@ from functools import cache
 from aiohttp import web
 from yarl import URL
 
+from encoder.codec.ladder import Ladder, Rung
 from export.web.folder import CLIPS, assets, describe
 from player.playback.channel import Channel
+from player.playback.clip_source import ClipSource
 from player.server.app_keys import CHANNELS, CLIP, channel_of
 
 HERE = "/here/"
@@ -19,6 +21,10 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of the page and of its workers: they compile WebAssembly."""
+CLIP_FILE = "clip.nerv"
+"""Name of a clip's file in the addresses of the API; a ladder's largest rung has it too."""
+LADDER = "ladder.json"
+"""Name of the list of a ladder's rungs, whose files are beside it."""
 TYPES = {
     ".bin": "application/octet-stream",
     ".css": "text/css",
@@ -54,14 +60,35 @@ async def file(request: web.Request) -> web.StreamResponse:
     return _file(request.match_info["name"])
 
 
-@routes.get(f"/api/clips/{CLIP}/clip.nerv")
+@routes.get(f"/api/clips/{CLIP}/{LADDER}")
+async def ladder(request: web.Request) -> web.Response:
+    """Send the list of a clip's rungs, whose files are beside it."""
+    family = channel_of(request).family
+    if len(family) == 1:
+        raise web.HTTPNotFound(reason="no such file")
+    return web.json_response(Ladder([_rung(each.sources[0]) for each in family]).as_dict())
+
+
+@routes.get(f"/api/clips/{CLIP}/{{file:[^/]+\\.nerv}}")
 async def clip_file(request: web.Request) -> web.StreamResponse:
-    """Send a clip's file, as far as it has been written."""
+    """Send a clip's file, or that of a rung, as far as it has been written."""
     channel = channel_of(request)
-    path = None if channel.is_playlist else channel.family[-1].sources[0].path
+    name = request.match_info["file"]
+    paths = [] if channel.is_playlist else [rung.sources[0].path for rung in channel.family]
+    path = next((each for each in paths if each is not None and each.name == name), None)
+    if path is None and name == CLIP_FILE and paths:
+        path = paths[-1]
     if path is None or not await asyncio.to_thread(path.is_file):
         raise web.HTTPNotFound(reason="no such file")
     return web.FileResponse(path, headers={"Content-Type": TYPES[".bin"]})
+
+
+def _rung(source: ClipSource) -> Rung:
+    header = source.clip.header
+    assert source.path is not None  # a ladder's clips are files
+    return Rung(
+        file=source.path.name, bytes=source.file_bytes, width=header.width, height=header.height
+    )
 
 
 def _file(name: str) -> web.Response:
@@ -75,7 +102,7 @@ def _file(name: str) -> web.Response:
 
 def _entry(channel: Channel) -> dict[str, object]:
     source = channel.family[-1].sources[0]
-    path = URL("/api/clips") / channel.name / "clip.nerv"
+    path = URL("/api/clips") / channel.name / (CLIP_FILE if len(channel.family) == 1 else LADDER)
     return describe(channel.name, str(path), source.clip, source.file_bytes) | {
         "stream": str(URL("/").with_query(clip=channel.name))
     }

@@ -25,8 +25,10 @@ UNUSED = {
     "dictionary1.bin",
     "extras.js",
     "film.js",
+    "ladder.js",
     "nervcast.d.ts",
     "package.json",
+    "rungs.js",
     "soundtrack.js",
     "volume.js",
 }

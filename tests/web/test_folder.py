@@ -4,8 +4,10 @@ import json
 import logging
 
 import pytest
+from web_decoder import SITE
 
-from encoder.common.errors import SettingsError
+from encoder.codec.ladder import Ladder, Rung
+from encoder.common.errors import BitstreamError, SettingsError
 from export.cli.main import main
 from export.web.folder import CLIPS, assets, write_site
 
@@ -32,6 +34,38 @@ def test_folder_has_the_page_and_the_clips(tiny_file, tiny_clip, tmp_path, caplo
     ]
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert f"{folder}: {size} bytes" in caplog.text
+
+
+def test_a_ladder_is_a_list_and_its_clips(tiny_file, tiny_clip, tmp_path):
+    small, large = tmp_path / "small.nerv", tmp_path / "large.nerv"
+    small.write_bytes(tiny_file.read_bytes())
+    large.write_bytes(tiny_file.read_bytes())
+    Ladder([Rung.of(path, tiny_clip) for path in (small, large)]).save(tmp_path / "film.json")
+    folder = tmp_path / "site"
+    write_site([tmp_path / "film.json", tiny_file], folder)
+    for name in ("film.json", "small.nerv", "large.nerv"):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+    first, second = json.loads((folder / CLIPS).read_text())
+    assert (first["name"], first["file"]) == ("film", "./film.json")
+    assert second["file"] == f"./{tiny_file.name}"
+    with pytest.raises(SettingsError, match="two clips have the same name"):
+        write_site([tmp_path / "film.json", large], folder)
+    large.unlink()
+    with pytest.raises(BitstreamError, match=r"large\.nerv"):
+        write_site([tmp_path / "film.json"], folder)
+    (tmp_path / "clips.json").write_bytes((tmp_path / "film.json").read_bytes())
+    large.write_bytes(tiny_file.read_bytes())
+    with pytest.raises(SettingsError, match=r"clips\.json is a file of the page"):
+        write_site([tmp_path / "clips.json"], folder)
+
+
+def test_scripts_lose_their_comments_and_nothing_else():
+    for name, data in assets():
+        if name.endswith(".js"):
+            lines = data.decode().splitlines()
+            assert not any(line.lstrip().startswith(("//", "/*", "* ")) for line in lines)
+            whole = (SITE / name).read_text().splitlines()
+            assert [line for line in whole if line in lines] == lines
 
 
 def test_newest_clip_of_the_folder_is_the_default(tiny_file, tmp_path, monkeypatch):

@@ -46,6 +46,15 @@ export interface NervAbout {
   chapters?: { start: number; title: string }[];
 }
 
+export interface NervRung {
+  /** Name of the file. */
+  file: string;
+  /** Size of the file. */
+  bytes: number;
+  width: number;
+  height: number;
+}
+
 export interface NervPlayerOptions {
   /** Number of workers; by default one for each 640x360 pixels of a frame, 4 at most. */
   workers?: number | null;
@@ -61,6 +70,8 @@ export interface NervPlayerEvents {
   timeupdate: CustomEvent<null>;
   /** More of the clip has arrived. */
   progress: CustomEvent<null>;
+  /** Another clip of the ladder is played. */
+  rungchange: CustomEvent<null>;
   error: CustomEvent<Error>;
 }
 
@@ -82,6 +93,12 @@ export class NervPlayer extends EventTarget {
   readonly textTracks: NervTextTrack[];
   /** What the clip tells about its film. */
   readonly about: NervAbout;
+  /** The clips of a ladder, from the smallest file to the largest; none for a single clip. */
+  readonly rungs: NervRung[];
+  /** Place of the clip that is played in `rungs`. */
+  readonly rung: number;
+  /** Place of the clip that is wanted; null, as at first, if it follows from the line and the machine. */
+  wantedRung: number | null;
   readonly paused: boolean;
   /** Seconds, or NaN before a clip is open. */
   readonly duration: number;
@@ -93,7 +110,8 @@ export class NervPlayer extends EventTarget {
   readonly buffered: number;
   readonly statistics: NervStatistics;
   /**
-   * Open a clip; resolves once its first picture is drawn.
+   * Open a clip, or a ladder by the address of its list, which ends in ".json". Resolves once the
+   * first picture is drawn.
    *
    * Rejects with an error named BitstreamError if it is no valid clip, or UnsupportedError if this
    * decoder cannot play it, or AbortError if the player opens another clip or ends meanwhile.

@@ -1,11 +1,8 @@
 /** NervPlayer: plays neural video on a canvas, decoded in workers of the page. */
 
 import { Renderer } from "./renderer.js";
-import { Ring } from "./ring.js";
+import { Stage } from "./stage.js";
 
-const MAX_WORKERS = 4;
-/** Pixels of a frame that a single worker decodes in time. */
-const PIXELS_PER_WORKER = 640 * 360;
 /** Most pictures for each frame in slow motion. */
 const MAX_BETWEEN = 8;
 const RATES = [1 / 16, 16];
@@ -14,66 +11,16 @@ const HIDDEN_MS = 500;
 /** Time over which the rate of drawn pictures is averaged. */
 const WINDOW_MS = 2000;
 
-/** Version of the files that are written now, whose dictionary is loaded in any case. */
-const USUAL_VERSION = 2;
-const VERSIONS = [1, 2];
-const VERSION_AT = 4;
-
-const own = (name) => new URL(name, import.meta.url);
-const loaded = new Map();
-
-/** Load a file beside this one, once for all players. */
-function loadOnce(name, use) {
-  if (!loaded.has(name)) {
-    const loading = fetch(own(name)).then((response) => {
-      if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
-      return use(response);
-    });
-    loading.catch(() => loaded.delete(name));
-    loaded.set(name, loading);
-  }
-  return loaded.get(name);
-}
-
-/** Load and compile the kernels; hosts that do not know WebAssembly's type will do. */
-function loadKernels() {
-  return loadOnce("kernels.wasm", async (response) => WebAssembly.compile(await response.arrayBuffer()));
-}
-
-/** Load the dictionary of a version of files; there is none for an unknown version. */
-async function loadDictionary(version) {
-  if (!VERSIONS.includes(version)) return {};
-  const data = await loadOnce(`dictionary${version}.bin`, (response) => response.arrayBuffer());
-  return { [version]: new Uint8Array(data) };
-}
-
-/** Address of the script that imports the worker's from another origin. */
-let shim = null;
-
-/** Start a worker, also if these scripts come from another origin. */
-function startWorker() {
-  const url = own("worker.js");
-  if (url.origin === location.origin) return new Worker(url, { type: "module" });
-  const script = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
-  shim ??= URL.createObjectURL(script);
-  return new Worker(shim, { type: "module" });
-}
-
 export class NervPlayer extends EventTarget {
   #loop = false;
   #canvas;
   #renderer;
   #workerCount;
-  #workers = [];
-  #ring = null;
-  /** The kernels and the dictionary for the workers, and the parts of the file so far. */
-  #assets = null;
-  #parts = [];
-  #header = null;
-  #end = 0;
-  #isWhole = false;
-  #bytes = 0;
-  #damage = [];
+  /** The clip that is played, and the ladder that it belongs to, if any. */
+  #stage = null;
+  #ladder = null;
+  /** Bytes of clips of the ladder that were played before. */
+  #pastBytes = 0;
   #isPaused = true;
   #rate = 1;
   /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
@@ -89,9 +36,15 @@ export class NervPlayer extends EventTarget {
   #request = 0;
   #isSeeking = false;
   #abort = null;
+  #events = {
+    opened: (stage) => this.#isPresent(stage) && this.#seek(0),
+    progressed: (stage) => this.#progressed(stage),
+    receivedExtras: (stage, data) => this.#receiveExtras(stage, data),
+    arrived: (stage) => (this.#isPresent(stage) ? this.#arrived() : this.#climbWhilePaused()),
+    failed: (stage, error) => (this.#isPresent(stage) ? this.#fail(error) : this.#ladder?.drop(stage, error)),
+  };
   /** Who waits for the picture of a seek. */
   #waiting = [];
-  #film = null;
   #soundtrack = null;
   #volume = 1;
   #muted = false;
@@ -109,16 +62,42 @@ export class NervPlayer extends EventTarget {
     this.#workerCount = workers;
   }
 
-  /** Open a clip: an address, a Response, a Blob or bytes. Resolves once a picture is drawn. */
+  /**
+   * Open a clip: an address, a Response, a Blob or bytes; or the address of a ladder's list, which
+   * ends in `.json`. Resolves once a picture is drawn.
+   */
   async load(source) {
     this.#close();
     const abort = new AbortController();
     this.#abort = abort;
     const opened = new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
-    this.#feed(source, abort.signal).catch((error) => {
+    this.#open(source, abort.signal).catch((error) => {
       if (!abort.signal.aborted) this.#fail(error);
     });
     await opened;
+  }
+
+  async #open(source, signal) {
+    const open = (clip) => new Stage(clip, this.#workerCount, this.#events);
+    if (String(source?.href ?? source).split(/[?#]/)[0].endsWith(".json")) {
+      const { Ladder } = await import("./ladder.js");
+      const ladder = await Ladder.load(source, signal, open);
+      if (!signal.aborted) this.#stage = (this.#ladder = ladder).begin();
+    } else {
+      this.#stage = open(source);
+    }
+  }
+
+  get #header() {
+    return this.#stage?.header ?? null;
+  }
+
+  get #ring() {
+    return this.#stage?.ring ?? null;
+  }
+
+  #isPresent(stage) {
+    return stage === this.#stage;
   }
 
   get duration() {
@@ -144,7 +123,7 @@ export class NervPlayer extends EventTarget {
 
   /** Seconds up to which the clip has arrived. */
   get buffered() {
-    return this.#header ? this.#end / this.#header.rate : 0;
+    return this.#header ? this.#stage.end / this.#header.rate : 0;
   }
 
   get currentTime() {
@@ -189,12 +168,34 @@ export class NervPlayer extends EventTarget {
 
   /** Subtitles: tracks of a language, a title, and cues with `start` and `stop` in seconds. */
   get textTracks() {
-    return this.#film?.textTracks ?? [];
+    return this.#stage?.film?.textTracks ?? [];
   }
 
   /** Title, language, date and chapters of the film. */
   get about() {
-    return this.#film?.about ?? {};
+    return this.#stage?.film?.about ?? {};
+  }
+
+  /** The clips of a ladder from small to large, each with `bytes`, `width` and `height`. */
+  get rungs() {
+    return this.#ladder?.rungs ?? [];
+  }
+
+  /** Place of the clip that is played in `rungs`. */
+  get rung() {
+    return this.#ladder?.index ?? 0;
+  }
+
+  /** Place of the clip that is wanted; null if it follows from the line and the machine. */
+  get wantedRung() {
+    return this.#ladder?.wanted ?? null;
+  }
+
+  set wantedRung(index) {
+    if (index !== null && !this.rungs[index]) throw new RangeError(`there is no rung ${index}`);
+    if (!this.#ladder) return;
+    this.#ladder.wanted = index;
+    this.#climbWhilePaused();
   }
 
   /** Loudness, 0 to 1. */
@@ -223,9 +224,10 @@ export class NervPlayer extends EventTarget {
 
   /** What decoding costs, and what has been drawn. */
   get statistics() {
+    const stage = this.#stage;
     const ring = this.#ring;
     const milliseconds = ring?.milliseconds ?? 0;
-    const count = this.#workers.length;
+    const count = stage?.workers.length ?? 0;
     const now = performance.now();
     this.#drawn = this.#drawn.filter((moment) => moment > now - WINDOW_MS);
     return {
@@ -236,9 +238,12 @@ export class NervPlayer extends EventTarget {
       lateFrames: this.#late,
       decodedFrames: ring?.decoded ?? 0,
       memoryBytes: ring?.memoryBytes ?? 0,
-      downloadedBytes: this.#bytes,
-      isComplete: this.#isWhole,
-      damage: [...this.#damage, ...(this.#film?.damage ?? []), ...(ring?.fault ? [ring.fault] : [])],
+      downloadedBytes: this.#pastBytes + (stage?.bytes ?? 0),
+      isComplete: stage?.isWhole ?? false,
+      damage: [
+        ...(stage?.damage ?? []), ...(stage?.film?.damage ?? []),
+        ...(ring?.fault ? [ring.fault] : []), ...(this.#ladder?.damage ?? []),
+      ],
     };
   }
 
@@ -288,19 +293,14 @@ export class NervPlayer extends EventTarget {
     for (const { reject } of this.#waiting.splice(0)) reject(aborted);
     cancelAnimationFrame(this.#request);
     this.#request = 0;
-    for (const worker of this.#workers) worker.terminate();
-    this.#workers = [];
-    this.#ring = null;
-    this.#header = null;
+    this.#stage?.close();
+    this.#stage = null;
+    this.#ladder?.close();
+    this.#ladder = null;
     this.#isPaused = true;
     this.#soundtrack?.close();
-    this.#film = null;
     this.#soundtrack = null;
-    this.#end = 0;
-    this.#isWhole = false;
-    this.#bytes = 0;
-    this.#parts = [];
-    this.#damage = [];
+    this.#pastBytes = 0;
     this.#late = 0;
     this.#base = 0;
     this.#shown = -1;
@@ -319,93 +319,54 @@ export class NervPlayer extends EventTarget {
     this.#emit("error", error);
   }
 
-  /** Start a worker, and pass on to it what has arrived so far. */
-  #addWorker() {
-    const place = this.#workers.length;
-    const worker = startWorker();
-    worker.onmessage = ({ data }) => this.#receive(place, data);
-    worker.postMessage({ type: "open", ...this.#assets });
-    for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
-    if (this.#isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
-    worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
-    this.#workers.push(worker);
-  }
-
-  /** Pass the source's bytes on to the workers as they arrive. */
-  async #feed(source, signal) {
-    const isAddress = typeof source === "string" || source instanceof URL;
-    const kernels = loadKernels();
-    loadDictionary(USUAL_VERSION).catch(() => {}); // who needs it will hear of its failure
-    let response = isAddress ? await fetch(source, { signal }) : source;
-    if (!(response instanceof Response)) response = new Response(response);
-    if (!response.ok) throw new Error(`cannot load ${response.url}: status ${response.status}`);
-    const reader = response.body.getReader();
-    signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (signal.aborted) return;
-      if (done) break;
-      this.#bytes += value.length;
-      this.#parts.push(value);
-      if (this.#workers.length) this.#send(value, false);
-      else if (this.#bytes > VERSION_AT) await this.#open(kernels, signal);
-      if (signal.aborted) return;
-    }
-    if (!this.#workers.length) await this.#open(kernels, signal);
-    this.#isWhole = true;
-    this.#send(new Uint8Array(0), true);
-  }
-
-  #send(bytes, isLast) {
-    for (const worker of this.#workers) worker.postMessage({ type: "feed", bytes, isLast });
-  }
-
-  /** Start the first worker, once the version of the file is known. */
-  async #open(kernels, signal) {
-    const head = new Uint8Array(await new Blob(this.#parts).arrayBuffer());
-    const dictionaries = await loadDictionary(head[VERSION_AT]);
-    this.#assets = { module: await kernels, dictionaries };
-    if (!signal.aborted) this.#addWorker();
-  }
-
-  /** Start the other workers once the size of the frames is known, and show the first picture. */
-  #begin(header) {
-    this.#header = header;
-    const wanted = Math.ceil((header.width * header.height) / PIXELS_PER_WORKER);
-    const cores = navigator.hardwareConcurrency ?? 2;
-    const count = this.#workerCount ?? Math.max(Math.min(wanted, cores, MAX_WORKERS), 1);
-    while (this.#workers.length < count) this.#addWorker();
-    this.#ring = new Ring(this.#workers, () => this.#arrived());
-    this.#seek(0);
-  }
-
-  #receive(place, data) {
-    if (data.type === "error") {
-      const error = new Error(data.message);
-      error.name = data.name;
-      this.#fail(error);
-    } else if (data.type === "picture") {
-      this.#ring?.receive(place, data);
-    } else if (place === 0 && data.type === "extras") {
-      this.#receiveExtras(data);
-    } else if (place === 0 && data.type === "progress") {
-      this.#end = data.end;
-      this.#damage = data.damage;
-      if (!this.#header) this.#begin(data.header);
-      this.#emit("progress");
-      this.#ring?.fill(0);
-    }
-  }
-
   /** Take chunks besides the pictures', and load what reads and plays them with the first. */
-  async #receiveExtras({ extras, header }) {
-    const { signal } = this.#abort;
+  async #receiveExtras(stage, { extras, header }) {
     const { Film } = await import("./film.js");
-    if (signal.aborted) return;
-    this.#film ??= new Film(header);
-    this.#film.take(extras, this.#volume);
-    this.#soundtrack = this.#film.soundtrack;
+    if (stage.isClosed) return;
+    // The sound of all rungs is the same, and goes on when the rung changes.
+    stage.film ??= new Film(header, this.#soundtrack);
+    stage.film.take(extras, this.#volume);
+    this.#soundtrack = stage.film.soundtrack;
     this.#emit("progress");
+  }
+
+  #progressed(stage) {
+    if (!this.#isPresent(stage)) {
+      this.#climbWhilePaused();
+      return;
+    }
+    this.#emit("progress");
+    this.#ring.fill(0);
+  }
+
+  /** Follow the ladder: change to another of its clips once that is ready. */
+  #climb(now, isHeld = false) {
+    if (!this.#ladder || !this.#ring) return;
+    const due = this.#due(now);
+    const stage = this.#ladder.follow({
+      now,
+      due,
+      isHeld,
+      present: this.#stage,
+      late: this.#late,
+      density: this.#density,
+      speed: this.#rate,
+      isPaused: this.#isPaused,
+      timesOf: (each) => this.#timesOf(each),
+    });
+    if (!stage) return;
+    this.#pastBytes += this.#stage.bytes;
+    this.#stage.close();
+    this.#stage = stage;
+    this.#latest = null;
+    if (this.#isPaused) this.#shown = due - 1;
+    this.#show(due);
+    this.#emit("rungchange");
+    this.#emit("progress");
+  }
+
+  #climbWhilePaused() {
+    if (this.#isPaused && !this.#isSeeking) this.#climb(performance.now());
   }
 
   /** Let the sound play along, at normal speed; otherwise it is silent. */
@@ -433,24 +394,30 @@ export class NervPlayer extends EventTarget {
     if (!this.#ring) return;
     const { frames, rate, width, height } = this.#header;
     const density = this.#density;
-    const last = frames - 1;
     this.#base = Math.min(Math.max(seconds || 0, 0), this.duration);
     this.#since = performance.now();
-    const start = Math.min(Math.floor(this.#base * rate * density + 1e-6), last * density);
+    const start = Math.min(Math.floor(this.#base * rate * density + 1e-6), (frames - 1) * density);
     this.#origin = start;
     this.#shown = start - 1;
     this.#isSeeking = true;
     this.#followSound();
-    const timeOf = (number) => {
-      const time = number / density;
-      const looped = this.#loop ? time % frames : time;
-      if (looped > last) return this.#loop ? last : null;
-      return looped < this.#end ? looped : null;
-    };
-    this.#ring.restart(start, timeOf, 4 * width * height);
+    this.#ladder?.defer();
+    this.#ring.restart(start, this.#timesOf(this.#stage), 4 * width * height);
     this.#ring.fill(start);
     this.#emit("timeupdate");
     if (!this.#isPaused) this.#schedule();
+  }
+
+  /** Return the function from a picture's number to its time in frames, or to null if it is not there. */
+  #timesOf(stage) {
+    const density = this.#density;
+    const { frames } = stage.header;
+    return (number) => {
+      const time = number / density;
+      const looped = this.#loop ? time % frames : time;
+      if (looped > frames - 1) return this.#loop ? frames - 1 : null;
+      return looped < stage.end ? looped : null;
+    };
   }
 
   /** Return the number of the picture that is due at a moment. */
@@ -497,7 +464,9 @@ export class NervPlayer extends EventTarget {
     this.#request = 0;
     if (!this.#ring || this.#isPaused) return;
     if (!this.#isSeeking) {
-      this.#followSound(this.#holdAtEnd(now));
+      const isHeld = this.#holdAtEnd(now);
+      this.#followSound(isHeld);
+      this.#climb(now, isHeld);
       const due = this.#due(now);
       if (now > this.#ticked + HIDDEN_MS) this.#shown = Math.max(this.#shown, due - 1);
       this.#ticked = now;
@@ -519,8 +488,8 @@ export class NervPlayer extends EventTarget {
 
   /** Stop the clock at the end of what has arrived of the clip so far; return whether it is. */
   #holdAtEnd(now) {
-    const end = this.#end / this.#header.rate;
-    if (this.#end >= this.#header.frames || this.#time(now) < end) return false;
+    const end = this.#stage.end / this.#header.rate;
+    if (this.#stage.end >= this.#header.frames || this.#time(now) < end) return false;
     this.#base = end;
     this.#since = now;
     return true;

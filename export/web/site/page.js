@@ -163,6 +163,11 @@ function listen() {
     (await captions)?.offer(player.textTracks, chapters, player.duration);
   });
   player.addEventListener("timeupdate", showCaptions);
+  for (const kind of ["progress", "rungchange"]) {
+    player.addEventListener(kind, async () => {
+      if (player.rungs.length || find("rung")) (await import("./rungs.js")).offerRungs(player);
+    });
+  }
   for (const kind of ["play", "pause", "ended"]) player.addEventListener(kind, showPlaying);
   player.addEventListener("error", ({ detail }) => {
     find("notice").textContent = detail.message;

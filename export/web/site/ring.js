@@ -66,6 +66,11 @@ export class Ring {
     return { number: newest, pixels, dropped: found.length - 1 };
   }
 
+  /** Whether a picture up to a number waits. */
+  has(number) {
+    return [...this.#pictures.keys()].some((each) => each <= number);
+  }
+
   /** Whether a picture cannot be decoded, so that nothing comes of it. */
   isFaulty(number) {
     return this.#faulty.has(number);

@@ -45,7 +45,7 @@ export class Soundtrack {
   /** Take packets in a row, from a number on. */
   add({ first, packets }) {
     packets.forEach((packet, index) => this.#packets.set(first + index, packet));
-    this.#arrived = first + packets.length;
+    this.#arrived = Math.max(this.#arrived, first + packets.length);
   }
 
   /** Loudness, 0 to 1. */

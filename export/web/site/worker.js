@@ -28,7 +28,9 @@ const handlers = {
     }
     if (isLast || reader.segments.length > known) {
       const { header, end, isWhole } = reader;
-      postMessage({ type: "progress", header, end: isLast ? header.frames : end, isWhole, damage });
+      const starts = reader.segments.slice(known).map(({ start }) => start);
+      const message = { header, starts, end: isLast ? header.frames : end, isWhole, damage };
+      postMessage({ type: "progress", ...message });
     }
   },
 
