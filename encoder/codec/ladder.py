@@ -78,8 +78,8 @@ class Ladder:
             raise BitstreamError(f"{path} is no manifest of a ladder: it is not JSON") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise BitstreamError(f"{path} is no manifest of a ladder")
-        version = found.get("version")
-        if version != VERSION or isinstance(version, bool):
+        version: object = found.get("version")
+        if type(version) is bool or version != VERSION:
             raise BitstreamError(f"{path} is of another version than {VERSION}")
         entries = found.get("rungs")
         if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_RUNGS:
