@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from encoder.common.memory import keep_freed_memory
 from encoder.config import Budget, PrecisionName, SizeName
 from encoder.models.base import VideoShape
 from encoder.presets import Preset, build
@@ -58,6 +59,7 @@ def bench(
     train_step: Callable[..., TrainStep] | None = None,
 ) -> FitSpeed:
     """Time the steps of a preset's fit to frames of noise, with another kind of step if given."""
+    keep_freed_memory()  # as fits do
     kind = train_step or kind_of_step(preset.recipe, device)
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)

@@ -14,6 +14,7 @@ from encoder.codec.extras import Extras
 from encoder.codec.sound import cut
 from encoder.codec.topology import Topology
 from encoder.common.errors import SettingsError
+from encoder.common.memory import keep_freed_memory
 from encoder.config import Budget, Compression, DeviceName, FitConfig
 from encoder.jobs.segment_encoder import SegmentEncoder
 from encoder.media.metadata import read_about
@@ -94,6 +95,7 @@ def open_encoder(
     A wanted file size includes the extras.
     Raises SettingsError, SourceError, BitstreamError.
     """
+    keep_freed_memory()
     preset = preset or find_preset(config.preset)
     video = masked(video, config)
     plan = plan or plan_of(video, config, preset)
