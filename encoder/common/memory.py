@@ -1,4 +1,4 @@
-"""The C library's memory: what is freed stays with the process, for the next allocation."""
+"""The C library's memory, which keeps freed blocks for the next allocation."""
 
 import ctypes
 import sys

@@ -17,7 +17,7 @@ from encoder.common.errors import SettingsError
 
 CLIPS = "clips.json"
 """List of the clips, which the page reads first."""
-COMMENT = re.compile(rb"^[ \t]*(?:/\*\*.*?\*/|//[^\n]*)\n", re.DOTALL | re.MULTILINE)
+COMMENT = re.compile(rb"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/|//[^\n]*)\n", re.MULTILINE)
 """Lines of scripts that are comments alone: viewers need not download them."""
 
 
@@ -38,8 +38,9 @@ def write_site(films: Sequence[Path], folder: Path) -> int:
     same name, a clip with the name of another file, or a folder that is a file.
     """
     found = [_files(film) for film in films]
-    clips = [path for paths in found for path in paths]
-    if len({clip.name for clip in clips}) < len(clips):
+    # A clip may be in a ladder, and also be wanted alone.
+    clips = {path.resolve(): path for paths in found for path in paths}.values()
+    if len({clip.name for clip in clips}) < len(clips) or len(set(films)) < len(films):
         raise SettingsError("two clips have the same name")
     written = dict(assets())
     for clip in clips:

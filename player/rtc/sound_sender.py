@@ -97,6 +97,8 @@ class SoundSender:
             # A receiver takes packets that come in bursts for a line that jitters, and plays later.
             if (seconds := time / RATE - clock.monotonic()) > 0:
                 await asyncio.sleep(min(seconds, MAX_WAIT_SECONDS))
+            if self._parts and self._parts[0].time < time - PACKET_SAMPLES:
+                break  # a seek has cut the part short
             header = HEADER.pack(
                 VERSION_BITS,
                 is_start << MARKER_SHIFT | self._payload_type,  # after silence (RFC 7587, 4.2)

@@ -93,6 +93,20 @@ async def test_each_packet_waits_for_its_time_but_not_for_ever():
     task.cancel()
 
 
+async def test_a_seek_cuts_a_part_short():
+    stand_in = Sender()
+    sender = SoundSender(stand_in, 111)
+    task = asyncio.create_task(sender.run())
+    now = round(time.monotonic() * RATE)
+    sender.push(part(50, now))
+    await until(lambda: len(stand_in.sent) == 2)
+    later = round(time.monotonic() * RATE)
+    sender.push(Part((b"new",), later, 0))
+    await until(lambda: stand_in.sent[-1].payload == b"new")
+    assert len(stand_in.sent) <= 5
+    task.cancel()
+
+
 async def test_silence_is_a_gap_and_sound_after_it_is_marked():
     sent = (await send(part(2, 0), part(2, 48_000, 7))).sent
     assert times(sent) == [0, 960, 48_007, 48_967]

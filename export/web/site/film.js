@@ -13,10 +13,9 @@ export class Film {
   #reader;
   #heard = 0;
 
-  /** Take the clip's header, and the player of the sound if there is one already. */
-  constructor(header, soundtrack) {
+  /** Take the clip's header. */
+  constructor(header) {
     this.#reader = new ExtrasReader(header);
-    this.soundtrack = soundtrack;
   }
 
   get textTracks() {

@@ -19,8 +19,6 @@ export class NervPlayer extends EventTarget {
   /** The clip that is played, and the ladder that it belongs to, if any. */
   #stage = null;
   #ladder = null;
-  /** Bytes of clips of the ladder that were played before. */
-  #pastBytes = 0;
   #isPaused = true;
   #rate = 1;
   /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
@@ -37,11 +35,11 @@ export class NervPlayer extends EventTarget {
   #isSeeking = false;
   #abort = null;
   #events = {
-    opened: (stage) => this.#isPresent(stage) && this.#seek(0),
+    opened: (stage) => this.#isPresent(stage) && this.#seek(this.#base),
     progressed: (stage) => this.#progressed(stage),
     receivedExtras: (stage, data) => this.#receiveExtras(stage, data),
     arrived: (stage) => (this.#isPresent(stage) ? this.#arrived() : this.#climbWhilePaused()),
-    failed: (stage, error) => (this.#isPresent(stage) ? this.#fail(error) : this.#ladder?.drop(stage, error)),
+    failed: (stage, error) => this.#stageFailed(stage, error),
   };
   /** Who waits for the picture of a seek. */
   #waiting = [];
@@ -79,9 +77,10 @@ export class NervPlayer extends EventTarget {
 
   async #open(source, signal) {
     const open = (clip) => new Stage(clip, this.#workerCount, this.#events);
-    if (String(source?.href ?? source).split(/[?#]/)[0].endsWith(".json")) {
+    const isAddress = typeof source === "string" || source instanceof URL;
+    if (isAddress && String(source).split(/[?#]/)[0].endsWith(".json")) {
       const { Ladder } = await import("./ladder.js");
-      const ladder = await Ladder.load(source, signal, open);
+      const ladder = await Ladder.load(source, signal, open, this.#workerCount);
       if (!signal.aborted) this.#stage = (this.#ladder = ladder).begin();
     } else {
       this.#stage = open(source);
@@ -192,7 +191,9 @@ export class NervPlayer extends EventTarget {
   }
 
   set wantedRung(index) {
-    if (index !== null && !this.rungs[index]) throw new RangeError(`there is no rung ${index}`);
+    if (index !== null && !(Number.isInteger(index) && this.rungs[index])) {
+      throw new RangeError(`there is no rung ${index}`);
+    }
     if (!this.#ladder) return;
     this.#ladder.wanted = index;
     this.#climbWhilePaused();
@@ -237,8 +238,8 @@ export class NervPlayer extends EventTarget {
       drawnFps: (1000 * this.#drawn.length) / WINDOW_MS,
       lateFrames: this.#late,
       decodedFrames: ring?.decoded ?? 0,
-      memoryBytes: ring?.memoryBytes ?? 0,
-      downloadedBytes: this.#pastBytes + (stage?.bytes ?? 0),
+      memoryBytes: (ring?.memoryBytes ?? 0) + (this.#ladder?.memoryBytes ?? 0),
+      downloadedBytes: (this.#ladder?.bytes ?? 0) + (stage?.bytes ?? 0),
       isComplete: stage?.isWhole ?? false,
       damage: [
         ...(stage?.damage ?? []), ...(stage?.film?.damage ?? []),
@@ -260,6 +261,7 @@ export class NervPlayer extends EventTarget {
     if (this.#isPaused) return;
     this.#base = this.#time(performance.now());
     this.#isPaused = true;
+    this.#ladder?.defer();
     this.#followSound();
     this.#emit("pause");
   }
@@ -300,7 +302,6 @@ export class NervPlayer extends EventTarget {
     this.#isPaused = true;
     this.#soundtrack?.close();
     this.#soundtrack = null;
-    this.#pastBytes = 0;
     this.#late = 0;
     this.#base = 0;
     this.#shown = -1;
@@ -324,7 +325,8 @@ export class NervPlayer extends EventTarget {
     const { Film } = await import("./film.js");
     if (stage.isClosed) return;
     // The sound of all rungs is the same, and goes on when the rung changes.
-    stage.film ??= new Film(header, this.#soundtrack);
+    stage.film ??= new Film(header);
+    stage.film.soundtrack ??= this.#soundtrack;
     stage.film.take(extras, this.#volume);
     this.#soundtrack = stage.film.soundtrack;
     this.#emit("progress");
@@ -339,14 +341,39 @@ export class NervPlayer extends EventTarget {
     this.#ring.fill(0);
   }
 
+  /** Go on without a clip that has failed, if it is one of a ladder. */
+  #stageFailed(stage, error) {
+    if (!this.#isPresent(stage)) {
+      this.#ladder?.drop(stage, error);
+      this.#emit("rungchange");
+      return;
+    }
+    const base = this.#ring ? this.#time(performance.now()) : this.#base;
+    const other = this.#ladder?.replace(stage, error);
+    if (!other) {
+      this.#fail(error);
+      return;
+    }
+    this.#base = base;
+    this.#isSeeking = true;
+    this.#latest = null;
+    stage.close();
+    this.#stage = other;
+    this.#followSound();
+    this.#emit("rungchange");
+  }
+
   /** Follow the ladder: change to another of its clips once that is ready. */
   #climb(now, isHeld = false) {
     if (!this.#ladder || !this.#ring) return;
-    const due = this.#due(now);
+    const { frames } = this.#header;
+    const last = this.#loop ? Infinity : (frames - 1) * this.#density;
+    const due = Math.min(this.#due(now), last);
     const stage = this.#ladder.follow({
       now,
       due,
       isHeld,
+      shown: this.#shown,
       present: this.#stage,
       late: this.#late,
       density: this.#density,
@@ -355,11 +382,10 @@ export class NervPlayer extends EventTarget {
       timesOf: (each) => this.#timesOf(each),
     });
     if (!stage) return;
-    this.#pastBytes += this.#stage.bytes;
     this.#stage.close();
     this.#stage = stage;
     this.#latest = null;
-    if (this.#isPaused) this.#shown = due - 1;
+    if (this.#isPaused || isHeld) this.#shown = due - 1;
     this.#show(due);
     this.#emit("rungchange");
     this.#emit("progress");
@@ -435,6 +461,7 @@ export class NervPlayer extends EventTarget {
     this.#since = performance.now();
     for (const { resolve } of this.#waiting.splice(0)) resolve();
     this.#emit("seeked");
+    this.#climbWhilePaused();
     if (!this.#isPaused) this.#schedule();
   }
 

@@ -40,12 +40,16 @@ async function open(index) {
     return; // the event "error" has told it
   }
   find("notice").textContent = "";
-  find("picture").style.aspectRatio = `${player.videoWidth} / ${player.videoHeight}`;
+  showShape();
   find("picture").setAttribute("aria-label", `Picture of ${clip.name}`);
   find("seek").max = player.duration;
   for (const id of ["seek", "play", "speed"]) find(id).disabled = false;
   player.playbackRate = Number(find("speed").value);
   player.play();
+}
+
+function showShape() {
+  if (player.videoWidth) find("picture").style.aspectRatio = `${player.videoWidth} / ${player.videoHeight}`;
 }
 
 function showTime() {
@@ -67,7 +71,9 @@ function showPlaying() {
 function showPanel() {
   const found = player.statistics;
   const pace = player.frameRate ? found.decodeFps / player.frameRate : 0;
+  const rung = player.rungs[player.rung];
   const rows = {
+    ...(rung && { "Rung": `${rung.width}×${rung.height}, ${(rung.bytes / 1000).toFixed(0)} kB` }),
     "Decoding speed": `${found.decodeFps.toFixed(0)} fps, ${pace.toFixed(1)}×`,
     "Drawn": `${found.drawnFps.toFixed(1)} fps`,
     "Late frames": String(found.lateFrames),
@@ -163,6 +169,7 @@ function listen() {
     (await captions)?.offer(player.textTracks, chapters, player.duration);
   });
   player.addEventListener("timeupdate", showCaptions);
+  player.addEventListener("rungchange", showShape);
   for (const kind of ["progress", "rungchange"]) {
     player.addEventListener(kind, async () => {
       if (player.rungs.length || find("rung")) (await import("./rungs.js")).offerRungs(player);

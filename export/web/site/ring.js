@@ -4,11 +4,14 @@ const OUTSTANDING = 2;
 /** Most bytes of pictures that wait or are on their way. */
 const MAX_RING_BYTES = 2 ** 27;
 const MAX_PICTURES = 16;
+/** Pictures over which the time of decoding is averaged. */
+const AVERAGED = 64;
 
 /** Decodes pictures ahead, each by the next free worker. Pictures have numbers, in order. */
 export class Ring {
   decoded = 0;
-  busyMilliseconds = 0;
+  /** Milliseconds of a worker for a picture, on average over the latest. */
+  milliseconds = 0;
   fault = null;
   #workers;
   #memories;
@@ -33,11 +36,6 @@ export class Ring {
     const pictures = [...this.#pictures.values()].reduce((sum, { length }) => sum + length, 0);
     const spare = this.#buffers.reduce((sum, { byteLength }) => sum + byteLength, 0);
     return this.#memories.reduce((sum, bytes) => sum + bytes, 0) + pictures + spare;
-  }
-
-  /** Milliseconds of a worker for a picture, on average. */
-  get milliseconds() {
-    return this.decoded ? this.busyMilliseconds / this.decoded : 0;
   }
 
   /** Begin anew at a number; `timeOf` maps a number to a time in frames, or to null at the end. */
@@ -66,9 +64,9 @@ export class Ring {
     return { number: newest, pixels, dropped: found.length - 1 };
   }
 
-  /** Whether a picture up to a number waits. */
-  has(number) {
-    return [...this.#pictures.keys()].some((each) => each <= number);
+  /** Whether a picture up to a number waits that comes after another. */
+  has(number, after) {
+    return [...this.#pictures.keys()].some((each) => each <= number && each > after);
   }
 
   /** Whether a picture cannot be decoded, so that nothing comes of it. */
@@ -109,7 +107,7 @@ export class Ring {
     slot.outstanding--;
     this.#memories[place] = memory;
     this.decoded++;
-    this.busyMilliseconds += milliseconds;
+    this.milliseconds += (milliseconds - this.milliseconds) / Math.min(this.decoded, AVERAGED);
     const isWanted = generation === this.#generation;
     if (isWanted && fault) {
       this.fault = fault;

@@ -7,6 +7,7 @@ const MAX_WORKERS = 4;
 const PIXELS_PER_WORKER = 640 * 360;
 /** Time over which the speed of a download is measured. */
 const WINDOW_MS = 2000;
+const LEAST_MS = 500;
 
 /** Version of the files that are written now, whose dictionary is loaded in any case. */
 const USUAL_VERSION = 2;
@@ -74,6 +75,8 @@ export class Stage {
   damage = [];
   /** What the clip has besides pictures, once any of it has arrived. */
   film = null;
+  /** Whether a ladder has taken the download's speed. */
+  isMeasured = false;
   #on;
   #workerCount;
   #abort = new AbortController();
@@ -90,19 +93,25 @@ export class Stage {
   constructor(source, workerCount, on) {
     this.#workerCount = workerCount;
     this.#on = on;
-    this.#feed(source).catch((error) => this.isClosed || on.failed(this, error));
+    this.#feed(source).catch((error) => this.#fail(error));
   }
 
   get isClosed() {
     return this.#abort.signal.aborted;
   }
 
-  /** Bytes per second that have arrived lately; 0 before the first. */
+  /** The file, as far as it has arrived. */
+  get file() {
+    return new Blob(this.#parts);
+  }
+
+  /** Bytes per second that have arrived lately; 0 if too few have arrived to tell. */
   get bytesPerSecond() {
     const first = this.#arrivals[0];
-    if (this.#arrivals.length < 2) return 0;
-    const now = this.isWhole ? this.#arrivals.at(-1).now : performance.now();
-    return (1000 * (this.bytes - first.bytes)) / Math.max(now - first.now, 1);
+    const now = this.isWhole ? this.#arrivals.at(-1)?.now : performance.now();
+    const passed = now - first?.now;
+    const isEnough = this.#arrivals.length > 1 && (this.isWhole || passed > LEAST_MS);
+    return isEnough ? (1000 * (this.bytes - first.bytes)) / Math.max(passed, 1) : 0;
   }
 
   /** End the workers and the download. */
@@ -119,8 +128,12 @@ export class Stage {
     worker.postMessage({ type: "open", ...this.#assets });
     for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
     if (this.isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
-    worker.onerror = (event) => this.#on.failed(this, new Error(event.message ?? "a worker failed"));
+    worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
     this.workers.push(worker);
+  }
+
+  #fail(error) {
+    if (!this.isClosed) this.#on.failed(this, error);
   }
 
   /** Pass the source's bytes on to the workers as they arrive. */
@@ -129,7 +142,6 @@ export class Stage {
     const isAddress = typeof source === "string" || source instanceof URL;
     const kernels = loadKernels();
     loadDictionary(USUAL_VERSION).catch(() => {}); // who needs it will hear of its failure
-    this.#note();
     let response = isAddress ? await fetch(source, { signal }) : source;
     if (!(response instanceof Response)) response = new Response(response);
     const reader = checked(response).body.getReader();
@@ -139,11 +151,11 @@ export class Stage {
       if (signal.aborted) return;
       if (done) break;
       this.bytes += value.length;
-      this.#note();
       this.#parts.push(value);
       if (this.workers.length) this.#send(value, false);
       else if (this.bytes > VERSION_AT) await this.#open(kernels);
       if (signal.aborted) return;
+      this.#note();
     }
     if (!this.workers.length) await this.#open(kernels);
     this.isWhole = true;
@@ -183,7 +195,7 @@ export class Stage {
     if (data.type === "error") {
       const error = new Error(data.message);
       error.name = data.name;
-      this.#on.failed(this, error);
+      this.#fail(error);
     } else if (data.type === "picture") {
       this.ring?.receive(place, data);
     } else if (place === 0 && data.type === "extras") {
