@@ -1,6 +1,7 @@
 """Subtitles and chapters on both pages: shown at their times, chosen by list and key, remembered."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from chromium import faults, run, serving
 from firefox import FIREFOX, Firefox
 from helpers import SAMPLE
-from hosting import hosting
+from hosting import Handler, hosting
 from waiting import wait_for
 
 from encoder.codec.about import About, Chapter
@@ -90,6 +91,29 @@ def test_subtitles_of_a_clip_decoded_in_the_browser(clip, driver, tmp_path):
         assert faults(driver) == []
         tracks = run(driver, "JSON.stringify(nervcast.textTracks)")
         assert [track["language"] for track in json.loads(tracks)] == ["en", "de"]
+
+
+class Piecewise(Handler):
+    """A host that sends clips in pieces, and the script that reads their subtitles late."""
+
+    def copyfile(self, source, outputfile):
+        if self.path.endswith("film.js"):
+            time.sleep(0.3)
+        piece = 4000 if self.path.endswith(".nerv") else -1
+        while data := source.read(piece):
+            outputfile.write(data)
+            outputfile.flush()
+            time.sleep(0.02)
+
+
+def test_subtitles_that_arrive_before_their_reader_stay_in_order(clip, driver, tmp_path):
+    assert export_main(["web", str(clip), "-o", str(tmp_path / "site")]) == 0
+    with hosting(tmp_path / "site", Piecewise) as url:
+        driver.get(url)
+        wait_for(lambda: run(driver, "window.nervcast?.statistics.isComplete") is True, 20)
+        wait_for(lambda: run(driver, "nervcast.textTracks.length") == 2, 20)
+        assert run(driver, "nervcast.textTracks.map(({ cues }) => cues.length)") == [2, 1]
+        assert run(driver, "nervcast.statistics.damage") == []
 
 
 def test_subtitles_of_a_stream(clip, driver, tmp_path):

@@ -11,6 +11,9 @@ const HIDDEN_MS = 500;
 /** Time over which the rate of drawn pictures is averaged. */
 const WINDOW_MS = 2000;
 
+/** The module of what clips have besides pictures, once it is wanted. */
+let filmModule = null;
+
 export class NervPlayer extends EventTarget {
   #loop = false;
   #canvas;
@@ -322,7 +325,10 @@ export class NervPlayer extends EventTarget {
 
   /** Take chunks besides the pictures', and load what reads and plays them with the first. */
   async #receiveExtras(stage, { extras, header }) {
-    const { Film } = await import("./film.js");
+    // One promise for all messages keeps them in order, which several imports would not.
+    filmModule ??= import("./film.js");
+    filmModule.catch(() => (filmModule = null));
+    const { Film } = await filmModule;
     if (stage.isClosed) return;
     // The sound of all rungs is the same, and goes on when the rung changes.
     stage.film ??= new Film(header);
