@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoder.common.memory import keep_freed_memory
+from encoder.compare.step_profile import Part, profile_steps
 from encoder.config import Budget, PrecisionName, SizeName
 from encoder.models.base import VideoShape
 from encoder.presets import Preset, build
@@ -20,6 +21,7 @@ from encoder.training.trainer import Trainer, frames_per_step
 
 STEPS = 12
 """Number of steps of a timed epoch."""
+LONG_EPOCHS = 40
 EPOCHS = 6
 """Number of epochs; the first also allocates memory and is not timed."""
 FROM = 0.5
@@ -63,24 +65,7 @@ def bench(
     kind = train_step or kind_of_step(preset.recipe, device)
     frames = preset.group_frames or preset.recipe.batch * STEPS
     pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8, device=device)
-    shape = VideoShape(
-        height=height, width=width, frames=frames, margin=MARGIN if preset.camera else None
-    )
-
-    def fit(epochs: int, make_step: Callable[..., TrainStep]) -> Trainer:
-        network = build(preset, shape, size).to(device)
-        network.prepare(lambda: pictures, None)
-        encoder = network.frame_encoder()
-        if encoder is not None:
-            encoder = encoder.to(device)
-        rate = None
-        if preset.recipe.lambda_:
-            rate = RateControl(lambda_=preset.recipe.lambda_, pixels=frames * height * width)
-        training = make_step(
-            network, preset.recipe, frame_encoder=encoder, rate=rate, precision=precision
-        )
-        return Trainer(training, Budget(epochs=epochs), start=FROM)
-
+    fit = _fit(preset, size, pictures, precision)
     steps = -(-frames // frames_per_step(preset.recipe, height, width))
     seconds: list[float] = []
     began = time.perf_counter()
@@ -105,6 +90,50 @@ def bench(
         peak_gflops=peak,
         share_of_peak=gflop * per_second / peak,
     )
+
+
+def profiled(
+    preset: Preset, size: SizeName, *, height: int, width: int, precision: PrecisionName = "auto"
+) -> list[Part]:
+    """Return the parts of a step of a preset's fit on a CPU, see `profile_steps`."""
+    device = torch.device("cpu")
+    speed = bench(preset, size, height=height, width=width, device=device, precision=precision)
+    frames = preset.group_frames or preset.recipe.batch * STEPS
+    pictures = torch.randint(256, (frames, 3, height, width), dtype=torch.uint8)
+    # So many epochs that no phase begins in those that are profiled, with its search for steps.
+    fit = _fit(preset, size, pictures, precision)
+    epochs = fit(LONG_EPOCHS, TrainStep).epochs(pictures)
+    return profile_steps(
+        epochs.__next__,
+        steps=-(-frames // frames_per_step(preset.recipe, height, width)),
+        gflop=speed.gflop_per_step,
+        peak=speed.peak_gflops,
+    )
+
+
+def _fit(
+    preset: Preset, size: SizeName, pictures: Tensor, precision: PrecisionName
+) -> Callable[[int, Callable[..., TrainStep]], Trainer]:
+    """Return what makes trainers for pictures (T, 3, H, W), of some epochs and a kind of step."""
+    frames, _, height, width = pictures.shape
+    margin = MARGIN if preset.camera else None
+    shape = VideoShape(height=height, width=width, frames=frames, margin=margin)
+
+    def fit(epochs: int, make_step: Callable[..., TrainStep]) -> Trainer:
+        network = build(preset, shape, size).to(pictures.device)
+        network.prepare(lambda: pictures, None)
+        encoder = network.frame_encoder()
+        if encoder is not None:
+            encoder = encoder.to(pictures.device)
+        rate = None
+        if preset.recipe.lambda_:
+            rate = RateControl(lambda_=preset.recipe.lambda_, pixels=frames * height * width)
+        training = make_step(
+            network, preset.recipe, frame_encoder=encoder, rate=rate, precision=precision
+        )
+        return Trainer(training, Budget(epochs=epochs), start=FROM)
+
+    return fit
 
 
 def peak_gflops(

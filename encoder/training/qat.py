@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from encoder.codec.context import may_have_contexts
 from encoder.training.context_rate import START, context_scales
@@ -24,6 +25,8 @@ HALF_OCTAVE = log(2) / 2
 """Distance between the logarithms of two neighbouring steps."""
 HALF = 0.5
 """Half of a bin's width, in steps."""
+RATE_TERM = "rate term"
+"""Name of the bits' computation in profiles."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps; below it a tensor costs almost no bits."""
 
@@ -156,6 +159,7 @@ class QatQuantizer(nn.Module):
             )
         return rounded
 
+    @record_function(RATE_TERM)
     def bits(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the expected code length of all learned tensors, in bits.
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 from helpers import run
 
-from encoder.compare.benchmark import bench, peak_gflops
+from encoder.compare.benchmark import bench, peak_gflops, profiled
+from encoder.compare.step_profile import (
+    CONVOLUTIONS,
+    LAYOUT,
+    OPTIMIZER,
+    OTHER,
+    POINTWISE,
+    RATE,
+    WARPS,
+)
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.presets import PRESETS, complexity
 from encoder.training.losses import squared
@@ -59,3 +68,30 @@ def test_precision_of_products_is_left_as_it_was(allowed):
         assert torch.backends.cuda.matmul.allow_tf32 is allowed
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_profile_has_the_parts_of_a_step():
+    parts = profiled(PRESETS["fast"], "XS", height=72, width=128)
+    assert {part.part for part in parts} == {
+        CONVOLUTIONS,
+        WARPS,
+        LAYOUT,
+        POINTWISE,
+        RATE,
+        OPTIMIZER,
+        OTHER,
+    }
+    assert sum(part.share for part in parts) == pytest.approx(1)
+    times = [part.milliseconds for part in parts]
+    assert times == sorted(times, reverse=True)
+    assert all(part.milliseconds > 0 and part.floor_milliseconds >= 0 for part in parts)
+    floors = {part.part: part.floor_milliseconds for part in parts}
+    assert floors[OTHER] == 0 < floors[CONVOLUTIONS]
+
+
+def test_profile_is_a_table_or_json(tmp_path):
+    command = "encoder bench --preset nerv --size XS --resize 16x16 --device cpu --profile"
+    assert CONVOLUTIONS in run(command, tmp_path).stdout
+    parts = json.loads(run(f"{command} --json", tmp_path).stdout)
+    # A recipe without a rate term has no time for it.
+    assert RATE not in {part["part"] for part in parts}
