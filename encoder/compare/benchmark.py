@@ -114,7 +114,7 @@ def profiled(
 def _fit(
     preset: Preset, size: SizeName, pictures: Tensor, precision: PrecisionName
 ) -> Callable[[int, Callable[..., TrainStep]], Trainer]:
-    """Return what makes trainers for pictures (T, 3, H, W), of some epochs and a kind of step."""
+    """Return a maker of trainers for pictures (T, 3, H, W), by epochs and kind of step."""
     frames, _, height, width = pictures.shape
     margin = MARGIN if preset.camera else None
     shape = VideoShape(height=height, width=width, frames=frames, margin=margin)
