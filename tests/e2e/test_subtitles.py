@@ -140,27 +140,41 @@ def test_subtitles_of_a_stream(clip, driver, tmp_path):
         assert faults(driver) == []
 
 
+async def seen_in_firefox(firefox, seek):
+    """Choose the first track, run a script that seeks, and return whether the second cue is seen then."""
+    return await firefox.evaluate(f"""
+    (async () => {{
+      const until = async (holds) => {{
+        while (!holds()) await new Promise((resolve) => setTimeout(resolve, 50));
+      }};
+      const list = () => document.getElementById("subtitles");
+      await until(() => list()?.hidden === false && !document.getElementById("play").disabled);
+      list().value = "0";
+      list().dispatchEvent(new Event("change"));
+      await ({seek});
+      await until(() => {SHOWN} === "<b>Two</b>\\nlines");
+      return true;
+    }})()""")
+
+
 @pytest.mark.skipif(not FIREFOX, reason="no Firefox: sh tests/support/install_peers.sh")
 async def test_subtitles_in_firefox(clip, tmp_path):
     assert export_main(["web", str(clip), "-o", str(tmp_path / "site")]) == 0
     with hosting(tmp_path / "site") as url:
         async with Firefox(tmp_path / "profile") as firefox:
             await firefox.open(url)
-            found = await firefox.evaluate(f"""
-            (async () => {{
-              const until = async (holds) => {{
-                while (!holds()) await new Promise((resolve) => setTimeout(resolve, 50));
-              }};
-              const list = () => document.getElementById("subtitles");
-              await until(() => list()?.hidden === false);
-              list().value = "0";
-              list().dispatchEvent(new Event("change"));
-              nervcast.pause();
-              nervcast.currentTime = 3.4;
-              await until(() => {SHOWN});
-              return {SHOWN};
-            }})()""")
-            assert found == "<b>Two</b>\nlines"
+            assert await seen_in_firefox(firefox, "nervcast.currentTime = 3.4")
+
+
+@pytest.mark.skipif(not FIREFOX, reason="no Firefox: sh tests/support/install_peers.sh")
+async def test_subtitles_of_a_stream_in_firefox(clip, tmp_path):
+    seek = """fetch("/api/sessions/" + nervcast.id, { method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ frame: 85, playing: false }) })"""
+    with serving(str(clip), cwd=tmp_path) as (_, url):
+        async with Firefox(tmp_path / "profile") as firefox:
+            await firefox.open(url)
+            assert await seen_in_firefox(firefox, seek)
 
 
 def test_pages_load_nothing_of_it_for_clips_without(driver, tmp_path):
