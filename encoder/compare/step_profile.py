@@ -24,15 +24,20 @@ OTHER = "python, dispatch"
 KINDS = {
     CONVOLUTIONS: ("convolution", "::mm", "bmm", "addmm", "matmul"),
     WARPS: ("grid_sampler", "upsample"),
-    LAYOUT: ("copy_", "clone", "::cat", "index", "fill_", "zero_", "gather", "scatter"),
+    LAYOUT: ("copy", "clone", "::cat", "index", "fill_", "zero_", "gather", "scatter"),
 }
 """Parts of the names of operators; other operators count as pointwise."""
-VIEWS = (
-    "view", "as_strided", "expand", "::t", "transpose", "permute", "slice", "select", "detach",
-    "squeeze", "empty", "reshape", "alias", "unbind", "split", "::to", "resize_", "result_type",
-    "item", "local_scalar",
-)  # fmt: skip
-"""Parts of the names of operators that move no data."""
+VIEWS = {
+    f"aten::{name}"
+    for name in (
+        "view", "_unsafe_view", "as_strided", "expand", "expand_as", "t", "transpose", "permute",
+        "slice", "select", "detach", "detach_", "squeeze", "unsqueeze", "empty", "empty_like",
+        "empty_strided", "reshape", "_reshape_alias", "alias", "unbind", "split",
+        "split_with_sizes", "unflatten", "flatten", "to", "resize_", "result_type", "item",
+        "_local_scalar_dense", "lift_fresh", "contiguous",
+    )
+}  # fmt: skip
+"""Operators that move no data themselves."""
 BACKWARD = "autograd::engine::evaluate_function"
 FLOAT_BYTES = 4
 COPIED = 1 << 19
@@ -113,7 +118,7 @@ def _classified(events: list[FunctionEvent]) -> Iterator[tuple[str, FunctionEven
         elif any(each.name == RATE_TERM or _is_gradient(each, rated) for each in above):
             yield RATE, event
         elif event.name.startswith("aten::"):
-            yield _kind(event.name), event
+            yield kind_of(event.name), event
         else:
             yield OTHER, event
 
@@ -129,8 +134,9 @@ def _ancestors(event: FunctionEvent | None) -> Iterator[FunctionEvent]:
         event = event.cpu_parent
 
 
-def _kind(name: str) -> str:
-    if any(each in name for each in VIEWS):
+def kind_of(name: str) -> str:
+    """Return the kind of an operator by its name, as `aten::mm`."""
+    if name in VIEWS:
         return OTHER
     return next((kind for kind, parts in KINDS.items() if any(x in name for x in parts)), POINTWISE)
 
@@ -138,7 +144,7 @@ def _kind(name: str) -> str:
 def _bytes(event: FunctionEvent) -> int:
     """Return the bytes that an operator reads and writes at least, if the work is its own."""
     is_outer = event.self_cpu_time_total < event.cpu_time_total / 2
-    if is_outer or any(each in event.name for each in VIEWS):
+    if is_outer or event.name in VIEWS:
         return 0
     shapes = cast("Sequence[Any]", event.input_shapes or ())  # nested for lists of tensors
     sizes = [prod(shape) for shape in shapes if shape and isinstance(shape[0], int)]

@@ -40,7 +40,9 @@ def write_site(films: Sequence[Path], folder: Path) -> int:
     found = [_files(film) for film in films]
     # A clip may be in a ladder, and also be wanted alone.
     clips = {path.resolve(): path for paths in found for path in paths}.values()
-    if len({clip.name for clip in clips}) < len(clips) or len(set(films)) < len(films):
+    if len({clip.name for clip in clips}) < len(clips) or len(
+        {film.resolve() for film in films}
+    ) < len(films):
         raise SettingsError("two clips have the same name")
     written = dict(assets())
     for clip in clips:

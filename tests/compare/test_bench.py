@@ -14,6 +14,7 @@ from encoder.compare.step_profile import (
     POINTWISE,
     RATE,
     WARPS,
+    kind_of,
 )
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.presets import PRESETS, complexity
@@ -87,6 +88,23 @@ def test_profile_has_the_parts_of_a_step():
     assert all(part.milliseconds > 0 and part.floor_milliseconds >= 0 for part in parts)
     floors = {part.part: part.floor_milliseconds for part in parts}
     assert floors[OTHER] == 0 < floors[CONVOLUTIONS]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tanh", POINTWISE),
+        ("t", OTHER),
+        ("index_select", LAYOUT),
+        ("select", OTHER),
+        ("_to_copy", LAYOUT),
+        ("to", OTHER),
+        ("mm", CONVOLUTIONS),
+        ("grid_sampler_2d_backward", WARPS),
+    ],
+)
+def test_operators_are_of_a_kind_by_their_whole_names(name, kind):
+    assert kind_of(f"aten::{name}") == kind
 
 
 def test_profile_is_a_table_or_json(tmp_path):

@@ -115,10 +115,12 @@ def test_narrow_line_keeps_the_smaller_rung_and_does_not_stop(folder, driver):
 
 
 class Broken(Handler):
-    """A host that has lost the larger rung."""
+    """A host that has lost a rung, the larger one."""
+
+    lost = "32x32"
 
     def do_GET(self):  # noqa: N802 -- as http.server has it
-        if "32x32" in self.path:
+        if self.lost in self.path:
             self.send_error(404)
         else:
             super().do_GET()
@@ -140,14 +142,10 @@ def test_lost_rung_is_left_out_and_told(folder, driver):
         wait_for(lambda: run(driver, "document.getElementById('rung').value") == "", 5)
 
 
-class Rootless(Handler):
+class Rootless(Broken):
     """A host that has lost the smaller rung, which a page opens first."""
 
-    def do_GET(self):  # noqa: N802 -- as http.server has it
-        if "16x16" in self.path:
-            self.send_error(404)
-        else:
-            super().do_GET()
+    lost = "16x16"
 
 
 def test_another_rung_is_played_if_the_first_is_lost(folder, driver):

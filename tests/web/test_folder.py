@@ -98,7 +98,10 @@ def test_wrong_arguments_leave_nothing(tiny_file, tmp_path):
     assert main(["web", str(broken), "-o", str(tmp_path / "site")]) == 2
     assert not (tmp_path / "site").exists()
     with pytest.raises(SettingsError, match="two clips have the same name"):
-        write_site([tiny_file, tiny_file], tmp_path / "site")
+        write_site(
+            [tiny_file, tiny_file.parent / "." / ".." / tiny_file.parent.name / tiny_file.name],
+            tmp_path / "site",
+        )
     page = tmp_path / "index.html"
     page.write_bytes(tiny_file.read_bytes())
     with pytest.raises(SettingsError, match=r"index\.html is a file of the page: rename the clip"):

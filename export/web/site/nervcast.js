@@ -354,7 +354,7 @@ export class NervPlayer extends EventTarget {
       this.#emit("rungchange");
       return;
     }
-    const base = this.#ring ? this.#time(performance.now()) : this.#base;
+    const base = this.#ring ? this.currentTime : this.#base;
     const other = this.#ladder?.replace(stage, error);
     if (!other) {
       this.#fail(error);
