@@ -69,12 +69,26 @@ class Camera(nn.Module):
     ) -> Tensor:
         """Map canvases (B, C, H', W') at times in frames (B,) to frames (B, C, H, W).
 
-        `field` (B, 2, rows, columns) displaces the parts of each frame further, in pixels.
-        Its outermost nodes lie on the frame's corners.
+        `field` is that of `nodes`.
         `reduction` divides the sides of the canvases and of the frames, corners upon corners.
         """
         height, width = (ceil(side / reduction) for side in self.size)
-        nodes = self.origin[None]  # (1, 2, 2, 2), -1..1
+        places = spread(self.nodes(t, field), (height, width))  # (B, 2, H, W)
+        return F.grid_sample(
+            canvas,
+            places.permute(0, 2, 3, 1),
+            mode=self.sampling,
+            padding_mode="border",
+            align_corners=True,
+        )
+
+    def nodes(self, t: Tensor, field: Tensor | None = None) -> Tensor:
+        """Map times in frames (B,) to places x and y (B, 2, rows, columns) on the canvas, -1..1.
+
+        The frame's pixels lie between them; the outermost nodes are the frame's corners.
+        `field` (B, 2, rows, columns) displaces the nodes further, in pixels.
+        """
+        nodes = self.origin[None]  # (1, 2, 2, 2)
         if self.displacements is not None:
             nodes = self.origin + self.scale * self.displacements(t)  # (B, 2, 2, 2)
         if field is not None:
@@ -83,14 +97,7 @@ class Camera(nn.Module):
         elif self.displacements is None:
             # Times make a batch of the places, and keep the exporter from folding them to a table.
             nodes = nodes + 0 * t[:, None, None, None]
-        places = spread(nodes, (height, width))  # (B, 2, H, W)
-        return F.grid_sample(
-            canvas,
-            places.permute(0, 2, 3, 1),
-            mode=self.sampling,
-            padding_mode="border",
-            align_corners=True,
-        )
+        return nodes
 
 
 def spread(nodes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,11 +9,13 @@ A warp moves each frame to the camera's place, and its parts by a coarse field (
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoder.kernels import operators
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.camera import Camera, resized
 from encoder.models.layers import SeparableBlock, StillGrid, TemporalGrid, planes
@@ -28,7 +30,7 @@ DIFFERENCES = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
 
 def scaled_gelu(x: Tensor) -> Tensor:
     """Return about 1.702 GELU(x), by the fast formula of arXiv 1606.08415, section 2."""
-    return F.silu(1.702 * x)
+    return operators.scaled_gelu(x) if operators.are_for(x) else F.silu(1.702 * x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,17 @@ class Pyramid(VideoNetwork):
         """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
         x = self.features(t)
         field = None if self.field is None else self.field(t)
+        if self.camera.sampling == "bicubic" and operators.are_for(x):
+            heads = F.conv2d(x, *_joined(self.luma, self.chroma))
+            return operators.render(heads, self.camera.nodes(t, field), self.camera.size)
         luma = torch.sigmoid(planes(self.luma(x), SHUFFLE))
         chroma = torch.tanh(planes(self.chroma(x), SHUFFLE // REDUCTION)) / 2
         seen = self.camera(chroma, t, field, reduction=REDUCTION)
         differences = resized(F.conv2d(seen, self.differences), self.camera.size)
         return self.camera(luma, t, field) + differences
+
+
+def _joined(*layers: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of one convolution that has the channels of several."""
+    weights, biases = zip(*((x.weight, cast("Tensor", x.bias)) for x in layers), strict=True)
+    return torch.cat(weights), torch.cat(biases)

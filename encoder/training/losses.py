@@ -1,6 +1,8 @@
 """Distortions between frames (B, 3, H, W) in 0..1."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ SIGMA = 1.5
 CHANNELS = 3
 SCALES = 16
 """Factor from MS-SSIM's finest scale to its coarsest: it halves a frame four times."""
+SLOPE = 8
+"""Factor of the squared error, which matches the slope of the other losses."""
 HIDDEN = 0.5
 """Colour of masked pixels of both output and target, so that no loss sees them."""
 
@@ -28,8 +32,13 @@ def compared(output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tenso
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
-    """Return 8 MSE, the error that PSNR measures; the 8 matches the slope of the other losses."""
-    return 8 * F.mse_loss(output, target)
+    """Return SLOPE times the MSE, which is the error that PSNR measures."""
+    return SLOPE * mean_square(output, target)
+
+
+def mean_square(output: Tensor, target: Tensor) -> Tensor:
+    """Return the MSE. On CPUs, it and its gradient take a third of the time of `F.mse_loss`."""
+    return _MeanSquare.apply(output, target)
 
 
 def l1_ssim(output: Tensor, target: Tensor) -> Tensor:
@@ -69,3 +78,23 @@ def _gaussian(size: int, device: torch.device) -> Tensor:
     places = torch.arange(size, dtype=torch.float32) - size // 2
     window = (-places.square() / (2 * SIGMA**2)).exp()
     return (window / window.sum()).expand(CHANNELS, 1, 1, size).contiguous().to(device)
+
+
+def error_of(
+    loss: Callable[[Tensor, Tensor], Tensor], value: Tensor, output: Tensor, target: Tensor
+) -> Tensor:
+    """Return the MSE of an output, for which a loss has a value: most losses do not tell it."""
+    return value.detach() / SLOPE if loss is squared else mean_square(output.detach(), target)
+
+
+class _MeanSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, target: Tensor) -> Tensor:
+        difference = output - target
+        ctx.save_for_backward(difference)
+        return difference.flatten().dot(difference.flatten()) / difference.numel()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradients[0] * (2 / difference.numel())), None

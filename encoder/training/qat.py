@@ -27,6 +27,8 @@ HALF = 0.5
 """Half of a bin's width, in steps."""
 RATE_TERM = "rate term"
 """Name of the bits' computation in profiles."""
+SMALL = 4096
+"""Largest tensor whose bits are computed together with those of others, in fewer operators."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps; below it a tensor costs almost no bits."""
 
@@ -167,11 +169,19 @@ class QatQuantizer(nn.Module):
         a difference.
         """
         lengths: list[Tensor] = []
+        small: list[Tensor] = []
         for name, step in self.steps().items():
             if self.differences is None:
                 lengths.append(torch.minimum(*self._both(name, tensors[name], step)))
+                continue
+            y = self._change(name, tensors[name]) / step
+            if name not in self._latents and y.numel() <= SMALL:
+                small.append(y.flatten())
             else:
-                lengths.append(self._bits(name, self._change(name, tensors[name]) / step))
+                lengths.append(self._bits(name, y))
+        if small:
+            scales = [y.detach().abs().mean().expand_as(y) for y in small]
+            lengths.append(_laplace_bits(torch.cat(small), torch.cat(scales)))
         return torch.stack(lengths).sum()
 
     @torch.no_grad()

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -14,7 +13,7 @@ from encoder.config import PrecisionName
 from encoder.models.base import VideoNetwork
 from encoder.training import pruning
 from encoder.training.device import convolutions, network_arithmetic, unit
-from encoder.training.losses import compared
+from encoder.training.losses import compared, error_of
 from encoder.training.optimizers import make_optimizers
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
@@ -146,7 +145,7 @@ class TrainStep(Stateful):
         with network_arithmetic(self.precision, target.device):
             output = self._forward(tensors, batch.float(), progress)
         output, target = compared(output, target, mask)
-        loss = self.recipe.loss(output, target)
+        loss = distortion = self.recipe.loss(output, target)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         is_rated = self.steps % self.recipe.schedule.rate_every == 0
@@ -158,7 +157,7 @@ class TrainStep(Stateful):
         if self._prune and progress >= self.recipe.schedule.prune_at:
             self._masks = self._masks or pruning.masks(self._tensors, self._prune, self._latents)
             pruning.apply(self._tensors, self._masks)
-        return F.mse_loss(output.detach(), target)
+        return error_of(self.recipe.loss, distortion, output, target)
 
     def _search_steps(
         self, quantizer: QatQuantizer, batch: Tensor, target: Tensor, mask: Tensor | None

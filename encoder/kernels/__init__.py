@@ -1,0 +1,1 @@
+"""Compiled parts of training steps on CPUs, which are optional."""
