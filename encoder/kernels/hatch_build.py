@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class KernelHook(BuildHookInterface[BuilderConfig]):
-    """Adds the compiled libraries to what is installed; without them, torch's operators serve."""
+    """Adds the compiled libraries to an installation; without them, torch's operators serve."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the build of a wheel, or of an editable installation."""

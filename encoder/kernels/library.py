@@ -17,7 +17,7 @@ FLAGS = (
     "-ffp-contract=fast",
 )  # fmt: skip
 X86_FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
-"""Compiler flags by torch's name of what a CPU of x86-64 can do; other CPUs need none."""
+"""Compiler flags by torch's name of the instructions of a CPU of x86-64; other CPUs need none."""
 ANY = "any"
 """Kind of all other CPUs."""
 SECONDS = 120

@@ -37,7 +37,7 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_square(output: Tensor, target: Tensor) -> Tensor:
-    """Return the MSE. On CPUs, it and its gradient take a third of the time of `F.mse_loss`."""
+    """Return the MSE. On CPUs, it and its gradient are three times as fast as `F.mse_loss`."""
     return _MeanSquare.apply(output, target)
 
 
