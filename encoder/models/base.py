@@ -45,6 +45,9 @@ class VideoNetwork(nn.Module):
     A subclass overrides those of the methods below whose default does not fit.
     """
 
+    latent_pace = 1.0
+    """Factor of the learning rate of the latents: more than 1 for those that are in few batches."""
+
     def latent_parameters(self) -> list[nn.Parameter]:
         """Return the latents, (T, C, h, w) or (T, C), which are coded and tuned apart."""
         return []

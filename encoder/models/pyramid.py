@@ -24,6 +24,8 @@ SHUFFLE = 4
 """Upscaling factor of the luma's head: the trunk works at 1/SHUFFLE of the frame's sides."""
 REDUCTION = 2
 """Factor by which the canvas of the chroma is smaller than that of the luma, as in 4:2:0 video."""
+HIGH_MOTION_PACE = 2.0
+"""Factor of the latents' learning rate for high motion: each latent is then in few batches."""
 DIFFERENCES = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
 """Differences of R, G and B from the luma, by Cb and Cr (JPEG, ITU-T T.871, section 7)."""
 
@@ -73,6 +75,7 @@ class Pyramid(VideoNetwork):
 
     def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
+        self.latent_pace = HIGH_MOTION_PACE if config.high_motion else 1.0
         height, width = config.canvas
         temporal = [
             TemporalGrid(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,7 +49,7 @@ class TrainStep(Stateful):
         """
         self.network = network
         self.precision: PrecisionName = precision
-        self.recipe = recipe
+        self.recipe = replace(recipe, latent_rate=recipe.latent_rate * network.latent_pace)
         self.rate = rate
         self._coded_bits = coded_bits
         self._prune = prune

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from encoder.models.base import VideoShape
 from encoder.models.camera import Camera, resized, spread
 from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
+from encoder.presets import PRESETS, build
+from encoder.training.step import TrainStep
 
 CANVAS = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 ONE = torch.zeros(1)
@@ -128,3 +131,19 @@ def test_places_in_a_fit_are_those_of_a_decoder(nodes, size):
     torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(spread(x, size), expected, atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("high_motion", "rate"), [(False, 2.5), (True, 5.0)])
+def test_latents_of_high_motion_learn_twice_as_fast(high_motion, rate):
+    """Those of many times are in few batches."""
+    shape = VideoShape(height=32, width=48, frames=20, high_motion=high_motion)
+    preset = PRESETS["fast"]
+    step = TrainStep(build(preset, shape, "S"), preset.recipe)
+    latents = set(map(id, step.network.latent_parameters()))
+    gains = {
+        group["gain"]
+        for optimizer in step._optimizers
+        for group in optimizer.param_groups
+        if latents & set(map(id, group["params"]))
+    }
+    assert gains == {rate}
