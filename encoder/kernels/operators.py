@@ -1,6 +1,7 @@
-"""Compiled operators of the network `fast` on CPUs, with gradients.
+"""Compiled operators of fits on CPUs, with gradients.
 
-`encoder.models.pyramid` has the same arithmetic by torch's operators, which is the reference.
+`encoder.models.pyramid`, `encoder.training.context_rate` and `encoder.training.qat` have the same
+arithmetic by torch's operators, which is the reference.
 """
 
 import ctypes
@@ -22,6 +23,15 @@ class _Shape(ctypes.Structure):
     """The struct `Shape` of `render.c`."""
 
     _fields_ = [(name, ctypes.c_int32) for name in FIELDS]
+
+
+class _Latent(ctypes.Structure):
+    """The struct `Latent` of `context_bits.c`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("times", "channels", "height", "width", "threads")),
+        ("levels", ctypes.c_float),
+    ]
 
 
 @cache
@@ -53,6 +63,14 @@ def scaled_gelu(x: Tensor) -> Tensor:
     return _ScaledGelu.apply(x)
 
 
+def context_bits(y: Tensor, weights: Tensor, *, levels: int) -> Tensor:
+    """Return the bits of a latent's values y (T, C, H, W), in steps, under the coder's contexts.
+
+    The weights (9,) are those of `encoder.training.context_rate`, in levels of an octave.
+    """
+    return _ContextBits.apply(y, weights, levels)
+
+
 class _Render(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, nodes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,7 +81,7 @@ class _Render(torch.autograd.Function):
         # The heads' values, each through its activation, in the order of the canvas's pixels.
         canvases = [heads.new_empty(frames, count, height, width) for count in (16, 8)]
         pictures = heads.new_empty(frames, 3, *size)
-        _render("render", ctx.shape, heads, nodes, *canvases, pictures)
+        _call("render", ctx.shape, heads, nodes, *canvases, pictures)
         ctx.save_for_backward(nodes, *canvases)
         return pictures
 
@@ -74,8 +92,24 @@ class _Render(torch.autograd.Function):
         heads = nodes.new_empty(frames, height, width, 24).permute(0, 3, 1, 2)
         wanted = [heads, torch.empty_like(nodes)]
         given = gradients[0].contiguous()
-        _render("render_back", ctx.shape, nodes, *canvases, given, *wanted)
+        _call("render_back", ctx.shape, nodes, *canvases, given, *wanted)
         return *wanted, None
+
+
+class _ContextBits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weights: Tensor, levels: int) -> Tensor:
+        y, weights = y.contiguous(), weights.contiguous()
+        latent = _Latent(*y.shape, torch.get_num_threads(), levels)
+        bits, *gradients = y.new_empty(()), torch.empty_like(y), torch.empty_like(weights)
+        _call("context_bits", latent, y, weights, bits, *gradients)
+        ctx.save_for_backward(*gradients)
+        return bits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_values, by_weights = ctx.saved_tensors
+        return gradients[0] * by_values, gradients[0] * by_weights, None
 
 
 class _ScaledGelu(torch.autograd.Function):
@@ -95,7 +129,7 @@ class _ScaledGelu(torch.autograd.Function):
         return _pointwise("scaled_gelu_back", x, given)
 
 
-def _render(name: str, shape: _Shape, *tensors: Tensor) -> None:
+def _call(name: str, shape: ctypes.Structure, *tensors: Tensor) -> None:
     if getattr(library(), name)(ctypes.byref(shape), *map(_pointer, tensors)):
         raise MemoryError
 

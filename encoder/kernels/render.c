@@ -25,6 +25,14 @@ static const float RED_CR = 1.402f, GREEN_CB = -0.344136f, GREEN_CR = -0.714136f
 
 typedef float vec4 __attribute__((vector_size(16)));
 typedef float vec4u __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float vec8 __attribute__((vector_size(32)));
+typedef float vec8u __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t ints8 __attribute__((vector_size(32)));
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (ints8){__VA_ARGS__})
+#endif
 
 /* Bicubic weights of the four nearest pixels, as polynomials of the distance from the second one
    (Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75). */
@@ -64,15 +72,21 @@ typedef struct {
     int nodes;
     int *before;
     float *share; /* weight of the node after */
+    int *start; /* (nodes + 1): of the places between a node and the next; the last node has none */
 } Axis;
 
 static int axis(Axis *a, int nodes, int places) {
-    *a = (Axis){nodes, malloc(places * sizeof(int)), malloc(places * sizeof(float))};
-    if (!a->before || !a->share) return 0;
+    *a = (Axis){nodes, malloc(places * sizeof(int)), malloc(places * sizeof(float)),
+                malloc((nodes + 1) * sizeof(int))};
+    if (!a->before || !a->share || !a->start) return 0;
     for (int i = 0; i < places; i++) {
         double position = places > 1 ? (double)i * (nodes - 1) / (places - 1) : 0;
         a->before[i] = CLAMP((int)position, 0, MAX(nodes - 2, 0));
         a->share[i] = (float)(position - a->before[i]);
+    }
+    for (int i = 0, place = 0; i <= nodes; i++) {
+        while (place < places && a->before[place] < i) place++;
+        a->start[i] = place;
     }
     return 1;
 }
@@ -80,6 +94,7 @@ static int axis(Axis *a, int nodes, int places) {
 static void free_axis(Axis *a) {
     free(a->before);
     free(a->share);
+    free(a->start);
 }
 
 static inline int after(const Axis *a, int i) { return MIN(a->before[i] + 1, a->nodes - 1); }
@@ -142,9 +157,10 @@ static void find_places(const Layer *l, const Shape *s, const Axis *rows, const 
         const float *b = nodes + ((size_t)axis * s->node_rows + after(rows, y)) * count;
         float *line = row->line + axis * count, *place = row->place + axis * l->width;
         for (int i = 0; i < count; i++) line[i] = a[i] + rows->share[y] * (b[i] - a[i]);
-        for (int x = 0; x < l->width; x++) {
-            int i = columns->before[x];
-            place[x] = line[i] + columns->share[x] * (line[MIN(i + 1, count - 1)] - line[i]);
+        for (int i = 0; i < count; i++) {
+            float here = line[i], way = line[MIN(i + 1, count - 1)] - here;
+            for (int x = columns->start[i]; x < columns->start[i + 1]; x++)
+                place[x] = here + columns->share[x] * way;
         }
     }
     split(row->place, l->canvas_width, l->width, row->x, row->tx);
@@ -180,9 +196,56 @@ static inline void load(const float *canvas, int x, int y, int width, int height
             pixels[i][j] = canvas[(size_t)CLAMP(y + i, 0, height - 1) * width + CLAMP(x + j, 0, width - 1)];
 }
 
+/* Where the camera neither turns nor zooms, pixels side by side see pixels side by side. Runs of
+   RUN such pixels are sampled at once, and look at REACH pixels of each of four rows. */
+#define RUN 8
+#define REACH 12
+
+static inline int is_run(const Layer *l, const Row *row, int x) {
+    if (x + RUN > l->width) return 0;
+    int left = row->x[x], top = row->y[x], apart = 0;
+    for (int k = 0; k < RUN; k++) apart |= (row->x[x + k] - left - k) | (row->y[x + k] - top);
+    return !apart && left >= 0 && top >= 0 && left + REACH <= l->canvas_width && top + 4 <= l->canvas_height;
+}
+
+static inline vec8 load8(const float *from) { return *(const vec8u *)from; }
+static inline void store8(float *to, vec8 values) { *(vec8u *)to = values; }
+
+/* `weights` and `slopes` of RUN pixels. */
+static inline void weights8(vec8 t, vec8 *w) {
+    w[0] = ((-0.75f * t + 1.5f) * t - 0.75f) * t;
+    w[1] = (1.25f * t - 2.25f) * t * t + 1;
+    w[2] = ((-1.25f * t + 1.5f) * t + 0.75f) * t;
+    w[3] = (0.75f * t - 0.75f) * t * t;
+}
+
+static inline void slopes8(vec8 t, vec8 *w) {
+    w[0] = (-2.25f * t + 3) * t - 0.75f;
+    w[1] = (3.75f * t - 4.5f) * t;
+    w[2] = (-3.75f * t + 3) * t + 0.75f;
+    w[3] = (2.25f * t - 1.5f) * t;
+}
+
+static inline vec8 across8(const float *from, const vec8 *w) {
+    return w[0] * load8(from) + w[1] * load8(from + 1) + w[2] * load8(from + 2) + w[3] * load8(from + 3);
+}
+
 /* One row of frames (channels, height, width), from canvases. */
 static inline void sample(const Layer *l, int channels, const float *canvas, const Row *row, float *out, size_t plane) {
     for (int x = 0; x < l->width; x++) {
+        if (is_run(l, row, x)) {
+            vec8 wx[4], wy[4];
+            weights8(load8(row->tx + x), wx);
+            weights8(load8(row->ty + x), wy);
+            for (int c = 0; c < channels; c++) {
+                const float *from = canvas + c * canvas_size(l) + (size_t)row->y[x] * l->canvas_width + row->x[x];
+                vec8 value = {0};
+                for (int i = 0; i < 4; i++, from += l->canvas_width) value += wy[i] * across8(from, wx);
+                store8(out + c * plane + x, value);
+            }
+            x += RUN - 1;
+            continue;
+        }
         vec4 across = weights(row->tx[x]), down = weights(row->ty[x]), p[4];
         for (int c = 0; c < channels; c++) {
             load(canvas + c * canvas_size(l), row->x[x], row->y[x], l->canvas_width, l->canvas_height, p);
@@ -192,12 +255,49 @@ static inline void sample(const Layer *l, int channels, const float *canvas, con
     }
 }
 
+/* Add to a row what RUN pixels give back to each of the four pixels that they see. */
+static inline void add_across8(float *to, vec8 values, const vec8 *w) {
+    vec8 a = values * w[0], b = values * w[1], c = values * w[2], d = values * w[3], zero = {0};
+    vec8 low = a + PICK(zero, b, 7, 8, 9, 10, 11, 12, 13, 14) + PICK(zero, c, 6, 7, 8, 9, 10, 11, 12, 13) +
+               PICK(zero, d, 5, 6, 7, 8, 9, 10, 11, 12);
+    store8(to, load8(to) + low);
+    to[8] += b[7] + c[6] + d[5];
+    to[9] += c[7] + d[6];
+    to[10] += d[7];
+}
+
+/* `sample_back` of a run; `canvas` and `back` are at its first pixel. */
+static inline void run_back(const Layer *l, int channels, const float *canvas, const Row *row, int x,
+                            const float *gradients, float *back, size_t plane, float *gx, float *gy) {
+    vec8 wx[4], wy[4], sx[4], sy[4], right = {0}, below = {0};
+    weights8(load8(row->tx + x), wx), weights8(load8(row->ty + x), wy);
+    slopes8(load8(row->tx + x), sx), slopes8(load8(row->ty + x), sy);
+    for (int c = 0; c < channels; c++) {
+        vec8 g = load8(gradients + (size_t)c * l->width + x);
+        for (int i = 0; i < 4; i++) {
+            const float *from = canvas + c * canvas_size(l) + (size_t)i * l->canvas_width;
+            right += g * wy[i] * across8(from, sx);
+            below += g * sy[i] * across8(from, wx);
+            add_across8(back + c * plane + (size_t)i * l->canvas_width, g * wy[i], wx);
+        }
+    }
+    store8(gx + x, right);
+    store8(gy + x, below);
+}
+
 /* Gradients of one row: of the canvases' rows from `first` on, and of the places. */
 static inline void sample_back(const Layer *l, int channels, const float *canvas, const Row *row,
                                const float *gradients, float *back, int first, int rows,
                                float *gx, float *gy) {
     size_t plane = (size_t)rows * l->canvas_width;
     for (int x = 0; x < l->width; x++) {
+        if (is_run(l, row, x)) {
+            const float *at = canvas + (size_t)row->y[x] * l->canvas_width + row->x[x];
+            float *to = back + (size_t)(row->y[x] - first) * l->canvas_width + row->x[x];
+            run_back(l, channels, at, row, x, gradients, to, plane, gx, gy);
+            x += RUN - 1;
+            continue;
+        }
         vec4 across = weights(row->tx[x]), down = weights(row->ty[x]), p[4];
         vec4 across_slope = slopes(row->tx[x]), down_slope = slopes(row->ty[x]);
         int left = row->x[x], top = row->y[x];
@@ -367,10 +467,10 @@ static void nodes_back(const Layer *l, const Shape *s, const Axis *rows, const A
     for (int axis = 0; axis < 2; axis++) {
         float *a = nodes + ((size_t)axis * s->node_rows + rows->before[y]) * s->node_columns;
         float *b = nodes + ((size_t)axis * s->node_rows + after(rows, y)) * s->node_columns;
-        for (int x = 0; x < l->width;) {
-            int i = columns->before[x], j = after(columns, x);
+        for (int i = 0; i < s->node_columns; i++) {
+            int j = MIN(i + 1, s->node_columns - 1);
             float all = 0, right = 0;
-            for (; x < l->width && columns->before[x] == i; x++) {
+            for (int x = columns->start[i]; x < columns->start[i + 1]; x++) {
                 float g = gradients[axis * l->width + x] * size[axis];
                 all += g;
                 right += columns->share[x] * g;

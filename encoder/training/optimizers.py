@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -23,6 +24,8 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the polynomial that drives all singular values towards 1."""
+SMALL = 64
+"""Largest side of matrices that are made orthogonal together: zeros around them change nothing."""
 RMS = 0.2
 """Root mean square of a step at a learning rate of 1, as is usual for Adam's steps."""
 
@@ -49,12 +52,13 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[int, ...], list[Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(tuple(parameter.shape), []).append(parameter)
+                    shape = tuple(parameter.flatten(1).shape)
+                    alike.setdefault(shape if max(shape) > SMALL else (), []).append(parameter)
             for parameters in alike.values():
                 self._update(parameters, group["lr"])
 
     def _update(self, parameters: Sequence[Parameter], learning_rate: float | Tensor) -> None:
-        """Take the steps of parameters of one shape."""
+        """Take the steps of parameters of one shape, or of small ones of any shapes."""
         steps: list[Tensor] = []
         for parameter in parameters:
             gradient = parameter.grad
@@ -64,10 +68,13 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
             steps.append(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
-        updates = orthogonal(torch.stack(steps), self._dtype)
-        scale = RMS * sqrt(max(updates.shape[1:]))
-        for parameter, update in zip(parameters, updates, strict=True):
-            parameter.sub_(update.view(parameter.shape) * (learning_rate * scale))
+        height, width = (max(sides) for sides in zip(*(x.shape for x in steps), strict=True))
+        padded = [F.pad(x, (0, width - x.shape[1], 0, height - x.shape[0])) for x in steps]
+        updates = orthogonal(torch.stack(padded), self._dtype)
+        for parameter, step, update in zip(parameters, steps, updates, strict=True):
+            own = update[: step.shape[0], : step.shape[1]]
+            scale = RMS * sqrt(max(step.shape))
+            parameter.sub_(own.reshape(parameter.shape) * (learning_rate * scale))
 
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

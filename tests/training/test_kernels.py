@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from encoder.codec.entropy import LEVELS_PER_OCTAVE
 from encoder.kernels import library, operators
 from encoder.models.pyramid import Pyramid, PyramidConfig
+from encoder.training.context_rate import START, context_scales
 from encoder.training.losses import mean_square
+from encoder.training.qat import _laplace_bits
 
 compiled = pytest.mark.skipif(operators.library() is None, reason="there was no compiler")
 SIZES = [(180, 320), (17, 33), (2, 2), (1, 5), (16, 16)]
@@ -97,6 +100,38 @@ def test_activation_is_that_of_torch():
         rtol=2e-5,
         atol=2e-6,
     )
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "shape",
+    [(9, 6, 12, 21), (1, 8, 24, 42), (33, 2, 7, 11), (1, 1, 1, 1), (2, 3, 1, 5), (3, 2, 4, 1)],
+)
+def test_bits_of_latents_are_those_of_torch(shape, threads):
+    """Values near zero, where the bins' middle lies, and far from it; some are zero."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randn(shape, generator=generator) * torch.randint(1, 30, shape, generator=generator)
+    y[y.abs() < 0.3] = 0
+    weights = torch.tensor(START) * torch.rand(len(START), generator=generator)
+    inputs = [y.requires_grad_(), weights.requires_grad_()]
+    expected = _laplace_bits(y, context_scales(*inputs))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        bits = operators.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-4)
+    ours, reference = (torch.autograd.grad(3 * x, inputs) for x in (bits, expected))
+    torch.testing.assert_close(ours, reference, rtol=2e-4, atol=2e-4)
+
+
+@compiled
+def test_bits_of_no_number_are_none():
+    y = torch.zeros(3, 2, 4, 4)
+    y[1, 0, 2, 2] = torch.nan
+    assert operators.context_bits(y, torch.tensor(START), levels=LEVELS_PER_OCTAVE).isnan()
 
 
 def test_kernels_are_not_for_other_numbers():
