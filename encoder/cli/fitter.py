@@ -47,6 +47,7 @@ class Fitter:
         return Job(
             source=source.path.resolve(),
             size=source.size,
+            track=source.track,
             config=config,
             plan=plan,
             budget=config.limit(source.count),

@@ -27,6 +27,8 @@ KINDS = {
     LAYOUT: ("copy", "clone", "::cat", "index", "fill_", "zero_", "gather", "scatter"),
 }
 """Parts of the names of operators; other operators count as pointwise."""
+OURS = {"_Render": WARPS, "_ScaledGelu": POINTWISE, "_MeanSquare": POINTWISE}
+"""Operators of our own, outside the rate term. Those of their gradients end in `Backward`."""
 VIEWS = {
     f"aten::{name}"
     for name in (
@@ -38,6 +40,7 @@ VIEWS = {
     )
 }  # fmt: skip
 """Operators that move no data themselves."""
+BACKWARD_SUFFIX = "Backward"
 BACKWARD = "autograd::engine::evaluate_function"
 FLOAT_BYTES = 4
 COPIED = 1 << 19
@@ -117,10 +120,8 @@ def _classified(events: list[FunctionEvent]) -> Iterator[tuple[str, FunctionEven
             yield OPTIMIZER, event
         elif any(each.name == RATE_TERM or _is_gradient(each, rated) for each in above):
             yield RATE, event
-        elif event.name.startswith("aten::"):
-            yield kind_of(event.name), event
         else:
-            yield OTHER, event
+            yield kind_of(event.name), event
 
 
 def _is_gradient(event: FunctionEvent, rated: set[int]) -> bool:
@@ -135,9 +136,9 @@ def _ancestors(event: FunctionEvent | None) -> Iterator[FunctionEvent]:
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of an operator by its name, as `aten::mm`."""
-    if name in VIEWS:
-        return OTHER
+    """Return the kind of an operator by its name, as `aten::mm` or `_RenderBackward`."""
+    if name in VIEWS or not name.startswith("aten::"):
+        return OURS.get(name.removesuffix(BACKWARD_SUFFIX), OTHER)
     return next((kind for kind, parts in KINDS.items() if any(x in name for x in parts)), POINTWISE)
 
 

@@ -22,6 +22,7 @@ from encoder.media.size import Size
 from encoder.media.sound import read_sound
 from encoder.media.source import Source
 from encoder.media.subtitles import read_subtitles
+from encoder.media.tracks import Track
 from encoder.media.video import Frames
 from encoder.presets import Preset, find_preset
 from encoder.segmentation.mask import read_mask
@@ -37,6 +38,8 @@ class Job:
     """Video file or folder."""
     size: Size
     """Width and height of a frame, in pixels."""
+    track: Track | None = None
+    """Track of the source, if it is open already: reading all packets of a film takes a while."""
     config: FitConfig
     plan: Plan
     budget: Budget
@@ -66,7 +69,7 @@ class Job:
         if device.type == "cuda":
             device = torch.device("cuda", worker % torch.cuda.device_count())
         return open_encoder(
-            Source(self.source, size=self.size, reading=self.config.reading),
+            Source(self.source, size=self.size, reading=self.config.reading, track=self.track),
             self.config,
             device=device,
             plan=self.plan,

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from encoder.common.errors import SourceError
@@ -42,7 +43,7 @@ def open_folder(path: Path) -> Track:
     names = image_names(path)
     return Track(
         even_timeline(len(names), IMAGE_RATE),
-        lambda tick: _read(names, tick),
+        partial(_read, [name.absolute() for name in names]),
         f"{len(names)} images",
         seeks=True,
     )

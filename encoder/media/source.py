@@ -18,7 +18,7 @@ from encoder.media.folder import open_folder
 from encoder.media.geometry import default_size, display_size, letterboxed, orientation, same_shape
 from encoder.media.reading import DEFAULT_READING, Reading
 from encoder.media.size import Size, size_text
-from encoder.media.tracks import open_track
+from encoder.media.tracks import Track, open_track
 from encoder.media.video import THUMBNAIL, Video, check_memory
 
 SEEK_FRAMES = 250
@@ -63,14 +63,17 @@ class Source:
         size: Size | None = None,
         keep_size: bool = False,
         reading: Reading = DEFAULT_READING,
+        track: Track | None = None,
     ) -> None:
-        """Read the times of all packets and the first picture; raises SourceError."""
+        """Read the packets' times, unless a track has them, and a picture; raises SourceError."""
         if not path.exists():
             raise SourceError(f"no such file or folder: {path}")
         self.path = path
         """Path of the file or folder."""
         self._reading = reading
-        self.track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
+        self.track = track or (
+            open_folder(path) if path.is_dir() else open_track(path, reading.track)
+        )
         """Track or folder of the pictures."""
         self.timeline = self.track.timeline
         """Times at which the pictures are shown."""
@@ -108,14 +111,13 @@ class Source:
         """Return the same frames in thumbnail size."""
         scale = min(THUMBNAIL / max(self.size), 1.0)
         width, height = (max(round(side * scale), 2) for side in self.size)
-        return Source(self.path, size=(width, height), reading=self._reading)
+        return Source(self.path, size=(width, height), reading=self._reading, track=self.track)
 
     def read(self, run: range) -> NDArray[np.uint8]:
         """Return a run of frames (T, 3, H, W); raises SourceError if the source is damaged."""
         if not self._reached <= run.start < self._reached + SEEK_FRAMES:
             self._seek(run.start)
-        width, height = self.size
-        frames = np.empty((len(run), 3, height, width), np.uint8)
+        frames = np.empty((len(run), 3, *reversed(self.size)), np.uint8)
         filled = 0
         while filled < len(run):
             frames[filled] = self._convert(self._shown(run.start + filled))
@@ -132,8 +134,7 @@ class Source:
 
     def facts(self) -> dict[str, object]:
         """Return the properties of the source, and how it is read, by name."""
-        frame = self._first.frame
-        timeline = self.timeline
+        frame, timeline = self._first.frame, self.timeline
         return {
             "reads": self.track.name,
             "width": self.size[0],
@@ -153,8 +154,7 @@ class Source:
 
     def notes(self) -> list[str]:
         """Return readable lines about everything that was picked, assumed or changed."""
-        timeline = self.timeline
-        facts = self.facts()
+        timeline, facts = self.timeline, self.facts()
         found = [
             f"{self.track.name}, {timeline.count} frames at {float(timeline.rate):.6g} per second",
             f"colours: {self.colours}",

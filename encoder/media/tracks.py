@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from av.container import InputContainer
@@ -45,7 +46,7 @@ seek."""
 
 @dataclass(frozen=True)
 class Track:
-    """A source of pictures: a video track or a folder of images."""
+    """A source of pictures, a video track or a folder of images, which can be sent to workers."""
 
     timeline: SourceTimeline
     open: Open
@@ -87,7 +88,7 @@ def open_track(path: Path, number: int | None = None) -> Track:
     seeks = timeline.times is not None and timeline.packet_times is None
     return Track(
         timeline,
-        lambda tick: decode(path, index, timeline, tick),
+        partial(decode, path.absolute(), index, timeline),
         name,
         seeks,
         order,

@@ -107,6 +107,19 @@ def test_operators_are_of_a_kind_by_their_whole_names(name, kind):
     assert kind_of(f"aten::{name}") == kind
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("_Render", WARPS),
+        ("_RenderBackward", WARPS),
+        ("_ScaledGeluBackward", POINTWISE),
+        ("AddcmulBackward0", OTHER),
+    ],
+)
+def test_operators_of_our_own_have_a_kind(name, kind):
+    assert kind_of(name) == kind
+
+
 def test_profile_is_a_table_or_json(tmp_path):
     command = "encoder bench --preset nerv --size XS --resize 16x16 --device cpu --profile"
     assert CONVOLUTIONS in run(command, tmp_path).stdout

@@ -1,3 +1,4 @@
+import pickle
 from fractions import Fraction
 from pathlib import Path
 
@@ -262,6 +263,26 @@ def test_runs_far_apart_are_those_of_the_whole(write_video, name, coding):
     source = Source(path)
     for start in (690, 30, 690, 3, 330, 250, 600, 0, 400):
         assert np.array_equal(source.read(range(start, start + 10)), whole[start : start + 10])
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_other_readers_of_a_source_need_not_read_its_packets(
+    write_video, tmp_path, monkeypatch, is_folder
+):
+    """The finder of scenes, and workers, which may be in another folder."""
+    path = write_video(FRAMES)
+    if is_folder:
+        path = tmp_path / "images"
+        write_images(path, FRAMES)
+    monkeypatch.chdir(path.parent)
+    source = Source(Path(path.name))
+    monkeypatch.setattr("encoder.media.source.open_track", None)
+    monkeypatch.setattr("encoder.media.source.open_folder", None)
+    assert source.thumbnails().read(range(6)).shape[0] == 6
+    sent = pickle.loads(pickle.dumps(source.track))
+    monkeypatch.chdir("/")
+    other = Source(path, size=source.size, track=sent)
+    assert np.array_equal(other.read(range(6)), source.read(range(6)))
 
 
 def test_runs_before_a_damage_can_be_read(write_video):
