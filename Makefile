@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt $(wildcard encoder/kernels/*.[ch])
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard encoder/kernels/*.[ch] encoder/kernels/*.py)
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
@@ -71,4 +71,4 @@ fuzz: install
 	$(PYTHON) tests/support/fuzz.py
 
 clean:
-	rm -rf $(VENV) site bunny.nerv bunny.onnx
+	rm -rf $(VENV) site bunny.nerv bunny.onnx encoder/kernels/*.so

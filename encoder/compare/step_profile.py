@@ -137,8 +137,10 @@ def _ancestors(event: FunctionEvent | None) -> Iterator[FunctionEvent]:
 
 def kind_of(name: str) -> str:
     """Return the kind of an operator by its name, as `aten::mm` or `_RenderBackward`."""
-    if name in VIEWS or not name.startswith("aten::"):
+    if not name.startswith("aten::"):
         return OURS.get(name.removesuffix(BACKWARD_SUFFIX), OTHER)
+    if name in VIEWS:
+        return OTHER
     return next((kind for kind, parts in KINDS.items() if any(x in name for x in parts)), POINTWISE)
 
 

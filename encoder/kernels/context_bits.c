@@ -10,8 +10,10 @@
 
 #define OTHERS 4 /* sums of magnitudes: one and two times before, channels before, and around those */
 #define SUMS (OTHERS + 1) /* and, for odd places of the checkerboard, around in the same channel */
+#define WEIGHTS (OTHERS + SUMS)
 #define LEAST_SCALE 0.05f
 #define LEAST_SHARE 1e-9f
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define LN2 0.69314718f
 
 typedef struct {
@@ -27,7 +29,7 @@ static inline float logarithm2(float x) {
         int32_t i;
     } bits = {x};
     int32_t exponent = (bits.i - 0x3f3504f3) >> 23; /* from sqrt(1/2) on */
-    bits.i -= exponent << 23;
+    bits.i -= (int32_t)((uint32_t)exponent << 23);
     float s = (bits.f - 1) / (bits.f + 1), q = s * s;
     float series = 1 + q * (0.33333333f + q * (0.2f + q * (0.14285714f + q * 0.11111111f)));
     return exponent + 2.8853901f * s * series;
@@ -102,28 +104,26 @@ static void find_scales(const Latent *l, int t, const float *values, const float
     }
 }
 
-/* Bits of one time's values; `relative` becomes the gradients of the exponents. */
-static double find_bits(const Latent *l, int t, const float *values, const double *factors, const float *logs,
-                        float *relative, float *gradients, double *weight_gradients) {
+/* Bits of the values of one time and channel; `relative` becomes the gradients of the exponents.
+   `sums` takes the gradients of the weights, and the bits behind them. */
+static void find_bits(const Latent *l, ptrdiff_t number, const float *values, const double *factors,
+                      const float *logs, float *relative, float *gradients, double *sums) {
     ptrdiff_t plane = (ptrdiff_t)l->height * l->width, all = plane * l->channels * l->times;
-    double bits = 0;
-    for (int c = 0; c < l->channels; c++)
-        for (int r = 0; r < l->height; r++) {
-            ptrdiff_t at = (((ptrdiff_t)t * l->channels + c) * l->height + r) * l->width;
-            float sum = 0, own[2][SUMS] = {{0}};
-            for (int x = 0; x < l->width; x++) {
-                float scale = relative[at + x] * (float)factors[2 * c + (r + x) % 2], by_size, by_scale;
-                sum += laplace(values[at + x], scale, &by_size, &by_scale);
-                gradients[at + x] = values[at + x] > 0 ? by_size : values[at + x] < 0 ? -by_size : 0;
-                relative[at + x] = by_scale * scale * (LN2 / l->levels);
-            }
-            for (int k = 0; k < SUMS; k++)
-                for (int x = 0; x < l->width; x++) own[(r + x) % 2][k] += relative[at + x] * logs[k * all + at + x];
-            for (int k = 0; k < OTHERS; k++) weight_gradients[k] += own[0][k];
-            for (int k = 0; k < SUMS; k++) weight_gradients[OTHERS + k] += own[1][k];
-            bits += sum;
+    for (int r = 0; r < l->height; r++) {
+        ptrdiff_t at = number * plane + (ptrdiff_t)r * l->width;
+        float bits = 0, own[2][SUMS] = {{0}};
+        for (int x = 0; x < l->width; x++) {
+            float scale = relative[at + x] * (float)factors[(r + x) % 2], by_size, by_scale;
+            bits += laplace(values[at + x], scale, &by_size, &by_scale);
+            gradients[at + x] = values[at + x] > 0 ? by_size : values[at + x] < 0 ? -by_size : 0;
+            relative[at + x] = by_scale * scale * (LN2 / l->levels);
         }
-    return bits;
+        for (int k = 0; k < SUMS; k++)
+            for (int x = 0; x < l->width; x++) own[(r + x) % 2][k] += relative[at + x] * logs[k * all + at + x];
+        for (int k = 0; k < OTHERS; k++) sums[k] += own[0][k];
+        for (int k = 0; k < SUMS; k++) sums[OTHERS + k] += own[1][k];
+        sums[WEIGHTS] += bits;
+    }
 }
 
 /* Add to the gradients of one time's values those of their magnitudes, through other scales. */
@@ -160,47 +160,47 @@ static void add_context_gradients(const Latent *l, int t, const float *values, c
     }
 }
 
-/* Map values (T, C, H, W) and weights (2 OTHERS + 1,) to their bits, (1,), and the gradients of both.
+/* Map values (T, C, H, W) and weights (WEIGHTS,) to their bits, (1,), and the gradients of both.
    Return 0, or 1 for want of memory. */
 int context_bits(const Latent *l, const float *values, const float *weights, float *bits, float *gradients,
                  float *weight_gradients) {
-    ptrdiff_t plane = (ptrdiff_t)l->height * l->width, all = plane * l->channels * l->times;
-    int channels = l->channels, sums = 2 * channels, needed = sums + 2 * OTHERS + 1;
+    ptrdiff_t plane = (ptrdiff_t)l->height * l->width, pieces = (ptrdiff_t)l->times * l->channels;
+    ptrdiff_t all = plane * pieces;
+    int parities = 2 * l->channels, is_short = 0;
     float *logs = malloc((SUMS + 1) * all * sizeof(float));
-    /* Each time has sums of its own, which are added up in order: results do not depend on threads. */
-    double *ratios = calloc((size_t)l->times * (needed + 1) + sums, sizeof(double));
-    int is_short = 0;
+    /* Each time, and each piece, has sums of its own, which are added up in order: the results do
+       not depend on the number of threads. */
+    double *ratios = calloc((size_t)(l->times + 1) * parities + pieces * (WEIGHTS + 1), sizeof(double));
     if (logs && ratios) {
         float *relative = logs + SUMS * all;
-        double *factors = ratios + (size_t)l->times * (needed + 1);
+        double *factors = ratios + (size_t)l->times * parities, *sums = factors + parities;
 #pragma omp parallel num_threads(l->threads) reduction(| : is_short)
         {
             float *planes = malloc((SUMS + 2) * plane * sizeof(float));
             is_short |= !planes;
 #pragma omp for
             for (int t = 0; t < l->times; t++)
-                if (planes) find_scales(l, t, values, weights, logs, relative, ratios + t * (needed + 1), planes);
+                if (planes) find_scales(l, t, values, weights, logs, relative, ratios + t * parities, planes);
 #pragma omp for
-            for (int k = 0; k < sums; k++) {
+            for (int k = 0; k < parities; k++) {
                 ptrdiff_t places = (plane + 1 - k % 2) / 2; /* even ones are one more, if any is */
-                for (int t = 0; t < l->times; t++) factors[k] += ratios[t * (needed + 1) + k];
-                factors[k] /= (double)(l->times * (places > 0 ? places : 1));
+                for (int t = 0; t < l->times; t++) factors[k] += ratios[t * parities + k];
+                factors[k] /= (double)(l->times * MAX(places, 1));
             }
 #pragma omp for
-            for (int t = 0; t < l->times; t++) {
-                double *own = ratios + t * (needed + 1) + sums;
-                own[2 * OTHERS + 1] = find_bits(l, t, values, factors, logs, relative, gradients, own);
-            }
+            for (ptrdiff_t i = 0; i < pieces; i++)
+                find_bits(l, i, values, factors + 2 * (i % l->channels), logs, relative, gradients,
+                          sums + i * (WEIGHTS + 1));
 #pragma omp for
             for (int t = 0; t < l->times; t++)
                 if (planes) add_context_gradients(l, t, values, weights, logs, relative, gradients, planes);
             free(planes);
         }
-        double totals[2 * OTHERS + 2] = {0};
-        for (int t = 0; t < l->times; t++)
-            for (int k = 0; k < 2 * OTHERS + 2; k++) totals[k] += ratios[t * (needed + 1) + sums + k];
-        for (int k = 0; k < 2 * OTHERS + 1; k++) weight_gradients[k] = (float)totals[k];
-        *bits = (float)totals[2 * OTHERS + 1];
+        double totals[WEIGHTS + 1] = {0};
+        for (ptrdiff_t i = 0; i < pieces; i++)
+            for (int k = 0; k <= WEIGHTS; k++) totals[k] += sums[i * (WEIGHTS + 1) + k];
+        for (int k = 0; k < WEIGHTS; k++) weight_gradients[k] = (float)totals[k];
+        *bits = (float)totals[WEIGHTS];
     } else
         is_short = 1;
     free(logs);

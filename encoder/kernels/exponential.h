@@ -18,7 +18,7 @@ static inline float exponential(float x) {
     union {
         int32_t i;
         float f;
-    } power = {((int32_t)n + 127) << 23};
+    } power = {(int32_t)((uint32_t)((int32_t)n + 127) << 23)};
     return p * power.f;
 }
 

@@ -18,9 +18,13 @@ class KernelHook(BuildHookInterface[BuilderConfig]):
         if self.target_name != "wheel":
             return
         root = Path(self.root)
-        made = runpy.run_path(str(root / "encoder" / "kernels" / "library.py"))["compile_all"]()
+        library = runpy.run_path(str(root / "encoder" / "kernels" / "library.py"))
+        made, error = library["compile_all"]()
+        if error:
+            self.app.display_warning(f"fits will be slower, no kernels were compiled: {error}")
+            return
         build_data["artifacts"] += [str(path.relative_to(root)) for path in made]
-        if made:  # for this kind of machine, and any Python 3
-            build_data["pure_python"] = False
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-            build_data["tag"] = f"py3-none-{platform}"
+        # The wheel is for this kind of machine, and any Python 3.
+        build_data["pure_python"] = False
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{platform}"

@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -27,40 +28,33 @@ SECONDS = 120
 def path_of(capability: str) -> Path:
     """Return the library's path for a CPU, by torch's name of its capability.
 
-    It depends on the sources, so that a library of others is never loaded.
+    It depends on the sources and the flags, so that a library of others is never loaded.
     """
-    sources = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]")))
+    sources = sorted((*FOLDER.glob("*.[ch]"), Path(__file__)))
+    code = zlib.crc32(b"".join(path.read_bytes() for path in sources))
     kind = capability if capability in _kinds() else ANY
-    return FOLDER / f"kernels-{zlib.crc32(sources):08x}-{platform.machine()}-{kind}.so"
+    return FOLDER / f"kernels-{code:08x}-{platform.machine()}-{kind}.so"
 
 
-def compile_all() -> list[Path]:
-    """Compile the library for all kinds of this CPU by $CC or cc; return what could be compiled."""
-    for old in FOLDER.glob("kernels-*"):
-        old.unlink()
-    return [path for kind, flags in _kinds().items() if _compile(path := path_of(kind), flags)]
+def compile_all() -> tuple[list[Path], str]:
+    """Compile the library for all kinds of this CPU by $CC or cc, and remove older ones.
 
-
-def _kinds() -> dict[str, list[str]]:
-    return X86_FLAGS if platform.machine() in {"x86_64", "AMD64"} else {ANY: []}
-
-
-def _compile(path: Path, flags: list[str]) -> bool:
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    sources = map(str, sorted(FOLDER.glob("*.c")))
-    part = path.with_suffix(".part")
+    Returns the compiled libraries and an error's text, of which one is empty.
+    """
+    paths = {kind: path_of(kind) for kind in _kinds()}
     try:
-        subprocess.run(  # noqa: S603 (the compiler of who installs this)
-            [*compiler, *FLAGS, *flags, "-o", str(part), *sources, "-lm"],
-            check=True,
-            capture_output=True,
-            timeout=SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError):
-        part.unlink(missing_ok=True)
-        return False
-    part.rename(path)
-    return True
+        with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+            for kind, path in paths.items():
+                part = Path(folder) / path.name
+                _compile(part, _kinds()[kind])
+                part.replace(path)
+        for old in set(FOLDER.glob("kernels-*.so")) - set(paths.values()):
+            old.unlink(missing_ok=True)
+    except subprocess.CalledProcessError as error:
+        return [], error.stderr.strip() or str(error)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return [], str(error)
+    return list(paths.values()), ""
 
 
 def load(capability: str) -> ctypes.CDLL | None:
@@ -69,3 +63,19 @@ def load(capability: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path_of(capability)))
     except OSError:
         return None
+
+
+def _kinds() -> dict[str, list[str]]:
+    return X86_FLAGS if platform.machine() in {"x86_64", "AMD64"} else {ANY: []}
+
+
+def _compile(path: Path, flags: list[str]) -> None:
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    sources = map(str, sorted(FOLDER.glob("*.c")))
+    subprocess.run(  # noqa: S603 (the compiler of who installs this)
+        [*compiler, *FLAGS, *flags, "-o", str(path), *sources, "-lm"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )

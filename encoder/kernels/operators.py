@@ -5,11 +5,13 @@ arithmetic by torch's operators, which is the reference.
 """
 
 import ctypes
+import logging
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from encoder.kernels.library import load
 
@@ -17,6 +19,17 @@ FIELDS = (
     "frames", "height", "width", "head_height", "head_width", "node_rows", "node_columns",
     "threads",
 )  # fmt: skip
+
+
+PARTS = 16, 8
+"""Channels of the heads for the luma and for the chroma, as in `render.c`."""
+CHANNELS = sum(PARTS)
+CONTEXT_WEIGHTS = 9
+"""Weights of a latent's contexts, as in `context_bits.c`."""
+IMAGES = 4
+"""Axes of a batch of images."""
+
+logger = logging.getLogger(__name__)
 
 
 class _Shape(ctypes.Structure):
@@ -37,13 +50,16 @@ class _Latent(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the operators' library, or None where there is none."""
-    return load(torch.backends.cpu.get_cpu_capability())
+    found = load(torch.backends.cpu.get_cpu_capability())
+    if found is None:
+        logger.info("no kernels were compiled for this CPU: fits of `fast` are slower")
+    return found
 
 
 def are_for(*tensors: Tensor) -> bool:
-    """Return whether the operators take these tensors: of float32, on a CPU, outside an export."""
+    """Return whether the operators take these tensors: of float32, on a CPU, and not traced."""
     return (
-        not torch.compiler.is_exporting()
+        not torch.compiler.is_compiling()
         and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
         and library() is not None
     )
@@ -53,8 +69,18 @@ def render(heads: Tensor, nodes: Tensor, size: tuple[int, int]) -> Tensor:
     """Map heads (B, 24, h, w), 16 channels for the luma and 8 for the chroma, to frames.
 
     The nodes (B, 2, rows, columns) are places on the canvas, as `Camera.nodes` returns them.
-    The frames are (B, 3, *size).
+    The frames are (B, 3, *size). Raises ValueError for other shapes, and for an empty batch.
     """
+    frames = len(heads)
+    if (
+        not frames
+        or heads.shape[1:2] != (CHANNELS,)
+        or nodes.shape[:2] != (frames, 2)
+        or heads.ndim != IMAGES
+        or nodes.ndim != IMAGES
+        or not (heads.numel() and nodes.numel() and min(size) > 0)
+    ):
+        raise ValueError(f"no frames {size} of heads {heads.shape} and nodes {nodes.shape}")
     return _Render.apply(heads, nodes, size)
 
 
@@ -67,7 +93,10 @@ def context_bits(y: Tensor, weights: Tensor, *, levels: int) -> Tensor:
     """Return the bits of a latent's values y (T, C, H, W), in steps, under the coder's contexts.
 
     The weights (9,) are those of `encoder.training.context_rate`, in levels of an octave.
+    Raises ValueError for other shapes.
     """
+    if y.ndim != IMAGES or not y.numel() or weights.shape != (CONTEXT_WEIGHTS,):
+        raise ValueError(f"no contexts of values {y.shape} and weights {weights.shape}")
     return _ContextBits.apply(y, weights, levels)
 
 
@@ -79,17 +108,20 @@ class _Render(torch.autograd.Function):
         frames, _, height, width = heads.shape
         ctx.shape = _Shape(frames, *size, height, width, *nodes.shape[2:], torch.get_num_threads())
         # The heads' values, each through its activation, in the order of the canvas's pixels.
-        canvases = [heads.new_empty(frames, count, height, width) for count in (16, 8)]
+        canvases = [heads.new_empty(frames, count, height, width) for count in PARTS]
         pictures = heads.new_empty(frames, 3, *size)
         _call("render", ctx.shape, heads, nodes, *canvases, pictures)
         ctx.save_for_backward(nodes, *canvases)
         return pictures
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (of the decorator)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         nodes, *canvases = ctx.saved_tensors
         frames, _, height, width = canvases[0].shape
-        heads = nodes.new_empty(frames, height, width, 24).permute(0, 3, 1, 2)
+        heads = nodes.new_empty(frames, height, width, CHANNELS).permute(0, 3, 1, 2)
         wanted = [heads, torch.empty_like(nodes)]
         given = gradients[0].contiguous()
         _call("render_back", ctx.shape, nodes, *canvases, given, *wanted)
@@ -107,7 +139,10 @@ class _ContextBits(torch.autograd.Function):
         return bits
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (of the decorator)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         by_values, by_weights = ctx.saved_tensors
         return gradients[0] * by_values, gradients[0] * by_weights, None
 
@@ -121,7 +156,10 @@ class _ScaledGelu(torch.autograd.Function):
         return _pointwise("scaled_gelu", x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (of the decorator)
+        ctx: Any, *gradients: Tensor
+    ) -> Tensor:
         (x,) = ctx.saved_tensors
         given = gradients[0]
         if given.stride() != x.stride():

@@ -16,6 +16,7 @@
 #define CHROMA_CHANNELS 8
 #define CHANNELS (LUMA_CHANNELS + CHROMA_CHANNELS)
 #define MARGIN 3 /* places further outside the canvas see nothing but its border */
+#define FAR 100.0f /* half canvases from the middle; rounding is less than a row within them */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define CLAMP(x, low, high) ((x) < (low) ? (low) : (x) > (high) ? (high) : (x))
@@ -483,20 +484,22 @@ static void nodes_back(const Layer *l, const Shape *s, const Axis *rows, const A
     }
 }
 
-/* Find which rows of a canvas a band's places lie in: between those of its nodes. */
+/* Find which rows of a canvas a band's places lie in: between those of its nodes. Between nodes that
+   are no numbers or far away, rounding may put a place anywhere: such a band takes all rows. */
 static void find_reach(const Layer *l, const Shape *s, const Axis *rows, const float *nodes, Band *band) {
     const float *y = nodes + ((size_t)s->node_rows + rows->before[band->from]) * s->node_columns;
     const float *end = nodes + ((size_t)s->node_rows + after(rows, band->to - 1) + 1) * s->node_columns;
-    float low = INFINITY, high = -INFINITY, is_odd = 0;
+    float low = INFINITY, high = -INFINITY;
+    int is_odd = 0;
     for (; y < end; y++) {
         low = MIN(low, *y), high = MAX(high, *y);
-        is_odd += *y - *y; /* NaN or infinite */
+        is_odd |= !(fabsf(*y) < FAR);
     }
     float top = (low + 1) * 0.5f * (l->canvas_height - 1) - MARGIN;
     float bottom = (high + 1) * 0.5f * (l->canvas_height - 1) + MARGIN + 1;
     int last = l->canvas_height - 1;
-    band->first = is_odd == 0 ? (int)CLAMP(top, 0, last) : 0;
-    band->rows = (is_odd == 0 ? (int)CLAMP(bottom, 0, last) : last) + 1 - band->first;
+    band->first = is_odd ? 0 : (int)CLAMP(top, 0, last);
+    band->rows = (is_odd ? last : (int)CLAMP(bottom, 0, last)) + 1 - band->first;
 }
 
 /* A layer's part of `render_back`. */

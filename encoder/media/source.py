@@ -71,9 +71,9 @@ class Source:
         self.path = path
         """Path of the file or folder."""
         self._reading = reading
-        self.track = track or (
-            open_folder(path) if path.is_dir() else open_track(path, reading.track)
-        )
+        if track is None:
+            track = open_folder(path) if path.is_dir() else open_track(path, reading.track)
+        self.track = track
         """Track or folder of the pictures."""
         self.timeline = self.track.timeline
         """Times at which the pictures are shown."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 WINDOWS = (11, 9, 7, 5, 3)
 """Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
@@ -37,7 +38,10 @@ def squared(output: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_square(output: Tensor, target: Tensor) -> Tensor:
-    """Return the MSE. On CPUs, it and its gradient are three times as fast as `F.mse_loss`."""
+    """Return the MSE, with a gradient for the output alone.
+
+    On CPUs, both are three times as fast as those of `F.mse_loss`.
+    """
     return _MeanSquare.apply(output, target)
 
 
@@ -92,9 +96,13 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, target: Tensor) -> Tensor:
         difference = output - target
         ctx.save_for_backward(difference)
-        return difference.flatten().dot(difference.flatten()) / difference.numel()
+        values = difference.flatten()
+        return values.dot(values) / values.numel()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (of the decorator)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
         return difference * (gradients[0] * (2 / difference.numel())), None

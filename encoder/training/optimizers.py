@@ -24,7 +24,7 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the polynomial that drives all singular values towards 1."""
-SMALL = 64
+SMALL_SIDE = 64
 """Largest side of matrices that are made orthogonal together: zeros around them change nothing."""
 RMS = 0.2
 """Root mean square of a step at a learning rate of 1, as is usual for Adam's steps."""
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shape = tuple(parameter.flatten(1).shape)
-                    alike.setdefault(shape if max(shape) > SMALL else (), []).append(parameter)
+                    alike.setdefault(shape if max(shape) > SMALL_SIDE else (), []).append(parameter)
             for parameters in alike.values():
                 self._update(parameters, group["lr"])
 

@@ -29,7 +29,7 @@ HALF = 0.5
 """Half of a bin's width, in steps."""
 RATE_TERM = "rate term"
 """Name of the bits' computation in profiles."""
-SMALL = 4096
+FEW_VALUES = 4096
 """Largest tensor whose bits are computed together with those of others, in fewer operators."""
 MIN_SCALE = 0.05
 """Smallest scale of the Laplace model, in steps; below it a tensor costs almost no bits."""
@@ -177,7 +177,7 @@ class QatQuantizer(nn.Module):
                 lengths.append(torch.minimum(*self._both(name, tensors[name], step)))
                 continue
             y = self._change(name, tensors[name]) / step
-            if name not in self._latents and y.numel() <= SMALL:
+            if name not in self._latents and y.numel() <= FEW_VALUES:
                 small.append(y.flatten())
             else:
                 lengths.append(self._bits(name, y))

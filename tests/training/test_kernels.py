@@ -1,20 +1,37 @@
 """The compiled operators, against torch's."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
+from hatchling.builders.wheel import WheelBuilder
 from torch.nn import functional as F
 
 from encoder.codec.entropy import LEVELS_PER_OCTAVE
+from encoder.compare.step_profile import OURS
 from encoder.kernels import library, operators
-from encoder.models.pyramid import Pyramid, PyramidConfig
+from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
+from encoder.training import losses, qat
 from encoder.training.context_rate import START, context_scales
-from encoder.training.losses import mean_square
-from encoder.training.qat import _laplace_bits
+from encoder.training.losses import error_of, l1_ssim, mean_square, squared
+from encoder.training.qat import QatQuantizer, _laplace_bits
 
 compiled = pytest.mark.skipif(operators.library() is None, reason="there was no compiler")
 SIZES = [(180, 320), (17, 33), (2, 2), (1, 5), (16, 16)]
+
+
+@contextmanager
+def threads_of(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def of_both(run, monkeypatch):
@@ -54,15 +71,11 @@ def test_frames_and_gradients_are_those_of_torch(size, margin, threads, monkeypa
     if margin is not None:
         network.camera.aim(torch.randn(9, 2, 2, 2) * 8)
     weights = torch.randn(3, 3, *size)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         ours, reference = of_both(
             lambda: frames_and_gradients(network, torch.tensor([0.0, 3.0, 8.0]), weights),
             monkeypatch,
         )
-    finally:
-        torch.set_num_threads(before)
     assert_close(ours, reference)
 
 
@@ -76,13 +89,9 @@ def test_places_far_away_stay_within_the_canvas(places, threads):
     nodes[0, 1, 1, 2] = places
     nodes[1, 0] = -places
     nodes.requires_grad_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         frames = operators.render(heads, nodes, (16, 18))
         frames.sum().backward()
-    finally:
-        torch.set_num_threads(before)
     assert ((frames - 0.5).abs() < 1e-5).logical_or(frames.isnan()).all()
     assert heads.grad.isfinite().all() or not torch.tensor(places).isfinite()
 
@@ -116,12 +125,8 @@ def test_bits_of_latents_are_those_of_torch(shape, threads):
     weights = torch.tensor(START) * torch.rand(len(START), generator=generator)
     inputs = [y.requires_grad_(), weights.requires_grad_()]
     expected = _laplace_bits(y, context_scales(*inputs))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         bits = operators.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
-    finally:
-        torch.set_num_threads(before)
     torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-4)
     ours, reference = (torch.autograd.grad(3 * x, inputs) for x in (bits, expected))
     torch.testing.assert_close(ours, reference, rtol=2e-4, atol=2e-4)
@@ -139,30 +144,140 @@ def test_kernels_are_not_for_other_numbers():
     assert not operators.are_for(torch.zeros(1, device="meta"))
 
 
-def test_without_a_compiler_there_is_no_library(tmp_path, monkeypatch):
-    for path in library.FOLDER.glob("*.[ch]"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(library, "FOLDER", tmp_path)
-    (old := tmp_path / "kernels-0-x.so").touch()
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert library.compile_all() == []
-    assert library.load("AVX2") is None
-    assert not old.exists()
+@compiled
+@pytest.mark.parametrize("threads", [1, 7])
+def test_rounding_between_far_nodes_stays_within_memory(threads):
+    """The last row's places follow from nodes at -1e9 and -0.9, and round to the canvas's middle."""
+    heads = torch.zeros(1, 24, 40, 40, requires_grad=True)
+    nodes = torch.zeros(1, 2, 3, 3)
+    nodes[:, 1], nodes[:, 1, 2] = -1e9, -0.9
+    nodes.requires_grad_()
+    with threads_of(threads):
+        operators.render(heads, nodes, (160, 160)).sum().backward()
+    assert nodes.grad.isfinite().all()
 
 
 @compiled
-def test_library_of_other_sources_is_not_loaded(tmp_path, monkeypatch):
+def test_other_shapes_are_refused():
+    heads, nodes = torch.zeros(2, 24, 4, 4), torch.zeros(2, 2, 3, 3)
+    for wrong in (
+        (heads[:, 1:], nodes),
+        (heads, nodes[:1]),
+        (heads, nodes[:, :1]),
+        (heads[:0], nodes[:0]),
+        (heads[0], nodes),
+    ):
+        with pytest.raises(ValueError, match="no frames"):
+            operators.render(*wrong, (16, 16))
+    for values, weights in (((2, 3, 4), 9), ((0, 1, 2, 2), 9), ((1, 1, 2, 2), 8)):
+        with pytest.raises(ValueError, match="no contexts"):
+            operators.context_bits(torch.zeros(values), torch.zeros(weights), levels=3)
+
+
+@compiled
+@pytest.mark.parametrize("layout", ["plain", "channels last", "strided", "empty"])
+def test_activation_takes_any_layout(layout):
+    x = torch.randn(2, 8, 5, 6, generator=torch.Generator().manual_seed(0))
+    x = {
+        "plain": x,
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+        "strided": x[:, ::2, 1:],
+        "empty": x[:0],
+    }[layout].requires_grad_()
+    ours, reference = operators.scaled_gelu(x), F.silu(1.702 * x)
+    torch.testing.assert_close(ours, reference)
+    given = torch.ones(()).expand_as(x)  # without memory of its own
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, x, given), torch.autograd.grad(reference, x, given)
+    )
+
+
+@compiled
+def test_second_derivatives_are_refused():
+    x = torch.randn(3, requires_grad=True)
+    (slope,) = torch.autograd.grad(operators.scaled_gelu(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="grad"):
+        slope.sum().backward()
+
+
+def test_compilers_of_torch_see_torchs_operators():
+    """A traced graph is whole, and so are exported ones."""
+    compiled_gelu = torch.compile(scaled_gelu, backend="eager", fullgraph=True)
+    x = torch.randn(5)
+    torch.testing.assert_close(compiled_gelu(x), scaled_gelu(x))
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """Return a folder with the sources alone, in which the library is looked for."""
     for path in library.FOLDER.glob("*.[ch]"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(library, "FOLDER", tmp_path)
-    made = library.compile_all()
+    return tmp_path
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", '"', "/"])
+def test_without_a_compiler_there_is_no_library(copied, compiler, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    made, error = library.compile_all()
+    assert made == []
+    assert error
+    assert library.load("AVX2") is None
+    assert {path.suffix for path in copied.iterdir()} == {".c", ".h"}
+
+
+@compiled
+def test_library_of_other_sources_is_not_loaded(copied, monkeypatch):
+    monkeypatch.setenv("CC", "")  # as if it were not set
+    (old := copied / "kernels-0-x.so").touch()
+    with ThreadPoolExecutor() as pool:  # two installations at once
+        made, again = (each.result() for each in [pool.submit(library.compile_all)] * 2)
     capability = torch.backends.cpu.get_cpu_capability()
-    assert library.path_of(capability) in made
+    assert made == again
+    assert made[1] == ""
+    assert library.path_of(capability) in made[0]
     assert library.load(capability) is not None
-    (tmp_path / "render.c").write_text("")
+    assert not old.exists()
+    (copied / "render.c").write_text("")
     assert library.load(capability) is None
+
+
+@compiled
+@pytest.mark.parametrize(("compiler", "tag"), [("cc", "linux"), ("no-such-compiler", "any")])
+def test_wheels_hold_what_could_be_compiled(compiler, tag, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    builder = WheelBuilder(str(library.FOLDER.parents[1]))
+    (name,) = builder.build(directory=str(tmp_path), versions=["standard"])
+    assert Path(name).stem.split("-")[-1].startswith(tag)
+    held = {name for name in ZipFile(name).namelist() if name.startswith("encoder/kernels/")}
+    assert {"encoder/kernels/render.c", "encoder/kernels/library.py"} <= held
+    own = {f"encoder/kernels/{library.path_of(kind).name}" for kind in library._kinds()}
+    assert {each for each in held if each.endswith(".so")} == (own if tag == "linux" else set())
 
 
 def test_mean_square_is_torchs():
     a, b = torch.rand(2, 3, 40, 50), torch.rand(2, 3, 40, 50)
     torch.testing.assert_close(mean_square(a, b), F.mse_loss(a, b))
+
+
+def test_error_is_the_mse_whatever_the_loss():
+    a, b = torch.rand(2, 3, 40, 50), torch.rand(2, 3, 40, 50)
+    for loss in (squared, l1_ssim):
+        torch.testing.assert_close(error_of(loss, loss(a, b), a, b), F.mse_loss(a, b))
+
+
+def test_bits_of_small_tensors_are_computed_together(monkeypatch):
+    tensors = {f"x{n}": torch.nn.Parameter(torch.randn(n, 3)) for n in (1, 5, 40)}
+    quantizer = QatQuantizer(tensors)
+    together = quantizer.bits(tensors)
+    slopes = torch.autograd.grad(together, list(tensors.values()))
+    monkeypatch.setattr(qat, "FEW_VALUES", 0)
+    alone = quantizer.bits(tensors)
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(slopes, torch.autograd.grad(alone, list(tensors.values())))
+
+
+@compiled
+@pytest.mark.parametrize("name", OURS)
+def test_profile_names_operators_that_exist(name):
+    assert hasattr(operators, name) or hasattr(losses, name)
