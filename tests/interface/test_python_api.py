@@ -1,5 +1,6 @@
 """The Python interface: fit, open, decode, evaluate, and engines."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -194,3 +195,20 @@ def test_unknown_names():
         encoder.nope  # noqa: B018
     with pytest.raises(AttributeError, match="module 'export' has no attribute 'nope'"):
         export.nope  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "2000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_waiting_threads_let_others_have_the_core(given, spins):
+    """Unless the user says otherwise."""
+    usual = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, encoder; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        env=usual | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == spins
