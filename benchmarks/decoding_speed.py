@@ -151,8 +151,9 @@ def eager_decoder(encoder: SegmentEncoder, clip: Clip) -> Decode:
 
     def decode() -> object:
         with torch.inference_mode():
-            rgb = network(times)[:, :, :height, :width].clamp(0, 1)
-            return planes(rgb).round().to(torch.uint8).numpy()
+            rgb = network(times)[:, :, :height, :width]
+            # As in the graphs: colours beyond black and white are clipped last.
+            return planes(rgb).round().clamp(0, 255).to(torch.uint8).numpy()
 
     return decode
 
