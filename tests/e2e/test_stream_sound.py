@@ -68,7 +68,7 @@ def clip(tmp_path_factory):
     """A clip of flashes and beeps."""
     path = tmp_path_factory.mktemp("sound")
     source = write_beeps(path / "beeps.mkv")
-    fit = ["fit", str(source), "-o", str(path / "beeps.nerv"), "--epochs", "40", "--size", "XS"]
+    fit = ["fit", str(source), "-o", str(path / "beeps.nerv"), "--epochs", "120", "--size", "XS"]
     assert encoder_main(fit) == 0
     return path / "beeps.nerv"
 
