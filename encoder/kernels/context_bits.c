@@ -58,7 +58,7 @@ static inline float laplace(float y, float scale, float *by_size, float *by_scal
     float q = exponential(-u), rest = u < 0.01f ? u * (1 - u * (0.5f - u / 6)) : 1 - q;
     int is_inside = size < 0.5f;
     float least = is_inside ? share : rest / 2;
-    /* 2^-149 is the smallest number; the logarithm takes numbers from 1 on, so 1 / least. */
+    /* `logarithm2` takes numbers from 1 on, which the reciprocal of a probability is. */
     float bits = logarithm2(1 / least) + (is_inside ? 0 : (size - 0.5f) * u / LN2);
     *by_size = is_inside ? (b - a) * slope : u / LN2;
     float of_scale = is_inside ? (a * (size + 0.5f) - b * (size - 0.5f)) * u * slope

@@ -19,8 +19,7 @@ FIELDS = (
     "frames", "height", "width", "head_height", "head_width", "node_rows", "node_columns",
     "threads",
 )  # fmt: skip
-
-
+"""Fields of the struct `Shape` of `render.c`."""
 PARTS = 16, 8
 """Channels of the heads for the luma and for the chroma, as in `render.c`."""
 CHANNELS = sum(PARTS)
@@ -85,7 +84,7 @@ def render(heads: Tensor, nodes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scaled_gelu(x: Tensor) -> Tensor:
-    """Return silu(1.702 x)."""
+    """Map x of any shape to silu(1.702 x)."""
     return _ScaledGelu.apply(x)
 
 

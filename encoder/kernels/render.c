@@ -49,20 +49,20 @@ typedef struct {
 
 /* Luma or chroma: canvases, and what is sampled from them. */
 typedef struct {
-    int channels, factor;
+    int channels;
     float gain, offset; /* a canvas's value is sigmoid(gain * head) - offset */
     int canvas_height, canvas_width;
     int height, width;
 } Layer;
 
 static Layer luma_of(const Shape *s) {
-    return (Layer){1, LUMA_FACTOR, 1, 0, s->head_height * LUMA_FACTOR, s->head_width * LUMA_FACTOR,
+    return (Layer){1, 1, 0, s->head_height * LUMA_FACTOR, s->head_width * LUMA_FACTOR,
                    s->height, s->width};
 }
 
 static Layer chroma_of(const Shape *s) {
     int reduction = LUMA_FACTOR / CHROMA_FACTOR;
-    return (Layer){2, CHROMA_FACTOR, 2, 0.5f, s->head_height * CHROMA_FACTOR, s->head_width * CHROMA_FACTOR,
+    return (Layer){2, 2, 0.5f, s->head_height * CHROMA_FACTOR, s->head_width * CHROMA_FACTOR,
                    (s->height + reduction - 1) / reduction, (s->width + reduction - 1) / reduction};
 }
 

@@ -148,10 +148,8 @@ class Pyramid(VideoNetwork):
         x = self.features(t)
         field = None if self.field is None else self.field(t)
         if self.camera.sampling == "bicubic" and operators.are_for(x):
-            heads, nodes = (
-                F.conv2d(x, *_joined(self.luma, self.chroma)),
-                self.camera.nodes(t, field),
-            )
+            heads = F.conv2d(x, *_joined(self.luma, self.chroma))
+            nodes = self.camera.nodes(t, field)
             if operators.are_for(heads, nodes):
                 return operators.render(heads, nodes, self.camera.size)
         luma = torch.sigmoid(planes(self.luma(x), SHUFFLE))

@@ -45,6 +45,13 @@ def mean_square(output: Tensor, target: Tensor) -> Tensor:
     return _MeanSquare.apply(output, target)
 
 
+def error_of(
+    loss: Callable[[Tensor, Tensor], Tensor], value: Tensor, output: Tensor, target: Tensor
+) -> Tensor:
+    """Return the MSE of an output, from the `value` of its loss where that is the squared error."""
+    return value.detach() / SLOPE if loss is squared else mean_square(output.detach(), target)
+
+
 def l1_ssim(output: Tensor, target: Tensor) -> Tensor:
     """Return 0.7 L1 + 0.3 (1 - SSIM) (NeRV, section 3.2)."""
     window = _gaussian(WINDOWS[0], output.device)
@@ -82,13 +89,6 @@ def _gaussian(size: int, device: torch.device) -> Tensor:
     places = torch.arange(size, dtype=torch.float32) - size // 2
     window = (-places.square() / (2 * SIGMA**2)).exp()
     return (window / window.sum()).expand(CHANNELS, 1, 1, size).contiguous().to(device)
-
-
-def error_of(
-    loss: Callable[[Tensor, Tensor], Tensor], value: Tensor, output: Tensor, target: Tensor
-) -> Tensor:
-    """Return the MSE of an output, for which a loss has a value: most losses do not tell it."""
-    return value.detach() / SLOPE if loss is squared else mean_square(output.detach(), target)
 
 
 class _MeanSquare(torch.autograd.Function):

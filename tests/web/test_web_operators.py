@@ -106,7 +106,7 @@ CASES = {
 
 
 def one_node(op, shapes, attributes, constants, *, is_varying):
-    """Return a clip of a graph of one operator, whose outputs are the pixels of its pictures.
+    """Return a clip of a graph of one operator, whose last output's elements are the pixels of its pictures.
 
     If varying, the time is added to the first input.
     """
@@ -114,89 +114,95 @@ def one_node(op, shapes, attributes, constants, *, is_varying):
     held = {f"c{place}": value for place, value in enumerate(constants) if value is not None}
     names = [f"c{place}" if f"c{place}" in held else "" for place in range(len(constants))]
     outputs = ["y", "z"] if op == "Split" else ["y"]
-    node = helper.make_node(
-        op, [*(["x"] if is_varying else inputs[:1]), *inputs[1:], *names], outputs, **attributes
-    )
-    sums = {
-        "moment": ("Gather", ["t", "first"]),
-        "scaled": ("Mul", ["moment", "small"]),
-        "x": ("Add", ["0", "scaled"]),
-    }
+    given = [*(["x"] if is_varying else inputs[:1]), *inputs[1:], *names]
+    node = helper.make_node(op, given, outputs, **attributes)
     count = count_of(node, shapes, held)
-    head = [helper.make_node(kind, given, [name]) for name, (kind, given) in sums.items()]
-    tail = [
-        helper.make_node("Reshape", [outputs[-1], "flat"], ["line"]),
+    head, moments = varied() if is_varying else ([], {})
+    tail, colours = as_pictures(outputs[-1], count)
+    topology = Topology.check(
+        model(
+            [*head, node, *tail],
+            {"t": ["N"]} | dict(zip(inputs, shapes, strict=True)),
+            {"rgb": ["N", 3, 2, count]},
+            held | moments | colours,
+        )
+    )
+    header = Header(
+        width=count - count % 2,
+        height=2,
+        frames=8,
+        rate=Fraction(25),
+        continuous=True,
+        settings="test",
+    )
+    tensors = inputs_of(op, topology.tensors)
+    return Clip(header, topology, [Segment.encode(0, 8, tensors, topology.tensors)])
+
+
+def varied():
+    """Return nodes and constants of `x`: the first input, and a little of a batch's first time."""
+    nodes = [
+        helper.make_node("Gather", ["t", "first"], ["moment"]),
+        helper.make_node("Mul", ["moment", "small"], ["scaled"]),
+        helper.make_node("Add", ["0", "scaled"], ["x"]),
+    ]
+    return nodes, {"first": number(0), "small": np.float32(0.05)}
+
+
+def as_pictures(name, count):
+    """Return nodes and constants that make pictures of a value's elements, one for each time."""
+    nodes = [
+        helper.make_node("Reshape", [name, "flat"], ["line"]),
         helper.make_node("Mul", ["line", "spread"], ["weak"]),
         helper.make_node("Add", ["weak", "grey"], ["one"]),
-        # The operator itself takes the first time of a batch.
         helper.make_node("Reshape", ["t", "ones"], ["times"]),
         helper.make_node("Mul", ["times", "nothing"], ["none"]),
         helper.make_node("Add", ["one", "none"], ["rgb"]),
     ]
-    held |= {
-        "small": np.float32(0.05),
+    return nodes, {
         "flat": number(1, 1, 1, count),
-        "first": number(0),
         "spread": np.full((1, 3, 2, 1), SPREAD, np.float32),
         "grey": np.float32(0.5),
         "ones": number(-1, 1, 1, 1),
         "nothing": np.float32(0),
     }
-    if not is_varying:
-        del held["small"], held["first"]
-    graph = helper.make_graph(
-        [*(head if is_varying else []), node, *tail],
-        "g",
-        [
-            helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N"]),
-            *(
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                for name, shape in zip(inputs, shapes, strict=True)
-            ),
-        ],
-        [helper.make_tensor_value_info("rgb", TensorProto.FLOAT, ["N", 3, 2, count])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
-    )
-    opset = [helper.make_opsetid("", 20)]
-    topology = Topology.check(helper.make_model(graph, opset_imports=opset, ir_version=10))
+
+
+def inputs_of(op, shapes):
+    """Return random inputs of an operator, for which it is defined."""
     random = np.random.default_rng(0)
     tensors = {
         name: Quantized(integers=random.integers(-32, 33, shape, dtype=np.int32), step=STEP)
-        for name, shape in topology.tensors.items()
+        for name, shape in shapes.items()
     }
     if op == "Sqrt":
         tensors["0"].integers[...] = np.abs(tensors["0"].integers)
     if op == "Div":  # by nothing that is near zero
         tensors["1"].integers[...] = np.where(tensors["1"].integers < 0, -24, 24)
-    return Clip(
-        Header(
-            width=count - count % 2,
-            height=2,
-            frames=8,
-            rate=Fraction(25),
-            continuous=True,
-            settings="test",
-        ),
-        topology,
-        [Segment.encode(0, 8, tensors, topology.tensors)],
+    return tensors
+
+
+def model(nodes, inputs, outputs, constants):
+    """Return a model of nodes, with inputs and outputs by name and shape; None leaves a shape open."""
+    values = [
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in each.items()
+        ]
+        for each in (inputs, outputs)
+    ]
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    opset = [helper.make_opsetid("", 20)]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", *values, held), opset_imports=opset, ir_version=10
     )
 
 
 def count_of(node, shapes, held):
     """Return the number of elements of an operator's last output."""
     inputs = [name for name in node.input if name and name not in held]
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in zip(inputs, shapes, strict=True)
-        ],
-        [helper.make_empty_tensor_value_info(name) for name in node.output],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output[-1]
+    alone = model([node], dict(zip(inputs, shapes, strict=True)), dict.fromkeys(node.output), held)
+    found = onnx.shape_inference.infer_shapes(alone, data_prop=True).graph.output[-1]
     return prod(each.dim_value for each in found.type.tensor_type.shape.dim)
 
 
