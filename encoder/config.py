@@ -24,6 +24,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
 """Numbers of bits for weights that are quantized after the fit."""
+MIN_PSNR_DB, MAX_PSNR_DB = 10, 60
 MAX_SEED = 2**63 - 1
 BITS_PER_BYTE = 8
 MAX_BITS_PER_PIXEL = 1000
@@ -62,6 +63,8 @@ class Compression:
     """Weight of a bit per pixel against the distortion; None takes the preset's."""
     file_bytes: int | None = None
     """Wanted size of the file; None lets lambda decide."""
+    psnr: float | None = None
+    """Wanted PSNR of the frames, in dB; None lets lambda decide."""
     bits: int | None = None
     """Bits of a weight, quantized after the fit (PTQ); None quantizes during the fit (QAT)."""
     prune: float = 0.0
@@ -75,11 +78,14 @@ class Compression:
             raise SettingsError(f"lambda must be over 0, got {self.lambda_:g}")
         if self.file_bytes is not None and self.file_bytes < 1:
             raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
+        if self.psnr is not None and not MIN_PSNR_DB <= self.psnr <= MAX_PSNR_DB:
+            raise SettingsError(f"the PSNR must be in 10..60 dB, got {self.psnr:g}")
         if self.bits is not None and self.bits not in BITS:
             raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
         if not 0 <= self.prune < 1:
             raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
-        if self.bits is not None and (self.lambda_ is not None or self.file_bytes is not None):
+        rates = (self.lambda_, self.file_bytes, self.psnr)
+        if self.bits is not None and any(each is not None for each in rates):
             raise SettingsError("give either bits or a rate, not both")
         if self.coder == "huffman" and (
             self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND
@@ -146,6 +152,8 @@ class FitConfig(Reading):
         None
     )
     """Size of the file, in bits per second of video, such as 500k."""
+    psnr: Annotated[float | None, Flag(metavar="DB", group="size", exclusive="target")] = None
+    """PSNR of the frames in dB, at which the fit may also end before its budget does."""
     bits: Annotated[int | None, Flag(metavar="N", group="size", exclusive="target")] = None
     """Quantize weights to N bits after the fit, instead of fitting for a rate."""
     prune: Annotated[float, Flag(metavar="SHARE", group="size")] = 0.0
@@ -163,10 +171,10 @@ class FitConfig(Reading):
             raise SettingsError(f"a segment needs at least 1 frame, got {self.segment_frames}")
         if self.key_interval < 1:
             raise SettingsError(f"a key interval is at least 1 segment, got {self.key_interval}")
-        targets = (self.bits_per_pixel, self.file_size, self.bitrate)
-        if sum(each is not None for each in (*targets, self.lambda_, self.bits)) > 1:
+        targets = (self.lambda_, self.bits_per_pixel, self.file_size, self.bitrate, self.psnr)
+        if sum(each is not None for each in (*targets, self.bits)) > 1:
             raise SettingsError(
-                "give one of lambda, bits per pixel, file size, bitrate and bits, not several"
+                "give one of lambda, bits per pixel, file size, bitrate, PSNR and bits, not several"
             )
         self._unsized()
         if self.bits_per_pixel is not None and not 0 < self.bits_per_pixel <= MAX_BITS_PER_PIXEL:
@@ -204,7 +212,13 @@ class FitConfig(Reading):
         return Budget(seconds=self.budget, epochs=self.epochs)
 
     def _unsized(self) -> Compression:
-        return Compression(lambda_=self.lambda_, bits=self.bits, prune=self.prune, coder=self.coder)
+        return Compression(
+            lambda_=self.lambda_,
+            psnr=self.psnr,
+            bits=self.bits,
+            prune=self.prune,
+            coder=self.coder,
+        )
 
     def compression(self, video: "Frames") -> Compression:
         """Return the compression of a video; raises SettingsError."""
@@ -246,12 +260,12 @@ class FitConfig(Reading):
             "precision",
         )
         limit = self.limit(video.count)
-        sizes = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits", "prune", "coder")
+        target = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "psnr", "bits")
         record |= self._changed(optional)
         if not after:
             seconds = limit.seconds
             record |= {"epochs": limit.epochs} if seconds is None else {"budget": f"{seconds:g}"}
-        record |= self._changed(sizes)
+        record |= self._changed((*target, "prune", "coder"))
         last = {
             "segment_frames": self.segment_frames,
             "key_interval": self.key_interval,

@@ -67,7 +67,7 @@ def _compress(args: argparse.Namespace) -> None:
     for rate in args.bits_per_pixel:
         FitConfig(bits_per_pixel=rate)  # a wrong rate is an error before anything is read
     kept, states = Checkpoint.load(args.checkpoint)
-    sizeless = {"lambda_": None, "file_size": None, "bitrate": None, "bits": None}
+    sizeless = dict.fromkeys(("lambda_", "file_size", "bitrate", "psnr", "bits"))
     unlimited = replace(kept.config, **sizeless, prune=0.0, coder="range")
     configs = {rate: replace(unlimited, bits_per_pixel=rate) for rate in args.bits_per_pixel}
     budget = Budget(seconds=kept.seconds / 2 if args.budget is None else args.budget)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SIZE_TOLERANCE = 0.03
 """Largest relative deviation of a file from its target size without a warning."""
+PSNR_TOLERANCE = 0.5
+"""Largest difference of a file's PSNR below its target without a warning, in dB."""
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +136,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         show(asdict(_measure(args.clip, source, args.mask)), as_json=args.json)
 
 
-def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
-    """Log a file's PSNR and size, with a warning if it missed its target size."""
+def report(
+    path: Path, source: "Frames", wanted_bytes: int | None, wanted_db: float | None = None
+) -> None:
+    """Log a file's PSNR and size, with a warning if it missed its target size or PSNR."""
     from encoder.codec.clip import Clip
     from encoder.compare.evaluation import pictures
     from encoder.media.metrics import psnr_db
@@ -151,7 +155,14 @@ def report(path: Path, source: "Frames", wanted_bytes: int | None) -> None:
     cost = f"{size} bytes, {8 * size / clip.header.pixels:.4f} bits per pixel"
     if clip.sound is not None:
         cost += f", {clip.sound.file_bytes} bytes of them sound"
-    logger.info("%s: %.2f dB in %s", path, sum(found) / len(found), cost)
+    mean = sum(found) / len(found)
+    logger.info("%s: %.2f dB in %s", path, mean, cost)
+    if wanted_db and mean < wanted_db - PSNR_TOLERANCE:
+        logger.warning(
+            "the frames have %.2f dB instead of %g; a larger budget or --size may reach it",
+            mean,
+            wanted_db,
+        )
     if wanted_bytes and abs(size / wanted_bytes - 1) > SIZE_TOLERANCE:
         logger.warning(
             "the file misses its target size of %d bytes; a larger budget may reach it",

@@ -131,7 +131,7 @@ def _fit_source(fitter: Fitter, config: FitConfig, source: "Source", output: Pat
     job = fitter.job(config, source, fitter.plan(source, config))
     fitter.run(job, source, output, fitter.args.checkpoint)
     logger.info("fitted in %.1f s", time.perf_counter() - began)
-    report(output, source, config.target_bytes(source))
+    report(output, source, config.target_bytes(source), config.psnr)
 
 
 def _open(path: Path, config: FitConfig) -> "Source":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from encoder.media.source import Source
     from encoder.segmentation.plan import Plan
 
-TARGETS = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "bits")
+TARGETS = ("lambda_", "bits_per_pixel", "file_size", "bitrate", "psnr", "bits")
 """Settings that a rung replaces."""
 
 logger = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from encoder.training.trainer import Trainer
 DEFAULT_BITS = 8
 """Bits of a weight that is quantized after the fit."""
 DEFAULT_LAMBDA = 0.05
-"""Initial lambda of a fit to a size, for presets without a lambda of their own."""
+"""Initial lambda of a fit that is steered, for presets without a lambda of their own."""
 FOREIGN = "the checkpoint is of another network, or of another video"
 
 
@@ -243,7 +243,7 @@ class SegmentEncoder:
         lambda_ = compression.lambda_
         if lambda_ is None:
             lambda_ = self._preset.recipe.lambda_
-        if compression.bits is not None or not (lambda_ or compression.file_bytes):
+        if compression.bits or not any((lambda_, compression.file_bytes, compression.psnr)):
             return None
         target = None
         if compression.file_bytes is not None:
@@ -252,6 +252,7 @@ class SegmentEncoder:
             lambda_=lambda_ or DEFAULT_LAMBDA,
             pixels=self.header.width * self.header.height * len(self.plan.runs[index]),
             target_bits=target,
+            target_db=compression.psnr,
             steering=self._preset.recipe.steering,
         )
 

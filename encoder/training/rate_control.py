@@ -1,4 +1,7 @@
-"""Rate control of lambda, the weight of a bit in the loss: constant, or steered to a size."""
+"""Rate control of lambda, the weight of a bit in the loss.
+
+It is constant, or steered to a size or to a quality.
+"""
 
 from collections.abc import Callable
 from math import log
@@ -19,6 +22,27 @@ MIN_SLOPE = 0.1
 """Lower bound of the measured slope."""
 MAX_SCALING = 0.7
 """Largest change of the steps' logarithms at once."""
+QUALITY = Steering(
+    start=0.5,
+    arrive=0.85,
+    proportional=2.0,
+    integral=60.0,
+    firm_integral=300.0,
+    max_change=0.5,
+    max_rise=log(100),
+)
+"""Gains of the controller that steers to a quality, by the logarithm of the squared error.
+
+Before `start`, the quality rises by itself, and tells little of the end.
+"""
+LAST_RISE_DB = 0.2
+"""Rise of the quality at the end of a fit, when the weight changes little any more."""
+MAX_FALL = log(1000)
+"""Largest fall of log(lambda) for a quality that is out of reach."""
+MEMORY = 0.05
+"""Share of the latest step in the mean logarithm of the squared errors: frames differ."""
+ROUNDING_ERROR = 1 / 12 / 255**2
+"""Mean squared error of rounding to 8 bits."""
 
 
 class RateControl(Stateful):
@@ -32,6 +56,7 @@ class RateControl(Stateful):
         "_began",
         "_latest",
         "_missing",
+        "_log_error",
     )
 
     def __init__(
@@ -40,14 +65,17 @@ class RateControl(Stateful):
         lambda_: float,
         pixels: int,
         target_bits: float | None = None,
+        target_db: float | None = None,
         steering: Steering = DEFAULT,
     ) -> None:
         """Take the weight of one bit per pixel and the number of pixels.
 
-        `target_bits` is the wanted size of the tensors; None leaves the weight constant.
+        `target_bits` is the wanted size of the tensors, which `steering` reaches. `target_db` is
+        the wanted PSNR of the frames. Without either, the weight is constant.
         """
         self.target_bits = target_bits
-        self._steering = steering
+        self.target_db = target_db
+        self._steering = steering if target_db is None else QUALITY
         self._calibrations = list(steering.calibrate_at) if target_bits else []
         self._coded_share = 1.0
         self._first_log_weight = log(lambda_ / pixels)
@@ -55,11 +83,38 @@ class RateControl(Stateful):
         self._began: tuple[float, Tensor] | None = None
         self._latest = 0.0
         self._missing = torch.tensor(0.0)
+        self._log_error: Tensor | None = None
+        """Mean logarithm of the latest steps' squared errors."""
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether the weight changes."""
+        return self.target_bits is not None or self.target_db is not None
+
+    def fixes_steps(self, *, is_last: bool) -> bool:
+        """Return whether the target alone decides on the quantization steps, not their cost.
+
+        Before a quality is steered, its weight is that of any fit. The last choice is later.
+        """
+        return self.target_bits is not None or (is_last and self.target_db is not None)
+
+    def observe(self, error: Tensor) -> None:
+        """Take the mean squared error of a step's frames."""
+        if self.target_db is not None:
+            now = (error.detach() + ROUNDING_ERROR).log()
+            before = now if self._log_error is None else self._log_error.to(now.device)
+            self._log_error = before.lerp(now, MEMORY)
 
     def weight(self, bits: Tensor, progress: float) -> Tensor:
         """Return the weight of a bit, for the current rate in bits and the fit's progress, 0..1."""
         if self.target_bits is not None and progress >= self._steering.start:
             self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
+        if self.target_db is not None and progress >= self._steering.start:
+            assert self._log_error is not None  # steps came before
+            # As a larger size does, a smaller error asks for a larger weight.
+            goal = (self.target_db - LAST_RISE_DB) * log(10) / 10
+            self._steer(-self._log_error, progress, goal)
+            self._log_weight = self._log_weight.clamp(min=self._first_log_weight - MAX_FALL)
         if self._log_weight.device != bits.device:
             self._log_weight = upload(self._log_weight, bits.device)
         return self._log_weight.exp()

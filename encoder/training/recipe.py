@@ -40,6 +40,13 @@ class Schedule:
     rate_every: int = 8
     """Number of steps between two evaluations of the rate term."""
 
+    def stage(self, progress: float, *, prunes: bool, quantizes: bool) -> int:
+        """Return how many changes that may cost quality have begun at a share of the fit."""
+        edges = [self.prune_at] if prunes else []
+        if quantizes:
+            edges += [self.noise_from, self.round_from, self.freeze_from]
+        return sum(progress >= edge for edge in edges)
+
     def learning_rate_factor(self, progress: float) -> float:
         """Return the learning rate's factor at a share of the fit: linear rise, cosine fall."""
         if progress < self.warmup:

@@ -33,7 +33,7 @@ class RecordedStep(TrainStep):
     """Steps that are recorded once per phase of the schedule.
 
     The first step of a phase runs as usual, since its preparations cannot be recorded.
-    So do all steps that are steered to a size, and those of a network that cannot be recorded.
+    So do all steps that are steered, and those of a network that cannot be recorded.
     On a CPU, a recorded step is simply computed again.
     """
 
@@ -84,7 +84,7 @@ class RecordedStep(TrainStep):
     def _update(
         self, batch: Tensor, target: Tensor, mask: Tensor | None, progress: float
     ) -> Tensor:
-        is_steered = self.rate is not None and self.rate.target_bits is not None
+        is_steered = self.rate is not None and self.rate.is_steered
         if not is_steered and not self._is_refused:  # steering depends on the progress
             try:
                 return self._replayed(batch, target, mask, progress)

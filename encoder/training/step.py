@@ -164,8 +164,10 @@ class TrainStep(Stateful):
         self, quantizer: QatQuantizer, batch: Tensor, target: Tensor, mask: Tensor | None
     ) -> None:
         """Set the steps to those whose distortion and bits cost the least on a batch."""
-        # Sizes are reached by other means, frame encoders go on, and weights alone would be lost.
-        if self._frame_encoder or not self._latents or self.rate is None or self.rate.target_bits:
+        # Frame encoders go on, and weights alone would be lost.
+        if self._frame_encoder or not self._latents or self.rate is None:
+            return
+        if self.rate.fixes_steps(is_last=self._passed > 1):
             return
 
         def distortion(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -193,11 +195,9 @@ class TrainStep(Stateful):
         )
 
     def _look_for_changes(self, progress: float) -> None:
-        schedule = self.recipe.schedule
-        edges = [schedule.prune_at] if self._prune else []
-        if self.rate is not None:
-            edges += [schedule.noise_from, schedule.round_from, schedule.freeze_from]
-        stage = sum(progress >= edge for edge in edges)
+        stage = self.recipe.schedule.stage(
+            progress, prunes=self._prune > 0, quantizes=self.rate is not None
+        )
         if stage != self._stage:
             self._stage = stage
             self.changed_at = self.steps

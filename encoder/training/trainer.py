@@ -16,9 +16,11 @@ from torch import Tensor
 from encoder.common.errors import FitError
 from encoder.config import Budget
 from encoder.training.device import convolutions, unit, upload
+from encoder.training.divergence import DivergenceMonitor
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
 from encoder.training.step import TrainStep
+from encoder.training.thread_choice import ThreadChoice
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +33,14 @@ The best epoch of as many steps is judged. The quality of a single step varies t
 """
 NOTICE_SECONDS = 5.0
 """Time after which a long epoch yields its progress."""
-COLLAPSE_DB = 6.0
-"""Largest fall of the quality below the expected one."""
-CHANGE_DB = 15.0
-"""Largest fall when pruning, noise or rounding starts."""
-EASE_DB = 0.5
-"""Fall of the expected quality per epoch: steering to a size costs quality slowly."""
-ENOUGH_DB = 40.0
-"""Quality above which changes mean little: black frames jump by tens of decibels."""
-LOWER = 0.5
-"""Factor of the learning rate after a collapse."""
-MAX_COLLAPSES = 4
-"""Largest number of collapses before the quality recovers."""
+HALF = 0.5
+"""Share of the fit at which the quality begins to be steered."""
+SPARE_DB = 0.5
+"""Quality above the wanted one at which the noise of quantization may begin early."""
+RISE_DB = 1.0
+"""Rise of the quality that is expected of the second half of a fit."""
+LEAST_STEPS = 200
+"""Smallest number of steps before that half begins early: steering takes about as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,53 +57,19 @@ class Epoch:
     """Whether the epoch has ended."""
 
 
-class DivergenceMonitor(Stateful):
-    """Detects collapses of the quality."""
-
-    STATE = ("reference_db", "_fell_at", "collapses", "gain")
-
-    def __init__(self) -> None:
-        self.reference_db = -inf
-        """Expected quality."""
-        self._fell_at = -1
-        """Number of the step of the latest collapse."""
-        self.collapses = 0
-        """Number of collapses since the quality last recovered."""
-        self.gain = 1.0
-        """Factor of the learning rate."""
-
-    def expect(self, reference_db: float) -> None:
-        """Set the expected quality to that of the state the fit rolls back to."""
-        self.reference_db = reference_db
-
-    def collapsed(self, psnr_db: float, step: int, *, is_changed: bool = False) -> bool:
-        """Return whether the quality is NaN or far too low; lower the learning rate if so.
-
-        `step` is the number of the last step of the epochs that are judged. `is_changed` tells
-        whether a phase of quantization or pruning has just begun.
-        """
-        shown = min(psnr_db, ENOUGH_DB)
-        tolerance = CHANGE_DB if is_changed else COLLAPSE_DB
-        if isfinite(psnr_db) and shown >= self.reference_db - tolerance:
-            if shown >= self.reference_db and step > self._fell_at:
-                self.collapses = 0
-            self.reference_db = shown if is_changed else max(shown, self.reference_db - EASE_DB)
-            return False
-        self._fell_at = step
-        self.collapses += 1
-        self.gain *= LOWER
-        return True
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether lower learning rates do not help."""
-        return self.collapses > MAX_COLLAPSES
-
-
 class Trainer(Stateful):
     """Trains within a budget, and rolls back when the quality collapses."""
 
-    STATE = ("_epochs", "_spent", "_left", "_error", "_best_db", "_psnr_db", "_latest_at")
+    STATE = (
+        "_epochs",
+        "_spent",
+        "_pace",
+        "_left",
+        "_error",
+        "_best_db",
+        "_psnr_db",
+        "_latest_at",
+    )
 
     def __init__(
         self,
@@ -128,6 +92,8 @@ class Trainer(Stateful):
 
         Not in seconds, as the budget of a resumed run differs with its number of workers.
         """
+        self._pace = 1.0
+        """Factor of the schedule's progress, over 1 in a fit that may end early."""
         self._left = torch.zeros(0, dtype=torch.long)
         """Numbers of the frames that are still to come in this epoch."""
         self._error = torch.zeros(())
@@ -149,6 +115,12 @@ class Trainer(Stateful):
         Pixels of the mask (T, H, W) do not count. Raises FitError if the loss becomes NaN, or the
         quality collapses again and again.
         """
+        # The bytes depend on the number of threads, so that of a fit by epochs stays.
+        is_free = self._budget.seconds is not None and frames.device.type == "cpu"
+        with ThreadChoice(is_free=is_free, clock=self._clock) as self._threads:
+            yield from self._epochs_of(frames, mask)
+
+    def _epochs_of(self, frames: Tensor, mask: Tensor | None) -> Iterator[Epoch]:
         self._frames = frames
         self._mask = mask
         # A state that was read from a file is not on the device.
@@ -177,6 +149,8 @@ class Trainer(Stateful):
                 self._good = self._latest or self._good
                 self._latest = None
             self._psnr_db = psnr_db
+            if is_whole:
+                self._hurry(psnr_db)
             yield Epoch(
                 index=self._epochs - 1, progress=min(self._progress(), 1.0), psnr_db=psnr_db
             )
@@ -211,9 +185,12 @@ class Trainer(Stateful):
                 told = self._clock()
             batch = self._left[:step_frames]
             mask = None if self._mask is None else self._mask[batch]
-            error = self.training.step(
-                batch, unit(self._frames[batch]), mask, progress, gain=self._monitor.gain
-            )
+            with self._threads.step():
+                error = self.training.step(
+                    batch, unit(self._frames[batch]), mask, progress, gain=self._monitor.gain
+                )
+            if self.training.rate is not None:
+                self.training.rate.observe(error)
             self._error = self._error + error * len(batch)
             self._left = self._left[step_frames:]
             if self._budget.seconds is not None:
@@ -265,13 +242,25 @@ class Trainer(Stateful):
             psnr_db,
         )
 
+    def _hurry(self, psnr_db: float) -> None:
+        """Go ahead in the schedule if the fit will end with the wanted quality all the same."""
+        rate = self.training.rate
+        if rate is None or rate.target_db is None or self.training.steps < LEAST_STEPS:
+            return
+        done = self._progress()
+        noise_from = self.training.recipe.schedule.noise_from
+        if self._start < done < noise_from and psnr_db >= rate.target_db + SPARE_DB:
+            self._pace *= (noise_from - self._start) / (done - self._start)
+        elif noise_from <= done < HALF and psnr_db >= rate.target_db - RISE_DB:
+            self._pace *= (HALF - self._start) / (done - self._start)
+
     def _progress(self) -> float:
         if self._budget.epochs is not None:
             done = 1 - len(self._left) / len(self._frames) if len(self._left) else 0.0
             share = (self._epochs + done) / self._budget.epochs
         else:
             share = self._spent
-        return self._start + share * (1 - self._start)
+        return self._start + self._pace * share * (1 - self._start)
 
 
 def _mean_psnr_db(error: float, frames: int) -> float:

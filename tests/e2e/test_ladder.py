@@ -102,6 +102,7 @@ def test_a_rung_without_room_is_an_error_before_the_first_fit(tmp_path, capsys):
         (["--ladder", "40kB", "big"], "a rung is a size such as"),
         (["--ladder", "40kB", "0x0@80kB"], "a size is two numbers"),
         (["--ladder", "40kB", "80kB", "--file-size", "1MB"], "give no other"),
+        (["--ladder", "40kB", "80kB", "--psnr", "32"], "give no other"),
         (["--ladder", "40kB", "80kB", "--checkpoint", "a"], "no checkpoint"),
         (["--ladder", "40kB", "80kB", "-o", "a.nerv"], "its manifest, FILM.json"),
         (["-o", "a.json"], "name of a ladder's manifest"),

@@ -296,6 +296,7 @@ def written(work, events, path):
     ("preset", "options"),
     [
         ("fast", {"file_size": 30_000}),
+        ("fast", {"psnr": 20.0}),
         pytest.param(
             "fast",
             {"bits": 6, "prune": 0.2, "coder": "huffman"},

@@ -59,6 +59,9 @@ def test_no_size(name, text):
         ({"lambda_": 0.0}, "lambda must be over 0, got 0"),
         ({"lambda_": 1.0, "file_size": "2kB"}, "give one of lambda, bits per pixel"),
         ({"bits": 8, "bitrate": "2k"}, "give one of lambda, bits per pixel"),
+        ({"psnr": 32.0, "lambda_": 1.0}, "give one of lambda, bits per pixel"),
+        ({"psnr": 9.5}, r"the PSNR must be in 10\.\.60 dB, got 9\.5"),
+        ({"psnr": float("nan")}, r"the PSNR must be in 10\.\.60 dB, got nan"),
         ({"bits": 20}, r"bits must be in 2\.\.12, got 20"),
         ({"prune": 0.2}, "pruning needs bits"),
         ({"coder": "huffman", "bits": 9}, "the huffman coder takes at most 8 bits"),
@@ -80,6 +83,7 @@ def test_compression():
     config = FitConfig(bits=6, prune=0.2, coder="huffman")
     assert config.compression(VIDEO) == Compression(bits=6, prune=0.2, coder="huffman")
     assert FitConfig(file_size="5kB").compression(VIDEO) == Compression(file_bytes=5000)
+    assert FitConfig(psnr=32.0).compression(VIDEO) == Compression(psnr=32.0)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,7 @@ def test_compression():
         ({"precision": "auto"}, "", "--budget 120 "),
         ({"lambda_": 0.1, "mask": "a/b.png"}, "", "--mask b.png --budget 120 --lambda 0.1 "),
         ({"track": 1, "file_size": "2kB"}, "", "--track 1 --budget 120 --file-size 2kB "),
+        ({"psnr": 32.5}, "", "--budget 120 --psnr 32.5 "),
         ({"bits_per_pixel": 0.05}, " after 9 s", "--bits-per-pixel 0.05 after 9 s "),
     ],
 )

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from encoder.training.trainer import (
+from encoder.training.divergence import (
     CHANGE_DB,
     COLLAPSE_DB,
     EASE_DB,

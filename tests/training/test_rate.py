@@ -6,9 +6,13 @@ import pytest
 import torch
 from helpers import make_encoder, panning
 
+from encoder.cli.options import SAMPLE
+from encoder.codec.clip import Clip
+from encoder.compare.evaluation import mean_quality, qualities
 from encoder.config import Budget, Compression
+from encoder.media.source import read_video
 from encoder.media.video import Video
-from encoder.training.rate_control import RateControl
+from encoder.training.rate_control import LAST_RISE_DB, RateControl
 
 
 def test_weight_is_per_pixel():
@@ -28,6 +32,56 @@ def test_size_is_steered_to_the_target(target, lag):
         settled = log(15_000.0) - 0.35 * (weight.log().item() - first)
         bits += (settled - bits) / (800 * lag)
     assert bits == pytest.approx(log(target), abs=0.02)
+
+
+@pytest.mark.parametrize(("target", "lag"), [(30.0, 0.01), (31.5, 0.03), (33.0, 0.01)])
+def test_quality_is_steered_to_the_target(target, lag):
+    """The quality of a fit rises by itself, and follows the weight with some lag."""
+    rate = RateControl(lambda_=0.05, pixels=1000, target_db=target)
+    frames = torch.Generator().manual_seed(0)
+    first = log(0.05 / 1000)
+    lost = 0.0
+    for index in range(2000):
+        progress = index / 2000
+        noise = float(torch.randn((), generator=frames))
+        quality = 30.0 + 2 * progress - lost
+        rate.observe(torch.tensor(10 ** (-(quality + noise) / 10)))
+        weight = rate.weight(torch.tensor(500.0), progress)
+        settled = 0.8 * (weight.log().item() - first)
+        lost += (settled - lost) / (2000 * lag)
+        if progress < 0.5:
+            assert weight.log().item() == pytest.approx(first)
+    assert quality == pytest.approx(target - LAST_RISE_DB, abs=0.15)
+
+
+def test_weight_of_a_quality_out_of_reach_has_a_bound():
+    rate = RateControl(lambda_=0.05, pixels=1000, target_db=60.0)
+    for index in range(1000):
+        rate.observe(torch.tensor(0.1))
+        weight = rate.weight(torch.tensor(500.0), index / 1000)
+    assert weight.item() == pytest.approx(0.05 / 1000 / 1000, rel=1e-3)
+
+
+@pytest.mark.parametrize(("target", "most_epochs"), [(26.0, 100), (28.0, 200), (30.0, 301)])
+def test_fit_has_the_quality_that_was_asked_for(target, most_epochs):
+    """A quality that is easy to reach ends the fit early; the network alone would have 29.7 dB."""
+    video = read_video(SAMPLE, size=(64, 36))
+    video = replace(video, frames=video.frames[:32])
+    encoder = make_encoder(video, "fast", Compression(psnr=target), size="XS")
+    epochs = sum(step.is_whole for step in encoder.run(Budget(epochs=300)))
+    clip = Clip.parse(bytes(encoder.clip()))
+    assert mean_quality(list(qualities(clip, video))).psnr_db == pytest.approx(target, abs=0.4)
+    assert epochs <= most_epochs
+
+
+def test_steps_are_searched_while_a_weight_decides():
+    def fixed(**target):
+        rate = RateControl(lambda_=0.05, pixels=1000, **target)
+        return [rate.fixes_steps(is_last=is_last) for is_last in (False, True)]
+
+    assert fixed() == [False, False]
+    assert fixed(target_db=30.0) == [False, True]
+    assert fixed(target_bits=1e4) == [True, True]
 
 
 def test_fit_has_the_size_that_was_asked_for():
