@@ -24,7 +24,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
 """Numbers of bits for weights that are quantized after the fit."""
-MIN_PSNR_DB, MAX_PSNR_DB = 10, 60
+MIN_PSNR_DB, MAX_PSNR_DB = 10, 55
 MAX_SEED = 2**63 - 1
 BITS_PER_BYTE = 8
 MAX_BITS_PER_PIXEL = 1000
@@ -79,13 +79,12 @@ class Compression:
         if self.file_bytes is not None and self.file_bytes < 1:
             raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
         if self.psnr is not None and not MIN_PSNR_DB <= self.psnr <= MAX_PSNR_DB:
-            raise SettingsError(f"the PSNR must be in 10..60 dB, got {self.psnr:g}")
+            raise SettingsError(f"the PSNR must be in 10..55 dB, got {self.psnr:g}")
         if self.bits is not None and self.bits not in BITS:
             raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
         if not 0 <= self.prune < 1:
             raise SettingsError(f"the share to prune must be in 0..1, got {self.prune:g}")
-        rates = (self.lambda_, self.file_bytes, self.psnr)
-        if self.bits is not None and any(each is not None for each in rates):
+        if self.bits is not None and {self.lambda_, self.file_bytes, self.psnr} != {None}:
             raise SettingsError("give either bits or a rate, not both")
         if self.coder == "huffman" and (
             self.bits is None or 2 ** (self.bits - 1) - 1 > HUFFMAN_BOUND
@@ -153,7 +152,7 @@ class FitConfig(Reading):
     )
     """Size of the file, in bits per second of video, such as 500k."""
     psnr: Annotated[float | None, Flag(metavar="DB", group="size", exclusive="target")] = None
-    """PSNR of the frames in dB, at which the fit may also end before its budget does."""
+    """PSNR of the frames in dB; an easy one ends the fit before its budget does."""
     bits: Annotated[int | None, Flag(metavar="N", group="size", exclusive="target")] = None
     """Quantize weights to N bits after the fit, instead of fitting for a rate."""
     prune: Annotated[float, Flag(metavar="SHARE", group="size")] = 0.0
@@ -176,6 +175,8 @@ class FitConfig(Reading):
             raise SettingsError(
                 "give one of lambda, bits per pixel, file size, bitrate, PSNR and bits, not several"
             )
+        if self.psnr is not None and self.mask is not None:
+            raise SettingsError("a fit with a mask cannot be steered to a PSNR: give a lambda")
         self._unsized()
         if self.bits_per_pixel is not None and not 0 < self.bits_per_pixel <= MAX_BITS_PER_PIXEL:
             raise SettingsError(

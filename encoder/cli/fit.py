@@ -84,7 +84,7 @@ def _add_long(fit: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of a worker, on which the bytes depend "
+        help="threads of a worker, on which the bytes depend. A fit by time may take fewer "
         "(default: a share of the cores; 1 on a cluster)",
     )
     long.add_argument(

@@ -97,7 +97,9 @@ def run_job(job: Job, run: Run) -> None:
             _tell(run.output, assembly.frames, unfinished)
             raise
         if run.checkpoint:
-            seconds = (job.budget.seconds or time.perf_counter() - began) * workers
+            # A fit to a quality may end early.
+            given = None if job.config.psnr else job.budget.seconds
+            seconds = (given or time.perf_counter() - began) * workers
             checkpoint = Checkpoint(
                 source=str(job.source),
                 width=width,

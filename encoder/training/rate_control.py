@@ -109,8 +109,8 @@ class RateControl(Stateful):
         """Return the weight of a bit, for the current rate in bits and the fit's progress, 0..1."""
         if self.target_bits is not None and progress >= self._steering.start:
             self._steer(bits.log(), progress, log(self.target_bits / self._coded_share))
-        if self.target_db is not None and progress >= self._steering.start:
-            assert self._log_error is not None  # steps came before
+        is_late = progress >= self._steering.start
+        if self.target_db is not None and is_late and self._log_error is not None:
             # As a larger size does, a smaller error asks for a larger weight.
             goal = (self.target_db - LAST_RISE_DB) * log(10) / 10
             self._steer(-self._log_error, progress, goal)

@@ -14,8 +14,14 @@ import torch
 
 TRIAL_STEPS = 5
 """Steps with each number of threads of a trial; their median leaves out steps with more to do."""
+FIRST_SECONDS = 0.5
+"""Time before the first trial: the first steps take longer."""
 PERIOD_SECONDS = 3.0
-"""Time between two trials."""
+"""Least time between two trials."""
+PERIOD_TRIALS = 20.0
+"""Least time between two trials, in times of a trial: slow steps have few of them."""
+SLOW_SECONDS = 1.0
+"""Time of a step above which there is no trial: long operators lose little by waiting."""
 GAIN = 0.9
 """Largest time of a step with another number of threads, as a share of the present time."""
 
@@ -31,7 +37,9 @@ class ThreadChoice:
         self._is_free = is_free and self._most > 1
         self._clock = clock
         self._now = self._most
-        self._next = clock()
+        self._next = clock() + FIRST_SECONDS
+        self._began = 0.0
+        """Time at which the latest trial began."""
         self._turns: list[int] = []
         """Numbers of threads of the trial's steps that are still to come."""
         self._times: dict[int, list[float]] = {}
@@ -54,8 +62,11 @@ class ThreadChoice:
                 for count in (max(self._now // 2, 1), self._now, min(2 * self._now, self._most))
             }
             self._turns = [count for count in self._times for _ in range(TRIAL_STEPS)]
+            self._began = began
         if not self._turns:
             yield
+            if self._clock() - began > SLOW_SECONDS:
+                self._next = self._clock() + PERIOD_SECONDS
             return
         count = self._turns[-1]
         torch.set_num_threads(count)
@@ -72,4 +83,5 @@ class ThreadChoice:
         if times[best] < GAIN * times[self._now]:
             self._now = best
         torch.set_num_threads(self._now)
-        self._next = self._clock() + PERIOD_SECONDS
+        ended = self._clock()
+        self._next = ended + max(PERIOD_SECONDS, PERIOD_TRIALS * (ended - self._began))

@@ -40,7 +40,7 @@ SPARE_DB = 0.5
 RISE_DB = 1.0
 """Rise of the quality that is expected of the second half of a fit."""
 LEAST_STEPS = 200
-"""Smallest number of steps before that half begins early: steering takes about as many."""
+"""Smallest number of steps before a fit goes ahead: steering takes about as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,9 +247,12 @@ class Trainer(Stateful):
         rate = self.training.rate
         if rate is None or rate.target_db is None or self.training.steps < LEAST_STEPS:
             return
+        if self._monitor.collapses:  # perhaps it went ahead too early
+            return
         done = self._progress()
-        noise_from = self.training.recipe.schedule.noise_from
-        if self._start < done < noise_from and psnr_db >= rate.target_db + SPARE_DB:
+        schedule = self.training.recipe.schedule
+        noise_from = schedule.noise_from
+        if schedule.rate_from <= done < noise_from and psnr_db >= rate.target_db + SPARE_DB:
             self._pace *= (noise_from - self._start) / (done - self._start)
         elif noise_from <= done < HALF and psnr_db >= rate.target_db - RISE_DB:
             self._pace *= (HALF - self._start) / (done - self._start)

@@ -149,7 +149,7 @@ def test_help_names_the_engines(tmp_path):
             "bits per pixel must be over 0 and at most 1000, got nan",
         ),
         ("encoder fit --file-size big", "a file size is a number of bytes like 200kB, got 'big'"),
-        ("encoder fit --psnr 61", "the PSNR must be in 10..60 dB, got 61"),
+        ("encoder fit --psnr 56", "the PSNR must be in 10..55 dB, got 56"),
         ("encoder fit --psnr 32 --file-size 2kB", "not allowed with argument"),
         ("encoder fit --bitrate 0", "a bitrate is a number of bits per second like 500k, got '0'"),
         ("encoder fit --bits 1", "bits must be in 2..12, got 1"),

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import COMMANDS, moving_square
+
+from encoder.cli.main import main as encoder_main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -49,6 +52,29 @@ def test_each_command_has_its_help_on_a_page(site):
 )
 def test_python_interface_is_on_a_page(site, name):
     assert f'id="{name}"' in (site / "reference" / "python.html").read_text()
+
+
+def test_job_on_kubernetes_is_a_fit(monkeypatch):
+    page = (ROOT / "docs" / "how-to" / "long-videos.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    spec = yaml.safe_load(text)["spec"]
+    found = []
+    monkeypatch.setattr("encoder.cli.fit._fit", found.append)
+    python, flag, package, *arguments = spec["entrypoint"].split()
+    assert (python, flag, package) == ("python", "-m", "encoder")
+    assert encoder_main(arguments) == 0
+    cluster = spec["rayClusterSpec"]
+    head = cluster["headGroupSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    for group in (head, workers):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+        for path in (found[0].video, found[0].output):  # all pods see them
+            assert any(path.is_relative_to(folder) for folder in mounts.values())
+    assert container["resources"]["limits"]["cpu"] == str(found[0].threads)
 
 
 def test_links_of_the_readme_lead_to_files():
