@@ -24,7 +24,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 BITS = range(2, 13)
 """Numbers of bits for weights that are quantized after the fit."""
-MIN_PSNR_DB, MAX_PSNR_DB = 10, 55
+MIN_PSNR, MAX_PSNR = 10, 55
 MAX_SEED = 2**63 - 1
 BITS_PER_BYTE = 8
 MAX_BITS_PER_PIXEL = 1000
@@ -78,8 +78,8 @@ class Compression:
             raise SettingsError(f"lambda must be over 0, got {self.lambda_:g}")
         if self.file_bytes is not None and self.file_bytes < 1:
             raise SettingsError(f"the file's size must be over 0, got {self.file_bytes}")
-        if self.psnr is not None and not MIN_PSNR_DB <= self.psnr <= MAX_PSNR_DB:
-            raise SettingsError(f"the PSNR must be in 10..55 dB, got {self.psnr:g}")
+        if self.psnr is not None and not MIN_PSNR <= self.psnr <= MAX_PSNR:
+            raise SettingsError(f"the PSNR must be in {MIN_PSNR}..{MAX_PSNR} dB, got {self.psnr:g}")
         if self.bits is not None and self.bits not in BITS:
             raise SettingsError(f"bits must be in {BITS[0]}..{BITS[-1]}, got {self.bits}")
         if not 0 <= self.prune < 1:

@@ -17,6 +17,7 @@ from encoder.common.errors import FitError
 from encoder.config import Budget
 from encoder.training.device import convolutions, unit, upload
 from encoder.training.divergence import DivergenceMonitor
+from encoder.training.rate_control import QUALITY
 from encoder.training.recipe import Recipe
 from encoder.training.state import FitState, Stateful
 from encoder.training.step import TrainStep
@@ -33,12 +34,10 @@ The best epoch of as many steps is judged. The quality of a single step varies t
 """
 NOTICE_SECONDS = 5.0
 """Time after which a long epoch yields its progress."""
-HALF = 0.5
-"""Share of the fit at which the quality begins to be steered."""
 SPARE_DB = 0.5
 """Quality above the wanted one at which the noise of quantization may begin early."""
 RISE_DB = 1.0
-"""Rise of the quality that is expected of the second half of a fit."""
+"""Rise that is expected of a fit from the time on at which the quality is steered."""
 LEAST_STEPS = 200
 """Smallest number of steps before a fit goes ahead: steering takes about as many."""
 
@@ -251,11 +250,12 @@ class Trainer(Stateful):
             return
         done = self._progress()
         schedule = self.training.recipe.schedule
-        noise_from = schedule.noise_from
-        if schedule.rate_from <= done < noise_from and psnr_db >= rate.target_db + SPARE_DB:
-            self._pace *= (noise_from - self._start) / (done - self._start)
-        elif noise_from <= done < HALF and psnr_db >= rate.target_db - RISE_DB:
-            self._pace *= (HALF - self._start) / (done - self._start)
+        if done < schedule.noise_from:
+            goal, enough_db = schedule.noise_from, rate.target_db + SPARE_DB
+        else:
+            goal, enough_db = QUALITY.start, rate.target_db - RISE_DB
+        if schedule.rate_from <= done < goal and psnr_db >= enough_db:
+            self._pace *= (goal - self._start) / (done - self._start)
 
     def _progress(self) -> float:
         if self._budget.epochs is not None:

@@ -453,6 +453,18 @@ def test_ladder_from_one_fit(tmp_path, write_video):
     assert (info["frames"], info["key_segments"], info["damage"]) == (10, 2, "")
 
 
+def test_fit_to_a_quality_tells_if_it_is_missed_and_has_a_checkpoint(tmp_path, write_video):
+    write_video(moving_square(10, 36, 64), "video.mp4")
+    fit = "encoder fit video.mp4 --epochs 2 --psnr 55 --checkpoint fit.safetensors"
+    done = run(fit, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "dB instead of 55; a larger budget or --size may reach it" in done.stderr
+    done = run("encoder compress fit.safetensors --bits-per-pixel 4 -o rung.nerv", tmp_path)
+    assert done.returncode == 0, done.stderr
+    info = json.loads(run("encoder info rung-4bpp.nerv --json", tmp_path).stdout)
+    assert "--psnr" not in info["settings"]
+
+
 @pytest.mark.parametrize(
     ("options", "coder", "made"),
     [

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from fractions import Fraction
+from itertools import takewhile
 from math import log
 
 import pytest
@@ -10,6 +11,7 @@ from encoder.cli.options import SAMPLE
 from encoder.codec.clip import Clip
 from encoder.compare.evaluation import mean_quality, qualities
 from encoder.config import Budget, Compression
+from encoder.jobs.gop import Gop
 from encoder.media.source import read_video
 from encoder.media.video import Video
 from encoder.training.rate_control import LAST_RISE_DB, RateControl
@@ -78,11 +80,29 @@ def test_weight_of_a_quality_out_of_reach_has_a_bound():
     assert weight.item() == pytest.approx(0.05 / 1000 / 1000, rel=1e-3)
 
 
+def small_sample():
+    video = read_video(SAMPLE, size=(64, 36))
+    return replace(video, frames=video.frames[:32])
+
+
+def test_fit_to_a_quality_goes_on_as_if_nothing_had_happened():
+    """It is interrupted after it went ahead, while it is steered."""
+    encoder = make_encoder(small_sample(), "fast", Compression(psnr=28.0), size="XS")
+    budget = Budget(epochs=300)
+    gop = Gop(encoder, 0, budget)
+    steps = gop.run()
+    taken = 1 + sum(1 for _ in takewhile(lambda step: step.done < 0.7, steps))
+    assert taken < 150  # of 300 epochs
+    state = gop.state()
+    whole = list(steps)[-1].finished
+    again = list(Gop(encoder, 0, budget, state=state).run())[-1].finished
+    assert bytes(again.segment) == bytes(whole.segment)
+
+
 @pytest.mark.parametrize(("target", "most_epochs"), [(28.0, 200), (30.0, 301)])
 def test_fit_has_the_quality_that_was_asked_for(target, most_epochs):
     """A quality that is easy to reach ends the fit early; the network alone would have 29.7 dB."""
-    video = read_video(SAMPLE, size=(64, 36))
-    video = replace(video, frames=video.frames[:32])
+    video = small_sample()
     encoder = make_encoder(video, "fast", Compression(psnr=target), size="XS")
     epochs = sum(step.is_whole for step in encoder.run(Budget(epochs=300)))
     clip = Clip.parse(bytes(encoder.clip()))
