@@ -16,11 +16,11 @@ pytestmark = pytest.mark.alone
 
 WINDOW = 8
 """Number of beeps that are compared with flashes."""
-MAX_BEEPS = 40
+MAX_BEEPS = 80
 """Number of beeps in which a browser brings sound and picture together.
 
 WebRTC in browsers corrects differences from 30 ms on, by at most 80 ms a second. Firefox begins with
-sound up to 760 ms late.
+sound up to 760 ms late. On busy cores it then overshoots by 150 ms, and comes back by some 12 ms a second.
 """
 
 LISTEN = """
