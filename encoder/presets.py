@@ -116,6 +116,7 @@ FAST_RECIPE = Recipe(
     optimizer="muon",
     betas=(0.9, 0.99),
     lambda_=0.05,
+    full_steps=2000,
     schedule=Schedule(warmup=0.04),
 )
 """Recipe of our own network."""

@@ -14,6 +14,10 @@ from encoder.training.recipe import Steering
 from encoder.training.state import Stateful
 
 DEFAULT = Steering()
+SHORT_POWER = 0.6
+"""Exponent of the factor by which bits weigh more in a fit that is short of steps."""
+MAX_SHORT_FACTOR = 4.0
+"""Largest such factor."""
 SCALINGS = 4
 """Number of times that the quantization steps are scaled to reach a size."""
 SLOPE = 0.7
@@ -97,6 +101,17 @@ class RateControl(Stateful):
         Before a quality is steered, its weight is that of any fit. The last choice is later.
         """
         return self.target_bits is not None or (is_last and self.target_db is not None)
+
+    def expect(self, full_steps: int, steps: int, share: float) -> None:
+        """Adapt a constant weight to a fit of fewer steps than `full_steps`.
+
+        `steps` have been taken in a share of the fit, 0..1. In a short fit, many bits go into
+        latents that have not settled, and buy little quality.
+        """
+        if steps and not self.is_steered:
+            shortness = max(full_steps * share / steps, 1.0)
+            factor = min(shortness**SHORT_POWER, MAX_SHORT_FACTOR)
+            self._log_weight = torch.tensor(self._first_log_weight + log(factor))
 
     def observe(self, error: Tensor) -> None:
         """Take the mean squared error of a step's frames."""

@@ -44,7 +44,7 @@ class Schedule:
         """Return how many changes that may cost quality have begun at a share of the fit."""
         edges = [self.prune_at] if prunes else []
         if quantizes:
-            edges += [self.noise_from, self.round_from, self.freeze_from]
+            edges += [self.rate_from, self.noise_from, self.round_from, self.freeze_from]
         return sum(progress >= edge for edge in edges)
 
     def learning_rate_factor(self, progress: float) -> float:
@@ -117,6 +117,8 @@ class Recipe:
     """Adam's decays of both moments."""
     lambda_: float = 0.0
     """Weight of a bit per pixel in the loss; 0 leaves quantization (8 bits) to the end (PTQ)."""
+    full_steps: int = 0
+    """Number of steps below which bits weigh more than `lambda_` says."""
     schedule: Schedule = field(default_factory=Schedule)
     """Phases of the fit."""
     quantization: Quantization = field(default_factory=Quantization)

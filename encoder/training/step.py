@@ -125,8 +125,7 @@ class TrainStep(Stateful):
         not count. `gain` is a factor of the learning rates.
         """
         schedule = self.recipe.schedule
-        if self._began is None:
-            self._began = progress
+        self._began = progress if self._began is None else self._began
         self._look_for_changes(progress)
         if self.rate is not None and self.quantizer is None and progress >= schedule.rate_from:
             self._start_quantizing()
@@ -195,12 +194,13 @@ class TrainStep(Stateful):
         )
 
     def _look_for_changes(self, progress: float) -> None:
-        stage = self.recipe.schedule.stage(
-            progress, prunes=self._prune > 0, quantizes=self.rate is not None
-        )
+        prunes, quantizes = self._prune > 0, self.rate is not None
+        stage = self.recipe.schedule.stage(progress, prunes=prunes, quantizes=quantizes)
         if stage != self._stage:
             self._stage = stage
             self.changed_at = self.steps
+            if self.rate is not None:
+                self.rate.expect(self.recipe.full_steps, self.steps, progress - (self._began or 0))
 
     def _set_learning_rates(self, progress: float, gain: float) -> None:
         if self.quantizer is not None and self._began is not None:

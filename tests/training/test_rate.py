@@ -14,12 +14,42 @@ from encoder.config import Budget, Compression
 from encoder.jobs.gop import Gop
 from encoder.media.source import read_video
 from encoder.media.video import Video
+from encoder.presets import PRESETS
 from encoder.training.rate_control import LAST_RISE_DB, RateControl
 
 
 def test_weight_is_per_pixel():
     rate = RateControl(lambda_=0.05, pixels=1000)
     assert rate.weight(torch.tensor(500.0), 0.9).item() == pytest.approx(0.05 / 1000)
+
+
+@pytest.mark.parametrize(
+    ("steps", "factor"), [(0, 1), (4000, 1), (2000, 1), (1000, 2**0.6), (500, 4**0.6), (10, 4)]
+)
+def test_bits_weigh_more_in_a_fit_of_few_steps(steps, factor):
+    rate = RateControl(lambda_=0.05, pixels=1000)
+    rate.expect(2000, round(0.3 * steps), 0.3)
+    assert rate.bit_weight == pytest.approx(factor * 0.05 / 1000)
+
+
+@pytest.mark.parametrize("target", [{"target_bits": 2000.0}, {"target_db": 30.0}])
+def test_few_steps_do_not_disturb_steering(target):
+    rate = RateControl(lambda_=0.05, pixels=1000, **target)
+    rate.expect(2000, 10, 0.3)
+    assert rate.bit_weight == pytest.approx(0.05 / 1000)
+
+
+def test_a_short_fit_makes_a_smaller_file_than_its_lambda_would(monkeypatch):
+    video = Video(panning(8, 32, 48), Fraction(25))
+    sizes = []
+    fast = PRESETS["fast"]
+    for full_steps in (0, fast.recipe.full_steps):
+        preset = replace(fast, recipe=replace(fast.recipe, full_steps=full_steps))
+        monkeypatch.setitem(PRESETS, "fast", preset)
+        encoder = make_encoder(video, compression=Compression(lambda_=0.02), size="XS")
+        list(encoder.run(Budget(epochs=80)))
+        sizes.append(len(bytes(encoder.clip())))
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 @pytest.mark.parametrize(("target", "lag"), [(2000.0, 0.02), (20_000.0, 0.05), (100_000.0, 0.02)])
