@@ -3,6 +3,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PORT := 8080
+WASM := -target wasm32-freestanding -O3 -nostdlib -Wall -Wextra -Werror \
+	-Wl,--no-entry,-z,stack-size=65536,--strip-all,--export=__heap_base
+SIMD := generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext
 # One test more than there are cores: some of them wait for sockets and disks.
 JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # The tests start hundreds of interpreters; without compiled modules, each would compile all that it imports.
@@ -57,10 +60,9 @@ docs: install
 # Compiles the kernels of the page that decodes in the browser, by the C compiler in the package ziglang.
 wasm: install
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check ziglang==0.17.1
-	$(PYTHON) -m ziglang cc -target wasm32-freestanding -mcpu=generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext \
-		-O3 -nostdlib -Wall -Wextra -Werror -Wl,--no-entry,-z,stack-size=65536,--strip-all,--export=__heap_base \
-		-o export/web/site/kernels.wasm export/web/kernels/*.c
-	cd export/web && sha256sum kernels/*.[ch] site/kernels.wasm > kernels/checksums
+	$(PYTHON) -m ziglang cc $(WASM) -mcpu=$(SIMD) -o export/web/site/kernels.wasm export/web/kernels/*.c
+	$(PYTHON) -m ziglang cc $(WASM) -mcpu=$(SIMD)+relaxed_simd -o export/web/site/kernels-fused.wasm export/web/kernels/*.c
+	cd export/web && sha256sum kernels/*.[ch] site/*.wasm > kernels/checksums
 
 # The papers' comparison, which needs a GPU for some hours.
 reproduce-bunny: install

@@ -1,14 +1,13 @@
 """The site that `export web` writes, in real browsers, on a plain HTTP server."""
 
 import base64
-import json
 import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
-from chromium import faults, run
+from chromium import faults, pixels_at, run
 from firefox import FIREFOX, Firefox
 from golden import DATA
 from helpers import SAMPLE
@@ -23,22 +22,6 @@ from export.web.folder import write_site
 pytestmark = pytest.mark.alone
 
 TIMES = (0.0, 2.6, 5.24)
-PIXELS = """
-(async () => {
-  const found = [];
-  for (const time of TIMES) {
-    const picture = await nervcast.frame(time);
-    const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
-    context.drawImage(picture, 0, 0);
-    const { data } = context.getImageData(0, 0, picture.width, picture.height);
-    let text = "";
-    for (let at = 0; at < data.length; at += 4096) text += String.fromCharCode(...data.subarray(at, at + 4096));
-    found.push(btoa(text));
-  }
-  return found;
-})()
-""".replace("TIMES", json.dumps(TIMES))
-"""What the page shows at some times."""
 PLAYING = "nervcast?.currentTime > 0.5 && nervcast.statistics.drawnFps > 5"
 
 
@@ -87,7 +70,7 @@ def test_chromium_plays_a_static_folder(site, driver):
         assert found["isComplete"]
         assert found["damage"] == []
         assert found["memoryBytes"] < 50e6
-        assert_shown(run(driver, PIXELS))
+        assert_shown(run(driver, pixels_at(TIMES)))
         assert faults(driver) == []
 
 
@@ -177,7 +160,7 @@ def test_another_origin_may_use_the_player(site, driver, tmp_path):
         with hosting(page) as url:
             driver.get(url)
             wait_for(lambda: run(driver, f"window.{PLAYING}"), 20)
-            assert_shown(run(driver, PIXELS))
+            assert_shown(run(driver, pixels_at(TIMES)))
 
 
 @pytest.mark.skipif(FIREFOX is None, reason="no Firefox: sh tests/support/install_peers.sh")
@@ -193,4 +176,4 @@ async def test_firefox_plays_a_static_folder(site, tmp_path):
                 resolve(true);
               }}, 50);
             }})""")
-            assert_shown(await firefox.evaluate(PIXELS))
+            assert_shown(await firefox.evaluate(pixels_at(TIMES)))

@@ -1,5 +1,6 @@
 """Chromium without a screen, and servers to watch with it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,21 @@ FLAGS = [
     "--disable-sync",
     "--window-size=1120,1000",
 ]
+PIXELS = """
+(async () => {
+  const found = [];
+  for (const time of TIMES) {
+    const picture = await nervcast.frame(time);
+    const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+    context.drawImage(picture, 0, 0);
+    const { data } = context.getImageData(0, 0, picture.width, picture.height);
+    let text = "";
+    for (let at = 0; at < data.length; at += 4096) text += String.fromCharCode(...data.subarray(at, at + 4096));
+    found.push(btoa(text));
+  }
+  return found;
+})()
+"""
 VP8_ALONE = """
 const add = RTCPeerConnection.prototype.addTransceiver;
 RTCPeerConnection.prototype.addTransceiver = function (...rest) {
@@ -38,14 +54,18 @@ addEventListener("DOMContentLoaded", () => {
 """Notes when the first picture is shown."""
 
 
+SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+"""Flags for WebGPU on a machine without a GPU."""
+
+
 @contextmanager
-def browsing(profile: Path):
-    """Start Chromium; give its driver."""
+def browsing(profile: Path, *flags: str):
+    """Start Chromium, with further flags; give its driver."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
@@ -65,6 +85,11 @@ def run(driver, expression: str):
     return driver.execute_async_script(
         f"const done = arguments[0]; Promise.resolve({expression}).then(done, (error) => done(String(error)));"
     )
+
+
+def pixels_at(times) -> str:
+    """Return an expression of what the page that decodes shows at times in seconds: RGBA in base 64."""
+    return PIXELS.replace("TIMES", json.dumps(list(times)))
 
 
 def before_each_page(driver, script: str) -> None:

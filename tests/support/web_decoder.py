@@ -25,11 +25,16 @@ UNUSED = {
     "dictionary1.bin",
     "extras.js",
     "film.js",
+    "gpu.js",
+    "kernels.wasm",
     "ladder.js",
     "nervcast.d.ts",
     "package.json",
     "rungs.js",
+    "shaders.js",
     "soundtrack.js",
+    "speed.html",
+    "speed.js",
     "volume.js",
 }
 """Files that the page does not load, for a clip of the present version with pictures alone."""

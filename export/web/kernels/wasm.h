@@ -13,8 +13,12 @@
 
 typedef v128_t f32x4;
 
-// a * b + c
+// a * b + c. The relaxed instruction rounds once or twice, whichever the machine does faster.
+#ifdef __wasm_relaxed_simd__
+#define MADD(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
+#else
 #define MADD(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#endif
 
 void *memset(void *to, int value, unsigned long bytes);
 void *memcpy(void *to, const void *from, unsigned long bytes);

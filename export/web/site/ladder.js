@@ -281,7 +281,8 @@ export class Ladder {
       pixelsPerSecond: ring.milliseconds ? (1000 * header.width * header.height) / ring.milliseconds : 0,
       seconds: header.frames / header.rate,
       rate: Math.min(rate, DRAWN),
-      workersOf: this.#workersOf,
+      // One GPU decodes all pictures.
+      workersOf: ring.engine === "webgpu" ? () => 1 : this.#workersOf,
     });
     return allowed[best]?.index ?? this.index;
   }

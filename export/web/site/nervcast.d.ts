@@ -1,6 +1,12 @@
 /** Plays neural video on a canvas, decoded in workers of the page. */
 
+export type NervEngine = "wasm" | "webgpu";
+
 export interface NervStatistics {
+  /** What decodes. */
+  engine: NervEngine;
+  /** Why WebGPU does not decode, where it was tried. */
+  gpuFault: string | null;
   /** Number of workers. */
   workers: number;
   /** Milliseconds of a worker for a picture, on average. */
@@ -58,6 +64,11 @@ export interface NervRung {
 export interface NervPlayerOptions {
   /** Number of workers; by default one for each 640x360 pixels of a frame, 4 at most. */
   workers?: number | null;
+  /**
+   * What decodes; "auto" by default: WebGPU if there is a GPU, and the kernels in WebAssembly until
+   * it is ready, or where it cannot decode a clip. "webgpu" takes a GPU of software, too.
+   */
+  engine?: "auto" | NervEngine;
 }
 
 export interface NervPlayerEvents {

@@ -6,6 +6,7 @@ import { Stage } from "./stage.js";
 /** Most pictures for each frame in slow motion. */
 const MAX_BETWEEN = 8;
 const RATES = [1 / 16, 16];
+const ENGINES = ["auto", "wasm", "webgpu"];
 /** Time between two ticks after which the page was hidden: what was due meanwhile is not late. */
 const HIDDEN_MS = 500;
 /** Time over which the rate of drawn pictures is averaged. */
@@ -18,7 +19,7 @@ export class NervPlayer extends EventTarget {
   #loop = false;
   #canvas;
   #renderer;
-  #workerCount;
+  #options;
   /** The clip that is played, and the ladder that it belongs to, if any. */
   #stage = null;
   #ladder = null;
@@ -54,13 +55,14 @@ export class NervPlayer extends EventTarget {
 
   /**
    * Play on a canvas. `workers` is the number of workers; by default it follows from the size of
-   * the frames.
+   * the frames. `engine` is "wasm", "webgpu", or "auto": WebGPU where it is faster.
    */
-  constructor(canvas, { workers = null } = {}) {
+  constructor(canvas, { workers = null, engine = "auto" } = {}) {
     super();
+    if (!ENGINES.includes(engine)) throw new RangeError(`there is no engine ${engine}`);
     this.#canvas = canvas;
     this.#renderer = new Renderer(canvas);
-    this.#workerCount = workers;
+    this.#options = { workers, engine };
   }
 
   /**
@@ -79,11 +81,11 @@ export class NervPlayer extends EventTarget {
   }
 
   async #open(source, signal) {
-    const open = (clip) => new Stage(clip, this.#workerCount, this.#events);
+    const open = (clip) => new Stage(clip, this.#options, this.#events);
     const isAddress = typeof source === "string" || source instanceof URL;
     if (isAddress && String(source).split(/[?#]/)[0].endsWith(".json")) {
       const { Ladder } = await import("./ladder.js");
-      const ladder = await Ladder.load(source, signal, open, this.#workerCount);
+      const ladder = await Ladder.load(source, signal, open, this.#options.workers);
       if (!signal.aborted) this.#stage = (this.#ladder = ladder).begin();
     } else {
       this.#stage = open(source);
@@ -231,10 +233,12 @@ export class NervPlayer extends EventTarget {
     const stage = this.#stage;
     const ring = this.#ring;
     const milliseconds = ring?.milliseconds ?? 0;
-    const count = stage?.workers.length ?? 0;
+    const count = ring?.workerCount ?? 0;
     const now = performance.now();
     this.#drawn = this.#drawn.filter((moment) => moment > now - WINDOW_MS);
     return {
+      engine: ring?.engine ?? "wasm",
+      gpuFault: stage?.gpuFault ?? null,
       workers: count,
       decodeMilliseconds: milliseconds,
       decodeFps: milliseconds ? (1000 * count) / milliseconds : 0,

@@ -1,12 +1,15 @@
 /** The page: lists the clips of clips.json, and connects the controls to the player. */
 
+import { loadClips, withToken } from "./address.js";
 import { NervPlayer } from "./nervcast.js";
 
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
 const PANEL_MS = 500;
 
 const find = (id) => document.getElementById(id);
-const player = new NervPlayer(find("picture"));
+const wish = new URLSearchParams(location.search);
+const engine = ["wasm", "webgpu"].find((name) => name === wish.get("engine")) ?? "auto";
+const player = new NervPlayer(find("picture"), { engine });
 let clips = [];
 let isDragging = false;
 /** Subtitles and chapters, once a clip has any. */
@@ -17,14 +20,6 @@ function clock(seconds) {
   const tenths = Math.floor(seconds * 10 + 1e-6);
   const rest = String(tenths % 600).padStart(3, "0");
   return `${Math.floor(tenths / 600)}:${rest.slice(0, 2)}.${rest.slice(2)}`;
-}
-
-/** Return an address with the token of the page's own address, if it has one. */
-function withToken(address) {
-  const url = new URL(address, document.baseURI);
-  const token = new URLSearchParams(location.search).get("token");
-  if (token !== null) url.searchParams.set("token", token);
-  return url;
 }
 
 async function open(index) {
@@ -77,7 +72,7 @@ function showPanel() {
     "Decoding speed": `${found.decodeFps.toFixed(0)} fps, ${pace.toFixed(1)}×`,
     "Drawn": `${found.drawnFps.toFixed(1)} fps`,
     "Late frames": String(found.lateFrames),
-    "Workers": String(found.workers),
+    "Engine": found.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${found.workers}×`,
     "Memory": `${(found.memoryBytes / 2 ** 20).toFixed(0)} MiB`,
     "Download": `${(found.downloadedBytes / 1000).toFixed(1)} kB`,
   };
@@ -189,13 +184,10 @@ async function start() {
   // Browsers play no sound before the viewer has touched the page.
   player.muted = true;
   window.nervcast = player;
-  const response = await fetch(withToken("clips.json"));
-  if (!response.ok) throw new Error(`cannot load clips.json: status ${response.status}`);
-  clips = await response.json();
-  if (!clips.length) throw new Error("there are no clips here");
+  clips = await loadClips();
   find("clip").hidden = clips.length < 2;
   find("clip").replaceChildren(...clips.map(({ name }) => new Option(name)));
-  const wanted = new URLSearchParams(location.search).get("clip");
+  const wanted = wish.get("clip");
   await open(Math.max(clips.findIndex(({ name }) => name === wanted), 0));
 }
 

@@ -11,11 +11,11 @@ const ALIGNMENT = 64;
 
 /** A graph that is ready to run with the weights of any of its segments. */
 export class Program {
+  /** What is computed for each picture: nodes, their values, and calls of kernels. */
+  steps = [];
   #kernels;
   #constantSteps = [];
-  #steps = [];
   #time;
-  #frame;
   #pixels;
   #loaded = -1;
   #segments;
@@ -46,11 +46,13 @@ export class Program {
       const step = STEPS[node.op](node, inputs, outputs, kernels);
       const { prepare, run } = typeof step === "function" ? { run: step } : (step ?? {});
       if (prepare) this.#constantSteps.push(prepare);
-      if (run) (isVarying ? this.#steps : this.#constantSteps).push(run);
+      if (run && isVarying) this.steps.push({ node, inputs, outputs, run });
+      else if (run) this.#constantSteps.push(run);
     }
     this.#time = values.get(graph.time).address;
     const [rows, stride] = graph.frame;
-    this.#frame = { address: values.get(graph.frames).address, rows, stride };
+    /** The picture's colours (3, rows of `stride`), of which a part is shown. */
+    this.frame = { ...values.get(graph.frames), rows, stride };
     this.#pixels = kernels.reserve(4 * this.width * this.height);
   }
 
@@ -97,11 +99,10 @@ export class Program {
     for (const value of values.values()) {
       if (value.offset !== undefined) value.address = base + value.offset;
     }
-    for (const { outputs } of nodes) {
-      for (const name of outputs) {
-        const root = values.get(owner(name));
-        Object.assign(values.get(name), { address: root.address, integers: root.integers });
-      }
+    for (const [name, value] of values) {
+      value.root = owner(name);
+      const { address, integers } = values.get(value.root);
+      Object.assign(value, { address, integers });
     }
     return values;
   }
@@ -127,11 +128,21 @@ export class Program {
     this.#loaded = index;
   }
 
+  /** Number of the segment whose weights are loaded; -1 if none are. */
+  get loaded() {
+    return this.#loaded;
+  }
+
+  /** Begin with the picture of a time in frames since the loaded segment's start. */
+  begin(time) {
+    this.#kernels.floats(this.#time, 1)[0] = time;
+  }
+
   /** Return the RGBA pixels of a time in frames since the loaded segment's start, as a view. */
   picture(time) {
-    const { address, rows, stride } = this.#frame;
-    this.#kernels.floats(this.#time, 1)[0] = time;
-    for (const step of this.#steps) step();
+    const { address, rows, stride } = this.frame;
+    this.begin(time);
+    for (const { run } of this.steps) run();
     this.#kernels.run.to_rgba(this.#pixels, address, this.height, this.width, rows, stride);
     return this.#kernels.bytes(this.#pixels, 4 * this.width * this.height);
   }

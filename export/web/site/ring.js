@@ -23,12 +23,25 @@ export class Ring {
   #room = MAX_PICTURES;
   #timeOf = () => 0;
   #onPicture;
+  #timed = 0;
+  /** The worker whose GPU decodes all pictures, if any. */
+  #fast = null;
 
   /** Take the workers; `onPicture` is called when one has answered. */
   constructor(workers, onPicture) {
     this.#workers = workers.map((worker) => ({ worker, outstanding: 0 }));
     this.#memories = workers.map(() => 0);
     this.#onPicture = onPicture;
+  }
+
+  /** What decodes: "wasm" or "webgpu". */
+  get engine() {
+    return this.#fast ? "webgpu" : "wasm";
+  }
+
+  /** Number of workers that decode. */
+  get workerCount() {
+    return this.#fast ? 1 : this.#workers.length;
   }
 
   /** Bytes of the workers' memory and of all pictures here. */
@@ -82,14 +95,15 @@ export class Ring {
   /** Ask for further pictures, from a number on at the earliest. */
   fill(earliest) {
     this.#next = Math.max(this.#next, earliest);
-    for (const slot of this.#workers.toSorted((a, b) => a.outstanding - b.outstanding)) {
+    const able = this.#fast ? [this.#fast] : this.#workers;
+    for (const slot of able.toSorted((a, b) => a.outstanding - b.outstanding)) {
       while (slot.outstanding < OUTSTANDING) {
         const asked = this.#workers.reduce((sum, { outstanding }) => sum + outstanding, 0);
         if (this.#pictures.size + this.#faulty.size + asked >= this.#room) return;
         const time = this.#timeOf(this.#next);
         if (time === null) return;
         this.#ask(slot, this.#next++, time);
-        if (this.#workers.length > 1) break;
+        if (able.length > 1) break;
       }
     }
   }
@@ -102,12 +116,17 @@ export class Ring {
   }
 
   /** Take the answer of a worker, given by its place. */
-  receive(place, { id: [generation, number], fault, buffer, milliseconds, memory }) {
+  receive(place, { id: [generation, number], fault, buffer, milliseconds, memory, engine }) {
     const slot = this.#workers[place];
+    if (engine === "webgpu" && !this.#fast) {
+      this.#fast = slot;
+      this.#timed = this.milliseconds = 0; // the kernels' pace tells nothing of the GPU's
+    } else if (engine === "wasm" && this.#fast === slot) this.#fast = null;
     slot.outstanding--;
     this.#memories[place] = memory;
     this.decoded++;
-    this.milliseconds += (milliseconds - this.milliseconds) / Math.min(this.decoded, AVERAGED);
+    this.#timed++;
+    this.milliseconds += (milliseconds - this.milliseconds) / Math.min(this.#timed, AVERAGED);
     const isWanted = generation === this.#generation;
     if (isWanted && fault) {
       this.fault = fault;

@@ -33,9 +33,16 @@ export function checked(response) {
   throw new Error(`cannot load ${response.url}: status ${response.status}`);
 }
 
+/** A module with a fused multiplication and addition, which not every browser knows. */
+const FUSED = Uint8Array.of(
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 8, 1, 96, 3, 123, 123, 123, 1, 123, 3, 2, 1, 0, 10, 13, 1, 11, 0,
+  32, 0, 32, 1, 32, 2, 253, 133, 2, 11,
+);
+
 /** Load and compile the kernels; hosts that do not know WebAssembly's type will do. */
 function loadKernels() {
-  return loadOnce("kernels.wasm", async (response) => WebAssembly.compile(await response.arrayBuffer()));
+  const name = WebAssembly.validate(FUSED) ? "kernels-fused.wasm" : "kernels.wasm";
+  return loadOnce(name, async (response) => WebAssembly.compile(await response.arrayBuffer()));
 }
 
 /** Load the dictionary of a version of files; there is none for an unknown version. */
@@ -77,8 +84,11 @@ export class Stage {
   film = null;
   /** Whether a ladder has taken the download's speed. */
   isMeasured = false;
+  /** Why the GPU does not decode, where it was tried. */
+  gpuFault = null;
   #on;
   #workerCount;
+  #engine;
   #abort = new AbortController();
   /** The kernels and the dictionary for the workers, and the parts of the file so far. */
   #assets = null;
@@ -90,8 +100,9 @@ export class Stage {
    * Open a clip: an address, a Response, a Blob or bytes. `on` has the functions `opened`,
    * `progressed`, `receivedExtras`, `arrived` and `failed`, which get this stage first.
    */
-  constructor(source, workerCount, on) {
-    this.#workerCount = workerCount;
+  constructor(source, { workers, engine }, on) {
+    this.#workerCount = workers;
+    this.#engine = engine;
     this.#on = on;
     this.#feed(source).catch((error) => this.#fail(error));
   }
@@ -125,7 +136,8 @@ export class Stage {
     const place = this.workers.length;
     const worker = startWorker();
     worker.onmessage = ({ data }) => this.isClosed || this.#receive(place, data);
-    worker.postMessage({ type: "open", ...this.#assets });
+    // One GPU serves all.
+    worker.postMessage({ type: "open", ...this.#assets, engine: place ? "wasm" : this.#engine });
     for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
     if (this.isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
     worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
@@ -196,6 +208,8 @@ export class Stage {
       const error = new Error(data.message);
       error.name = data.name;
       this.#fail(error);
+    } else if (data.type === "gpufault") {
+      this.gpuFault = data.message;
     } else if (data.type === "picture") {
       this.ring?.receive(place, data);
     } else if (place === 0 && data.type === "extras") {

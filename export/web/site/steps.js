@@ -2,33 +2,12 @@
 
 import { UnsupportedError } from "./errors.js";
 import { FLOAT, size } from "./graph.js";
+import { broadcastStrides, COPIES, loopsOf, resizeTaps, strides } from "./layout.js";
 
 /** Axes that the kernel for copies has. */
 const AXES = 6;
 const OUTPUTS = 4;
-const CUBIC = -0.75;
 const ACTIVATIONS = { Swish: 1, Sigmoid: 2 };
-
-/** Return strides in elements of a shape in row-major order. */
-function strides(shape) {
-  const found = new Array(shape.length);
-  let step = 1;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    found[axis] = step;
-    step *= shape[axis];
-  }
-  return found;
-}
-
-/** Return strides with which a value of a shape is broadcast to another shape. */
-function broadcastStrides(shape, wanted) {
-  const own = strides(shape);
-  const missing = wanted.length - shape.length;
-  return wanted.map((_, axis) => {
-    const place = axis - missing;
-    return place < 0 || shape[place] === 1 ? 0 : own[place];
-  });
-}
 
 function unary(kernel) {
   return (_, [x], [y], { run }) => () => run[kernel](y.address, x.address, x.count);
@@ -58,17 +37,7 @@ function indices(shape, wanted, kernels) {
 function binary(kernel, compute) {
   return (_, [a, b], [y], kernels) => {
     if (y.type !== FLOAT) return integerBinary(compute, a, b, y, kernels);
-    const loops = [];
-    const x = broadcastStrides(a.shape, y.shape);
-    const z = broadcastStrides(b.shape, y.shape);
-    // Neighbouring axes that are passed in one go by both inputs become one.
-    y.shape.forEach((length, axis) => {
-      if (length === 1) return;
-      const last = loops.at(-1);
-      if (last && last.a === x[axis] * length && last.b === z[axis] * length) {
-        Object.assign(last, { length: last.length * length, a: x[axis], b: z[axis] });
-      } else loops.push({ length, a: x[axis], b: z[axis] });
-    });
+    const loops = loopsOf(a, b, y);
     while (loops.length < 3) loops.unshift({ length: 1, a: 0, b: 0 });
     const inner = loops.slice(-3);
     const outer = loops.slice(0, -3);
@@ -201,43 +170,13 @@ function gridSample(node, [x, grid], [y], { run }) {
     );
 }
 
-/** Return the places and weights of the elements that make each element of a resized axis. */
-function taps(length, out, scale, mode, isAligned) {
-  const isCubic = mode === "cubic";
-  const count = isCubic ? 4 : 2;
-  const places = [];
-  const weights = [];
-  for (let index = 0; index < out; index++) {
-    const exact = isAligned
-      ? out > 1 ? (index * (length - 1)) / (out - 1) : 0
-      : (index + 0.5) / scale - 0.5;
-    const first = Math.floor(exact);
-    const t = exact - first;
-    const each = isCubic ? [cubic(1 + t), cubic(t), cubic(1 - t), cubic(2 - t)] : [1 - t, t];
-    for (let tap = 0; tap < count; tap++) {
-      places.push(Math.min(Math.max(first + tap - (isCubic ? 1 : 0), 0), length - 1));
-      weights.push(each[tap]);
-    }
-  }
-  return { count, places, weights };
-}
-
-/** Return the weight of cubic convolution at a distance. */
-function cubic(x) {
-  const a = CUBIC;
-  return x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
-}
-
-function resize(node, [x, , scales], [y], kernels) {
+function resize(node, inputs, outputs, kernels) {
   const { run } = kernels;
-  const { mode, coordinate_transformation_mode: places } = node.attributes;
+  const [[x], [y]] = [inputs, outputs];
   const [batch, channels, height, width] = x.shape;
   const [, , outHeight, outWidth] = y.shape;
-  const isAligned = places === "align_corners";
-  const given = scales?.count ? scales.constant : null;
   kernels.list(8 * (outWidth + outHeight));
-  const across = taps(width, outWidth, given ? given[3] : outWidth / width, mode, isAligned);
-  const down = taps(height, outHeight, given ? given[2] : outHeight / height, mode, isAligned);
+  const { across, down } = resizeTaps(node, inputs, outputs);
   const planes = batch * channels;
   const middle = kernels.reserve(4 * planes * height * outWidth);
   const [acrossPlaces, downPlaces] = [across, down].map(({ places: list }) => kernels.putIntegers(list));
@@ -304,21 +243,25 @@ function clip(_, [x, least, most], [y], kernels) {
   };
 }
 
+/** Make an operator that copies elements. */
+function copying(op) {
+  return (node, inputs, outputs, kernels) => {
+    requireFloats(inputs[0]);
+    const parts = COPIES[op](node, inputs, outputs).map((copy) => {
+      const { x, y, shape, from, to, fromOffset = 0, toOffset = 0 } = copy;
+      return strided(kernels, shape, from, to, y.address + 4 * toOffset, x.address + 4 * fromOffset);
+    });
+    return () => parts.forEach((part) => part());
+  };
+}
+
+const expand = copying("Expand");
+const concatFloats = copying("Concat");
+
 function concat(node, inputs, [y], kernels) {
+  if (y.type === FLOAT) return concatFloats(node, inputs, [y], kernels);
   const axis = (node.attributes.axis + y.shape.length) % y.shape.length;
-  const outer = size(y.shape.slice(0, axis));
-  const whole = size(y.shape.slice(axis));
-  if (y.type !== FLOAT) return integerConcat(inputs, y, outer);
-  let place = 0;
-  const parts = inputs.map((x) => {
-    const inner = x.count / outer;
-    const part = strided(
-      kernels, [outer, inner], [inner, 1], [whole, 1], y.address + 4 * place, x.address,
-    );
-    place += inner;
-    return part;
-  });
-  return () => parts.forEach((part) => part());
+  return integerConcat(inputs, y, size(y.shape.slice(0, axis)));
 }
 
 function integerConcat(inputs, y, outer) {
@@ -332,52 +275,6 @@ function integerConcat(inputs, y, outer) {
       }
     }
   };
-}
-
-function split(node, [x], outputs, kernels) {
-  requireFloats(x);
-  const axis = ((node.attributes.axis ?? 0) + x.shape.length) % x.shape.length;
-  const outer = size(x.shape.slice(0, axis));
-  const whole = x.count / outer;
-  let place = 0;
-  const parts = outputs.map((y) => {
-    const inner = y.count / outer;
-    const part = strided(
-      kernels, [outer, inner], [whole, 1], [inner, 1], y.address, x.address + 4 * place,
-    );
-    place += inner;
-    return part;
-  });
-  return () => parts.forEach((part) => part());
-}
-
-function transpose(node, [x], [y], kernels) {
-  requireFloats(x);
-  const order = node.attributes.perm ?? x.shape.map((_, axis) => x.shape.length - 1 - axis);
-  const from = strides(x.shape);
-  return strided(
-    kernels, y.shape, order.map((axis) => from[axis]), strides(y.shape), y.address, x.address,
-  );
-}
-
-function depthToSpace(node, [x], [y], kernels) {
-  const block = node.attributes.blocksize;
-  const [batch, channels, height, width] = x.shape;
-  const depth = channels / block ** 2;
-  // The axes: batch, channel, row, row in the block, column, column in the block.
-  const shape = [batch, depth, height, block, width, block];
-  const [a, b, c, d] = strides(x.shape);
-  const from =
-    node.attributes.mode === "CRD"
-      ? [a, b * block ** 2, c, b * block, d, b]
-      : [a, b, c, b * block * depth, d, b * depth];
-  return strided(kernels, shape, from, strides(shape), y.address, x.address);
-}
-
-function expand(_, [x], [y], kernels) {
-  requireFloats(x);
-  const from = broadcastStrides(x.shape, y.shape);
-  return strided(kernels, y.shape, from, strides(y.shape), y.address, x.address);
 }
 
 function matMul(_, [a, b], [y], kernels) {
@@ -459,15 +356,15 @@ const sine = (quarters) => (_, [x], [y], { run }) => () => run.sines(y.address, 
 export const STEPS = {
   Abs: unary("absolute"), Add: binary("add", (a, b) => a + b), Cast: cast,
   Ceil: unary("ceiling"), Clip: clip, Concat: concat, Constant: nothing, Conv: conv,
-  Cos: sine(1), DepthToSpace: depthToSpace, Div: binary("divide", (a, b) => Math.trunc(a / b) || 0),
+  Cos: sine(1), DepthToSpace: copying("DepthToSpace"), Div: binary("divide", (a, b) => Math.trunc(a / b) || 0),
   Erf: unary("error_function"), Exp: unary("exponential"), Expand: expand,
   Floor: unary("floor_of"), Gather: gather, Gelu: unary("gelu"), Gemm: gemm,
   GridSample: gridSample, InstanceNormalization: instanceNormalization, MatMul: matMul,
   Max: binary("maximum", Math.max), Min: binary("minimum", Math.min),
   Mul: binary("times", (a, b) => a * b), Neg: unary("negative"), Pow: power,
   Relu: unary("relu"), Reshape: nothing, Resize: resize, Sigmoid: unary("sigmoid"),
-  Sin: sine(0), Softmax: softmax, Split: split, Sqrt: unary("square_root"), Squeeze: nothing,
+  Sin: sine(0), Softmax: softmax, Split: copying("Split"), Sqrt: unary("square_root"), Squeeze: nothing,
   Sub: binary("subtract", (a, b) => a - b),
   Swish: (node, [x], [y], { run }) => () => run.swish(y.address, x.address, x.count, node.attributes.factor),
-  Tanh: unary("tangent"), Transpose: transpose, Unsqueeze: nothing,
+  Tanh: unary("tangent"), Transpose: copying("Transpose"), Unsqueeze: nothing,
 };

@@ -4,16 +4,25 @@ import { ClipReader } from "./clip.js";
 import { Kernels } from "./kernels.js";
 import { Program } from "./program.js";
 
+/** Largest difference between a picture of the GPU and one of the kernels, in steps of 8 bits. */
+const MAX_DIFFERENCE = 1;
+
 let reader = null;
 let kernels = null;
 let program = null;
+/** Which engine is wanted: "auto", "wasm" or "webgpu". */
+let wanted = "wasm";
+/** The program on a GPU, once it is ready, and whether its first picture was right. */
+let gpu = null;
+let isTrusted = false;
 
 const handlers = {
   /** Begin with a clip, given the compiled kernels and the dictionaries. */
-  open({ module, dictionaries }) {
+  open({ module, dictionaries, engine }) {
     reader = new ClipReader(dictionaries);
     kernels = new Kernels(module);
     program = null;
+    wanted = engine;
   },
 
   /** Take further bytes of the clip; `isLast` tells that no more follow. */
@@ -25,6 +34,7 @@ const handlers = {
     const damage = isLast ? reader.finish() : [];
     if (!program && reader.graph && reader.segments.length) {
       program = new Program(reader, kernels);
+      startGpu().catch((error) => dropGpu(error));
     }
     if (isLast || reader.segments.length > known) {
       const { header, end, isWhole } = reader;
@@ -35,33 +45,86 @@ const handlers = {
   },
 
   /** Decode the picture at a time in frames since the clip's start. */
-  decode({ id, time, buffer }) {
-    const began = performance.now();
+  async decode({ id, time, buffer }) {
+    const asked = performance.now();
     const place = reader.locate(time);
     let fault = null;
     const { width, height } = program;
     const pixels = buffer ? new Uint8ClampedArray(buffer) : new Uint8ClampedArray(4 * width * height);
+    const isOnGpu = isTrusted;
     try {
       program.load(place.index);
-      pixels.set(program.picture(place.time));
+      if (gpu) await drawByGpu(place, pixels);
+      else pixels.set(program.picture(place.time));
     } catch (error) {
       if (error.name !== "BitstreamError") throw error;
       // A player holds the last picture where a segment is damaged.
       fault = error.message;
     }
-    const milliseconds = performance.now() - began;
+    const now = performance.now();
+    // A GPU has several pictures under way at once.
+    const milliseconds = now - Math.max(asked, isOnGpu ? answered : 0);
+    answered = now;
     const message = {
-      type: "picture", id, time, fault, milliseconds, memory: kernels.memoryBytes,
-      buffer: pixels.buffer,
+      type: "picture", id, time, fault, milliseconds, buffer: pixels.buffer,
+      memory: kernels.memoryBytes + (gpu?.memoryBytes ?? 0), engine: isTrusted ? "webgpu" : "wasm",
     };
     postMessage(message, [pixels.buffer]);
   },
 };
 
+/** Moment of the latest answer. */
+let answered = 0;
+
+/** Prepare the program for a GPU, if one is wanted and there; until then, the kernels decode. */
+async function startGpu() {
+  if (wanted === "wasm") return;
+  const adapter = await navigator.gpu?.requestAdapter();
+  // What computes on the CPU all the same is far slower than the kernels.
+  const isSoftware = adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
+  if (!adapter && wanted === "webgpu") throw new Error("the browser offers no GPU");
+  if (!adapter || (isSoftware && wanted === "auto")) return;
+  const { Gpu } = await import("./gpu.js");
+  gpu = await Gpu.make(program, kernels, adapter);
+}
+
+/** Go on without the GPU, and tell why. */
+function dropGpu(error) {
+  gpu?.close();
+  gpu = null;
+  isTrusted = false;
+  postMessage({ type: "gpufault", message: error.message });
+}
+
+/** Decode a picture by the GPU, or by the kernels if it fails; the first is compared with theirs. */
+async function drawByGpu({ index, time }, pixels) {
+  const engine = gpu;
+  const expected = isTrusted ? null : program.picture(time).slice();
+  try {
+    const found = await engine.picture(time);
+    if (engine.isLost) throw new Error("the GPU was lost");
+    if (expected && differs(found, expected)) throw new Error("the GPU draws another picture");
+    pixels.set(found);
+    isTrusted = gpu === engine;
+  } catch (error) {
+    if (gpu === engine) dropGpu(error);
+    program.load(index);
+    pixels.set(program.picture(time));
+  }
+}
+
+function differs(found, expected) {
+  return found.some((value, place) => Math.abs(value - expected[place]) > MAX_DIFFERENCE);
+}
+
+function tellError(error) {
+  postMessage({ type: "error", name: error.name, message: error.message });
+}
+
 onmessage = ({ data }) => {
   try {
-    handlers[data.type](data);
+    handlers[data.type](data)?.catch(tellError);
   } catch (error) {
-    postMessage({ type: "error", name: error.name, message: error.message });
+    tellError(error);
   }
 };
