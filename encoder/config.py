@@ -138,7 +138,7 @@ class FitConfig(Reading):
         float | None,
         Flag(metavar="LAMBDA", default="the preset's", group="size", exclusive="target"),
     ] = None
-    """Weight of a bit per pixel against the distortion."""
+    """Weight of a bit per pixel against the distortion; short fits raise it."""
     bits_per_pixel: Annotated[float | None, Flag(metavar="X", group="size", exclusive="target")] = (
         None
     )

@@ -35,6 +35,12 @@ static inline float logarithm2(float x) {
     return exponent + 2.8853901f * s * series;
 }
 
+/* Number of the values of a channel at its even or odd places, of which the even ones may be one more. */
+static double values_of(const Latent *l, int is_odd) {
+    ptrdiff_t places = ((ptrdiff_t)l->height * l->width + 1 - is_odd) / 2;
+    return (double)(l->times * MAX(places, 1));
+}
+
 /* Sums of each place's four neighbours (H, W); outside, there are zeros. */
 static void add_four(const float *plane, float *out, int height, int width) {
     for (int y = 0; y < height; y++) {
@@ -104,25 +110,46 @@ static void find_scales(const Latent *l, int t, const float *values, const float
     }
 }
 
-/* Bits of the values of one time and channel; `relative` becomes the gradients of the exponents.
-   `sums` takes the gradients of the weights, and the bits behind them. */
+/* Bits of the values of one time and channel; `exponents` takes the gradients of the logarithms of
+   the scales. `sums` takes the bits, and the sums of these gradients at even and odd places. */
 static void find_bits(const Latent *l, ptrdiff_t number, const float *values, const double *factors,
-                      const float *logs, float *relative, float *gradients, double *sums) {
-    ptrdiff_t plane = (ptrdiff_t)l->height * l->width, all = plane * l->channels * l->times;
+                      const float *relative, float *exponents, float *gradients, double *sums) {
+    ptrdiff_t plane = (ptrdiff_t)l->height * l->width;
     for (int r = 0; r < l->height; r++) {
         ptrdiff_t at = number * plane + (ptrdiff_t)r * l->width;
-        float bits = 0, own[2][SUMS] = {{0}};
+        float bits = 0;
         for (int x = 0; x < l->width; x++) {
             float scale = relative[at + x] * (float)factors[(r + x) % 2], by_size, by_scale;
             bits += laplace(values[at + x], scale, &by_size, &by_scale);
-            gradients[at + x] = values[at + x] > 0 ? by_size : values[at + x] < 0 ? -by_size : 0;
-            relative[at + x] = by_scale * scale * (LN2 / l->levels);
+            gradients[at + x] = by_size;
+            exponents[at + x] = by_scale * scale;
+        }
+        sums[0] += bits;
+        for (int k = 0; k < 2; k++)
+            for (int x = (r + k) % 2; x < l->width; x += 2) sums[1 + k] += exponents[at + x];
+    }
+}
+
+/* Add the gradients through the factors, which are means of the values' ratios to their relative scales.
+   `pulls` has, for even and odd places, the gradient of the bits by the sum of these ratios.
+   `exponents` becomes the gradients of the exponents, and `sums` takes those of the weights. */
+static void add_factor_gradients(const Latent *l, ptrdiff_t number, const float *values, const double *pulls,
+                                 const float *logs, const float *relative, float *exponents, float *gradients,
+                                 double *sums) {
+    ptrdiff_t plane = (ptrdiff_t)l->height * l->width, all = plane * l->channels * l->times;
+    for (int r = 0; r < l->height; r++) {
+        ptrdiff_t at = number * plane + (ptrdiff_t)r * l->width;
+        float own[2][SUMS] = {{0}}, pull_of[2] = {(float)pulls[r % 2], (float)pulls[(r + 1) % 2]};
+        for (int x = 0; x < l->width; x++) {
+            float y = values[at + x], pull = pull_of[x % 2] / relative[at + x];
+            float by_size = gradients[at + x] + pull;
+            gradients[at + x] = y > 0 ? by_size : y < 0 ? -by_size : 0;
+            exponents[at + x] = (exponents[at + x] - pull * fabsf(y)) * (LN2 / l->levels);
         }
         for (int k = 0; k < SUMS; k++)
-            for (int x = 0; x < l->width; x++) own[(r + x) % 2][k] += relative[at + x] * logs[k * all + at + x];
+            for (int x = 0; x < l->width; x++) own[(r + x) % 2][k] += exponents[at + x] * logs[k * all + at + x];
         for (int k = 0; k < OTHERS; k++) sums[k] += own[0][k];
         for (int k = 0; k < SUMS; k++) sums[OTHERS + k] += own[1][k];
-        sums[WEIGHTS] += bits;
     }
 }
 
@@ -167,13 +194,14 @@ int context_bits(const Latent *l, const float *values, const float *weights, flo
     ptrdiff_t plane = (ptrdiff_t)l->height * l->width, pieces = (ptrdiff_t)l->times * l->channels;
     ptrdiff_t all = plane * pieces;
     int parities = 2 * l->channels, is_short = 0;
-    float *logs = malloc((SUMS + 1) * all * sizeof(float));
+    float *logs = malloc((SUMS + 2) * all * sizeof(float));
     /* Each time, and each piece, has sums of its own, which are added up in order: the results do
        not depend on the number of threads. */
-    double *ratios = calloc((size_t)(l->times + 1) * parities + pieces * (WEIGHTS + 1), sizeof(double));
+    double *ratios = calloc((size_t)(l->times + 2) * parities + pieces * (WEIGHTS + 3), sizeof(double));
     if (logs && ratios) {
-        float *relative = logs + SUMS * all;
-        double *factors = ratios + (size_t)l->times * parities, *sums = factors + parities;
+        float *relative = logs + SUMS * all, *exponents = relative + all;
+        double *factors = ratios + (size_t)l->times * parities, *pulls = factors + parities;
+        double *sums = pulls + parities, *weighed = sums + 3 * pieces;
 #pragma omp parallel num_threads(l->threads) reduction(| : is_short)
         {
             float *planes = malloc((SUMS + 2) * plane * sizeof(float));
@@ -183,22 +211,32 @@ int context_bits(const Latent *l, const float *values, const float *weights, flo
                 if (planes) find_scales(l, t, values, weights, logs, relative, ratios + t * parities, planes);
 #pragma omp for
             for (int k = 0; k < parities; k++) {
-                ptrdiff_t places = (plane + 1 - k % 2) / 2; /* even ones are one more, if any is */
                 for (int t = 0; t < l->times; t++) factors[k] += ratios[t * parities + k];
-                factors[k] /= (double)(l->times * MAX(places, 1));
+                factors[k] /= values_of(l, k % 2);
             }
 #pragma omp for
             for (ptrdiff_t i = 0; i < pieces; i++)
-                find_bits(l, i, values, factors + 2 * (i % l->channels), logs, relative, gradients,
-                          sums + i * (WEIGHTS + 1));
+                find_bits(l, i, values, factors + 2 * (i % l->channels), relative, exponents, gradients,
+                          sums + 3 * i);
+#pragma omp for
+            for (int k = 0; k < parities; k++) {
+                for (ptrdiff_t i = k / 2; i < pieces; i += l->channels) pulls[k] += sums[3 * i + 1 + k % 2];
+                pulls[k] = factors[k] > 0 ? pulls[k] / (factors[k] * values_of(l, k % 2)) : 0;
+            }
+#pragma omp for
+            for (ptrdiff_t i = 0; i < pieces; i++)
+                add_factor_gradients(l, i, values, pulls + 2 * (i % l->channels), logs, relative, exponents,
+                                     gradients, weighed + i * WEIGHTS);
 #pragma omp for
             for (int t = 0; t < l->times; t++)
-                if (planes) add_context_gradients(l, t, values, weights, logs, relative, gradients, planes);
+                if (planes) add_context_gradients(l, t, values, weights, logs, exponents, gradients, planes);
             free(planes);
         }
         double totals[WEIGHTS + 1] = {0};
-        for (ptrdiff_t i = 0; i < pieces; i++)
-            for (int k = 0; k <= WEIGHTS; k++) totals[k] += sums[i * (WEIGHTS + 1) + k];
+        for (ptrdiff_t i = 0; i < pieces; i++) {
+            for (int k = 0; k < WEIGHTS; k++) totals[k] += weighed[i * WEIGHTS + k];
+            totals[WEIGHTS] += sums[3 * i];
+        }
         for (int k = 0; k < WEIGHTS; k++) weight_gradients[k] = (float)totals[k];
         *bits = (float)totals[WEIGHTS];
     } else

@@ -24,8 +24,8 @@ def context_scales(y: Tensor, weights: Tensor) -> Tensor:
 
     `weights` has shape (WEIGHTS,). The scales have gradients for them and for y: a larger magnitude
     costs its neighbours bits. Magnitudes are not rounded, so that this gradient is never zero.
-    Each channel's even and odd places have a factor of their own. Its estimate of maximum
-    likelihood is a mean, which is treated as a constant.
+    Each channel's even and odd places have a factor of their own, a mean. It has a gradient, too:
+    otherwise, a channel would grow without end to change scales that the factors bring back.
     """
     size = y.abs()
     odd = (
@@ -43,7 +43,7 @@ def context_scales(y: Tensor, weights: Tensor) -> Tensor:
         torch.einsum("k,ktcyx->tcyx", weights[:OTHERS], logs),
     )
     relative = (LOG_PER_WEIGHT * exponent).exp()
-    ratio = (y / relative).detach().abs()
+    ratio = (y / relative).abs()
     factors = torch.stack([_mean(ratio, 1 - odd), _mean(ratio, odd)])
     return relative * torch.where(odd > 0, factors[1], factors[0])
 

@@ -1,6 +1,6 @@
 """Rate control of lambda, the weight of a bit in the loss.
 
-It is constant, or steered to a size or to a quality.
+It follows from the fit's length alone, or is steered to a size or to a quality.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class RateControl(Stateful):
         """Take the weight of one bit per pixel and the number of pixels.
 
         `target_bits` is the wanted size of the tensors, which `steering` reaches. `target_db` is
-        the wanted PSNR of the frames. Without either, the weight is constant.
+        the wanted PSNR of the frames. Without either, `expect` alone changes the weight.
         """
         self.target_bits = target_bits
         self.target_db = target_db
@@ -92,7 +92,7 @@ class RateControl(Stateful):
 
     @property
     def is_steered(self) -> bool:
-        """Whether the weight changes."""
+        """Whether the weight follows a target."""
         return self.target_bits is not None or self.target_db is not None
 
     def fixes_steps(self, *, is_last: bool) -> bool:
@@ -103,10 +103,11 @@ class RateControl(Stateful):
         return self.target_bits is not None or (is_last and self.target_db is not None)
 
     def expect(self, full_steps: int, steps: int, share: float) -> None:
-        """Adapt a constant weight to a fit of fewer steps than `full_steps`.
+        """Adapt a weight without a target to a fit of fewer steps than `full_steps`.
 
         `steps` have been taken in a share of the fit, 0..1. In a short fit, many bits go into
-        latents that have not settled, and buy little quality.
+        latents that have not settled, and buy little quality. This is done as a phase begins,
+        since recorded steps keep the weight that they have seen.
         """
         if steps and not self.is_steered:
             shortness = max(full_steps * share / steps, 1.0)

@@ -54,7 +54,11 @@ DECODE = """
     program.load(0);
     const gpu = await Gpu.make(program, kernels, await adapter(), { starts: OPERATOR_NAMES, least: 0 });
     const found = [];
-    for (const time of times) found.push(btoa(String.fromCharCode(...await gpu.picture(time))));
+    const pixels = new Uint8ClampedArray(4 * program.width * program.height);
+    for (const time of times) {
+      await gpu.draw(time, pixels);
+      found.push(btoa(String.fromCharCode(...pixels)));
+    }
     gpu.close();
     return found;
   };
@@ -186,6 +190,23 @@ def test_the_kernels_go_on_when_the_gpu_is_lost(driver, site):
         wait_for(lambda: statistic(driver, "gpuFault"), 60)
         assert statistic(driver, "engine") == "wasm"
         assert_right(driver, DATA / "v2-pyramid.nerv")
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("MAX_PASSES = 4096", "the clip needs too many passes of the GPU"),
+        ("MAX_SHADERS = 512", "the clip needs too many shaders"),
+        ("MAX_BYTES = 2 ** 30", "the clip needs too much memory of the GPU"),
+    ],
+)
+def test_a_clip_that_needs_too_much_of_the_gpu_leaves_the_kernels(driver, site, limit, message):
+    spoil(site, "gpu.js", limit, f"{limit.split(' = ')[0]} = 2")
+    with playing(driver, site):
+        wait_for(lambda: statistic(driver, "gpuFault"), 60)
+        assert statistic(driver, "gpuFault") == message
+        wait_for(lambda: statistic(driver, "decodedFrames") > 20, 30)
+        assert statistic(driver, "engine") == "wasm"
 
 
 def test_a_shader_that_does_not_compile_leaves_the_kernels(driver, site):

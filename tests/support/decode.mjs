@@ -1,14 +1,14 @@
-// Decodes clips with the scripts of the web page, in Node: reads u32 length, u32 number of times, f64 times and the bytes of
+// Decodes clips with the scripts and some kernels of the web page, in Node: reads u32 length, u32 number of times, f64 times and the bytes of
 // each clip from standard input, and writes a line of JSON for each.
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 
-const [site, codec] = process.argv.slice(2);
+const [site, codec, name] = process.argv.slice(2);
 const [{ ClipReader }, { ExtrasReader }, { Kernels }, { Program }] = await Promise.all(
   ["clip", "extras", "kernels", "program"].map((name) => import(`${site}/${name}.js`)),
 );
-const compiled = await WebAssembly.compile(readFileSync(`${site}/kernels.wasm`));
+const compiled = await WebAssembly.compile(readFileSync(`${site}/${name}`));
 const dictionaries = Object.fromEntries(
   [1, 2].map((version) => [version, new Uint8Array(readFileSync(`${codec}/dictionary${version}.bin`))]),
 );

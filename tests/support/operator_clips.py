@@ -52,6 +52,8 @@ CASES = {
     "Conv 1x1": ("Conv", [IMAGE, (7, 4, 1, 1), (7,)], {}, []),
     "Conv 1x1 without bias": ("Conv", [IMAGE, (3, 4, 1, 1)], {}, []),
     "Conv 3x3": ("Conv", [IMAGE, (6, 4, 3, 3), (6,)], {"pads": [1, 1, 1, 1]}, []),
+    "Conv of many outputs": ("Conv", [IMAGE, (37, 4, 1, 1), (37,)], {}, []),
+    "Conv of many outputs, grouped": ("Conv", [IMAGE, (38, 2, 1, 1), (38,)], {"group": 2}, []),
     "Conv uneven": ("Conv", [IMAGE, (5, 4, 3, 2), (5,)], {"pads": [0, 1, 2, 0]}, []),
     "Conv grouped": ("Conv", [IMAGE, (6, 2, 3, 3), (6,)], {"group": 2, "pads": [1] * 4}, []),
     "Conv depthwise": ("Conv", [IMAGE, (4, 1, 3, 3), (4,)], {"group": 4, "pads": [1] * 4}, []),

@@ -69,10 +69,19 @@ class WebDecoder:
         return pixels.reshape(-1, height, width, 4)[..., :3].transpose(0, 3, 1, 2)
 
 
+KERNELS = ("kernels.wasm", "kernels-fused.wasm")
+"""Builds of the kernels; the second is for machines with fused multiplication and addition."""
+RELAXED = "--experimental-wasm-relaxed-simd"
+"""Flag of Node before 22 for the instructions of the second build."""
+
+
 @contextmanager
-def web_decoder() -> Iterator[WebDecoder]:
-    """Start a decoder."""
-    command = [NODE, str(ROOT / "tests/support/decode.mjs"), str(SITE), str(ROOT / "encoder/codec")]
+def web_decoder(kernels: str = KERNELS[0]) -> Iterator[WebDecoder]:
+    """Start a decoder with a build of the kernels."""
+    tried = subprocess.run([NODE, RELAXED, "-e", "0"], check=False, capture_output=True)
+    is_old = not tried.returncode
+    command = [NODE, *([RELAXED] if is_old else []), str(ROOT / "tests/support/decode.mjs")]
+    command += [str(SITE), str(ROOT / "encoder/codec"), kernels]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield WebDecoder(process)
         process.stdin.close()

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from encoder.codec.context import known_logarithms, odd_places
+from encoder.codec.entropy import LEVELS_PER_OCTAVE
 from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import CONTEXT
+from encoder.kernels import operators
 from encoder.training.context_rate import START, WEIGHTS, context_scales
 from encoder.training.qat import _laplace_bits
 
@@ -18,7 +20,15 @@ INTEGERS = np.rint(np.random.default_rng(1).laplace(0, 2 * np.exp(WALK)))
 
 def bits(weights):
     y = torch.tensor(INTEGERS, dtype=torch.float32)
+    return reference_bits(y, weights)
+
+
+def reference_bits(y, weights):
     return _laplace_bits(y, context_scales(y, weights))
+
+
+def compiled_bits(y, weights):
+    return operators.context_bits(y, weights, levels=LEVELS_PER_OCTAVE)
 
 
 def fitted_weights():
@@ -66,8 +76,35 @@ def test_gradient_reaches_what_scales_follow_from():
     for place in [(4, 2, 4, 5), (3, 2, 4, 5), (5, 1, 4, 5), (5, 0, 3, 5), (5, 2, 4, 4)]:
         if sign[place]:
             assert y.grad[place] * sign[place] > 0
-    assert y.grad[6].abs().sum() == 0
-    assert y.grad[5, 3].abs().sum() == 0
+    assert y.grad[5, 3].abs().sum() == 0  # a channel that is coded later
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        reference_bits,
+        pytest.param(
+            compiled_bits,
+            marks=pytest.mark.skipif(operators.library() is None, reason="there was no compiler"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("channel", range(SHAPE[1]))
+def test_gradient_is_that_of_the_bits_if_a_channel_grows(channel, by):
+    """Also where nearly all values are 0, whose scales' estimates are no optimum."""
+    rare = np.random.default_rng(2).random(SHAPE) < 0.05
+    y = torch.tensor(np.where(rare, INTEGERS, 0.02), dtype=torch.float32)
+    y[:, 0] *= 30
+    weights = torch.tensor(START)
+    growth = torch.ones(SHAPE[1], requires_grad=True)
+    by(y * growth[:, None, None], weights).backward()
+    step = 1e-2
+    change = torch.zeros(SHAPE[1])
+    change[channel] = step
+    with torch.no_grad():
+        lengths = [by(y * (1 + sign * change)[:, None, None], weights).item() for sign in (1, -1)]
+    slope = (lengths[0] - lengths[1]) / (2 * step)
+    assert growth.grad[channel].item() == pytest.approx(slope, rel=0.05, abs=5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 4, 4), (7, 1, 1, 5)])

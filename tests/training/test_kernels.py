@@ -133,6 +133,22 @@ def test_bits_of_latents_are_those_of_torch(shape, threads):
 
 
 @compiled
+def test_bits_do_not_depend_on_the_number_of_threads():
+    """Also with a channel of zeros, whose scales have no factor."""
+    y = 5 * torch.randn(9, 3, 7, 11, generator=torch.Generator().manual_seed(1))
+    y[:, 1] = 0
+    inputs = [y.requires_grad_(), torch.tensor(START, requires_grad=True)]
+    found = []
+    for threads in (1, 2, 3):
+        with threads_of(threads):
+            bits = operators.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
+        found.append([bits, *torch.autograd.grad(bits, inputs)])
+    assert all(x.isfinite().all() for x in found[0])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@compiled
 def test_bits_of_no_number_are_none():
     y = torch.zeros(3, 2, 4, 4)
     y[1, 0, 2, 2] = torch.nan

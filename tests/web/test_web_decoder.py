@@ -11,7 +11,7 @@ from fuzz import mutate, seeds_and_digests
 from golden import DATA, TIMES
 from helpers import fit_clip
 from told import BROKEN_CUES, BROKEN_DESCRIPTIONS, TOLD
-from web_decoder import NODE, web_decoder
+from web_decoder import KERNELS, NODE, web_decoder
 
 from encoder.codec.clip import Clip
 from encoder.codec.reference_decoder import ReferenceDecoder
@@ -22,9 +22,9 @@ DIGESTS = json.loads((DATA / "digests.json").read_text())
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node")
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    with web_decoder() as running:
+@pytest.fixture(scope="module", params=KERNELS)
+def decoder(request):
+    with web_decoder(request.param) as running:
         yield running
 
 

@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 from operator_clips import CASES, TIMES, one_node, pictures
-from web_decoder import NODE, SITE, web_decoder
+from web_decoder import KERNELS, NODE, SITE, web_decoder
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node")
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    with web_decoder() as running:
+@pytest.fixture(scope="module", params=KERNELS)
+def decoder(request):
+    with web_decoder(request.param) as running:
         yield running
 
 

@@ -13,8 +13,9 @@ const MAX_BYTES = 2 ** 30;
 /** A free buffer of up to so many times the bytes that are wanted is taken. */
 const MAX_WASTE = 2;
 const FLOAT_BYTES = 4;
-/** Number of pictures that may be on their way from the GPU. */
-const MAX_READS = 4;
+/** Most passes for a picture, and most shaders: a stranger's graph must not keep compilers busy. */
+const MAX_PASSES = 4096;
+const MAX_SHADERS = 512;
 
 /** A program whose steps run on a GPU, as far as they follow from large ones. */
 export class Gpu {
@@ -58,6 +59,8 @@ export class Gpu {
     this.#kernels = kernels;
     this.#device = device;
     device.lost.then(() => (this.isLost = true));
+    // After a command that failed, an older picture would be taken for the new one.
+    device.addEventListener("uncapturederror", () => (this.isLost = true));
   }
 
   /** Bytes of the GPU's memory. */
@@ -77,11 +80,17 @@ export class Gpu {
       { run() {}, sent: given },
       ...before.map(({ run, outputs }) => ({ run, sent: outputs.filter(({ root }) => sent.has(root)) })),
     ];
+    if (after.reduce((sum, { inputs, outputs }) => sum + inputs.length + outputs.length, 0) > MAX_PASSES) {
+      throw new UnsupportedError("the clip needs too many passes of the GPU");
+    }
     const passes = after.map(passesOf);
     const picture = { root: null, count: width * height };
     passes.push([pixels(frame, picture, width, height)]);
     const lastUses = lastUsesOf(passes);
     for (const value of sent.values()) this.#own(value);
+    if (new Set(passes.flat().map(({ code }) => code)).size > MAX_SHADERS) {
+      throw new UnsupportedError("the clip needs too many shaders");
+    }
     const pipelines = new Map();
     for (const [index, parts] of passes.entries()) {
       for (const part of parts) {
@@ -163,11 +172,11 @@ export class Gpu {
   }
 
   /**
-   * Resolve with the RGBA pixels of a time in frames since the loaded segment's start.
+   * Write the RGBA pixels of a time in frames since the loaded segment's start to an array.
    *
    * Rejects if the GPU is lost.
    */
-  async picture(time) {
+  async draw(time, pixels) {
     const { queue } = this.#device;
     this.#load();
     this.#program.begin(time);
@@ -187,19 +196,14 @@ export class Gpu {
     }
     commands.end();
     const bytes = FLOAT_BYTES * this.#program.width * this.#program.height;
-    const read = this.#reads.pop() ?? this.#makeRead(bytes);
+    const read = this.#reads.pop() ?? this.#make(bytes, GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ);
     encoder.copyBufferToBuffer(this.#output, 0, read, 0, bytes);
     queue.submit([encoder.finish()]);
     await read.mapAsync(GPUMapMode.READ);
-    const found = new Uint8ClampedArray(read.getMappedRange(0, bytes).slice(0));
+    pixels.set(new Uint8ClampedArray(read.getMappedRange(0, bytes)));
     read.unmap();
-    if (this.#reads.length < MAX_READS) this.#reads.push(read);
-    else read.destroy();
-    return found;
-  }
-
-  #makeRead(bytes) {
-    return this.#device.createBuffer({ size: bytes, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+    this.#reads.push(read);
+    if (this.isLost) throw new Error("the GPU was lost");
   }
 
   /** Release all of the GPU's memory. */

@@ -55,7 +55,7 @@ export class NervPlayer extends EventTarget {
 
   /**
    * Play on a canvas. `workers` is the number of workers; by default it follows from the size of
-   * the frames. `engine` is "wasm", "webgpu", or "auto": WebGPU where it is faster.
+   * the frames. `engine` is "wasm", "webgpu", or "auto": WebGPU where there is a GPU.
    */
   constructor(canvas, { workers = null, engine = "auto" } = {}) {
     super();

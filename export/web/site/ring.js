@@ -115,18 +115,26 @@ export class Ring {
     slot.worker.postMessage(message, buffer ? [buffer] : []);
   }
 
+  /** Let the GPU of a worker decode alone, or none: the pace of one engine tells nothing of another's. */
+  #follow(slot) {
+    this.#fast = slot;
+    this.#timed = 0;
+  }
+
+  #time(milliseconds) {
+    this.#timed++;
+    this.milliseconds += (milliseconds - this.milliseconds) / Math.min(this.#timed, AVERAGED);
+  }
+
   /** Take the answer of a worker, given by its place. */
   receive(place, { id: [generation, number], fault, buffer, milliseconds, memory, engine }) {
     const slot = this.#workers[place];
-    if (engine === "webgpu" && !this.#fast) {
-      this.#fast = slot;
-      this.#timed = this.milliseconds = 0; // the kernels' pace tells nothing of the GPU's
-    } else if (engine === "wasm" && this.#fast === slot) this.#fast = null;
+    if (engine === "webgpu" && !this.#fast) this.#follow(slot);
+    else if (engine === "wasm" && this.#fast === slot) this.#follow(null);
+    else if (!this.#fast || this.#fast === slot) this.#time(milliseconds);
     slot.outstanding--;
     this.#memories[place] = memory;
     this.decoded++;
-    this.#timed++;
-    this.milliseconds += (milliseconds - this.milliseconds) / Math.min(this.#timed, AVERAGED);
     const isWanted = generation === this.#generation;
     if (isWanted && fault) {
       this.fault = fault;

@@ -9,6 +9,8 @@ export const WORKGROUP = 64;
 /** Output channels that an invocation of a convolution computes, at most. */
 const BLOCK = 16;
 const VECTOR = 4;
+/** Most multiplications of a convolution: those of a pass that takes seconds end in a reset. */
+const MAX_MULTIPLICATIONS = 2 ** 36;
 
 const SIGMOID = "fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(min(-x, 80.0))); }";
 /** The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26). */
@@ -149,47 +151,46 @@ function depthwise(node, [x, weights, bias], [y]) {
   return [pass([x, weights, ...(bias ? [bias] : [])], y, y.count, body)];
 }
 
+/**
+ * Return how the outputs of a convolution are computed together: the channels of a `block`, the
+ * `blocks` of a group, and functions that put the weights, or the bias, of a block's channels
+ * beside each other.
+ */
+function packingOf([outputs, terms, rows, columns], group) {
+  const each = outputs / group;
+  const block = Math.min(BLOCK, Math.ceil(each / VECTOR) * VECTOR);
+  const blocks = Math.ceil(each / block);
+  const packer = (taps) => (from) => {
+    const packed = new Float32Array(group * blocks * block * taps);
+    for (let output = 0; output < outputs; output++) {
+      const inGroup = output % each;
+      const place = Math.floor(output / each) * blocks + Math.floor(inGroup / block);
+      for (let tap = 0; tap < taps; tap++) {
+        packed[(place * taps + tap) * block + (inGroup % block)] = from[output * taps + tap];
+      }
+    }
+    return packed;
+  };
+  return { block, blocks, pack: packer(terms * rows * columns), packBias: packer(1) };
+}
+
 /** Each invocation computes up to 16 channels of a place. */
 function conv(node, [x, weights, bias, residual], [y]) {
   if (weights.isVarying || bias?.isVarying) throw new UnsupportedError("weights of Conv vary");
   const { group = 1 } = node.attributes;
-  // Only convolutions of one group add or activate anything.
-  if (group > 1 && group === x.shape[1] && group === weights.shape[0]) {
-    return depthwise(node, [x, weights, bias], [y]);
-  }
   const [batch, channels, height, width] = x.shape;
   const [outputs, terms, rows, columns] = weights.shape;
   const [, , outHeight, outWidth] = y.shape;
   const pixels = outHeight * outWidth;
   const each = outputs / group;
-  const block = Math.min(BLOCK, Math.ceil(each / VECTOR) * VECTOR);
-  const blocks = Math.ceil(each / block);
   const taps = terms * rows * columns;
+  if (y.count * taps > MAX_MULTIPLICATIONS) throw new UnsupportedError("a convolution is too large");
+  // Only convolutions of one group add or activate anything.
+  if (group > 1 && group === channels && group === outputs) {
+    return depthwise(node, [x, weights, bias], [y]);
+  }
+  const { block, blocks, pack, packBias } = packingOf(weights.shape, group);
   const vectors = block / VECTOR;
-  /** Put the weights of a block's channels beside each other. */
-  const pack = (from) => {
-    const packed = new Float32Array(group * blocks * block * taps);
-    for (let output = 0; output < outputs; output++) {
-      const [place, lane] = placeOf(output);
-      for (let tap = 0; tap < taps; tap++) {
-        packed[(place * taps + tap) * block + lane] = from[output * taps + tap];
-      }
-    }
-    return packed;
-  };
-  const packBias = (from) => {
-    const packed = new Float32Array(group * blocks * block);
-    for (let output = 0; output < outputs; output++) {
-      const [place, lane] = placeOf(output);
-      packed[place * block + lane] = from[output];
-    }
-    return packed;
-  };
-  const placeOf = (output) => {
-    const inGroup = output % each;
-    const place = Math.floor(output / each) * blocks + Math.floor(inGroup / block);
-    return [place, inGroup % block];
-  };
   const biases = bias
     ? { value: bias, pack: packBias, isVector: true }
     : { data: new Float32Array(group * blocks * block), isVector: true };

@@ -16,7 +16,10 @@ function measure(address, engine) {
     const stage = new Stage(address, { workers: null, engine }, {
       opened: () => {},
       receivedExtras: () => {},
-      failed: (_, error) => reject(error),
+      failed(_, error) {
+        stage.close();
+        reject(error);
+      },
       progressed({ ring, isWhole, end, header }) {
         if (!isWhole) return;
         ring.restart(0, (number) => number % end, 4 * header.width * header.height);
@@ -54,6 +57,10 @@ async function measureAll() {
   find("speeds").replaceChildren();
   try {
     for (const { name, file, width, height, rate } of await loadClips()) {
+      if (/\.json([?#]|$)/.test(file)) {
+        addRow([name, "", "", "", "", "a ladder is not measured"]);
+        continue;
+      }
       for (const [engine, title] of Object.entries(ENGINES)) {
         find("state").textContent = `${name}: ${title}…`;
         const about = [name, `${width}×${height}`, title];
@@ -74,10 +81,10 @@ async function measureAll() {
 }
 
 async function tellMachine() {
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   const { vendor, architecture, description } = adapter?.info ?? {};
   const gpu = [vendor, architecture, description].filter(Boolean).join(" ");
-  find("machine").textContent = `${navigator.hardwareConcurrency} cores; GPU: ${gpu || "none"}. ${navigator.userAgent}`;
+  find("machine").textContent = `${navigator.hardwareConcurrency} cores; GPU: ${adapter ? gpu || "unnamed" : "none"}. ${navigator.userAgent}`;
 }
 
 find("begin").addEventListener("click", measureAll);
