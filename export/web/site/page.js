@@ -72,7 +72,7 @@ function showPanel() {
     "Decoding speed": `${found.decodeFps.toFixed(0)} fps, ${pace.toFixed(1)}×`,
     "Drawn": `${found.drawnFps.toFixed(1)} fps`,
     "Late frames": String(found.lateFrames),
-    "Engine": found.engine === "webgpu" ? "WebGPU" : `WebAssembly, ${found.workers}×`,
+    "Engine": found.engine === "webgpu" ? "WebGPU" : `WASM, ${found.workers}×`,
     "Memory": `${(found.memoryBytes / 2 ** 20).toFixed(0)} MiB`,
     "Download": `${(found.downloadedBytes / 1000).toFixed(1)} kB`,
   };
