@@ -16,6 +16,8 @@ const FLOAT_BYTES = 4;
 /** Most passes for a picture, and most shaders: a stranger's graph must not keep compilers busy. */
 const MAX_PASSES = 4096;
 const MAX_SHADERS = 512;
+/** Most workgroups of a dispatch in one dimension, as all GPUs have them. */
+const MAX_GROUPS = 65535;
 
 /** A program whose steps run on a GPU, as far as they follow from large ones. */
 export class Gpu {
@@ -215,7 +217,7 @@ export class Gpu {
 /** Return the numbers of workgroups, in two dimensions, for a number of invocations. */
 function groupsOf(count) {
   const groups = Math.ceil(count / WORKGROUP);
-  const down = Math.ceil(groups / 65535);
+  const down = Math.ceil(groups / MAX_GROUPS);
   return { across: Math.ceil(groups / down), down };
 }
 

@@ -43,7 +43,8 @@ export function loopsOf(a, b, y) {
   return loops;
 }
 
-function axisOf(node, shape, otherwise) {
+/** Return the axis of an operator, counted from the first, for a value of a shape. */
+export function axisOf(node, shape, otherwise) {
   return ((node.attributes.axis ?? otherwise) + shape.length) % shape.length;
 }
 

@@ -1,7 +1,7 @@
 /** The operators as compute shaders in WGSL. */
 
 import { UnsupportedError } from "./errors.js";
-import { FLOAT } from "./graph.js";
+import { FLOAT, size } from "./graph.js";
 import { COPIES, loopsOf, resizeTaps } from "./layout.js";
 
 /** Invocations of a workgroup. */
@@ -104,7 +104,7 @@ function copying(op) {
       const body = `var rest = i; var k = 0u; var p = ${fromOffset}u; var q = ${toOffset}u;
   ${steps.reverse().join("\n  ")}
   y[q] = x0[p];`;
-      return pass([x], y, shape.reduce((all, length) => all * length, 1), body);
+      return pass([x], y, size(shape), body);
     });
 }
 

@@ -97,7 +97,8 @@ export class Stage {
   #arrivals = [];
 
   /**
-   * Open a clip: an address, a Response, a Blob or bytes. `on` has the functions `opened`,
+   * Open a clip: an address, a Response, a Blob or bytes. `workers` is the number of workers, or
+   * null, and `engine` is "auto", "wasm" or "webgpu". `on` has the functions `opened`,
    * `progressed`, `receivedExtras`, `arrived` and `failed`, which get this stage first.
    */
   constructor(source, { workers, engine }, on) {

@@ -2,7 +2,7 @@
 
 import { UnsupportedError } from "./errors.js";
 import { FLOAT, size } from "./graph.js";
-import { broadcastStrides, COPIES, loopsOf, resizeTaps, strides } from "./layout.js";
+import { axisOf, broadcastStrides, COPIES, loopsOf, resizeTaps, strides } from "./layout.js";
 
 /** Axes that the kernel for copies has. */
 const AXES = 6;
@@ -260,8 +260,7 @@ const concatFloats = copying("Concat");
 
 function concat(node, inputs, [y], kernels) {
   if (y.type === FLOAT) return concatFloats(node, inputs, [y], kernels);
-  const axis = (node.attributes.axis + y.shape.length) % y.shape.length;
-  return integerConcat(inputs, y, size(y.shape.slice(0, axis)));
+  return integerConcat(inputs, y, size(y.shape.slice(0, axisOf(node, y.shape))));
 }
 
 function integerConcat(inputs, y, outer) {
