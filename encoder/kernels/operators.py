@@ -1,7 +1,7 @@
 """Compiled operators of fits on CPUs, with gradients.
 
-`encoder.models.pyramid`, `encoder.training.context_rate` and `encoder.training.qat` have the same
-arithmetic by torch's operators, which is the reference.
+`encoder.models.layers`, `encoder.models.pyramid`, `encoder.training.context_rate` and
+`encoder.training.qat` have the same arithmetic by torch's operators, which is the reference.
 """
 
 import ctypes
@@ -25,6 +25,9 @@ PARTS = 16, 8
 CHANNELS = sum(PARTS)
 CONTEXT_WEIGHTS = 9
 """Weights of a latent's contexts, as in `context_bits.c`."""
+BLOCK_CHANNELS = 32, 48, 64
+"""Numbers of channels of the blocks that `block.c` knows."""
+TAPS = 3, 3
 IMAGES = 4
 """Axes of a batch of images."""
 
@@ -43,6 +46,14 @@ class _Latent(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("times", "channels", "height", "width", "threads")),
         ("levels", ctypes.c_float),
+    ]
+
+
+class _BlockShape(ctypes.Structure):
+    """The struct `Block` of `block.c`."""
+
+    _fields_ = [
+        (name, ctypes.c_int32) for name in ("frames", "height", "width", "channels", "threads")
     ]
 
 
@@ -88,6 +99,20 @@ def scaled_gelu(x: Tensor) -> Tensor:
     return _ScaledGelu.apply(x)
 
 
+def separable_block(x: Tensor, *weights: Tensor) -> Tensor:
+    """Map x (B, C, H, W) to x + second(scaled_gelu(first(depthwise(x)))), of the same shape.
+
+    C is one of BLOCK_CHANNELS. The weights are those of a depthwise convolution of 3x3 and of two
+    convolutions of 1x1, each followed by its bias. Raises ValueError for other shapes.
+    """
+    channels = x.shape[1] if x.ndim == IMAGES else 0
+    square, bias = (channels, channels, 1, 1), (channels,)
+    expected = [(channels, 1, *TAPS), bias, square, bias, square, bias]
+    if channels not in BLOCK_CHANNELS or not x.numel() or [w.shape for w in weights] != expected:
+        raise ValueError(f"no block of {x.shape} with weights {[w.shape for w in weights]}")
+    return _SeparableBlock.apply(x, *weights)
+
+
 def context_bits(y: Tensor, weights: Tensor, *, levels: int) -> Tensor:
     """Return the bits of a latent's values y (T, C, H, W), in steps, under the coder's contexts.
 
@@ -125,6 +150,32 @@ class _Render(torch.autograd.Function):
         given = gradients[0].contiguous()
         _call("render_back", ctx.shape, nodes, *canvases, given, *wanted)
         return *wanted, None
+
+
+class _SeparableBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        weights = tuple(weight.contiguous() for weight in weights)
+        frames, channels, height, width = x.shape
+        ctx.shape = _BlockShape(frames, height, width, channels, torch.get_num_threads())
+        depth, hidden, out = (torch.empty_like(x) for _ in range(3))
+        _call("block", ctx.shape, x, *weights, depth, hidden, out)
+        ctx.save_for_backward(x, *weights[::2], depth, hidden)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (of the decorator)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, ...]:
+        x, *matrices, depth, hidden = ctx.saved_tensors
+        given = gradients[0].contiguous(memory_format=torch.channels_last)
+        wanted = [torch.empty_like(x)]
+        for matrix in matrices:
+            wanted += [torch.empty_like(matrix), matrix.new_empty(len(matrix))]
+        _call("block_back", ctx.shape, x, *matrices, depth, hidden, given, *wanted)
+        return tuple(wanted)
 
 
 class _ContextBits(torch.autograd.Function):

@@ -35,6 +35,19 @@ def scaled_gelu(x: Tensor) -> Tensor:
     return operators.scaled_gelu(x) if operators.are_for(x) else F.silu(1.702 * x)
 
 
+class Block(SeparableBlock):
+    """Separable block that is one compiled operator where there is one for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        convolutions = (self.depthwise, self.pointwise1, self.pointwise2)
+        weights = [cast("Tensor", part) for each in convolutions for part in (each.weight, each.bias)]
+        is_known = self.activation is scaled_gelu and x.shape[1] in operators.BLOCK_CHANNELS
+        if is_known and operators.are_for(x, *weights):
+            return operators.separable_block(x, *weights)
+        return super().forward(x)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PyramidConfig(VideoShape):
     """Configuration of a segment's network: its frame size, widths and grids."""
@@ -95,7 +108,7 @@ class Pyramid(VideoNetwork):
         features = sum(grid.values.shape[1] for grid in (*temporal, *still))
         self.mix = nn.Conv2d(features, config.channels, 1)
         self.trunk = nn.Sequential(
-            *(SeparableBlock(config.channels, config.activation) for _ in range(config.blocks))
+            *(Block(config.channels, config.activation) for _ in range(config.blocks))
         )
         self.activation = config.activation
         self.luma = nn.Conv2d(config.channels, SHUFFLE**2, 1)

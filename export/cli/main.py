@@ -107,6 +107,13 @@ def _add_web(commands: Commands) -> None:
         metavar="FOLDER",
         help="folder to write (default: site)",
     )
+    to_web.add_argument(
+        "--onnxruntime-web",
+        type=Path,
+        metavar="PACKAGE",
+        help="unpacked npm package onnxruntime-web, "
+        "for clips with operators that the page's own kernels do not have",
+    )
 
 
 def _add_engine_options(to_trt: argparse.ArgumentParser) -> None:
@@ -148,7 +155,8 @@ def _onnx(args: argparse.Namespace) -> None:
 def _web(args: argparse.Namespace) -> None:
     from export.web.folder import write_site
 
-    size = write_site(args.clips or [newest_clip()], args.output)
+    clips = args.clips or [newest_clip()]
+    size = write_site(clips, args.output, args.onnxruntime_web)
     logger.info(
         "%s: %d bytes; try it with python -m http.server --directory %s",
         *(args.output, size, args.output),

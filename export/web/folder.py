@@ -17,6 +17,9 @@ from encoder.common.errors import SettingsError
 
 CLIPS = "clips.json"
 """List of the clips, which the page reads first."""
+RUNTIME = "onnxruntime"
+"""Folder of onnxruntime-web's files, which the page looks for if its kernels cannot run a clip."""
+RUNTIME_FILES = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 COMMENT = re.compile(rb"^[ \t]*(?:/\*\*(?:[^*]|\*(?!/))*\*/|//[^\n]*)\n", re.MULTILINE)
 """Lines of scripts that are comments alone: viewers need not download them."""
 
@@ -30,12 +33,13 @@ def assets() -> Iterator[tuple[str, bytes]]:
         yield f"dictionary{version}.bin", dictionary(version)
 
 
-def write_site(films: Sequence[Path], folder: Path) -> int:
+def write_site(films: Sequence[Path], folder: Path, runtime: Path | None = None) -> int:
     """Write the site with some clips, and ladders by their lists; return its bytes.
 
-    The folder is made if it is not there. Its other files are kept.
+    The folder is made if it is not there. Its other files are kept. `runtime` is the unpacked npm
+    package onnxruntime-web, for clips with operators that the page's kernels do not have.
     Raises BitstreamError for a file that is no intact clip, and SettingsError for two clips of the
-    same name, a clip with the name of another file, or a folder that is a file.
+    same name, a clip with the name of another file, a folder that is a file, or another package.
     """
     found = [_files(film) for film in films]
     # A clip may be in a ladder, and also be wanted alone.
@@ -54,12 +58,25 @@ def write_site(films: Sequence[Path], folder: Path) -> int:
     except FileExistsError:
         raise SettingsError(f"{folder} is a file") from None
     written |= {clip.name: clip.read_bytes() for clip in clips}
+    if runtime is not None:
+        written |= {
+            f"{RUNTIME}/{name}": _runtime_file(runtime / "dist" / name) for name in RUNTIME_FILES
+        }
     # The list comes last, so that all files that it names are there.
     written[CLIPS] = json.dumps(entries, indent=1).encode() + b"\n"
     for name, data in written.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         with replacing(folder / name) as part:
             part.write_bytes(data)
     return sum(map(len, written.values()))
+
+
+def _runtime_file(path: Path) -> bytes:
+    """Return a file of onnxruntime-web; raises SettingsError."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise SettingsError(f"no unpacked package onnxruntime-web: {path} cannot be read") from None
 
 
 def _files(film: Path) -> Sequence[Path]:

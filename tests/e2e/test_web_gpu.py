@@ -3,6 +3,7 @@
 import base64
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,11 +109,11 @@ def statistic(driver, name):
     return run(driver, f"nervcast.statistics.{name}")
 
 
-def assert_right(driver, path):
-    """Compare what the page shows with the reference decoder."""
+def assert_right(driver, path, frames=None):
+    """Compare what the page shows of some frames with the reference decoder."""
     clip = Clip.read(path)
     rate = float(clip.header.rate)
-    frames = [0, clip.header.frames // 2, clip.header.frames - 1]
+    frames = frames or [0, clip.header.frames // 2, clip.header.frames - 1]
     times = [(frame + 0.01) / rate for frame in frames]
     shown = run(driver, pixels_at(times))
     size = (len(frames), clip.header.height, clip.header.width, 4)
@@ -161,6 +162,27 @@ def test_the_sample_is_decoded_by_a_gpu(driver, tmp_path):
     with playing(driver, tmp_path):
         wait_for(lambda: statistic(driver, "engine") == "webgpu", 60)
         assert_right(driver, SAMPLE)
+        assert statistic(driver, "engine") == "webgpu"
+
+
+def test_passes_of_more_workgroups_than_a_row_has(driver, site):
+    spoil(site, "gpu.js", "MAX_GROUPS = 65535", "MAX_GROUPS = 2")
+    with playing(driver, site):
+        wait_for(lambda: statistic(driver, "engine") == "webgpu", 60)
+        assert_right(driver, DATA / "v2-pyramid.nerv")
+        assert statistic(driver, "engine") == "webgpu"
+
+
+def test_a_segment_without_weights_leaves_the_gpu_to_the_others(driver, tmp_path):
+    clip = Clip.read(DATA / "v2-pyramid.nerv")
+    *others, last = clip.segments
+    path = tmp_path / "damaged.nerv"
+    path.write_bytes(bytes(replace(clip, segments=(*others, replace(last, code=last.code[:-1])))))
+    write_site([path], tmp_path / "site")
+    with playing(driver, tmp_path / "site"):
+        wait_for(lambda: statistic(driver, "engine") == "webgpu", 60)
+        wait_for(lambda: statistic(driver, "damage"), 60)
+        assert_right(driver, path, [0, others[-1].start])
         assert statistic(driver, "engine") == "webgpu"
 
 

@@ -6,6 +6,7 @@ import logging
 import shlex
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -105,6 +106,19 @@ def fit_clip(
     for _ in encoder.run(Budget(epochs=2)):
         pass
     return Clip.parse(bytes(encoder.clip()))
+
+
+def repeated(clip: Clip, count: int, *, padding: int = 0) -> Clip:
+    """Return a clip that shows the first segment of another again and again.
+
+    A number of further bytes after each segment's code makes the file long.
+    """
+    key = clip.segments[0]
+    segments = tuple(
+        replace(key, start=index * key.frames, code=key.code + bytes(padding))
+        for index in range(count)
+    )
+    return Clip(replace(clip.header, frames=count * key.frames), clip.topology, segments)
 
 
 def run(command: str, folder: Path) -> SimpleNamespace:

@@ -4,6 +4,16 @@ set -u
 there() {
   for command in chromium chromedriver firefox-esr janus pulseaudio; do command -v $command >/dev/null || return 1; done
 }
+# onnxruntime-web is no program: its files are put beside the project's own, without the 100 MB that nobody needs here.
+runtime=onnxruntime-web@1.30.0
+if command -v npm >/dev/null && [ ! -e .peers/$runtime ]; then
+  work=$(mktemp -d)
+  files="ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm"
+  if (cd "$work" && npm pack --silent $runtime >/dev/null && tar xzf ./*.tgz $(printf 'package/dist/%s ' $files)); then
+    mkdir -p .peers && mv "$work/package" .peers/$runtime
+  fi
+  rm -rf "$work"
+fi
 there && exit 0
 packages="chromium chromium-driver firefox-esr janus pulseaudio"
 as_root="sh -eu"

@@ -25,10 +25,15 @@ export class ClipReader {
   #size = 0;
   #records = 0;
   #chain = 0;
+  #first;
 
-  /** Take the topologies' dictionaries by the file's version. */
-  constructor(dictionaries) {
+  /**
+   * Take the topologies' dictionaries by the file's version. `first` is the frame from which on a
+   * part of a clip shows it, after the file's head.
+   */
+  constructor(dictionaries, first = 0) {
     this.#dictionaries = dictionaries;
+    this.#first = first;
   }
 
   /** Version of the file; 0 before it has arrived. */
@@ -49,7 +54,7 @@ export class ClipReader {
   /** Number of the frame after the last segment. */
   get end() {
     const last = this.segments.at(-1);
-    return last ? last.start + last.frames : 0;
+    return last ? last.start + last.frames : this.#first;
   }
 
   /** Number of weights of a segment. */
@@ -85,7 +90,9 @@ export class ClipReader {
     if (this.end < this.header.frames) {
       damage.push(`frames from ${this.end} to the end are missing`);
     }
-    if (!damage.length && !equal(this.#index, indexBytes(this.segments))) {
+    // The index tells of the segments before a part, too.
+    const isWhole = this.#index && (this.#first || equal(this.#index, indexBytes(this.segments)));
+    if (!damage.length && !isWhole) {
       damage.push(this.#index ? "index does not fit the segments" : "index is missing");
     }
     if (!this.segments.length) throw new BitstreamError(damage[0]);

@@ -19,7 +19,8 @@ const MAX_FRAMES = 2 ** 24;
 const MAX_TERM = 100_000_000;
 const MAX_RATE = 1000;
 const CONTINUOUS = 1;
-const ENTRY_BYTES = 17;
+/** Bytes of the index for a segment. */
+export const ENTRY_BYTES = 17;
 
 const TABLE = new Uint32Array(256).map((_, byte) => {
   let value = byte;

@@ -88,7 +88,7 @@ const A_TENSOR = 4;
 const A_LIST_OF_FLOATS = 6;
 const A_LIST = 7;
 /** Attributes of all operators: their kinds. */
-const ATTRIBUTES = {
+export const ATTRIBUTES = {
   align_corners: AN_INTEGER, allowzero: AN_INTEGER, alpha: A_FLOAT, antialias: AN_INTEGER,
   approximate: A_TEXT, auto_pad: A_TEXT, axes: A_LIST, axis: AN_INTEGER, beta: A_FLOAT,
   blocksize: AN_INTEGER, ceil_mode: AN_INTEGER, coordinate_transformation_mode: A_TEXT,
@@ -276,7 +276,8 @@ export function size(shape) {
 /**
  * Read and check the payload of TOPO of a file's version, given the version's dictionary.
  *
- * Returns the graph's `tensors` (the coded tensors), `constants`, `nodes` and the `frame` shape.
+ * Returns the graph's `tensors` (the coded tensors), `constants`, `nodes` and the `frame` shape, and
+ * the version of its operators, `opset`.
  * Sizes of inner values are not checked here; `Shapes` does it. Throws BitstreamError.
  */
 export function readTopology(payload, dictionary) {
@@ -297,7 +298,7 @@ export function readTopology(payload, dictionary) {
     throw new BitstreamError(`topology must be of ONNX's format ${IR_VERSIONS}, got ${model.ir}`);
   }
   if (!model.graph) throw new BitstreamError("topology has no graph");
-  return readGraph(model.graph);
+  return { opset: opset.version, ...readGraph(model.graph) };
 }
 
 function readOpset(bytes) {

@@ -1,6 +1,6 @@
 /** A ladder: clips of the same film in several sizes, and the change from one to another. */
 
-import { checked, workersFor } from "./stage.js";
+import { checked, readShort, workersFor } from "./stage.js";
 
 const FORMAT = "nervcast ladder";
 const VERSION = 1;
@@ -71,23 +71,6 @@ export function parseLadder(text) {
   return plain.sort((a, b) => a.bytes - b.bytes);
 }
 
-/** Return the text of a response of at most MAX_LIST_BYTES. Throws an Error. */
-async function shortText(response) {
-  const reader = checked(response).body.getReader();
-  const parts = [];
-  let size = 0;
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return new Blob(parts).text();
-    size += value.length;
-    parts.push(value);
-    if (size > MAX_LIST_BYTES) {
-      reader.cancel().catch(() => {});
-      throw new Error(`the list of the ladder has over ${MAX_LIST_BYTES} bytes`);
-    }
-  }
-}
-
 /**
  * Return the place of the largest rung that arrives and is decoded in time. `bytesPerSecond` is the
  * line's speed and `pixelsPerSecond` that of a worker, `workersOf` the number of workers for a width
@@ -135,7 +118,10 @@ export class Ladder {
    */
   static async load(address, signal, open, workers) {
     const response = await fetch(address, { signal });
-    return new Ladder(parseLadder(await shortText(response)), response.url, open, workers);
+    const bytes = await readShort(checked(response), MAX_LIST_BYTES);
+    if (!bytes) throw new Error(`the list of the ladder has over ${MAX_LIST_BYTES} bytes`);
+    const text = new TextDecoder().decode(bytes);
+    return new Ladder(parseLadder(text), response.url, open, workers);
   }
 
   /** Take rungs, the address of their list, what opens one, and the number of workers or null. */

@@ -69,6 +69,11 @@ export interface NervPlayerOptions {
    * it is ready, or where it cannot decode a clip. "webgpu" takes a GPU of software, too.
    */
   engine?: "auto" | NervEngine;
+  /**
+   * Address of a folder with the files of onnxruntime-web, which decodes clips that the player's own
+   * kernels cannot run. By default, such clips are refused.
+   */
+  runtime?: string | URL | null;
 }
 
 export interface NervPlayerEvents {
@@ -117,7 +122,7 @@ export class NervPlayer extends EventTarget {
   readonly videoHeight: number;
   /** Frames per second of the clip, or NaN before one is open. */
   readonly frameRate: number;
-  /** Seconds up to which the clip has arrived. */
+  /** Seconds up to which the clip has arrived, from where the present download began. */
   readonly buffered: number;
   readonly statistics: NervStatistics;
   /**

@@ -23,6 +23,10 @@ export class NervPlayer extends EventTarget {
   /** The clip that is played, and the ladder that it belongs to, if any. */
   #stage = null;
   #ladder = null;
+  /** The clip from where a seek leads to, until its head has arrived. */
+  #part = null;
+  #pastBytes = 0;
+  #seeks = 0;
   #isPaused = true;
   #rate = 1;
   /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
@@ -39,7 +43,7 @@ export class NervPlayer extends EventTarget {
   #isSeeking = false;
   #abort = null;
   #events = {
-    opened: (stage) => this.#isPresent(stage) && this.#seek(this.#base),
+    opened: (stage) => this.#opened(stage),
     progressed: (stage) => this.#progressed(stage),
     receivedExtras: (stage, data) => this.#receiveExtras(stage, data),
     arrived: (stage) => (this.#isPresent(stage) ? this.#arrived() : this.#climbWhilePaused()),
@@ -55,14 +59,15 @@ export class NervPlayer extends EventTarget {
 
   /**
    * Play on a canvas. `workers` is the number of workers; by default it follows from the size of
-   * the frames. `engine` is "wasm", "webgpu", or "auto": WebGPU where there is a GPU.
+   * the frames. `engine` is "wasm", "webgpu", or "auto": WebGPU where there is a GPU. `runtime` is
+   * the address of a folder with onnxruntime-web, for clips that the kernels cannot run.
    */
-  constructor(canvas, { workers = null, engine = "auto" } = {}) {
+  constructor(canvas, { workers = null, engine = "auto", runtime = null } = {}) {
     super();
     if (!ENGINES.includes(engine)) throw new RangeError(`there is no engine ${engine}`);
     this.#canvas = canvas;
     this.#renderer = new Renderer(canvas);
-    this.#options = { workers, engine };
+    this.#options = { workers, engine, runtime };
   }
 
   /**
@@ -81,6 +86,7 @@ export class NervPlayer extends EventTarget {
   }
 
   async #open(source, signal) {
+    this.#pastBytes = 0;
     const open = (clip) => new Stage(clip, this.#options, this.#events);
     const isAddress = typeof source === "string" || source instanceof URL;
     if (isAddress && String(source).split(/[?#]/)[0].endsWith(".json")) {
@@ -98,6 +104,16 @@ export class NervPlayer extends EventTarget {
 
   get #ring() {
     return this.#stage?.ring ?? null;
+  }
+
+  #opened(stage) {
+    if (stage === this.#part) {
+      this.#pastBytes += this.#stage.bytes;
+      this.#stage.close();
+      [this.#stage, this.#part, this.#latest] = [stage, null, null];
+      this.#soundtrack?.expect(stage.first / stage.header.rate);
+    }
+    if (this.#isPresent(stage)) this.#seek(this.#base);
   }
 
   #isPresent(stage) {
@@ -246,7 +262,7 @@ export class NervPlayer extends EventTarget {
       lateFrames: this.#late,
       decodedFrames: ring?.decoded ?? 0,
       memoryBytes: (ring?.memoryBytes ?? 0) + (this.#ladder?.memoryBytes ?? 0),
-      downloadedBytes: (this.#ladder?.bytes ?? 0) + (stage?.bytes ?? 0),
+      downloadedBytes: this.#pastBytes + (this.#ladder?.bytes ?? 0) + (stage?.bytes ?? 0),
       isComplete: stage?.isWhole ?? false,
       damage: [
         ...(stage?.damage ?? []), ...(stage?.film?.damage ?? []),
@@ -302,6 +318,7 @@ export class NervPlayer extends EventTarget {
     for (const { reject } of this.#waiting.splice(0)) reject(aborted);
     cancelAnimationFrame(this.#request);
     this.#request = 0;
+    this.#leavePart();
     this.#stage?.close();
     this.#stage = null;
     this.#ladder?.close();
@@ -353,6 +370,10 @@ export class NervPlayer extends EventTarget {
 
   /** Go on without a clip that has failed, if it is one of a ladder. */
   #stageFailed(stage, error) {
+    if (stage === this.#part) {
+      this.#part = null; // the clip arrives from its start all the same
+      return;
+    }
     if (!this.#isPresent(stage)) {
       this.#ladder?.drop(stage, error);
       this.#emit("rungchange");
@@ -442,6 +463,28 @@ export class NervPlayer extends EventTarget {
     this.#ring.fill(start);
     this.#emit("timeupdate");
     if (!this.#isPaused) this.#schedule();
+    // Without a part, the clip arrives from its start.
+    this.#reach(start / density).catch(() => {});
+  }
+
+  /** Open the clip where a frame is that has not arrived, if its host serves ranges. */
+  async #reach(frame) {
+    this.#leavePart();
+    const stage = this.#stage;
+    const number = this.#seeks;
+    const { signal } = this.#abort;
+    if (stage.has(frame) || !stage.address || this.#ladder) return;
+    const { partAt } = await import("./ranges.js");
+    const part = await partAt(stage, frame, signal);
+    if (!part) return;
+    if (number === this.#seeks && !signal.aborted) this.#part = new Stage(part, this.#options, this.#events);
+    else part.response.body.cancel().catch(() => {});
+  }
+
+  #leavePart() {
+    this.#seeks++;
+    this.#part?.close();
+    this.#part = null;
   }
 
   /** Return the function from a picture's number to its time in frames, or to null if it is not there. */
@@ -452,7 +495,7 @@ export class NervPlayer extends EventTarget {
       const time = number / density;
       const looped = this.#loop ? time % frames : time;
       if (looped > frames - 1) return this.#loop ? frames - 1 : null;
-      return looped < stage.end ? looped : null;
+      return stage.has(looped) ? looped : null;
     };
   }
 
@@ -502,6 +545,7 @@ export class NervPlayer extends EventTarget {
     if (!this.#ring || this.#isPaused) return;
     if (!this.#isSeeking) {
       const isHeld = this.#holdAtEnd(now);
+      if (this.#stage.first && this.#time(now) >= this.duration && this.#loop) this.#seek(0);
       this.#followSound(isHeld);
       this.#climb(now, isHeld);
       const due = this.#due(now);

@@ -9,7 +9,7 @@ const PANEL_MS = 500;
 const find = (id) => document.getElementById(id);
 const wish = new URLSearchParams(location.search);
 const engine = ["wasm", "webgpu"].find((name) => name === wish.get("engine")) ?? "auto";
-const player = new NervPlayer(find("picture"), { engine });
+const player = new NervPlayer(find("picture"), { engine, runtime: "./onnxruntime/" });
 let clips = [];
 let isDragging = false;
 /** Subtitles and chapters, once a clip has any. */

@@ -4,7 +4,7 @@ import { FLOAT, size } from "./graph.js";
 import { fuse } from "./fusion.js";
 import { checkGraph } from "./shapes.js";
 import { STEPS } from "./steps.js";
-import { decodeWeights } from "./segment.js";
+import { Weights } from "./segment.js";
 
 const FLOAT_BYTES = 4;
 const ALIGNMENT = 64;
@@ -17,10 +17,7 @@ export class Program {
   #constantSteps = [];
   #time;
   #pixels;
-  #loaded = -1;
-  #segments;
-  /** Errors of segments that cannot be decoded, by their numbers. */
-  #faults = new Map();
+  #weights;
 
   /**
    * Check a clip's graph, and reserve the memory for its weights and values.
@@ -32,13 +29,13 @@ export class Program {
     const { graph, header } = clip;
     const shapes = checkGraph(graph);
     this.#kernels = kernels;
-    this.#segments = clip.segments;
     this.width = header.width;
     this.height = header.height;
     this.shapes = graph.tensors.map(({ shape }) => shape);
     const nodes = fuse(graph, shapes);
     const values = this.#place(graph, nodes, shapes);
     this.addresses = graph.tensors.map(({ name }) => values.get(name).address);
+    this.#weights = new Weights(clip.segments, this.shapes, this.addresses, kernels);
     for (const node of nodes) {
       const inputs = node.inputs.map((name) => (name ? values.get(name) : null));
       const outputs = node.outputs.map((name) => values.get(name));
@@ -109,28 +106,13 @@ export class Program {
 
   /** Decode the weights of a segment, and of those that it builds on. Throws BitstreamError. */
   load(index) {
-    if (index === this.#loaded) return;
-    let first = index;
-    while (!this.#segments[first].isKey && first - 1 !== this.#loaded) first--;
-    for (let each = first; each <= index; each++) {
-      if (this.#faults.has(each)) throw this.#faults.get(each);
-    }
-    this.#loaded = -1;
-    for (let each = first; each <= index; each++) {
-      try {
-        decodeWeights(this.#segments[each], this.shapes, this.addresses, this.#kernels);
-      } catch (error) {
-        this.#faults.set(each, error);
-        throw error;
-      }
-    }
+    if (!this.#weights.load(index)) return;
     for (const step of this.#constantSteps) step();
-    this.#loaded = index;
   }
 
   /** Number of the segment whose weights are loaded; -1 if none are. */
   get loaded() {
-    return this.#loaded;
+    return this.#weights.loaded;
   }
 
   /** Begin with the picture of a time in frames since the loaded segment's start. */

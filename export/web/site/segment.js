@@ -149,6 +149,49 @@ function decodeRange(segment, shapes, addresses, kernels) {
   });
 }
 
+/** The weights of a segment at a time, in the kernels' memory. */
+export class Weights {
+  /** Number of the segment whose weights are there; -1 if none are. */
+  loaded = -1;
+  #segments;
+  #shapes;
+  #addresses;
+  #kernels;
+  /** Errors of segments that cannot be decoded, by their numbers. */
+  #faults = new Map();
+
+  constructor(segments, shapes, addresses, kernels) {
+    this.#segments = segments;
+    this.#shapes = shapes;
+    this.#addresses = addresses;
+    this.#kernels = kernels;
+  }
+
+  /**
+   * Decode a segment, and those that it builds on; return whether it was not there before. Throws
+   * BitstreamError.
+   */
+  load(index) {
+    if (index === this.loaded) return false;
+    let first = index;
+    while (!this.#segments[first].isKey && first - 1 !== this.loaded) first--;
+    for (let each = first; each <= index; each++) {
+      if (this.#faults.has(each)) throw this.#faults.get(each);
+    }
+    this.loaded = -1;
+    for (let each = first; each <= index; each++) {
+      try {
+        decodeWeights(this.#segments[each], this.#shapes, this.#addresses, this.#kernels);
+      } catch (error) {
+        this.#faults.set(each, error);
+        throw error;
+      }
+    }
+    this.loaded = index;
+    return true;
+  }
+}
+
 function decodeTensor(record, shape, address, kernels) {
   const { flags } = record;
   const axis = flags & SECOND ? 1 : 0;

@@ -48,6 +48,11 @@ export class Soundtrack {
     this.#arrived = Math.max(this.#arrived, first + packets.length);
   }
 
+  /** Expect packets anew from a time in seconds on: those that have not arrived will. */
+  expect(seconds) {
+    this.#arrived = Math.floor((seconds - packetTime(this.#format, 0)) / PACKET_SECONDS);
+  }
+
   /** Loudness, 0 to 1. */
   set volume(volume) {
     this.#volume = volume;

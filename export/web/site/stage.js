@@ -33,6 +33,29 @@ export function checked(response) {
   throw new Error(`cannot load ${response.url}: status ${response.status}`);
 }
 
+/** Return the bytes of a response; null if there are more than a number of them. */
+export async function readShort(response, most) {
+  const reader = response.body.getReader();
+  const parts = [];
+  let count = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    count += value.length;
+    parts.push(value);
+    if (count > most) {
+      reader.cancel().catch(() => {});
+      return null;
+    }
+  }
+}
+
+/** Return the number of bytes that a response will have; 0 if it does not tell. */
+function lengthOf(response) {
+  // Compressed on the way, a file has other bytes.
+  return response.headers.get("content-encoding") ? 0 : Number(response.headers.get("content-length"));
+}
+
 /** A module with a fused multiplication and addition, which not every browser knows. */
 const FUSED = Uint8Array.of(
   0, 97, 115, 109, 1, 0, 0, 0, 1, 8, 1, 96, 3, 123, 123, 123, 1, 123, 3, 2, 1, 0, 10, 13, 1, 11, 0,
@@ -79,6 +102,13 @@ export class Stage {
   end = 0;
   isWhole = false;
   bytes = 0;
+  /** Where the clip comes from and the length of its file; null and 0 if they are not known. */
+  address = null;
+  total = 0;
+  /** Entries of the file's index, which `ranges.js` reads; null if it has no use for this clip. */
+  index;
+  /** First frame that is wanted of the clip. */
+  first = 0;
   damage = [];
   /** What the clip has besides pictures, once any of it has arrived. */
   film = null;
@@ -89,7 +119,10 @@ export class Stage {
   #on;
   #workerCount;
   #engine;
+  #runtime;
   #abort = new AbortController();
+  /** Bytes of the file between its head and what is fetched. */
+  #left = 0;
   /** The kernels and the dictionary for the workers, and the parts of the file so far. */
   #assets = null;
   #parts = [];
@@ -97,14 +130,17 @@ export class Stage {
   #arrivals = [];
 
   /**
-   * Open a clip: an address, a Response, a Blob or bytes. `workers` is the number of workers, or
-   * null, and `engine` is "auto", "wasm" or "webgpu". `on` has the functions `opened`,
+   * Open a clip: an address, a Response, a Blob, bytes, or a part of it from `partAt`. `workers` is the number of workers, or
+   * null, and `engine` is "auto", "wasm" or "webgpu". `runtime` is the address of onnxruntime-web, or null.
+   * `on` has the functions `opened`,
    * `progressed`, `receivedExtras`, `arrived` and `failed`, which get this stage first.
    */
-  constructor(source, { workers, engine }, on) {
+  constructor(source, { workers, engine, runtime = null }, on) {
     this.#workerCount = workers;
     this.#engine = engine;
+    this.#runtime = runtime && new URL(runtime, document.baseURI).href;
     this.#on = on;
+    if (source.head) this.#goOn(source);
     this.#feed(source).catch((error) => this.#fail(error));
   }
 
@@ -126,6 +162,22 @@ export class Stage {
     return isEnough ? (1000 * (this.bytes - first.bytes)) / Math.max(passed, 1) : 0;
   }
 
+  /** Number of the file's byte that comes next. */
+  get position() {
+    return this.bytes + this.#left;
+  }
+
+  /** Whether a frame has arrived. */
+  has(frame) {
+    return this.first <= frame && frame < this.end;
+  }
+
+  /** Take what is known of a clip by its other Stage. */
+  #goOn({ address, total, index, head, offset, first }) {
+    Object.assign(this, { address, total, index, first, end: first });
+    this.#left = offset - head.length;
+  }
+
   /** End the workers and the download. */
   close() {
     this.#abort.abort();
@@ -138,7 +190,9 @@ export class Stage {
     const worker = startWorker();
     worker.onmessage = ({ data }) => this.isClosed || this.#receive(place, data);
     // One GPU serves all.
-    worker.postMessage({ type: "open", ...this.#assets, engine: place ? "wasm" : this.#engine });
+    const engine = place ? "wasm" : this.#engine;
+    const wishes = { engine, first: this.first, runtime: this.#runtime };
+    worker.postMessage({ type: "open", ...this.#assets, ...wishes });
     for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
     if (this.isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });
     worker.onerror = (event) => this.#fail(new Error(event.message ?? "a worker failed"));
@@ -155,24 +209,30 @@ export class Stage {
     const isAddress = typeof source === "string" || source instanceof URL;
     const kernels = loadKernels();
     loadDictionary(USUAL_VERSION).catch(() => {}); // who needs it will hear of its failure
-    let response = isAddress ? await fetch(source, { signal }) : source;
+    let response = isAddress ? await fetch(source, { signal }) : (source.response ?? source);
     if (!(response instanceof Response)) response = new Response(response);
     const reader = checked(response).body.getReader();
     signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
+    if (isAddress) [this.address, this.total] = [source, lengthOf(response)];
+    if (source.head) await this.#take(source.head, kernels);
     for (;;) {
       const { done, value } = await reader.read();
       if (signal.aborted) return;
       if (done) break;
-      this.bytes += value.length;
-      this.#parts.push(value);
-      if (this.workers.length) this.#send(value, false);
-      else if (this.bytes > VERSION_AT) await this.#open(kernels);
+      await this.#take(value, kernels);
       if (signal.aborted) return;
       this.#note();
     }
     if (!this.workers.length) await this.#open(kernels);
     this.isWhole = true;
     this.#send(new Uint8Array(0), true);
+  }
+
+  async #take(bytes, kernels) {
+    this.bytes += bytes.length;
+    this.#parts.push(bytes);
+    if (this.workers.length) this.#send(bytes, false);
+    else if (this.bytes > VERSION_AT) await this.#open(kernels);
   }
 
   /** Note how much has arrived by now, and forget what is long ago. */

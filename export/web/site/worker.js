@@ -10,6 +10,9 @@ const MAX_DIFFERENCE = 1;
 let reader = null;
 let kernels = null;
 let program = null;
+/** What decodes a graph that the kernels cannot run, once it is ready; and where its files are. */
+let fallback = null;
+let runtime = null;
 /** Which engine is wanted: "auto", "wasm" or "webgpu". */
 let wanted = "wasm";
 /** The program on a GPU, once it is ready, and whether its first picture was right. */
@@ -18,10 +21,11 @@ let isTrusted = false;
 
 const handlers = {
   /** Begin with a clip, given the compiled kernels and the dictionaries. */
-  open({ module, dictionaries, engine }) {
-    reader = new ClipReader(dictionaries);
+  open({ module, dictionaries, engine, first, runtime: folder }) {
+    reader = new ClipReader(dictionaries, first);
     kernels = new Kernels(module);
     wanted = engine;
+    runtime = folder;
   },
 
   /** Take further bytes of the clip; `isLast` tells that no more follow. */
@@ -31,10 +35,7 @@ const handlers = {
     const extras = reader.extras.splice(0);
     if (extras.length) postMessage({ type: "extras", extras, header: reader.header });
     const damage = isLast ? reader.finish() : [];
-    if (!program && reader.graph && reader.segments.length) {
-      program = new Program(reader, kernels);
-      startGpu().catch((error) => dropGpu(error));
-    }
+    if (!program && !fallback && reader.graph && reader.segments.length) begin();
     if (isLast || reader.segments.length > known) {
       const { header, end, isWhole } = reader;
       const starts = reader.segments.slice(known).map(({ start }) => start);
@@ -48,13 +49,12 @@ const handlers = {
     const asked = performance.now();
     const place = reader.locate(time);
     let fault = null;
-    const { width, height } = program;
+    const { width, height } = reader.header;
     const pixels = buffer ? new Uint8ClampedArray(buffer) : new Uint8ClampedArray(4 * width * height);
     const isOnGpu = isTrusted;
     try {
-      program.load(place.index);
-      if (gpu) await drawByGpu(place, pixels);
-      else pixels.set(program.picture(place.time));
+      if (fallback) pixels.set(await (await fallback).picture(place));
+      else await draw(place, pixels);
     } catch (error) {
       if (error.name !== "BitstreamError") throw error;
       // A player holds the last picture where a segment is damaged.
@@ -74,6 +74,38 @@ const handlers = {
 
 /** Moment of the latest answer. */
 let answered = 0;
+
+/** Prepare the program, or what decodes instead. Throws UnsupportedError if nothing can. */
+function begin() {
+  const { mark } = kernels;
+  try {
+    program = new Program(reader, kernels);
+  } catch (error) {
+    if (error.name !== "UnsupportedError" || !runtime) throw error;
+    kernels.release(mark);
+    fallback = openFallback(error);
+    fallback.catch(tellError);
+    return;
+  }
+  startGpu().catch((error) => dropGpu(error));
+}
+
+/** Return what decodes without the kernels. Rejects with their refusal if the runtime refuses, too. */
+async function openFallback(refusal) {
+  try {
+    const { Fallback } = await import("./fallback.js");
+    return await Fallback.make(reader, kernels, runtime);
+  } catch {
+    throw refusal;
+  }
+}
+
+/** Decode a picture by the program, on the GPU or not. */
+async function draw(place, pixels) {
+  program.load(place.index);
+  if (gpu) await drawByGpu(place, pixels);
+  else pixels.set(program.picture(place.time));
+}
 
 /** Prepare the program for a GPU, if one is wanted and there; until then, the kernels decode. */
 async function startGpu() {
