@@ -27,7 +27,14 @@ KINDS = {
     LAYOUT: ("copy", "clone", "::cat", "index", "fill_", "zero_", "gather", "scatter"),
 }
 """Parts of the names of operators; other operators count as pointwise."""
-OURS = {"_Render": WARPS, "_ScaledGelu": POINTWISE, "_MeanSquare": POINTWISE}
+OURS = {
+    "_Render": WARPS,
+    "_Grids": WARPS,
+    "_Mixed": CONVOLUTIONS,
+    "_SeparableBlock": CONVOLUTIONS,
+    "_ScaledGelu": POINTWISE,
+    "_MeanSquare": POINTWISE,
+}
 """Operators of our own, outside the rate term. Those of their gradients end in `Backward`."""
 VIEWS = {
     f"aten::{name}"

@@ -4,97 +4,19 @@
    float32, and the channels of a pixel lie together: (frames, height, width, channels). */
 
 #include "activation.h"
-#include <stddef.h>
+#include "products.h"
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __AVX512F__
-#define LANES 16
-#define TILE 12 /* pixels of a product at once, as many as there are registers for */
-#define OUTER_TILE 8 /* channels of a sum of outer products at once */
-#else
-#define LANES 8
-#define TILE 6
-#define OUTER_TILE 4
-#endif
-#define SMALL_TILE 4
-#define PAIR 2 /* vectors of outputs at once */
 #define TAPS 9
 #define BAND 8 /* rows whose sums are added up by themselves: results do not depend on the threads */
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
 typedef struct {
     int32_t frames, height, width, channels, threads;
 } Block;
 
-INLINE Vector load(const float *at) { return *(const Vector *)at; }
-INLINE void store(float *at, Vector x) { *(Vector *)at = x; }
-
-/* ---- products; all numbers of pixels, vectors and channels are constants once inlined ---- */
-
-INLINE void product_tile(const float *in, const float *weights, const float *bias, const float *more, float *out,
-                         const int channels, const int pixels, const int vectors) {
-    Vector sums[TILE][PAIR];
-    UNROLL for (int p = 0; p < pixels; p++) UNROLL for (int v = 0; v < vectors; v++) {
-        Vector first = bias ? load(bias + v * LANES) : (Vector){0};
-        sums[p][v] = more ? first + load(more + p * channels + v * LANES) : first;
-    }
-    for (int k = 0; k < channels; k++) {
-        Vector row[PAIR];
-        UNROLL for (int v = 0; v < vectors; v++) row[v] = load(weights + k * channels + v * LANES);
-        UNROLL for (int p = 0; p < pixels; p++) UNROLL for (int v = 0; v < vectors; v++)
-            sums[p][v] += row[v] * in[p * channels + k];
-    }
-    UNROLL for (int p = 0; p < pixels; p++) UNROLL for (int v = 0; v < vectors; v++)
-        store(out + p * channels + v * LANES, sums[p][v]);
-}
-
-/* out = bias + more + in weights, for pixels (count, channels) and weights (in, out); bias and more may be NULL. */
-INLINE void product(const float *in, const float *weights, const float *bias, const float *more, float *out,
-                    const int channels, int count) {
-    UNROLL for (int c = 0; c < channels; c += PAIR * LANES) {
-        const int vectors = MIN(PAIR, (channels - c) / LANES);
-        const float *own = bias ? bias + c : NULL;
-#define AT(x) ((x) + (ptrdiff_t)p * channels)
-#define TILES(size)                                                                                                  \
-    for (; p + size <= count; p += size)                                                                             \
-        product_tile(AT(in), weights + c, own, more ? AT(more) + c : NULL, AT(out) + c, channels, size, vectors)
-        int p = 0;
-        TILES(TILE);
-        TILES(SMALL_TILE);
-        TILES(1);
-#undef TILES
-#undef AT
-    }
-}
-
-/* sums (left, right) += the outer products of all pixels' left and right. */
-INLINE void outer(const float *left, const float *right, float *sums, const int channels, int count) {
-    for (int k = 0; k < channels; k += OUTER_TILE)
-        UNROLL for (int c = 0; c < channels; c += PAIR * LANES) {
-            const int vectors = MIN(PAIR, (channels - c) / LANES);
-            Vector own[OUTER_TILE][PAIR];
-            UNROLL for (int i = 0; i < OUTER_TILE; i++) UNROLL for (int v = 0; v < vectors; v++)
-                own[i][v] = load(sums + (k + i) * channels + c + v * LANES);
-            for (int p = 0; p < count; p++) {
-                Vector row[PAIR];
-                UNROLL for (int v = 0; v < vectors; v++) row[v] = load(right + p * channels + c + v * LANES);
-                UNROLL for (int i = 0; i < OUTER_TILE; i++) UNROLL for (int v = 0; v < vectors; v++)
-                    own[i][v] += row[v] * left[p * channels + k + i];
-            }
-            UNROLL for (int i = 0; i < OUTER_TILE; i++) UNROLL for (int v = 0; v < vectors; v++)
-                store(sums + (k + i) * channels + c + v * LANES, own[i][v]);
-        }
-}
-
-static void add_pixels(const float *x, float *sums, int channels, int count) {
-    for (int p = 0; p < count; p++)
-        for (int c = 0; c < channels; c++) sums[c] += x[p * channels + c];
-}
+/* The channels of a row's pixels. */
+INLINE Inputs pixels(const float *at, const int channels) { return (Inputs){at, channels, 1, channels}; }
 
 /* ---- depthwise convolutions ---- */
 
@@ -167,9 +89,9 @@ INLINE void row_forward(const Block *b, const Weights *w, ptrdiff_t row, const f
     const float *rows[3];
     rows_around(b, x, row, rows);
     convolve(rows, w->depthwise, w->depthwise_bias, 0, depth + at, channels, b->width);
-    product(depth + at, w->first, w->first_bias, NULL, hidden + at, channels, b->width);
+    product(pixels(depth + at, channels), w->first, w->first_bias, NULL, hidden + at, channels, b->width);
     for (ptrdiff_t i = 0; i < length; i++) active[i] = activation(hidden[at + i]);
-    product(active, w->second, w->second_bias, x + at, out + at, channels, b->width);
+    product(pixels(active, channels), w->second, w->second_bias, x + at, out + at, channels, b->width);
 }
 
 /* Sums of gradients; weights are (in, out). */
@@ -191,13 +113,13 @@ INLINE void row_back(const Block *b, const Weights *w, const Sums *s, ptrdiff_t 
     ptrdiff_t length = (ptrdiff_t)b->width * channels, at = row * length;
     float *active = work, *slope = work + length, *inner = slope + length;
     for (ptrdiff_t i = 0; i < length; i++) active[i] = activation_and_slope(hidden[at + i], slope + i);
-    outer(active, given + at, s->second, channels, b->width);
+    outer(pixels(active, channels), given + at, s->second, channels, b->width);
     add_pixels(given + at, s->second_bias, channels, b->width);
-    product(given + at, w->second, NULL, NULL, inner, channels, b->width);
+    product(pixels(given + at, channels), w->second, NULL, NULL, inner, channels, b->width);
     for (ptrdiff_t i = 0; i < length; i++) inner[i] *= slope[i];
-    outer(depth + at, inner, s->first, channels, b->width);
+    outer(pixels(depth + at, channels), inner, s->first, channels, b->width);
     add_pixels(inner, s->first_bias, channels, b->width);
-    product(inner, w->first, NULL, NULL, back + at, channels, b->width);
+    product(pixels(inner, channels), w->first, NULL, NULL, back + at, channels, b->width);
 }
 
 /* From those to the gradients of the input. The taps of the weights are in the opposite order. */
@@ -212,20 +134,7 @@ INLINE void row_back_depthwise(const Block *b, const Weights *w, const Sums *s, 
     convolve(rows, w->depthwise, given + at, channels, wanted + at, channels, b->width);
 }
 
-/* Calls of a function for constant numbers of channels. */
-#define FOR_CHANNELS(channels, call)                                                                                 \
-    switch (channels) {                                                                                              \
-    case 32: call(32); break;                                                                                        \
-    case 48: call(48); break;                                                                                        \
-    case 64: call(64); break;                                                                                        \
-    }
-
 /* ---- entry points ---- */
-
-static void transpose(const float *x, float *out, int rows, int columns) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) out[c * rows + r] = x[r * columns + c];
-}
 
 /* Map pixels x to `out`; `depth` and `hidden` take what the gradients need. Weights are those of torch:
    depthwise (channels, TAPS), first and second (out, in). Return 0, or 1 for want of memory. */

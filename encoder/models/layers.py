@@ -73,6 +73,8 @@ class TemporalGrid(nn.Module):
 class StillGrid(nn.Module):
     """Learned values that are the same for all times."""
 
+    period = 1
+
     def __init__(self, *, shape: Sequence[int]) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.empty(1, *shape).uniform_(-1e-3, 1e-3))

@@ -6,7 +6,7 @@ The chroma has half of its height and width, as in 4:2:0 video.
 A warp moves each frame to the camera's place, and its parts by a coarse field (as CoDeF's).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import cast
@@ -33,6 +33,25 @@ DIFFERENCES = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
 def scaled_gelu(x: Tensor) -> Tensor:
     """Return about 1.702 GELU(x), by the fast formula of arXiv 1606.08415, section 2."""
     return operators.scaled_gelu(x) if operators.are_for(x) else F.silu(1.702 * x)
+
+
+def enlarged(grids: Iterable[nn.Module], t: Tensor, factors: Sequence[int]) -> Tensor:
+    """Return grids at times (B,), enlarged bilinearly by their factors and joined: (B, C, h, w).
+
+    A still grid is the same for all times, and has no batch.
+    """
+    known = [grid for grid in grids if isinstance(grid, TemporalGrid | StillGrid)]
+    values = [grid.values for grid in known]
+    if operators.are_for(t, *values):
+        periods = [grid.period for grid in known]
+        return operators.enlarged_grids(t, values, periods=periods, factors=factors)
+    found = [
+        F.interpolate(grid(t), scale_factor=float(factor), mode="bilinear")
+        if factor > 1
+        else grid(t)
+        for grid, factor in zip(known, factors, strict=True)
+    ]
+    return torch.cat(found, dim=1) if len(found) > 1 else found[0]
 
 
 class Block(SeparableBlock):
@@ -143,23 +162,28 @@ class Pyramid(VideoNetwork):
 
     def features(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to the trunk's features (B, C, h, w) on the canvas."""
-        grids = [
-            F.interpolate(grid(t), scale_factor=stride / SHUFFLE, mode="bilinear")
-            if stride > SHUFFLE
-            else grid(t)
-            for grid, stride in zip(self.latents, self.strides, strict=True)
-        ]  # (B or 1, C, h, w) each
-        still = torch.cat(grids[-self.still :], dim=1)
-        moving = torch.cat(grids[: -self.still], dim=1)
+        factors = [stride // SHUFFLE for stride in self.strides]
+        grids = list(self.latents)
+        moving = enlarged(grids[: -self.still], t, factors[: -self.still])
+        still = enlarged(grids[-self.still :], t[:1], factors[-self.still :])
         kinds = self.mix.weight.split([moving.shape[1], still.shape[1]], dim=1)
         # The still part is convolved once for all frames.
-        x = F.conv2d(moving, kinds[0], self.mix.bias) + F.conv2d(still, kinds[1])
-        return self.trunk(self.activation(x))
+        bias = cast("Tensor", self.mix.bias)
+        constant = F.conv2d(still, kinds[1])
+        if self._is_compiled(moving, *kinds, bias, constant):
+            return self.trunk(operators.mixed(moving, kinds[0], bias, constant))
+        return self.trunk(self.activation(F.conv2d(moving, kinds[0], bias) + constant))
+
+    def _is_compiled(self, *tensors: Tensor) -> bool:
+        """Return whether there is a compiled operator of the first layer for these tensors."""
+        is_known = self.activation is scaled_gelu
+        is_known &= self.mix.out_channels in operators.BLOCK_CHANNELS
+        return is_known and operators.are_for(*tensors)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
         x = self.features(t)
-        field = None if self.field is None else self.field(t)
+        field = None if self.field is None else enlarged([self.field], t, [1])
         if self.camera.sampling == "bicubic" and operators.are_for(x):
             heads = F.conv2d(x, *_joined(self.luma, self.chroma))
             nodes = self.camera.nodes(t, field)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from encoder.config import PrecisionName
+from encoder.kernels import operators
 from encoder.training.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -59,14 +60,27 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameters: Sequence[Parameter], learning_rate: float | Tensor) -> None:
         """Take the steps of parameters of one shape, or of small ones of any shapes."""
-        steps: list[Tensor] = []
+        given: list[tuple[Tensor, Tensor, Tensor]] = []
         for parameter in parameters:
             gradient = parameter.grad
             assert gradient is not None  # the caller looked
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            given.append((parameter, state["momentum"], gradient))
+        is_small = all(max(x.flatten(1).shape) <= SMALL_SIDE for x in parameters)
+        is_plain = all(x.is_contiguous() for each in given for x in each)
+        if is_small and is_plain and operators.are_for(*parameters):
+            rates = [
+                float(learning_rate) * RMS * sqrt(max(len(x), x.numel() // len(x)))
+                for x in parameters
+            ]
+            settings = {"iterations": ITERATIONS, "coefficients": COEFFICIENTS}
+            operators.muon(given, rates, decay=MOMENTUM, **settings)
+            return
+        steps: list[Tensor] = []
+        for _, momentum, gradient in given:
+            momentum.lerp_(gradient, 1 - MOMENTUM)
             steps.append(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's momentum
         height, width = (max(sides) for sides in zip(*(x.shape for x in steps), strict=True))
         padded = [F.pad(x, (0, width - x.shape[1], 0, height - x.shape[0])) for x in steps]
