@@ -14,13 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from encoder.common.memory import keep_freed_memory
 from encoder.compare.step_profile import Part, profile_steps
 from encoder.config import Budget, PrecisionName, SizeName
-from encoder.kernels import operators
+from encoder.kernels import compiled
 from encoder.models.base import VideoShape
 from encoder.presets import Preset, build
 from encoder.training.rate_control import RateControl
 from encoder.training.recorded_step import kind_of_step
 from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer, frames_per_step
+
 
 def _backward_flop(
     given: Sequence[int], _: object, weights: Sequence[int], *settings: Any, **__: object
@@ -91,7 +92,7 @@ def bench(
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
     # The counter knows torch's operators alone.
-    with operators.off(), FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
+    with compiled.off(), FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
         list(fit(1, TrainStep).epochs(pictures))
     per_second = steps / median(seconds[1:])
     gflop = counter.get_total_flops() / steps / GIGA

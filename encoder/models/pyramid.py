@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder.kernels import operators
+from encoder.kernels.compiled import are_for
+from encoder.kernels.grids import enlarged_grids
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.camera import Camera, resized
 from encoder.models.layers import SeparableBlock, StillGrid, TemporalGrid, planes
@@ -32,7 +34,7 @@ DIFFERENCES = ((0.0, 1.402), (-0.344136, -0.714136), (1.772, 0.0))
 
 def scaled_gelu(x: Tensor) -> Tensor:
     """Return about 1.702 GELU(x), by the fast formula of arXiv 1606.08415, section 2."""
-    return operators.scaled_gelu(x) if operators.are_for(x) else F.silu(1.702 * x)
+    return operators.scaled_gelu(x) if are_for(x) else F.silu(1.702 * x)
 
 
 def enlarged(grids: Iterable[nn.Module], t: Tensor, factors: Sequence[int]) -> Tensor:
@@ -42,9 +44,9 @@ def enlarged(grids: Iterable[nn.Module], t: Tensor, factors: Sequence[int]) -> T
     """
     known = [grid for grid in grids if isinstance(grid, TemporalGrid | StillGrid)]
     values = [grid.values for grid in known]
-    if operators.are_for(t, *values):
+    if are_for(t, *values):
         periods = [grid.period for grid in known]
-        return operators.enlarged_grids(t, values, periods=periods, factors=factors)
+        return enlarged_grids(t, values, periods=periods, factors=factors)
     found = [
         F.interpolate(grid(t), scale_factor=float(factor), mode="bilinear")
         if factor > 1
@@ -60,9 +62,11 @@ class Block(SeparableBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         convolutions = (self.depthwise, self.pointwise1, self.pointwise2)
-        weights = [cast("Tensor", part) for each in convolutions for part in (each.weight, each.bias)]
+        weights = [
+            cast("Tensor", part) for each in convolutions for part in (each.weight, each.bias)
+        ]
         is_known = self.activation is scaled_gelu and x.shape[1] in operators.BLOCK_CHANNELS
-        if is_known and operators.are_for(x, *weights):
+        if is_known and are_for(x, *weights):
             return operators.separable_block(x, *weights)
         return super().forward(x)
 
@@ -178,16 +182,16 @@ class Pyramid(VideoNetwork):
         """Return whether there is a compiled operator of the first layer for these tensors."""
         is_known = self.activation is scaled_gelu
         is_known &= self.mix.out_channels in operators.BLOCK_CHANNELS
-        return is_known and operators.are_for(*tensors)
+        return is_known and are_for(*tensors)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
         x = self.features(t)
         field = None if self.field is None else enlarged([self.field], t, [1])
-        if self.camera.sampling == "bicubic" and operators.are_for(x):
+        if self.camera.sampling == "bicubic" and are_for(x):
             heads = F.conv2d(x, *_joined(self.luma, self.chroma))
             nodes = self.camera.nodes(t, field)
-            if operators.are_for(heads, nodes):
+            if are_for(heads, nodes):
                 return operators.render(heads, nodes, self.camera.size)
         luma = torch.sigmoid(planes(self.luma(x), SHUFFLE))
         chroma = torch.tanh(planes(self.chroma(x), SHUFFLE // REDUCTION)) / 2

@@ -10,7 +10,8 @@ from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from encoder.kernels import operators
+from encoder.kernels.compiled import are_for
+from encoder.kernels.training import square_error
 
 WINDOWS = (11, 9, 7, 5, 3)
 """Sizes of MS-SSIM's window; small frames need a smaller one than its authors' 11."""
@@ -96,8 +97,8 @@ def _gaussian(size: int, device: torch.device) -> Tensor:
 class _MeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, target: Tensor) -> Tensor:
-        if operators.are_for(output, target):
-            difference, total = operators.square_error(output, target)
+        if are_for(output, target):
+            difference, total = square_error(output, target)
             ctx.save_for_backward(difference)
             return output.new_tensor(total / difference.numel())
         difference = output - target

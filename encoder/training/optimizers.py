@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from encoder.config import PrecisionName
-from encoder.kernels import operators
+from encoder.kernels import training
+from encoder.kernels.compiled import are_for
 from encoder.training.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -70,13 +71,13 @@ class Muon(torch.optim.Optimizer):
             given.append((parameter, state["momentum"], gradient))
         is_small = all(max(x.flatten(1).shape) <= SMALL_SIDE for x in parameters)
         is_plain = all(x.is_contiguous() for each in given for x in each)
-        if is_small and is_plain and operators.are_for(*parameters):
+        if is_small and is_plain and are_for(*parameters):
             rates = [
                 float(learning_rate) * RMS * sqrt(max(len(x), x.numel() // len(x)))
                 for x in parameters
             ]
-            settings = {"iterations": ITERATIONS, "coefficients": COEFFICIENTS}
-            operators.muon(given, rates, decay=MOMENTUM, **settings)
+            polynomial = ITERATIONS, COEFFICIENTS
+            training.muon(given, rates, decay=MOMENTUM, polynomial=polynomial)
             return
         steps: list[Tensor] = []
         for _, momentum, gradient in given:
@@ -182,6 +183,14 @@ def make_optimizers(
     second = make(matrices, lr=recipe.learning_rate, dtype=dtype)
     second.param_groups[0]["gain"] = 1.0
     return [adam, second]
+
+
+def forget_gradients(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Do what `zero_grad` does, without its records for profilers, which take longer."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 def _is_matrix(tensor: Tensor) -> bool:

@@ -16,7 +16,8 @@ from torch.profiler import record_function
 
 from encoder.codec.context import may_have_contexts
 from encoder.codec.entropy import LEVELS_PER_OCTAVE
-from encoder.kernels import operators
+from encoder.kernels.compiled import are_for
+from encoder.kernels.training import context_bits
 from encoder.training.context_rate import START, context_scales
 from encoder.training.recipe import Quantization
 
@@ -228,8 +229,8 @@ class QatQuantizer(nn.Module):
             y = torch.where(change.detach().abs().sum() < y.detach().abs().sum(), change, y)
         if name in self._contexts:
             weights = self.context_weights[self._contexts.index(name)]
-            if operators.are_for(y):
-                return operators.context_bits(y, weights, levels=LEVELS_PER_OCTAVE)
+            if are_for(y):
+                return context_bits(y, weights, levels=LEVELS_PER_OCTAVE)
             return _laplace_bits(y, context_scales(y, weights))
         return _laplace_bits(y, y.detach().abs().mean(self._settings.plane_axes, keepdim=True))
 

@@ -15,7 +15,7 @@ from encoder.models.base import VideoNetwork
 from encoder.training import pruning
 from encoder.training.device import convolutions, network_arithmetic, unit
 from encoder.training.losses import compared, error_of
-from encoder.training.optimizers import make_optimizers
+from encoder.training.optimizers import forget_gradients, make_optimizers
 from encoder.training.qat import QatQuantizer
 from encoder.training.rate_control import RateControl
 from encoder.training.recipe import Recipe
@@ -146,7 +146,7 @@ class TrainStep(Stateful):
             output = self._forward(tensors, batch.float(), progress)
         output, target = compared(output, target, mask)
         loss = distortion = self.recipe.loss(output, target)
-        self._forget_gradients()
+        forget_gradients(self._optimizers)
         is_rated = self.steps % self.recipe.schedule.rate_every == 0
         if self.quantizer is not None and self.rate is not None and is_rated:
             loss = loss + self._weighed_bits(self.quantizer, self.rate, tensors, progress)
@@ -157,13 +157,6 @@ class TrainStep(Stateful):
             self._masks = self._masks or pruning.masks(self._tensors, self._prune, self._latents)
             pruning.apply(self._tensors, self._masks)
         return error_of(self.recipe.loss, distortion, output, target)
-
-    def _forget_gradients(self) -> None:
-        """Do what `zero_grad` of all optimizers does, without its records for profilers."""
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
 
     def _search_steps(
         self, quantizer: QatQuantizer, batch: Tensor, target: Tensor, mask: Tensor | None

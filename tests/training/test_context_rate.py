@@ -8,7 +8,8 @@ from encoder.codec.context import known_logarithms, odd_places
 from encoder.codec.entropy import LEVELS_PER_OCTAVE
 from encoder.codec.tensor_coder import best_mode
 from encoder.codec.tensor_header import CONTEXT
-from encoder.kernels import operators
+from encoder.kernels import training
+from encoder.kernels.compiled import library
 from encoder.training.context_rate import START, WEIGHTS, context_scales
 from encoder.training.qat import _laplace_bits
 
@@ -28,7 +29,7 @@ def reference_bits(y, weights):
 
 
 def compiled_bits(y, weights):
-    return operators.context_bits(y, weights, levels=LEVELS_PER_OCTAVE)
+    return training.context_bits(y, weights, levels=LEVELS_PER_OCTAVE)
 
 
 def fitted_weights():
@@ -85,7 +86,7 @@ def test_gradient_reaches_what_scales_follow_from():
         reference_bits,
         pytest.param(
             compiled_bits,
-            marks=pytest.mark.skipif(operators.library() is None, reason="there was no compiler"),
+            marks=pytest.mark.skipif(library() is None, reason="there was no compiler"),
         ),
     ],
 )

@@ -9,18 +9,22 @@ from zipfile import ZipFile
 import pytest
 import torch
 from hatchling.builders.wheel import WheelBuilder
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from encoder.codec.entropy import LEVELS_PER_OCTAVE
 from encoder.compare.step_profile import OURS
-from encoder.kernels import library, operators
-from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
+from encoder.kernels import compiled as kernels
+from encoder.kernels import grids, library, operators, training
+from encoder.models.layers import StillGrid, TemporalGrid
+from encoder.models.pyramid import Block, Pyramid, PyramidConfig, enlarged, scaled_gelu
 from encoder.training import losses, qat
 from encoder.training.context_rate import START, context_scales
 from encoder.training.losses import error_of, l1_ssim, mean_square, squared
+from encoder.training.optimizers import Muon
 from encoder.training.qat import QatQuantizer, _laplace_bits
 
-compiled = pytest.mark.skipif(operators.library() is None, reason="there was no compiler")
+compiled = pytest.mark.skipif(kernels.library() is None, reason="there was no compiler")
 SIZES = [(180, 320), (17, 33), (2, 2), (1, 5), (16, 16)]
 
 
@@ -34,12 +38,23 @@ def threads_of(count):
         torch.set_num_threads(before)
 
 
-def of_both(run, monkeypatch):
+def of_both(run):
     """Return what `run` makes by compiled operators, and by torch's."""
     ours = run()
-    with monkeypatch.context() as patch:
-        patch.setattr(operators, "are_for", lambda *_: False)
+    with kernels.off():
         return ours, run()
+
+
+@pytest.fixture(params=["own", "AVX2"])
+def capability(request, monkeypatch):
+    """Let the library of this CPU's instructions do the work, then that of older CPUs."""
+    if request.param == "own":
+        return
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("this CPU has no newer instructions")
+    older = library.load("AVX2")
+    assert older is not None
+    monkeypatch.setattr(kernels, "library", lambda: older)
 
 
 def frames_and_gradients(network, t, weights):
@@ -55,14 +70,15 @@ def assert_close(ours, reference, tolerance=2e-4):
 
 def test_ci_compiles_them():
     """Where CI runs there is a compiler, so that the tests below are not skipped there."""
-    assert operators.library() is not None or not os.environ.get("CI")
+    assert kernels.library() is not None or not os.environ.get("CI")
 
 
 @compiled
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("margin", [None, (20, 45)])
-def test_frames_and_gradients_are_those_of_torch(size, margin, threads, monkeypatch):
+@pytest.mark.usefixtures("capability")
+def test_frames_and_gradients_are_those_of_torch(size, margin, threads):
     torch.manual_seed(0)
     network = Pyramid(PyramidConfig(height=size[0], width=size[1], frames=9, margin=margin))
     for grid in network.latent_parameters():
@@ -73,10 +89,144 @@ def test_frames_and_gradients_are_those_of_torch(size, margin, threads, monkeypa
     weights = torch.randn(3, 3, *size)
     with threads_of(threads):
         ours, reference = of_both(
-            lambda: frames_and_gradients(network, torch.tensor([0.0, 3.0, 8.0]), weights),
-            monkeypatch,
+            lambda: frames_and_gradients(network, torch.tensor([0.0, 3.0, 8.0]), weights)
         )
     assert_close(ours, reference)
+
+
+def values_and_gradients(run, inputs):
+    """Return what a function makes of inputs, and the gradients of a sum of all values, each weighed."""
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    values = run(*inputs)
+    weights = torch.linspace(-1, 1, values.numel()).view(values.shape)
+    return [values.detach(), *torch.autograd.grad((values * weights).sum(), inputs)]
+
+
+@compiled
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("channels", operators.BLOCK_CHANNELS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (3, 9, 14), (1, 17, 2), (2, 8, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_block_and_its_gradients_are_those_of_torch(channels, shape, layout):
+    torch.manual_seed(0)
+    block = Block(channels, scaled_gelu)
+    frames, height, width = shape
+    x = torch.randn(frames, channels, height, width).contiguous(memory_format=layout)
+    names = list(dict(block.named_parameters()))
+
+    def run(x, *weights):
+        return functional_call(block, dict(zip(names, weights, strict=True)), (x,))
+
+    assert_close(*of_both(lambda: values_and_gradients(run, [x, *block.parameters()])), 1e-5)
+
+
+@compiled
+@pytest.mark.usefixtures("capability")
+@pytest.mark.parametrize("channels", operators.BLOCK_CHANNELS)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (3, 12, 9, 14), (2, 33, 17, 13)])
+def test_the_first_layer_and_its_gradients_are_those_of_torch(channels, shape):
+    torch.manual_seed(0)
+    _, inputs, height, width = shape
+    moving = torch.randn(shape)
+    weight, bias = torch.randn(channels, inputs, 1, 1), torch.randn(channels)
+    still = torch.randn(1, channels, height, width)
+
+    def reference(moving, weight, bias, still):
+        return scaled_gelu(F.conv2d(moving, weight, bias) + still)
+
+    given = [moving, weight, bias, still]
+    ours = values_and_gradients(operators.mixed, given)
+    with kernels.off():
+        assert_close(ours, values_and_gradients(reference, given), 1e-5)
+
+
+@compiled
+@pytest.mark.parametrize("frames", [1, 2, 9, 30])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_grids_and_their_gradients_are_those_of_torch(frames, threads):
+    """At times between, before and after those of the grids; a still one has a single time."""
+    torch.manual_seed(0)
+    shapes = ((4, (6, 3, 5)), (12, (5, 6, 10)), (1, (2, 12, 20)))
+    known = [TemporalGrid(frames=frames, period=period, shape=shape) for period, shape in shapes]
+    values = [torch.randn(grid.values.shape) for grid in known]
+    times = torch.tensor([0.0, frames - 1, 0.37 * (frames - 1), frames + 3, -1])
+
+    def run(*values):
+        for grid, each in zip(known, values, strict=True):
+            del grid.values
+            grid.values = each
+        return enlarged(known, times, (4, 2, 1))
+
+    for grid in known:
+        del grid._parameters["values"]
+        grid.values = None
+    with threads_of(threads):
+        assert_close(*of_both(lambda: values_and_gradients(run, values)), 1e-5)
+
+
+@compiled
+def test_still_grids_are_those_of_torch():
+    known = [StillGrid(shape=shape) for shape in ((8, 8, 12), (4, 4, 6), (2, 2, 3))]
+    times = torch.tensor([5.0])
+    ours, reference = of_both(lambda: enlarged(known, times, (1, 2, 4)).detach())
+    assert ours.shape == (1, 14, 8, 12)
+    torch.testing.assert_close(ours, reference)
+
+
+@compiled
+def test_steps_of_muon_are_those_of_torch():
+    """Of matrices of all sizes up to the largest, and of one beyond it."""
+    shapes = [
+        (32, 26, 1, 1),
+        (16, 32, 1, 1),
+        (48, 48, 1, 1),
+        (3, 7, 3, 3),
+        (64, 20, 1, 1),
+        (80, 9, 1, 1),
+    ]
+
+    def run():
+        torch.manual_seed(1)
+        matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+        muon = Muon(matrices, lr=0.03)
+        for _ in range(4):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape)
+            muon.step()
+        return [*(x.detach() for x in matrices), *(muon.state[x]["momentum"] for x in matrices)]
+
+    assert_close(*of_both(run), 1e-5)
+
+
+@compiled
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (180, 320)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_squared_error_is_that_of_torch(size, threads):
+    torch.manual_seed(0)
+    output, target = torch.rand(2, 2, 3, *size)
+    with threads_of(threads):
+        ours = values_and_gradients(lambda x: mean_square(x, target), [output])
+    with kernels.off():
+        assert_close(ours, values_and_gradients(lambda x: F.mse_loss(x, target), [output]), 1e-5)
+
+
+@compiled
+def test_the_trunk_does_not_depend_on_the_number_of_threads():
+    torch.manual_seed(0)
+    network = Pyramid(PyramidConfig(height=34, width=50, frames=9))
+    times = torch.tensor([0.0, 3.3, 8])
+    found = []
+    for threads in (1, 2, 3):
+        with threads_of(threads):
+            moving = enlarged(list(network.latents)[:2], times, [4, 2])
+            still = torch.zeros(1, 32, *moving.shape[2:])
+            out = network.trunk(
+                operators.mixed(moving, network.mix.weight[:, :12], network.mix.bias, still)
+            )
+            given = [*network.trunk.parameters(), network.mix.weight, network.latents[0].values]
+            found.append([out, *torch.autograd.grad(out.square().sum(), given)])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @compiled
@@ -126,7 +276,7 @@ def test_bits_of_latents_are_those_of_torch(shape, threads):
     inputs = [y.requires_grad_(), weights.requires_grad_()]
     expected = _laplace_bits(y, context_scales(*inputs))
     with threads_of(threads):
-        bits = operators.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
+        bits = training.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
     torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-4)
     ours, reference = (torch.autograd.grad(3 * x, inputs) for x in (bits, expected))
     torch.testing.assert_close(ours, reference, rtol=2e-4, atol=2e-4)
@@ -141,7 +291,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     found = []
     for threads in (1, 2, 3):
         with threads_of(threads):
-            bits = operators.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
+            bits = training.context_bits(*inputs, levels=LEVELS_PER_OCTAVE)
         found.append([bits, *torch.autograd.grad(bits, inputs)])
     assert all(x.isfinite().all() for x in found[0])
     for other in found[1:]:
@@ -152,12 +302,12 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 def test_bits_of_no_number_are_none():
     y = torch.zeros(3, 2, 4, 4)
     y[1, 0, 2, 2] = torch.nan
-    assert operators.context_bits(y, torch.tensor(START), levels=LEVELS_PER_OCTAVE).isnan()
+    assert training.context_bits(y, torch.tensor(START), levels=LEVELS_PER_OCTAVE).isnan()
 
 
 def test_kernels_are_not_for_other_numbers():
-    assert not operators.are_for(torch.zeros(1, dtype=torch.bfloat16))
-    assert not operators.are_for(torch.zeros(1, device="meta"))
+    assert not kernels.are_for(torch.zeros(1, dtype=torch.bfloat16))
+    assert not kernels.are_for(torch.zeros(1, device="meta"))
 
 
 @compiled
@@ -185,9 +335,32 @@ def test_other_shapes_are_refused():
     ):
         with pytest.raises(ValueError, match="no frames"):
             operators.render(*wrong, (16, 16))
+    block, x = Block(32, scaled_gelu), torch.zeros(1, 32, 2, 2)
+    weights = list(block.parameters())
+    for wrong in ((x[:, :24], *weights), (x[0], *weights), (x[:0], *weights), (x, *weights[1:])):
+        with pytest.raises(ValueError, match="no block"):
+            operators.separable_block(*wrong)
+    moving, weight, bias = torch.zeros(2, 3, 4, 5), torch.zeros(32, 3, 1, 1), torch.zeros(32)
+    still = torch.zeros(1, 32, 4, 5)
+    for wrong in (
+        (moving[:, 1:], weight, bias, still),
+        (moving, weight[1:], bias, still),
+        (moving, weight, bias[1:], still),
+        (moving, weight, bias, still[..., 1:]),
+        (moving[:0], weight, bias, still),
+    ):
+        with pytest.raises(ValueError, match="no mix"):
+            operators.mixed(*wrong)
+    for sizes, factors in ((((2, 1, 2, 2), (2, 1, 4, 4)), (1, 1)), (((0, 1, 2, 2),), (1,))):
+        with pytest.raises(ValueError, match="no grids"):
+            grids.enlarged_grids(
+                torch.zeros(1), [torch.zeros(x) for x in sizes], periods=(1, 1), factors=factors
+            )
+    with pytest.raises(ValueError, match="no target"):
+        training.square_error(torch.zeros(2), torch.zeros(3))
     for values, weights in (((2, 3, 4), 9), ((0, 1, 2, 2), 9), ((1, 1, 2, 2), 8)):
         with pytest.raises(ValueError, match="no contexts"):
-            operators.context_bits(torch.zeros(values), torch.zeros(weights), levels=3)
+            training.context_bits(torch.zeros(values), torch.zeros(weights), levels=3)
 
 
 @compiled
@@ -296,4 +469,4 @@ def test_bits_of_small_tensors_are_computed_together(monkeypatch):
 @compiled
 @pytest.mark.parametrize("name", OURS)
 def test_profile_names_operators_that_exist(name):
-    assert hasattr(operators, name) or hasattr(losses, name)
+    assert any(hasattr(module, name) for module in (operators, grids, losses))
