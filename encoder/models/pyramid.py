@@ -6,7 +6,7 @@ The chroma has half of its height and width, as in 4:2:0 video.
 A warp moves each frame to the camera's place, and its parts by a coarse field (as CoDeF's).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import cast
@@ -21,6 +21,8 @@ from encoder.kernels.grids import enlarged_grids
 from encoder.models.base import VideoNetwork, VideoShape
 from encoder.models.camera import Camera, resized
 from encoder.models.layers import SeparableBlock, StillGrid, TemporalGrid, planes
+
+Grid = TemporalGrid | StillGrid
 
 SHUFFLE = 4
 """Upscaling factor of the luma's head: the trunk works at 1/SHUFFLE of the frame's sides."""
@@ -37,23 +39,20 @@ def scaled_gelu(x: Tensor) -> Tensor:
     return operators.scaled_gelu(x) if are_for(x) else F.silu(1.702 * x)
 
 
-def enlarged(grids: Iterable[nn.Module], t: Tensor, factors: Sequence[int]) -> Tensor:
-    """Return grids at times (B,), enlarged bilinearly by their factors and joined: (B, C, h, w).
-
-    A still grid is the same for all times, and has no batch.
-    """
-    known = [grid for grid in grids if isinstance(grid, TemporalGrid | StillGrid)]
-    values = [grid.values for grid in known]
-    if are_for(t, *values):
-        periods = [grid.period for grid in known]
-        return enlarged_grids(t, values, periods=periods, factors=factors)
-    found = [
+def enlarged(grids: Sequence[Grid], t: Tensor, factors: Sequence[int]) -> list[Tensor]:
+    """Return grids (B or 1, C, h, w) at times (B,), enlarged bilinearly by their factors."""
+    return [
         F.interpolate(grid(t), scale_factor=float(factor), mode="bilinear")
         if factor > 1
         else grid(t)
-        for grid, factor in zip(known, factors, strict=True)
+        for grid, factor in zip(grids, factors, strict=True)
     ]
-    return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+
+
+def joined(grids: Sequence[Grid], t: Tensor, factors: Sequence[int]) -> Tensor:
+    """Return what `enlarged` returns as one tensor, by a compiled operator."""
+    values, periods = [grid.values for grid in grids], [grid.period for grid in grids]
+    return enlarged_grids(t, values, periods=periods, factors=factors)
 
 
 class Block(SeparableBlock):
@@ -166,17 +165,22 @@ class Pyramid(VideoNetwork):
 
     def features(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to the trunk's features (B, C, h, w) on the canvas."""
+        grids = [cast("Grid", grid) for grid in self.latents]
         factors = [stride // SHUFFLE for stride in self.strides]
-        grids = list(self.latents)
-        moving = enlarged(grids[: -self.still], t, factors[: -self.still])
-        still = enlarged(grids[-self.still :], t[:1], factors[-self.still :])
+        first = len(grids) - self.still
+        if are_for(t, *(grid.values for grid in grids)):
+            moving = joined(grids[:first], t, factors[:first])
+            still = joined(grids[first:], t[:1], factors[first:])
+        else:
+            all_grids = enlarged(grids, t, factors)
+            still, moving = torch.cat(all_grids[first:], dim=1), torch.cat(all_grids[:first], dim=1)
         kinds = self.mix.weight.split([moving.shape[1], still.shape[1]], dim=1)
         # The still part is convolved once for all frames.
         bias = cast("Tensor", self.mix.bias)
-        constant = F.conv2d(still, kinds[1])
-        if self._is_compiled(moving, *kinds, bias, constant):
-            return self.trunk(operators.mixed(moving, kinds[0], bias, constant))
-        return self.trunk(self.activation(F.conv2d(moving, kinds[0], bias) + constant))
+        if self._is_compiled(moving, still, *kinds, bias):
+            return self.trunk(operators.mixed(moving, kinds[0], bias, F.conv2d(still, kinds[1])))
+        x = F.conv2d(moving, kinds[0], bias) + F.conv2d(still, kinds[1])
+        return self.trunk(self.activation(x))
 
     def _is_compiled(self, *tensors: Tensor) -> bool:
         """Return whether there is a compiled operator of the first layer for these tensors."""
@@ -187,7 +191,10 @@ class Pyramid(VideoNetwork):
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
         x = self.features(t)
-        field = None if self.field is None else enlarged([self.field], t, [1])
+        field = None
+        if self.field is not None:
+            is_compiled = are_for(t, self.field.values)
+            field = joined([self.field], t, [1]) if is_compiled else self.field(t)
         if self.camera.sampling == "bicubic" and are_for(x):
             heads = F.conv2d(x, *_joined(self.luma, self.chroma))
             nodes = self.camera.nodes(t, field)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from encoder.jobs.trace import topology_of
 from encoder.models.base import VideoShape
 from encoder.models.camera import Camera, resized, spread
 from encoder.models.pyramid import Pyramid, PyramidConfig, scaled_gelu
@@ -147,3 +148,9 @@ def test_latents_of_high_motion_learn_twice_as_fast(high_motion, rate):
         if latents & set(map(id, group["params"]))
     }
     assert gains == {rate}
+
+
+def test_topology_is_as_short_as_the_dictionary_makes_it():
+    """It holds this very graph, so that another order of the same nodes takes more bytes."""
+    shape = VideoShape(height=180, width=320, frames=30, margin=None)
+    assert len(topology_of(PRESETS["fast"].network, shape, "S").packed) <= 240
