@@ -57,7 +57,7 @@ GROUPS = {
     ),
     "encoding-speed": Group(
         summary="speed of fits, against the papers' recipes, and for long and large videos",
-        names=("speed", "lengths", "workers", "large", "film"),
+        names=("speed", "operators", "lengths", "workers", "large", "film"),
     ),
     "decoding-speed": Group(
         summary="speed of decoding with PyTorch, ONNX Runtime and the engines",

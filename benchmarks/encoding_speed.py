@@ -16,6 +16,7 @@ from encoder.codec.clip import Clip
 from encoder.config import Budget, Compression, SizeName
 from encoder.jobs.scheduler import makespan
 from encoder.jobs.trace import topology_of
+from encoder.kernels import compiled
 from encoder.media.size import size_text
 from encoder.media.source import read_video
 from encoder.media.video import Video
@@ -39,6 +40,8 @@ SMALL_BYTES = 100_000
 """Size below which our fit is steered to a size; the default rate gives about as much."""
 MARGIN = 0.95
 """Wanted size as a share of the baseline's, because fits may miss it by 3 %."""
+PARTS = (1 / 3, 1 / 2, 2 / 3)
+"""Parts of a fit's time in which fits by the compiled operators may be as good."""
 LENGTHS = (100, 500, 2000)
 """Frames of the videos of several lengths."""
 LENGTH_EPOCHS = 8
@@ -96,6 +99,17 @@ def _epoch_seconds(video: Video, preset: str, size: SizeName) -> float:
     return median(np.diff(ends).tolist())
 
 
+def operators(video: Video, seconds: int) -> Iterator[Point]:
+    """Yield a fit by torch's operators, and fits by the compiled ones in parts of its time."""
+    with compiled.off():
+        clip = run_fit(make_encoder(video, FAST, Compression()), Budget(seconds=seconds))
+    yield {"operators": "torch", "fit_seconds": seconds} | measure(clip, video)
+    for part in PARTS:
+        limit = round(seconds * part)
+        clip = run_fit(make_encoder(video, FAST, Compression()), Budget(seconds=limit))
+        yield {"operators": "compiled", "fit_seconds": limit} | measure(clip, video)
+
+
 def lengths(video: Video, _: int) -> Iterator[Point]:
     """Yield the time of a frame and the memory, for videos that repeat one to several lengths."""
     for frames in LENGTHS:
@@ -147,6 +161,7 @@ def film(_: Video, __: int) -> Iterator[Point]:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "speed": speed,
+    "operators": operators,
     "lengths": lengths,
     "workers": workers,
     "large": large,

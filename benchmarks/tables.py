@@ -38,6 +38,7 @@ def tables(points: Sequence[Point]) -> Iterator[Table]:
     yield _target_table(_of(points, "targets"))
     yield _motion_table(_of(points, "motion"))
     yield _speed_table(_of(points, "speed"))
+    yield _operator_table(_of(points, "operators"))
     yield _length_table(_of(points, "lengths"))
     steered = [p for p in _of(points, "scenes") if UNSTEERED not in p["shares"]]
     yield _evenness_table(steered)
@@ -228,6 +229,24 @@ def _speed_table(points: Sequence[Point]) -> Table:
             f"| {point['psnr_db']:.2f} | {point.get('speedup', 1)} |"
         )
     return _table("clip | network | seconds | bytes | PSNR in dB | times as fast", rows)
+
+
+def _operator_table(points: Sequence[Point]) -> Table:
+    """Return a row for each clip, with a fit by torch's operators and shorter compiled ones."""
+    seconds = sorted({p["fit_seconds"] for p in points if p["operators"] == "compiled"})
+    whole = max((p["fit_seconds"] for p in points), default=0)
+    columns = [f"{whole} s, torch", *(f"{each} s, compiled" for each in seconds)]
+    rows = [
+        f"| {clip} | "
+        + " | ".join(
+            f"{p['psnr_db']:.2f} dB, {p['bytes']:,}"
+            for p in sorted(own, key=lambda p: (p["operators"] != "torch", p["fit_seconds"]))
+        )
+        + " |"
+        for clip in CLIPS
+        if (own := [p for p in points if p["clip"] == clip])
+    ]
+    return _table(" | ".join(["clip", *columns]), rows)
 
 
 def _length_table(points: Sequence[Point]) -> Table:

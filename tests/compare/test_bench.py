@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import run
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.compare.benchmark import bench, peak_gflops, profiled
+from encoder.compare.benchmark import BACKWARD, bench, peak_gflops, profiled
 from encoder.compare.step_profile import (
     CONVOLUTIONS,
     LAYOUT,
@@ -41,6 +43,20 @@ def test_arithmetic_is_three_times_that_of_decoding():
     decoding = 2e-9 * complexity(preset, "S", shape).macs_per_pixel * 72 * 128
     speed = bench(preset, "S", height=72, width=128, device=CPU)
     assert speed.gflop_per_step == pytest.approx(3 * decoding, rel=0.05)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 32])
+def test_gradients_take_twice_the_arithmetic_of_a_convolution(groups):
+    """Also those of a depthwise one, of which torch's own counter counts far too much."""
+    with torch.device("meta"):
+        x = torch.zeros(4, 32, 9, 16, requires_grad=True)
+        weight = torch.zeros(32, 32 // groups, 3, 3, requires_grad=True)
+        with FlopCounterMode(display=False) as forward:
+            y = F.conv2d(x, weight, groups=groups)
+        with FlopCounterMode(display=False, custom_mapping=BACKWARD) as backward:
+            y.sum().backward()
+    assert forward.get_total_flops() == 2 * y.numel() * weight[0].numel()
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

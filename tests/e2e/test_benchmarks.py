@@ -105,7 +105,7 @@ def test_pages_name_commands_that_exist(capsys):
 
 def test_tables_of_results_are_those_of_the_points():
     found = list(tables(load_points()))
-    assert len(found) == 24
+    assert len(found) == 25
     for table in found:
         assert "\n".join(table) + "\n" in page("results.md")
 

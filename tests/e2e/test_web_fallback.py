@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import faults, pixels_at, run
+from chromium import CHROMIUM, DRIVER, browsing, faults, pixels_at, run
 from hosting import hosting
 from operator_clips import IMAGE, number, one_node, pictures
 from waiting import wait_for
@@ -33,6 +33,15 @@ CASES = {
     "Conv with steps": ("Conv", [IMAGE, (3, 4, 3, 3)], {"strides": [2, 1], "pads": [1] * 4}, []),
     "Softmax of channels": ("Softmax", [IMAGE], {"axis": 1}, []),
 }
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A headless Chromium for all tests."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium: sh tests/support/install_peers.sh")
+    with browsing(tmp_path_factory.mktemp("browser") / "profile") as driver:
+        yield driver
 
 
 def clip_of(case):

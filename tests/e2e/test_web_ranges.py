@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from chromium import faults, pixels_at, run
+from chromium import CHROMIUM, DRIVER, browsing, faults, pixels_at, run
 from helpers import SAMPLE, repeated
 from hosting import Handler, RangesHandler, SharingHandler, hosting
 from waiting import wait_for
@@ -24,6 +24,15 @@ RATE = float(CLIP.header.rate)
 PLAYING = "window.nervcast?.currentTime > 0.2"
 FAR = (10 * FRAMES + 77.5) / RATE
 """Seconds of a frame that has not arrived."""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """A headless Chromium for all tests."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium: sh tests/support/install_peers.sh")
+    with browsing(tmp_path_factory.mktemp("browser") / "profile") as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ export interface NervStatistics {
   /** Bytes of the workers' memory and of the pictures that wait. */
   memoryBytes: number;
   downloadedBytes: number;
-  /** Whether the whole file has arrived. */
+  /** Whether all has arrived, from where the present download began. */
   isComplete: boolean;
   /** Faults of the clip, described for people. */
   damage: string[];
