@@ -22,18 +22,6 @@ from encoder.training.recorded_step import kind_of_step
 from encoder.training.step import TrainStep
 from encoder.training.trainer import Trainer, frames_per_step
 
-
-def _backward_flop(
-    given: Sequence[int], _: object, weights: Sequence[int], *settings: Any, **__: object
-) -> int:
-    """Return the operations of a convolution's gradients, given its output's and weights' shapes.
-
-    Those of the input and of the weights have as many as the convolution, whatever its groups.
-    """
-    wanted = settings[7]  # input, weights, bias
-    return sum(wanted[:2]) * 2 * given[0] * prod(given[2:]) * prod(weights)
-
-
 STEPS = 12
 """Number of steps of a timed epoch."""
 LONG_EPOCHS = 40
@@ -46,10 +34,23 @@ MATRIX = 2048
 SMALL_MATRIX = 256
 PRODUCTS = 9
 GIGA = 1e9
-BACKWARD = {torch.ops.aten.convolution_backward: _backward_flop}
-"""Arithmetic of gradients. torch's own count of those of depthwise convolutions is far too high."""
 MARGIN = (2, 2)
 """Margin of the canvas under a camera, in pixels."""
+
+
+def _backward_flop(
+    given: Sequence[int], _: object, weights: Sequence[int], *settings: Any, **__: object
+) -> int:
+    """Return the operations of a convolution's gradients, given its output's and weights' shapes.
+
+    Those of the input and of the weights have as many as the convolution, whatever its groups.
+    """
+    wanted = settings[7]  # input, weights, bias
+    return sum(wanted[:2]) * 2 * given[0] * prod(given[2:]) * prod(weights)
+
+
+GRADIENTS = {torch.ops.aten.convolution_backward: _backward_flop}
+"""Arithmetic of gradients. torch's own count of those of depthwise convolutions is far too high."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def bench(
             seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
     # The counter knows torch's operators alone.
-    with compiled.off(), FlopCounterMode(display=False, custom_mapping=BACKWARD) as counter:
+    with compiled.off(), FlopCounterMode(display=False, custom_mapping=GRADIENTS) as counter:
         list(fit(1, TrainStep).epochs(pictures))
     per_second = steps / median(seconds[1:])
     gflop = counter.get_total_flops() / steps / GIGA

@@ -41,6 +41,7 @@ def are_for(*tensors: Tensor) -> bool:
     """Return whether the operators take these tensors: of float32, on a CPU, and not traced."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")  # it would change the tensors in between
         and not _is_off.get()
         and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
         and library() is not None

@@ -32,7 +32,7 @@ typedef struct {
 
 static Between at_time(const Grid *g, float time) {
     float last = (float)(g->times - 1), position = time / g->period;
-    position = position < 0 ? 0 : position > last ? last : position;
+    position = position > 0 ? MIN(position, last) : 0; /* no number is the start */
     int before = MIN((int)floorf(position), g->times > 1 ? g->times - 2 : 0);
     return (Between){before, MIN(before + 1, g->times - 1), position - (float)before};
 }

@@ -19,6 +19,7 @@ CHANNELS = sum(PARTS)
 BLOCK_CHANNELS = 32, 48, 64
 """Numbers of channels that `block.c` and `mix.c` know."""
 TAPS = 3, 3
+"""Rows and columns of a depthwise convolution."""
 IMAGES = 4
 """Axes of a batch of images."""
 

@@ -19,7 +19,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 INLINE Vector load(const float *at) { return *(const Vector *)at; }
 INLINE void store(float *at, Vector x) { *(Vector *)at = x; }

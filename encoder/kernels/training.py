@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from encoder.kernels.compiled import call, function, pointer
+from encoder.kernels.compiled import call, function, integers, pointer
 
 CONTEXT_WEIGHTS = 9
 """Weights of a latent's contexts, as in `context_bits.c`."""
 SUMMED = 4096
 """Number of squares that `square.c` adds up by themselves."""
+LARGEST_SIDE = 64
+"""Most rows or columns of a matrix, as in `muon.c`."""
 LATENT_AXES = 4
 
 
@@ -24,7 +26,7 @@ class _Latent(ctypes.Structure):
     """The struct `Latent` of `context_bits.c`."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("times", "channels", "height", "width", "threads")),
+        *integers("times channels height width threads"),
         ("levels", ctypes.c_float),
     ]
 
@@ -33,7 +35,7 @@ class _Matrix(ctypes.Structure):
     """The struct `Matrix` of `muon.c`."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("rows", "columns")),
+        *integers("rows columns"),
         ("rate", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("gradient", "momentum", "values")),
     ]
@@ -76,6 +78,8 @@ def muon(
     found = (_Matrix * len(matrices))()
     for index, ((values, momentum, gradient), rate) in enumerate(zip(matrices, rates, strict=True)):
         rows = len(values)
+        if max(rows, values.numel() // rows) > LARGEST_SIDE:
+            raise ValueError(f"no step of a matrix {values.shape}")
         pointers = gradient.data_ptr(), momentum.data_ptr(), values.data_ptr()
         found[index] = (rows, values.numel() // rows, rate, *pointers)
     settings = ctypes.byref(_Settings(decay, polynomial[0], *polynomial[1]))

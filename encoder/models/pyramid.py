@@ -49,7 +49,12 @@ def enlarged(grids: Sequence[Grid], t: Tensor, factors: Sequence[int]) -> list[T
     ]
 
 
-def joined(grids: Sequence[Grid], t: Tensor, factors: Sequence[int]) -> Tensor:
+def has_operators(activation: Callable[[Tensor], Tensor], channels: int) -> bool:
+    """Return whether there are compiled operators of a trunk with so many channels."""
+    return activation is scaled_gelu and channels in operators.BLOCK_CHANNELS
+
+
+def at_times(grids: Sequence[Grid], t: Tensor, factors: Sequence[int]) -> Tensor:
     """Return what `enlarged` returns as one tensor, by a compiled operator."""
     values, periods = [grid.values for grid in grids], [grid.period for grid in grids]
     return enlarged_grids(t, values, periods=periods, factors=factors)
@@ -64,8 +69,7 @@ class Block(SeparableBlock):
         weights = [
             cast("Tensor", part) for each in convolutions for part in (each.weight, each.bias)
         ]
-        is_known = self.activation is scaled_gelu and x.shape[1] in operators.BLOCK_CHANNELS
-        if is_known and are_for(x, *weights):
+        if has_operators(self.activation, x.shape[1]) and are_for(x, *weights):
             return operators.separable_block(x, *weights)
         return super().forward(x)
 
@@ -169,24 +173,19 @@ class Pyramid(VideoNetwork):
         factors = [stride // SHUFFLE for stride in self.strides]
         first = len(grids) - self.still
         if are_for(t, *(grid.values for grid in grids)):
-            moving = joined(grids[:first], t, factors[:first])
-            still = joined(grids[first:], t[:1], factors[first:])
+            moving = at_times(grids[:first], t, factors[:first])
+            still = at_times(grids[first:], t[:1], factors[first:])
         else:
             all_grids = enlarged(grids, t, factors)
             still, moving = torch.cat(all_grids[first:], dim=1), torch.cat(all_grids[:first], dim=1)
         kinds = self.mix.weight.split([moving.shape[1], still.shape[1]], dim=1)
         # The still part is convolved once for all frames.
         bias = cast("Tensor", self.mix.bias)
-        if self._is_compiled(moving, still, *kinds, bias):
+        is_known = has_operators(self.activation, self.mix.out_channels)
+        if is_known and are_for(moving, still, *kinds, bias):
             return self.trunk(operators.mixed(moving, kinds[0], bias, F.conv2d(still, kinds[1])))
         x = F.conv2d(moving, kinds[0], bias) + F.conv2d(still, kinds[1])
         return self.trunk(self.activation(x))
-
-    def _is_compiled(self, *tensors: Tensor) -> bool:
-        """Return whether there is a compiled operator of the first layer for these tensors."""
-        is_known = self.activation is scaled_gelu
-        is_known &= self.mix.out_channels in operators.BLOCK_CHANNELS
-        return is_known and are_for(*tensors)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map times in frames (B,) to frames (B, 3, H, W), which decoders clip to 0..1."""
@@ -194,7 +193,7 @@ class Pyramid(VideoNetwork):
         field = None
         if self.field is not None:
             is_compiled = are_for(t, self.field.values)
-            field = joined([self.field], t, [1]) if is_compiled else self.field(t)
+            field = at_times([self.field], t, [1]) if is_compiled else self.field(t)
         if self.camera.sampling == "bicubic" and are_for(x):
             heads = F.conv2d(x, *_joined(self.luma, self.chroma))
             nodes = self.camera.nodes(t, field)

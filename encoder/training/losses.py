@@ -100,7 +100,7 @@ class _MeanSquare(torch.autograd.Function):
         if are_for(output, target):
             difference, total = square_error(output, target)
             ctx.save_for_backward(difference)
-            return output.new_tensor(total / difference.numel())
+            return output.new_tensor(total) / difference.numel()
         difference = output - target
         ctx.save_for_backward(difference)
         values = difference.flatten()

@@ -26,7 +26,7 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the polynomial that drives all singular values towards 1."""
-SMALL_SIDE = 64
+SMALL_SIDE = training.LARGEST_SIDE
 """Largest side of matrices that are made orthogonal together: zeros around them change nothing."""
 RMS = 0.2
 """Root mean square of a step at a learning rate of 1, as is usual for Adam's steps."""

@@ -55,8 +55,10 @@ def write_site(films: Sequence[Path], folder: Path, runtime: Path | None = None)
     entries = [_entry(*paths) for paths in found]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise SettingsError(f"{folder} is a file") from None
+        if runtime is not None:
+            (folder / RUNTIME).mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise SettingsError(f"{error.filename} is a file") from None
     written |= {clip.name: clip.read_bytes() for clip in clips}
     if runtime is not None:
         written |= {
@@ -65,7 +67,6 @@ def write_site(films: Sequence[Path], folder: Path, runtime: Path | None = None)
     # The list comes last, so that all files that it names are there.
     written[CLIPS] = json.dumps(entries, indent=1).encode() + b"\n"
     for name, data in written.items():
-        (folder / name).parent.mkdir(exist_ok=True)
         with replacing(folder / name) as part:
             part.write_bytes(data)
     return sum(map(len, written.values()))

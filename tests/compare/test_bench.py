@@ -7,7 +7,7 @@ from helpers import run
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from encoder.compare.benchmark import BACKWARD, bench, peak_gflops, profiled
+from encoder.compare.benchmark import GRADIENTS, bench, peak_gflops, profiled
 from encoder.compare.step_profile import (
     CONVOLUTIONS,
     LAYOUT,
@@ -53,7 +53,7 @@ def test_gradients_take_twice_the_arithmetic_of_a_convolution(groups):
         weight = torch.zeros(32, 32 // groups, 3, 3, requires_grad=True)
         with FlopCounterMode(display=False) as forward:
             y = F.conv2d(x, weight, groups=groups)
-        with FlopCounterMode(display=False, custom_mapping=BACKWARD) as backward:
+        with FlopCounterMode(display=False, custom_mapping=GRADIENTS) as backward:
             y.sum().backward()
     assert forward.get_total_flops() == 2 * y.numel() * weight[0].numel()
     assert backward.get_total_flops() == 2 * forward.get_total_flops()

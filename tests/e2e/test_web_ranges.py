@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -50,10 +51,12 @@ def handler():
 
     class Fresh(RangesHandler):
         may_go_on = threading.Event()
+        may_answer = threading.Event()
         asked: ClassVar[list[int]] = []
 
     yield Fresh
-    Fresh.may_go_on.set()
+    for event in (Fresh.may_go_on, Fresh.may_answer):
+        event.set()
 
 
 def assert_shows(driver, seconds):
@@ -103,6 +106,52 @@ def test_many_seeks_end_at_the_last(site, driver, handler):
         run(driver, f"for (let s = 3; s < 13; s++) nervcast.currentTime = s * {FRAMES / RATE}")
         assert_shows(driver, FAR)
         assert run(driver, "nervcast.currentTime") == pytest.approx(FAR)
+        # The index is read once. Seeks that others follow at once ask for nothing.
+        assert len(handler.asked) <= 3
+
+
+def test_a_part_that_comes_too_late_is_left(site, driver, handler):
+    handler.is_slow = True
+    with hosting(site, handler) as url:
+        driver.get(url)
+        wait_for(lambda: run(driver, PLAYING), 20)
+        run(
+            driver,
+            "nervcast.addEventListener('seeked', () => (window.seeks = (window.seeks ?? 0) + 1))",
+        )
+        run(driver, f"nervcast.currentTime = {FAR}")
+        wait_for(lambda: len(handler.asked) == 2)
+        handler.may_go_on.set()
+        wait_for(lambda: run(driver, f"nervcast.currentTime > {FAR + 0.3}"))
+        handler.may_answer.set()
+        before = run(driver, "nervcast.currentTime")
+        time.sleep(1)
+        assert run(driver, "nervcast.currentTime") > before + 0.5
+        assert run(driver, "window.seeks") == 1
+        wait_for(lambda: run(driver, "nervcast.statistics.isComplete"))
+        assert run(driver, "nervcast.statistics.damage") == []
+
+
+def test_without_ranges_any_more_the_clip_is_opened_from_its_start(site, driver, handler):
+    with hosting(site, handler) as url:
+        driver.get(url)
+        wait_for(lambda: run(driver, PLAYING), 20)
+        assert_shows(driver, FAR)
+        handler.serves_ranges = False
+        handler.may_go_on.set()
+        assert_shows(driver, 5.5 * FRAMES / RATE)
+        wait_for(lambda: run(driver, "nervcast.statistics.isComplete"))
+        assert run(driver, "nervcast.statistics.damage") == []
+
+
+def test_a_host_that_is_gone_ends_a_seek_back(site, driver, handler):
+    with hosting(site, handler) as url:
+        driver.get(url)
+        wait_for(lambda: run(driver, PLAYING), 20)
+        assert_shows(driver, FAR)
+        wait_for(lambda: run(driver, "nervcast.statistics.isComplete"))
+    run(driver, "nervcast.currentTime = 3")
+    wait_for(lambda: driver.find_element("id", "notice").text)
 
 
 def test_a_seek_waits_on_hosts_without_ranges(site, driver, handler):

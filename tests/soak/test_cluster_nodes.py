@@ -39,12 +39,10 @@ def film(write_video):
     return folder
 
 
-def begin(head, address, folder, *options):
+def begin(head, address, folder, *options, stderr=subprocess.PIPE):
     """Begin to fit on the cluster."""
     command = [sys.executable, "-m", "encoder", *FIT, "--cluster", address, *options]
-    return head.start(
-        [*command, "-o", "together.nerv"], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+    return head.start([*command, "-o", "together.nerv"], cwd=folder, stderr=stderr, text=True)
 
 
 def finished(folder):
@@ -82,14 +80,16 @@ def test_a_run_goes_on_after_the_head_has_failed(network, film):
     fit.wait(10)
     before = finished(film)
     assert SOME <= len(before) < SEGMENTS
-    fit = begin(head, start_ray(*network), film, "--resume")
+    told = (film / "told").open("w+")  # a pipe that nobody reads would stop the fit
+    fit = begin(head, start_ray(*network), film, "--resume", stderr=told)
     # At most the segments under way are lost, one for each worker.
     again = set()
     while fit.poll() is None:
         now = finished(film)
         again |= {name for name in before if now.get(name, before[name]) != before[name]}
         time.sleep(0.05)
-    assert fit.returncode == 0, fit.stderr.read()
+    told.seek(0)
+    assert fit.returncode == 0, told.read()
     assert len(again) <= 0.1 * SEGMENTS
     assert_same(film)
     for machine in reversed(network):

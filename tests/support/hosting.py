@@ -9,6 +9,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+INDEX_BYTES = 1 << 16
+"""Bytes of a file's end in which the page looks for the index."""
+
 
 class Handler(SimpleHTTPRequestHandler):
     """Serves files without a word; other origins may read them where `allowed`."""
@@ -34,6 +37,9 @@ class RangesHandler(Handler):
     beginning = 100_000
     serves_ranges = True
     may_go_on = threading.Event()
+    is_slow = False
+    """Whether ranges other than the index wait until they may come."""
+    may_answer = threading.Event()
     asked: ClassVar[list[int]] = []
     """First bytes of the ranges that were asked for."""
 
@@ -45,10 +51,13 @@ class RangesHandler(Handler):
         wish = self.headers.get("Range", "") if self.serves_ranges else ""
         found = re.fullmatch(r"bytes=(\d+)-", wish)
         start = int(found[1]) if found else 0
+        if found:
+            self.asked.append(start)
+        if found and self.is_slow and start < len(data) - INDEX_BYTES:
+            self.may_answer.wait(30)
         self.send_response(HTTPStatus.PARTIAL_CONTENT if found else HTTPStatus.OK)
         self.send_header("Content-Length", str(len(data) - start))
         if found:
-            self.asked.append(start)
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         with suppress(ConnectionError):  # the page may leave

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 
 from waiting import wait_for
 
-ABLE = os.geteuid() == 0 and shutil.which("ip") is not None
+ABLE = (
+    shutil.which("ip") is not None
+    and shutil.which("unshare") is not None
+    and subprocess.run(["unshare", "--net", "true"], check=False, capture_output=True).returncode
+    == 0
+)
 NETWORK = "10.78.0"
 PORT = 6379
 RAY = {

@@ -16,8 +16,10 @@ from encoder.codec.entropy import LEVELS_PER_OCTAVE
 from encoder.compare.step_profile import OURS
 from encoder.kernels import compiled as kernels
 from encoder.kernels import grids, library, operators, training
+from encoder.models.base import VideoShape
 from encoder.models.layers import StillGrid, TemporalGrid
-from encoder.models.pyramid import Block, Pyramid, PyramidConfig, enlarged, joined, scaled_gelu
+from encoder.models.pyramid import Block, Pyramid, PyramidConfig, at_times, enlarged, scaled_gelu
+from encoder.presets import PRESETS, build
 from encoder.training import losses, qat
 from encoder.training.context_rate import START, context_scales
 from encoder.training.losses import error_of, l1_ssim, mean_square, squared
@@ -140,9 +142,9 @@ def test_the_first_layer_and_its_gradients_are_those_of_torch(channels, shape):
         assert_close(ours, values_and_gradients(reference, given), 1e-5)
 
 
-def at_times(*given):
+def of_grids(*given):
     """Return enlarged grids by the compiled operator, or by torch's where they are off."""
-    return joined(*given) if kernels.are_for(given[1]) else torch.cat(enlarged(*given), dim=1)
+    return at_times(*given) if kernels.are_for(given[1]) else torch.cat(enlarged(*given), dim=1)
 
 
 @compiled
@@ -160,7 +162,7 @@ def test_grids_and_their_gradients_are_those_of_torch(frames, threads):
         for grid, each in zip(known, values, strict=True):
             del grid.values
             grid.values = each
-        return at_times(known, times, (4, 2, 1))
+        return of_grids(known, times, (4, 2, 1))
 
     for grid in known:
         del grid._parameters["values"]
@@ -173,14 +175,15 @@ def test_grids_and_their_gradients_are_those_of_torch(frames, threads):
 def test_still_grids_are_those_of_torch():
     known = [StillGrid(shape=shape) for shape in ((8, 8, 12), (4, 4, 6), (2, 2, 3))]
     times = torch.tensor([5.0])
-    ours, reference = of_both(lambda: at_times(known, times, (1, 2, 4)).detach())
+    ours, reference = of_both(lambda: of_grids(known, times, (1, 2, 4)).detach())
     assert ours.shape == (1, 14, 8, 12)
     torch.testing.assert_close(ours, reference)
 
 
 @compiled
+@pytest.mark.usefixtures("capability")
 def test_steps_of_muon_are_those_of_torch():
-    """Of matrices of all sizes up to the largest, and of one beyond it."""
+    """Of matrices of all sizes up to the largest, of one beyond it, and of one without a slope."""
     shapes = [
         (32, 26, 1, 1),
         (16, 32, 1, 1),
@@ -197,6 +200,7 @@ def test_steps_of_muon_are_those_of_torch():
         for _ in range(4):
             for matrix in matrices:
                 matrix.grad = torch.randn(matrix.shape)
+            matrices[0].grad.zero_()
             muon.step()
         return [*(x.detach() for x in matrices), *(muon.state[x]["momentum"] for x in matrices)]
 
@@ -223,7 +227,7 @@ def test_the_trunk_does_not_depend_on_the_number_of_threads():
     found = []
     for threads in (1, 2, 3):
         with threads_of(threads):
-            moving = joined(list(network.latents)[:2], times, [4, 2])
+            moving = at_times(list(network.latents)[:2], times, [4, 2])
             still = torch.zeros(1, 32, *moving.shape[2:])
             out = network.trunk(
                 operators.mixed(moving, network.mix.weight[:, :12], network.mix.bias, still)
@@ -310,6 +314,21 @@ def test_bits_of_no_number_are_none():
     assert training.context_bits(y, torch.tensor(START), levels=LEVELS_PER_OCTAVE).isnan()
 
 
+@compiled
+@pytest.mark.parametrize("size", ["XS", "S"])
+def test_a_network_in_bf16_is_torchs(size):
+    """Tensors in between have 16 bits each, which the operators would take for 32."""
+    shape = VideoShape(height=36, width=50, frames=9, margin=None)
+    torch.manual_seed(0)
+    network = build(PRESETS["fast"], shape, size)
+    t = torch.tensor([0.0, 4.0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not kernels.are_for(t)
+        frames = network(t)
+    with kernels.off(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(frames, network(t))
+
+
 def test_kernels_are_not_for_other_numbers():
     assert not kernels.are_for(torch.zeros(1, dtype=torch.bfloat16))
     assert not kernels.are_for(torch.zeros(1, device="meta"))
@@ -361,6 +380,9 @@ def test_other_shapes_are_refused():
             grids.enlarged_grids(
                 torch.zeros(1), [torch.zeros(x) for x in sizes], periods=(1, 1), factors=factors
             )
+    large = torch.zeros(3, 65)
+    with pytest.raises(ValueError, match="no step"):
+        training.muon([(large,) * 3], [1.0], decay=0.9, polynomial=(5, (1.0, 1.0, 1.0)))
     with pytest.raises(ValueError, match="no target"):
         training.square_error(torch.zeros(2), torch.zeros(3))
     for values, weights in (((2, 3, 4), 9), ((0, 1, 2, 2), 9), ((1, 1, 2, 2), 8)):

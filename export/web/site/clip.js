@@ -26,14 +26,16 @@ export class ClipReader {
   #records = 0;
   #chain = 0;
   #first;
+  #left;
 
   /**
-   * Take the topologies' dictionaries by the file's version. `first` is the frame from which on a
-   * part of a clip shows it, after the file's head.
+   * Take the topologies' dictionaries by the file's version. `first` is the frame with which a part
+   * of a clip goes on after the file's head, and `left` the number of bytes that it leaves out.
    */
-  constructor(dictionaries, first = 0) {
+  constructor(dictionaries, first = 0, left = 0) {
     this.#dictionaries = dictionaries;
     this.#first = first;
+    this.#left = left;
   }
 
   /** Version of the file; 0 before it has arrived. */
@@ -74,7 +76,7 @@ export class ClipReader {
         this.graph = readTopology(payload, this.#dictionaries[this.version]);
         this.#checkFrame();
       } else {
-        this.#take(chunk);
+        this.#take({ ...chunk, offset: chunk.offset + this.#left });
       }
     }
   }

@@ -40,9 +40,17 @@ class Message {
   }
 }
 
+/** Largest integer of 64 bits; as a number of JavaScript's, it is 1 more. */
+const LARGEST = 2n ** 63n - 1n;
+
+function long(value) {
+  const whole = BigInt(value);
+  return whole > LARGEST ? LARGEST : whole;
+}
+
 function varint(value) {
   const bytes = [];
-  let rest = BigInt.asUintN(64, BigInt(value));
+  let rest = BigInt.asUintN(64, long(value));
   for (; rest >= 128n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128);
   return Uint8Array.of(...bytes, Number(rest));
 }
@@ -51,7 +59,7 @@ const bytesOf = (array) => new Uint8Array(array.buffer, array.byteOffset, array.
 
 function tensorOf({ name, shape, type, data }) {
   const arrays = { [FLOAT]: Float32Array, [INT64]: BigInt64Array };
-  const values = type === INT64 ? Array.from(data, BigInt) : data;
+  const values = type === INT64 ? Array.from(data, long) : data;
   const raw = bytesOf((arrays[type] ?? Int32Array).from(values));
   const message = new Message();
   for (const length of shape) message.integer(1, length);

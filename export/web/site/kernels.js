@@ -1,6 +1,6 @@
 /** The compiled kernels, and their memory. */
 
-import { UnsupportedError } from "./errors.js";
+import { tooLarge } from "./errors.js";
 
 const PAGE_BYTES = 2 ** 16;
 const ALIGNMENT = 16;
@@ -44,12 +44,12 @@ export class Kernels {
     const start = Math.ceil(this.#next / ALIGNMENT) * ALIGNMENT;
     const stop = start + bytes + MARGIN;
     const missing = stop - this.#memory.buffer.byteLength;
-    if (stop > MAX_MEMORY_BYTES) throw new UnsupportedError("the clip needs over 1 GiB of memory");
+    if (stop > MAX_MEMORY_BYTES) throw tooLarge("the clip needs over 1 GiB of memory");
     if (missing > 0) {
       try {
         this.#memory.grow(Math.ceil(missing / PAGE_BYTES));
       } catch {
-        throw new UnsupportedError("there is not enough memory for the clip");
+        throw tooLarge("there is not enough memory for the clip");
       }
     }
     this.#next = stop;
@@ -59,7 +59,7 @@ export class Kernels {
   /** Count numbers that a step keeps by itself. Throws UnsupportedError if they are too many. */
   list(count) {
     this.#listed += count;
-    if (this.#listed > MAX_LISTED) throw new UnsupportedError("the clip's graph lists too much");
+    if (this.#listed > MAX_LISTED) throw tooLarge("the clip's graph lists too much");
   }
 
   floats(address, count) {

@@ -26,7 +26,7 @@ export class NervPlayer extends EventTarget {
   /** The clip from where a seek leads to, until its head has arrived. */
   #part = null;
   #pastBytes = 0;
-  #seeks = 0;
+  #seeking = new AbortController();
   #isPaused = true;
   #rate = 1;
   /** Time in seconds at the moment `#since` of the page's clock, from which the present follows. */
@@ -371,7 +371,8 @@ export class NervPlayer extends EventTarget {
   /** Go on without a clip that has failed, if it is one of a ladder. */
   #stageFailed(stage, error) {
     if (stage === this.#part) {
-      this.#part = null; // the clip arrives from its start all the same
+      this.#leavePart();
+      if (this.#isBehind(this.#base * this.#header.rate)) this.#startAnew(stage, error);
       return;
     }
     if (!this.#isPresent(stage)) {
@@ -463,28 +464,46 @@ export class NervPlayer extends EventTarget {
     this.#ring.fill(start);
     this.#emit("timeupdate");
     if (!this.#isPaused) this.#schedule();
-    // Without a part, the clip arrives from its start.
-    this.#reach(start / density).catch(() => {});
+    this.#reach(start / density).catch((error) => this.#fail(error));
   }
 
   /** Open the clip where a frame is that has not arrived, if its host serves ranges. */
   async #reach(frame) {
     this.#leavePart();
     const stage = this.#stage;
-    const number = this.#seeks;
-    const { signal } = this.#abort;
     if (stage.has(frame) || !stage.address || this.#ladder) return;
-    const { partAt } = await import("./ranges.js");
-    const part = await partAt(stage, frame, signal);
-    if (!part) return;
-    if (number === this.#seeks && !signal.aborted) this.#part = new Stage(part, this.#options, this.#events);
-    else part.response.body.cancel().catch(() => {});
+    const { signal } = (this.#seeking = new AbortController());
+    let part = null;
+    try {
+      const { partAt } = await import("./ranges.js");
+      part = await partAt(stage, frame, signal);
+    } catch (error) {
+      if (!["AbortError", "TypeError"].includes(error.name)) throw error; // no answer from the host
+    }
+    if (signal.aborted) part?.response.body.cancel().catch(() => {});
+    else if (part) this.#part = new Stage(part, this.#options, this.#events);
+    else if (this.#isBehind(frame)) this.#startAnew(null, null);
   }
 
+  /** Whether a frame does not arrive by the present download, as it comes before. */
+  #isBehind(frame) {
+    return Math.floor(frame) < this.#stage.first;
+  }
+
+  /** Open the whole clip in place of a part that has failed, unless it is the whole that has. */
+  #startAnew(failed, error) {
+    if (failed && !failed.isPart) this.#fail(error);
+    else this.#part = new Stage(this.#stage.address, this.#options, this.#events);
+  }
+
+  /** Give up what a seek has begun: its requests, and the clip that it opens. */
   #leavePart() {
-    this.#seeks++;
-    this.#part?.close();
+    this.#seeking.abort();
+    if (!this.#part) return;
+    this.#pastBytes += this.#part.bytes;
+    this.#part.close();
     this.#part = null;
+    this.#soundtrack?.expect(this.#stage.end / this.#header.rate);
   }
 
   /** Return the function from a picture's number to its time in frames, or to null if it is not there. */
@@ -511,6 +530,7 @@ export class NervPlayer extends EventTarget {
     if (!this.#isSeeking) return;
     if (!this.#show(this.#origin) && !this.#ring.isFaulty(this.#origin)) return;
     this.#isSeeking = false;
+    this.#leavePart();
     this.#since = performance.now();
     for (const { resolve } of this.#waiting.splice(0)) resolve();
     this.#emit("seeked");

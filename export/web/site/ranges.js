@@ -15,7 +15,6 @@ const START_BYTES = 12;
 const NEAR_BYTES = 2 ** 18;
 
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-const bytesOf = async (blob) => new Uint8Array(await blob.arrayBuffer());
 
 /** Ask for a file from a byte on; null if the host sends something else. */
 async function request(address, first, signal) {
@@ -34,9 +33,12 @@ async function lastBytes({ address, total }, count, signal) {
   return bytes?.length === count ? bytes : null;
 }
 
-/** Return the entries of a file's index, which is at its end; null if there is none that fits. */
-async function findIndex(stage, signal) {
-  const { total, file } = stage;
+/**
+ * Return the entries of a file's index, which is at its end, and the file's head; null if there is
+ * no index that fits.
+ */
+async function findIndex(stage) {
+  const { total, file, signal } = stage;
   let end = await lastBytes(stage, Math.min(LAST_BYTES, total), signal);
   if (!end) return null;
   const wanted = ENTRY_BYTES * viewOf(end).getUint32(end.length - END_BYTES, true) + INDEX_BYTES;
@@ -48,9 +50,9 @@ async function findIndex(stage, signal) {
   if (!entries) return null;
   // The checksum depends on the file's head, so that the index cannot be another file's.
   const reader = new ChunkReader();
-  const head = await bytesOf(file.slice(0, entries[0].offset));
+  const head = new Uint8Array(await file.slice(0, entries[0].offset).arrayBuffer());
   const found = [...reader.feed(head), ...reader.feed(chunk)].at(-1);
-  return found?.kind === "INDX" && found.isIntact ? entries : null;
+  return found?.kind === "INDX" && found.isIntact ? { entries, head } : null;
 }
 
 /** Return the entries of segments in order; null if they are none. */
@@ -67,20 +69,28 @@ function parseEntries(bytes) {
   return entries.length && isOrdered ? entries : null;
 }
 
+/** Return a promise of the index, which is read once for all seeks, and again after a failure. */
+function indexOf(stage) {
+  stage.index ??= findIndex(stage).catch((error) => {
+    stage.index = null;
+    throw error;
+  });
+  return stage.index;
+}
+
 /**
  * Return what a new Stage plays a clip from where a frame is: the file's head, and a response that
  * goes on with a key segment. `stage` is the Stage that lacks the frame. Returns null if the frame
  * arrives soon, or if the host serves no ranges.
  */
 export async function partAt(stage, frame, signal) {
-  if (!stage.total || stage.index === null) return null;
-  stage.index ??= await findIndex(stage, signal);
-  const key = stage.index?.findLast(({ isKey, start }) => isKey && start <= frame);
-  if (!key) return null;
+  if (!stage.total) return null;
+  const found = await indexOf(stage);
+  const key = found?.entries.findLast(({ isKey, start }) => isKey && start <= frame);
+  if (!key || signal?.aborted) return null;
   const isComing = key.start >= stage.first && key.offset < stage.position + NEAR_BYTES;
   const response = isComing ? null : await request(stage.address, key.offset, signal);
   if (!response) return null;
-  const head = await bytesOf(stage.file.slice(0, stage.index[0].offset));
   const { address, total, index } = stage;
-  return { address, total, index, head, response, offset: key.offset, first: key.start };
+  return { address, total, index, head: found.head, response, offset: key.offset, first: key.start };
 }

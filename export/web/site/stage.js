@@ -105,8 +105,10 @@ export class Stage {
   /** Where the clip comes from and the length of its file; null and 0 if they are not known. */
   address = null;
   total = 0;
-  /** Entries of the file's index, which `ranges.js` reads; null if it has no use for this clip. */
-  index;
+  /** Promise of the file's index and head, which `ranges.js` reads. */
+  index = null;
+  /** Whether this is a part of a clip, from `partAt`. */
+  isPart = false;
   /** First frame that is wanted of the clip. */
   first = 0;
   damage = [];
@@ -130,22 +132,27 @@ export class Stage {
   #arrivals = [];
 
   /**
-   * Open a clip: an address, a Response, a Blob, bytes, or a part of it from `partAt`. `workers` is the number of workers, or
-   * null, and `engine` is "auto", "wasm" or "webgpu". `runtime` is the address of onnxruntime-web, or null.
-   * `on` has the functions `opened`,
-   * `progressed`, `receivedExtras`, `arrived` and `failed`, which get this stage first.
+   * Open a clip: an address, a Response, a Blob, bytes, or a part from `partAt`. `workers` is the
+   * number of workers, or null, and `engine` is "auto", "wasm" or "webgpu". `runtime` is the address
+   * of onnxruntime-web's files, or null. `on` has the functions `opened`, `progressed`,
+   * `receivedExtras`, `arrived` and `failed`, which get this stage first.
    */
   constructor(source, { workers, engine, runtime = null }, on) {
     this.#workerCount = workers;
     this.#engine = engine;
-    this.#runtime = runtime && new URL(runtime, document.baseURI).href;
+    this.#runtime = runtime && new URL(`${runtime}`.replace(/\/?$/, "/"), document.baseURI).href;
     this.#on = on;
     if (source.head) this.#goOn(source);
     this.#feed(source).catch((error) => this.#fail(error));
   }
 
+  /** Signal that this clip is closed. */
+  get signal() {
+    return this.#abort.signal;
+  }
+
   get isClosed() {
-    return this.#abort.signal.aborted;
+    return this.signal.aborted;
   }
 
   /** The file, as far as it has arrived. */
@@ -174,7 +181,7 @@ export class Stage {
 
   /** Take what is known of a clip by its other Stage. */
   #goOn({ address, total, index, head, offset, first }) {
-    Object.assign(this, { address, total, index, first, end: first });
+    Object.assign(this, { address, total, index, first, end: first, isPart: true });
     this.#left = offset - head.length;
   }
 
@@ -191,7 +198,7 @@ export class Stage {
     worker.onmessage = ({ data }) => this.isClosed || this.#receive(place, data);
     // One GPU serves all.
     const engine = place ? "wasm" : this.#engine;
-    const wishes = { engine, first: this.first, runtime: this.#runtime };
+    const wishes = { engine, first: this.first, left: this.#left, runtime: this.#runtime };
     worker.postMessage({ type: "open", ...this.#assets, ...wishes });
     for (const bytes of this.#parts) worker.postMessage({ type: "feed", bytes, isLast: false });
     if (this.isWhole) worker.postMessage({ type: "feed", bytes: new Uint8Array(0), isLast: true });

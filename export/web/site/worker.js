@@ -21,8 +21,8 @@ let isTrusted = false;
 
 const handlers = {
   /** Begin with a clip, given the compiled kernels and the dictionaries. */
-  open({ module, dictionaries, engine, first, runtime: folder }) {
-    reader = new ClipReader(dictionaries, first);
+  open({ module, dictionaries, engine, first, left, runtime: folder }) {
+    reader = new ClipReader(dictionaries, first, left);
     kernels = new Kernels(module);
     wanted = engine;
     runtime = folder;
@@ -46,6 +46,7 @@ const handlers = {
 
   /** Decode the picture at a time in frames since the clip's start. */
   async decode({ id, time, buffer }) {
+    const runner = await fallback;
     const asked = performance.now();
     const place = reader.locate(time);
     let fault = null;
@@ -53,7 +54,7 @@ const handlers = {
     const pixels = buffer ? new Uint8ClampedArray(buffer) : new Uint8ClampedArray(4 * width * height);
     const isOnGpu = isTrusted;
     try {
-      if (fallback) pixels.set(await (await fallback).picture(place));
+      if (runner) pixels.set(await runner.picture(place));
       else await draw(place, pixels);
     } catch (error) {
       if (error.name !== "BitstreamError") throw error;
@@ -61,8 +62,8 @@ const handlers = {
       fault = error.message;
     }
     const now = performance.now();
-    // A GPU has several pictures under way at once.
-    const milliseconds = now - Math.max(asked, isOnGpu ? answered : 0);
+    // A GPU has several pictures under way at once, and others wait for their turn.
+    const milliseconds = now - Math.max(asked, isOnGpu || runner ? answered : 0);
     answered = now;
     const message = {
       type: "picture", id, time, fault, milliseconds, buffer: pixels.buffer,
@@ -81,7 +82,7 @@ function begin() {
   try {
     program = new Program(reader, kernels);
   } catch (error) {
-    if (error.name !== "UnsupportedError" || !runtime) throw error;
+    if (error.name !== "UnsupportedError" || error.isTooLarge || !runtime) throw error;
     kernels.release(mark);
     fallback = openFallback(error);
     fallback.catch(tellError);
@@ -95,8 +96,8 @@ async function openFallback(refusal) {
   try {
     const { Fallback } = await import("./fallback.js");
     return await Fallback.make(reader, kernels, runtime);
-  } catch {
-    throw refusal;
+  } catch (cause) {
+    throw Object.assign(refusal, { cause });
   }
 }
 
