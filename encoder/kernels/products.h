@@ -19,10 +19,11 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef float Place __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* in memory */
 
-INLINE Vector load(const float *at) { return *(const Vector *)at; }
-INLINE void store(float *at, Vector x) { *(Vector *)at = x; }
+INLINE Vector load(const float *at) { return *(const Place *)at; }
+INLINE void store(float *at, Vector x) { *(Place *)at = x; }
 
 /* Inputs (pixels, channels) of a product, with any steps between pixels and between channels. */
 typedef struct {
