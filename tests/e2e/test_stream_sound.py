@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from beeps import is_in_time, skews, write_beeps
+from beeps import FIT, is_in_time, skews, write_beeps
 from chromium import faults, run, serving
 from firefox import FIREFOX, Firefox
 from helpers import SAMPLE
@@ -68,7 +68,7 @@ def clip(tmp_path_factory):
     """A clip of flashes and beeps."""
     path = tmp_path_factory.mktemp("sound")
     source = write_beeps(path / "beeps.mkv")
-    fit = ["fit", str(source), "-o", str(path / "beeps.nerv"), "--epochs", "120", "--size", "XS"]
+    fit = ["fit", str(source), "-o", str(path / "beeps.nerv"), *FIT]
     assert encoder_main(fit) == 0
     return path / "beeps.nerv"
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from beeps import is_in_time, skews, write_beeps
+from beeps import FIT, is_in_time, skews, write_beeps
 from chromium import faults, run
 from firefox import FIREFOX, Firefox
 from helpers import SAMPLE
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sound")
     source = write_beeps(path / "beeps.mkv")
     clip = path / "beeps.nerv"
-    fit = ["fit", str(source), "-o", str(clip), "--epochs", "120", "--size", "XS"]
+    fit = ["fit", str(source), "-o", str(clip), *FIT]
     assert encoder_main(fit) == 0
     assert export_main(["web", str(clip), "-o", str(path / "site")]) == 0
     return path / "site"

@@ -10,6 +10,8 @@ import numpy as np
 from encoder.codec.sound import RATE
 
 SECONDS = 3
+FIT = ["--preset", "hnerv", "--bits", "8", "--size", "XS", "--epochs", "60"]
+"""Options of a fit that keeps the flashes: a network whose latents are of one frame each. Others may lose them."""
 MAX_SKEW_MS = 40
 
 
