@@ -127,6 +127,7 @@ def test_every_point_is_in_a_table_or_listed():
         "targets",
         "motion",
         "speed",
+        "operators",
         "lengths",
     }
     tabled |= {"scenes", "keys", "decoding", "interpolation", "inpainting"}
