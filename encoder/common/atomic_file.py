@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Generator
+from glob import escape
 from pathlib import Path
 
 from encoder.common.errors import SettingsError
@@ -36,12 +37,30 @@ def writable(path: Path, *others: Path | None) -> None:
         raise SettingsError(f"no such folder: {path.parent}")
     part = temporary(path)
     part.touch()
-    part.unlink()
+    part.unlink(missing_ok=True)
 
 
 def temporary(path: Path) -> Path:
     """Return a temporary path beside a file, whose finished version replaces it."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files beside a file that processes have left which were killed."""
+    for part in path.parent.glob(f".{escape(path.stem)}.*.part{escape(path.suffix)}"):
+        number = part.name.removeprefix(f".{path.stem}.").split(".")[0]
+        if number.isdecimal() and not _is_running(int(number)):
+            part.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def newest_clip() -> Path:

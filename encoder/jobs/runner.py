@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from encoder.codec.container import VERSION
-from encoder.common.atomic_file import replacing
+from encoder.common.atomic_file import remove_leftovers, replacing
 from encoder.common.errors import RunError
 from encoder.common.progress import progress
 from encoder.config import Budget
@@ -59,6 +59,7 @@ def run_job(job: Job, run: Run) -> None:
     unfinished = RunState(run.output, identity(job))
     with unfinished.locked():
         _check(unfinished, resume=run.resume)
+        remove_leftovers(run.output)
         began = time.perf_counter()
         workers = _workers(job, run)
         # If workers fit, this process only finds the canvas and the topology.

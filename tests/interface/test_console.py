@@ -1,9 +1,12 @@
 import io
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
-from encoder.common.atomic_file import replacing
+from encoder.common.atomic_file import remove_leftovers, replacing
 from encoder.common.console import MAX_LINE, PrintableFormatter, printable, show, show_table
 from encoder.common.errors import SettingsError, first_line
 from encoder.common.progress import progress
@@ -86,3 +89,19 @@ def test_numbers_of_a_table_end_below_each_other(capsys):
         "[bold]              1,234           5  " + ("a " * 80).rstrip(),
         "b?                   1.25      12,345  c",
     ]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    """Those of processes that run, and other files, stay."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    kept = [
+        f".a[1].{os.getpid()}.part.nerv",
+        ".a[1].x.part.nerv",
+        f".b.{ended.pid}.part.nerv",
+        "a[1].nerv",
+    ]
+    for name in (*kept, f".a[1].{ended.pid}.part.nerv"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a[1].nerv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
