@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 
 from waiting import wait_for
@@ -83,11 +84,13 @@ def start_ray(head, *workers, cores=1):
     """Start Ray's nodes; the head has no cores for fits. Returns the address of the cluster."""
     address = f"{head.address}:{PORT}"
     for machine in (head, *workers):
-        join = ("--head", f"--port={PORT}") if machine is head else (f"--address={address}",)
+        first = ("--head", f"--port={PORT}", "--include-dashboard=false")
+        join = first if machine is head else (f"--address={address}",)
         command = [
-            *("ray", "start", *join, f"--node-ip-address={machine.address}"),
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", *join),
+            f"--node-ip-address={machine.address}",
             f"--num-cpus={0 if machine is head else cores}",
-            *("--include-dashboard=false", "--object-store-memory=100000000"),
+            "--object-store-memory=100000000",
             "--disable-usage-stats",
         ]
         started = machine.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
