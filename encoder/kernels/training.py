@@ -73,7 +73,7 @@ def muon(
 
     Each has values (rows, ...), momentum and gradient, all contiguous, and at most 64 rows and
     columns. `rates` are the factors of their steps. `polynomial` has the number of its iterations,
-    and its coefficients.
+    and its coefficients. Raises ValueError for larger matrices.
     """
     found = (_Matrix * len(matrices))()
     for index, ((values, momentum, gradient), rate) in enumerate(zip(matrices, rates, strict=True)):
